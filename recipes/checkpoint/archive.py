@@ -1,0 +1,108 @@
+"""Packing and unpacking .nemo archives. An archive is untrusted: it writes nowhere but where it was told."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from recipes.errors import UserError
+from recipes.files import atomic_write
+
+Progress = Callable[[int, int], None]
+
+
+def open_archive(path: Path) -> tarfile.TarFile:
+    """Opens a .nemo: a plain tar, or gzip as NeMo also writes them.
+
+    Raises:
+        UserError: it is neither.
+    """
+    for mode in ("r:", "r:gz"):
+        try:
+            return tarfile.open(path, mode)  # type: ignore[call-overload,no-any-return]
+        except (tarfile.TarError, EOFError, OSError) as error:
+            reason = error
+    raise UserError(f"{path}: not a .nemo archive: {reason}")
+
+
+def checked_members(archive: tarfile.TarFile, name: str) -> list[tarfile.TarInfo]:
+    """The archive's members, if all of them are plain files and directories inside it.
+
+    Raises:
+        UserError: a member is a link or a device, or its name leads out of the archive.
+    """
+    try:
+        members = archive.getmembers()
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise UserError(f"{name}: the archive is damaged: {error}") from None
+    for member in members:
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts:
+            raise UserError(f"{name}: member {member.name!r} leads out of the archive; refused")
+        if not (member.isreg() or member.isdir()):
+            raise UserError(f"{name}: member {member.name!r} is a link or a device; refused")
+    return members
+
+
+def extract_archive(path: Path, directory: Path, progress: Progress | None = None) -> None:
+    """Unpacks ``path`` into ``directory``, which must not exist yet and appears only when it is whole.
+
+    Raises:
+        UserError: the archive is hostile or damaged, the directory exists, or the disk refuses.
+    """
+    if directory.exists():
+        raise UserError(f"{directory} exists; name a new directory")
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with open_archive(path) as archive:
+            members = checked_members(archive, str(path))
+            total = sum(member.size for member in members)
+            free = shutil.disk_usage(_existing_parent(directory)).free
+            if total > free:
+                raise UserError(f"{path}: needs {total / 1e6:.0f} MB, {directory.parent} has {free / 1e6:.0f} MB free")
+            partial.mkdir(parents=True)
+            done = 0
+            for member in members:
+                archive.extract(member, partial, filter="data")
+                done += member.size
+                if progress:
+                    progress(done, total)
+        partial.rename(directory)
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{path}: the archive is damaged: {error}") from None
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def pack_archive(directory: Path, path: Path) -> None:
+    """Packs ``directory`` as classic NeMo does: an uncompressed tar whose members start with ``./``.
+
+    Raises:
+        UserError: the disk is full or refuses; an existing file stays as it was.
+    """
+    with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        archive.add(directory, arcname="./")
+
+
+def read_member(path: Path, basename: str) -> bytes:
+    """One small file at the top of an archive.
+
+    Raises:
+        UserError: there is no such member.
+    """
+    with open_archive(path) as archive:
+        for member in checked_members(archive, str(path)):
+            if PurePosixPath(member.name) == PurePosixPath(basename) and member.isreg():
+                file = archive.extractfile(member)
+                assert file is not None
+                return file.read()
+    raise UserError(f"{path}: holds no {basename}, so this is no .nemo file")
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in path.absolute().parents if parent.exists())

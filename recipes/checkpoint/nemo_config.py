@@ -1,0 +1,154 @@
+"""Between our model description and classic NeMo's model_config.yaml."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recipes.config.schema import ModelConfig
+from recipes.errors import UserError
+from recipes.model.accounting import kv_channels, num_query_groups, padded_vocab_size
+
+FORMAT_VERSION = 1
+CLASSIC_TARGET = "nemo.collections.nlp.models.language_modeling.megatron_gpt_model.MegatronGPTModel"
+CLASSIC_VERSION = "2.0.0"
+
+NORMALIZATIONS = {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}
+ACTIVATIONS = {"swiglu": "swiglu", "fast-swiglu": "swiglu", "gelu": "gelu"}
+# Keys whose other values would change what the model computes, with the values that our families compute.
+SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
+    "transformer_block_type": ("pre_ln",),
+    "position_embedding_type": ("rope", "learned_absolute"),
+    "normalize_attention_scores": (True,),
+    "seq_len_interpolation_factor": (None,),
+    "layernorm_zero_centered_gamma": (False,),
+    "num_moe_experts": (None, 0, 1),
+    "headscale": (False,),
+    "scale_positional_embedding": (False,),
+    "openai_gelu": (False,),
+    "apply_query_key_layer_scaling": (False, True),
+    "rotary_interleaved": (False,),
+}
+
+
+def to_nemo_config(
+    model: ModelConfig,
+    *,
+    tokenizer_file: str,
+    seq_length: int,
+    micro_batch_size: int,
+    global_batch_size: int,
+    precision: str | int,
+    seed: int,
+) -> dict[str, Any]:
+    """The ``model:`` section as classic NeMo writes it for the Llama line.
+
+    ``override_vocab_size`` makes NeMo build the padded table that is stored, whatever its tensor-parallel
+    size; the ``recipes`` key is ours and ignored there.
+    """
+    return {
+        "mcore_gpt": True,
+        "micro_batch_size": micro_batch_size,
+        "global_batch_size": global_batch_size,
+        "rampup_batch_size": None,
+        "tensor_model_parallel_size": 1,
+        "pipeline_model_parallel_size": 1,
+        "virtual_pipeline_model_parallel_size": None,
+        "expert_model_parallel_size": 1,
+        "sequence_parallel": False,
+        "encoder_seq_length": seq_length,
+        "max_position_embeddings": model.max_position_embeddings,
+        "num_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "num_query_groups": num_query_groups(model),
+        "kv_channels": kv_channels(model),
+        "init_method_std": model.init_method_std,
+        "use_scaled_init_method": model.use_scaled_init_method,
+        "hidden_dropout": model.hidden_dropout,
+        "attention_dropout": model.attention_dropout,
+        "ffn_dropout": 0.0,
+        "apply_query_key_layer_scaling": False,
+        "normalization": model.normalization.lower(),
+        "layernorm_epsilon": model.layernorm_epsilon,
+        "layernorm_zero_centered_gamma": False,
+        "make_vocab_size_divisible_by": model.make_vocab_size_divisible_by,
+        "override_vocab_size": padded_vocab_size(model),
+        "pre_process": True,
+        "post_process": True,
+        "bias": model.add_bias_linear,
+        "activation": "fast-swiglu" if model.activation == "swiglu" else model.activation,
+        "transformer_block_type": "pre_ln",
+        "normalize_attention_scores": True,
+        "position_embedding_type": model.position_embedding_type,
+        "rotary_percentage": model.rotary_percent,
+        "rotary_base": model.rotary_base,
+        "attention_type": "multihead",
+        "share_embeddings_and_output_weights": model.share_embeddings_and_output_weights,
+        "seq_len_interpolation_factor": None,
+        "tokenizer": {
+            "library": "sentencepiece",
+            "type": None,
+            "model": f"nemo:{tokenizer_file}",
+            "vocab_file": None,
+            "merge_file": None,
+            "delimiter": None,
+            "sentencepiece_legacy": False,
+        },
+        "transformer_engine": True,
+        "megatron_amp_O2": precision == "bf16",
+        "dist_ckpt_format": "torch_dist",
+        "seed": seed,
+        "precision": precision,
+        "recipes": {"family": model.family, "format_version": FORMAT_VERSION, "vocab_size": model.vocab_size},
+        "target": CLASSIC_TARGET,
+        "nemo_version": CLASSIC_VERSION,
+    }
+
+
+def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, stored_rows: int) -> ModelConfig:
+    """Reads a classic configuration; ``stored_rows`` is the height of the stored embedding table.
+
+    Raises:
+        UserError: a key is missing, or has a value that no family here computes.
+    """
+    for key, supported in SUPPORTED_VALUES.items():
+        if key in config and config[key] not in supported:
+            raise UserError(f"model_config.yaml: {key}={config[key]} is not supported (supported: {supported})")
+    ours = config.get("recipes") or {}
+    if ours.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
+        raise UserError(f"model_config.yaml: recipes.format_version={ours['format_version']} is newer than this code")
+    try:
+        return ModelConfig(
+            family=ours.get("family", "llama"),
+            num_layers=config["num_layers"],
+            hidden_size=config["hidden_size"],
+            ffn_hidden_size=config["ffn_hidden_size"],
+            num_attention_heads=config["num_attention_heads"],
+            num_query_groups=config.get("num_query_groups"),
+            kv_channels=config.get("kv_channels"),
+            vocab_size=min(ours.get("vocab_size", tokenizer_vocab_size), stored_rows),
+            # The stored table is what it is: its height is the multiple.
+            make_vocab_size_divisible_by=stored_rows,
+            max_position_embeddings=config["max_position_embeddings"],
+            normalization=_known("normalization", config.get("normalization", "layernorm"), NORMALIZATIONS),
+            layernorm_epsilon=config.get("layernorm_epsilon", 1e-5),
+            activation=_known("activation", config.get("activation", "gelu"), ACTIVATIONS),
+            add_bias_linear=config.get("bias", True),
+            position_embedding_type=config.get("position_embedding_type", "learned_absolute"),
+            rotary_base=config.get("rotary_base", 10000),
+            rotary_percent=config.get("rotary_percentage", 1.0),
+            share_embeddings_and_output_weights=config.get("share_embeddings_and_output_weights", True),
+            init_method_std=config.get("init_method_std", 0.02),
+            use_scaled_init_method=config.get("use_scaled_init_method", True),
+            hidden_dropout=config.get("hidden_dropout", 0.1),
+            attention_dropout=config.get("attention_dropout", 0.1),
+        )
+    except KeyError as error:
+        raise UserError(f"model_config.yaml: {error.args[0]} is missing") from None
+
+
+def _known(key: str, value: str, table: dict[str, str]) -> str:
+    if value not in table:
+        raise UserError(f"model_config.yaml: {key}={value} is not supported (supported: {', '.join(table)})")
+    return table[value]

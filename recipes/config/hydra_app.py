@@ -1,0 +1,144 @@
+"""Runs a Hydra job with this project's manners: typed, frozen configuration, one-line errors, exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from recipes.config.schema import EvaluateConfig, GenerateConfig, PretrainConfig
+from recipes.errors import UserError
+
+USER_ERROR = 2
+CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+Config = TypeVar("Config")
+SCHEMAS: dict[str, type] = {
+    "pretrain": PretrainConfig,
+    "generate": GenerateConfig,
+    "evaluate": EvaluateConfig,
+}
+
+
+def register_schemas() -> None:
+    """Makes ``<job>_schema`` known to Hydra, so that a YAML's defaults list can start from it."""
+    for job, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{job}_schema", node=_writable(schema))
+
+
+def _writable(schema: type) -> DictConfig:
+    # A frozen dataclass makes read-only nodes, into which Hydra could not merge the YAML.
+    node = OmegaConf.structured(schema)
+    _clear_read_only(node)
+    return node
+
+
+def _clear_read_only(node: Any) -> None:
+    node._set_flag("readonly", None)
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            _clear_read_only(child)
+
+
+def run_job(job: str, run: Callable[[Any], int]) -> NoReturn:
+    """Composes the configuration of ``job`` from conf/ and the command line, runs it, exits with its code.
+
+    User errors (a :class:`UserError`, anything Hydra or OmegaConf refuses) are printed as one line and
+    exit with 2; bugs keep their traceback.
+    """
+    register_schemas()
+    exit_code = 0
+
+    def task(cfg: DictConfig) -> None:
+        nonlocal exit_code
+        try:
+            exit_code = run(to_dataclass(cfg, SCHEMAS[job]))
+        except UserError as error:  # Here, or Hydra would add lines of its own to ours.
+            _print_error(str(error))
+            exit_code = USER_ERROR
+
+    # Hydra then lets exceptions through instead of printing and exiting with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        _print_error(explain(error, SCHEMAS[job]))
+        exit_code = USER_ERROR
+    sys.exit(exit_code)
+
+
+def compose(job: str, overrides: list[str]) -> Any:
+    """The typed configuration of ``job``, as the command line would make it. For tests and tools."""
+    register_schemas()
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        return to_dataclass(hydra.compose(config_name=job, overrides=overrides), SCHEMAS[job])
+
+
+def to_dataclass(cfg: DictConfig, schema: type[Config]) -> Config:
+    """Turns a composed configuration into ``schema``'s frozen object.
+
+    Raises:
+        UserError: a mandatory key has no value.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"{missing[0]} has no value: set it on the command line, {missing[0]}=...")
+    try:
+        config = OmegaConf.to_object(cfg)
+    except MissingMandatoryValue as error:
+        raise UserError(str(error).splitlines()[0]) from None
+    assert isinstance(config, schema)
+    return config
+
+
+def explain(error: Exception, schema: type) -> str:
+    """One line for a refusal by Hydra or OmegaConf: which key, which value, what to do."""
+    text = str(error)
+    cause = error.__cause__
+    while cause is not None:
+        text += "\n" + str(cause)
+        cause = cause.__cause__
+    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text)
+    full_key = re.search(r"full_key: (\S+)", text)
+    if unknown and ("not in" in text):
+        key = unknown.group(1) or (full_key.group(1) if full_key else unknown.group(2))
+        return f"{key}: there is no such key{_suggestion(key, schema)}"
+    lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    if full_key:
+        reason = next((line for line in lines if line.startswith(("Value", "Invalid", "Cannot"))), lines[0])
+        return f"{full_key.group(1)}: {reason}"
+    return " ".join(lines)
+
+
+def _suggestion(key: str, schema: type) -> str:
+    known = _all_keys(OmegaConf.structured(schema))
+    by_leaf = {name.rsplit(".", 1)[-1]: name for name in known}
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    if not close:
+        leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], list(by_leaf), n=1, cutoff=0.75)
+        close = [by_leaf[leaf[0]]] if leaf else []
+    return f"; did you mean {close[0]}?" if close else "; --cfg job prints all keys"
+
+
+def _all_keys(node: DictConfig, prefix: str = "") -> list[str]:
+    keys = []
+    for key in node:
+        keys.append(f"{prefix}{key}")
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            keys += _all_keys(child, f"{prefix}{key}.")
+    return keys
+
+
+def _print_error(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)

@@ -1,0 +1,256 @@
+"""Every setting of a run, typed, with what it means. No torch here: `--help` and refusals answer at once.
+
+The names are megatron-core's and NeMo's. A value that is ``MISSING`` must come from a YAML file or the
+command line; ``None`` means "not set" where the comment says what then happens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is trained: the architecture, nothing about the run."""
+
+    family: str = "llama"
+    """Which file of recipes/model/families builds the layers."""
+    num_layers: int = MISSING
+    hidden_size: int = MISSING
+    ffn_hidden_size: int = MISSING
+    num_attention_heads: int = MISSING
+    num_query_groups: int | None = None
+    """Key-value heads of grouped-query attention; None: as many as attention heads."""
+    kv_channels: int | None = None
+    """Width of one head; None: hidden_size / num_attention_heads."""
+    vocab_size: int = MISSING
+    """Rows of the vocabulary that tokens can use. The tokenizer may have fewer, never more."""
+    make_vocab_size_divisible_by: int = 128
+    """The tables are padded to a multiple of this, whatever the parallel layout."""
+    max_position_embeddings: int = MISSING
+    """Longest sequence the model is made for; data.seq_length may be shorter."""
+    normalization: str = "RMSNorm"
+    """RMSNorm or LayerNorm."""
+    layernorm_epsilon: float = 1e-5
+    activation: str = "swiglu"
+    """swiglu (SiLU-gated) or gelu."""
+    add_bias_linear: bool = False
+    position_embedding_type: str = "rope"
+    """rope or learned_absolute."""
+    rotary_base: int = 10000
+    rotary_percent: float = 1.0
+    share_embeddings_and_output_weights: bool = False
+    """Tie the output head to the input embedding."""
+    init_method_std: float = 0.02
+    use_scaled_init_method: bool = True
+    """Divide the std of output projections by sqrt(2 * num_layers), as Megatron does."""
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    megatron: dict[str, Any] = field(default_factory=dict)
+    """Any other field of megatron-core's TransformerConfig, by its own name."""
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    model: str | None = None
+    """A SentencePiece model file, made by tools.train_tokenizer or brought along. Training needs one."""
+
+
+@dataclass  # Not frozen: OmegaConf cannot merge a YAML into a dictionary's entry of a frozen type.
+class SourceConfig:
+    """One tokenized source of training text."""
+
+    path: str = MISSING
+    """PREFIX of PREFIX.bin and PREFIX.idx."""
+    weight: float = 1.0
+    """Share of the samples, relative to the other sources' weights."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    train: dict[str, SourceConfig] = field(default_factory=dict)
+    """Name of a source -> where it is and its weight. A source of weight 0 is left out."""
+    valid: dict[str, str] = field(default_factory=dict)
+    """Name of a held-out set -> PREFIX; the name appears in metrics as valid.<name>.loss."""
+    seq_length: int = MISSING
+    """Tokens per training sample."""
+    eod_mask_loss: bool = False
+    """Leave the prediction at end-of-document tokens out of the loss."""
+    index_cache_dir: str | None = None
+    """Where sample indices are kept; None: index_cache/ in the run directory."""
+    num_workers: int = 0
+    """Data loader processes per rank."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    name: str = "adamw"
+    lr: float = MISSING
+    """Peak learning rate."""
+    min_lr: float = 0.0
+    weight_decay: float = 0.1
+    """Not applied to norms and biases (one-dimensional parameters)."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    clip_grad: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+    lr_decay_style: str = "cosine"
+    """cosine, linear, WSD, constant or inverse-square-root."""
+    lr_warmup_steps: int = 0
+    lr_decay_steps: int | None = None
+    """Step at which min_lr is reached; None: the run's last step."""
+    lr_wsd_decay_steps: int | None = None
+    """WSD: length of the final decay; None: a tenth of lr_decay_steps."""
+    lr_wsd_decay_style: str = "linear"
+    """WSD: linear, cosine, exponential or minus_sqrt."""
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    tensor_model_parallel_size: int = 1
+    pipeline_model_parallel_size: int = 1
+    expert_model_parallel_size: int = 1
+    sequence_parallel: bool = False
+    """Shard norms and dropout along the sequence too; needs tensor_model_parallel_size > 1."""
+    use_distributed_optimizer: bool = False
+    """Shard the optimizer state over data-parallel ranks (ZeRO-1)."""
+    overlap_grad_reduce: bool = False
+    overlap_param_gather: bool = False
+    """Gather updated parameters during the next forward pass; needs the distributed optimizer."""
+    world_size: int | None = None
+    """Processes the run is planned for. None: what the launcher (torchrun, Slurm) started."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every_n_steps: int | None = None
+    """None: only at the end and when the run is stopped."""
+    keep_last: int = 2
+    """How many of the newest step_* directories stay."""
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    max_steps: int | None = None
+    """Optimizer steps of the whole run. At least one of max_steps, max_tokens must be set."""
+    max_tokens: int | None = None
+    """Tokens of the whole run; the first limit that is reached ends it."""
+    max_time: str | None = None
+    """DD:HH:MM:SS or HH:MM:SS of training in this process; then it saves and stops."""
+    global_batch_size: int = MISSING
+    """Samples per optimizer step, over all data-parallel ranks."""
+    micro_batch_size: int = MISSING
+    """Samples per forward pass of one rank."""
+    precision: str = "auto"
+    """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
+    log_every_n_steps: int = 10
+    val_check_interval: int | None = None
+    """Validate every this many steps; None: only at the end."""
+    limit_val_batches: int | None = None
+    """Global batches per held-out set; None: all of it."""
+    num_threads: int | None = None
+    """torch CPU threads per process; None: the machine's cores shared by the local processes."""
+    peak_tflops: float | None = None
+    """Dense peak of one device, for MFU; None: known for H100/H200/A100, else no MFU is reported."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything about one pretraining run."""
+
+    name: str = MISSING
+    """The run's name: its directory is <output_dir>/<name>."""
+    output_dir: str = "outputs"
+    data_dir: str = "data"
+    """Where prepared text is; YAML files refer to it as ${data_dir}."""
+    seed: int = 1234
+    """Decides initial weights, dropout and the order of samples."""
+    resume: str = "auto"
+    """auto: continue from the newest whole checkpoint of the run directory, if there is one; never: refuse a
+    run directory that holds checkpoints."""
+    save_nemo: bool = True
+    """Write <run directory>/model.nemo when the run is complete."""
+    dry_run: bool = False
+    """Print what would be trained and stop."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """Sampling, spelled and meant as in NeMo's megatron_gpt_inference.yaml."""
+
+    greedy: bool = False
+    """Always the likeliest token; temperature, top_k, top_p and repetition_penalty are then ignored."""
+    top_k: int = 0
+    """0: no limit."""
+    top_p: float = 0.9
+    temperature: float = 1.0
+    add_BOS: bool = True
+    tokens_to_generate: int = 30
+    """Counted from the longest prompt of the batch, so shorter ones get more."""
+    repetition_penalty: float = 1.2
+    min_tokens_to_generate: int = 0
+    compute_logprob: bool = False
+    """Score the prompts instead of continuing them."""
+    end_strings: list[str] = field(default_factory=lambda: ["<|endoftext|>"])
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Completion of prompts with a trained model."""
+
+    gpt_model_file: str = MISSING
+    """A .nemo file, or the directory it was extracted to."""
+    prompts: list[str] = field(default_factory=list)
+    prompts_jsonl: str | None = None
+    """A file of {"text": prompt} lines; completions are written beside it, see output_jsonl."""
+    output_jsonl: str | None = None
+    """Where completions of prompts_jsonl go; None: <prompts_jsonl>.completions.jsonl."""
+    batch_size: int = 8
+    seed: int = 1234
+    precision: str = "auto"
+    """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
+    num_threads: int | None = None
+    json: bool = False
+    """Print one JSON object per prompt instead of text."""
+    dry_run: bool = False
+    """Check the settings and the model file, print what would run, and stop."""
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Zero-shot evaluation with lm-eval."""
+
+    gpt_model_file: str = MISSING
+    """A .nemo file, or the directory it was extracted to."""
+    name: str | None = None
+    """Column of the table; None: the model file's name."""
+    tasks: list[str] = field(default_factory=list)
+    minibench: str | None = None
+    """Directory of a generated benchmark (tools.make_corpus writes it)."""
+    mirror: str | None = None
+    """Directory made by tools.prefetch_benchmarks; None: the Hugging Face hub."""
+    limit: int | None = None
+    """Documents per task; None: all."""
+    num_fewshot: int = 0
+    max_batch_tokens: int = 16384
+    bootstrap_iters: int = 0
+    output: str | None = None
+    """Where the results go (JSON); None: evaluation/<name>.json beside the model file."""
+    precision: str = "auto"
+    """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
+    num_threads: int | None = None
+    dry_run: bool = False
+    """Check the settings and the model file, print what would run, and stop."""
+    table: dict[str, Any] = field(default_factory=dict)
+    """Rows and published figures to set beside the results (conf/eval/)."""

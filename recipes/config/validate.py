@@ -1,0 +1,352 @@
+"""Refuses impossible settings before anything heavy is imported.
+
+Every message names the key, its value and the fix.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NoReturn
+
+from recipes.config.megatron_fields import TRANSFORMER_CONFIG_FIELDS
+from recipes.config.schema import (
+    DataConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    InferenceConfig,
+    ModelConfig,
+    OptimConfig,
+    ParallelConfig,
+    PretrainConfig,
+    TrainerConfig,
+)
+from recipes.config.world import launched_world
+from recipes.data.indexed import Sidecar, check_prefix
+from recipes.errors import UserError
+from recipes.model.accounting import kv_channels, num_query_groups, padded_vocab_size
+
+FAMILIES = ("llama",)
+PRECISIONS = ("auto", "bf16", "fp32")
+DECAY_STYLES = ("cosine", "linear", "WSD", "constant", "inverse-square-root")
+WSD_STYLES = ("linear", "cosine", "exponential", "minus_sqrt")
+
+# TransformerConfig fields that our typed keys, or the run itself, decide.
+OWNED_MEGATRON_FIELDS = {
+    "num_layers": "model.num_layers",
+    "hidden_size": "model.hidden_size",
+    "ffn_hidden_size": "model.ffn_hidden_size",
+    "num_attention_heads": "model.num_attention_heads",
+    "num_query_groups": "model.num_query_groups",
+    "kv_channels": "model.kv_channels",
+    "normalization": "model.normalization",
+    "layernorm_epsilon": "model.layernorm_epsilon",
+    "gated_linear_unit": "model.activation",
+    "activation_func": "model.activation",
+    "add_bias_linear": "model.add_bias_linear",
+    "init_method_std": "model.init_method_std",
+    "hidden_dropout": "model.hidden_dropout",
+    "attention_dropout": "model.attention_dropout",
+    "tensor_model_parallel_size": "parallel.tensor_model_parallel_size",
+    "pipeline_model_parallel_size": "parallel.pipeline_model_parallel_size",
+    "expert_model_parallel_size": "parallel.expert_model_parallel_size",
+    "sequence_parallel": "parallel.sequence_parallel",
+    "bf16": "trainer.precision",
+    "fp16": "trainer.precision",
+    "params_dtype": "trainer.precision",
+    "pipeline_dtype": "trainer.precision",
+    "perform_initialization": "model.init_method_std",
+    "init_method": "model.init_method_std",
+    "output_layer_init_method": "model.use_scaled_init_method",
+    "calculate_per_token_loss": "data.eod_mask_loss",
+}
+
+
+def refuse(key: str, value: object, why: str) -> NoReturn:
+    """Raises the :class:`UserError` ``key=value: why``."""
+    raise UserError(f"{key}={value}: {why}")
+
+
+def validate_pretrain(config: PretrainConfig) -> int:
+    """Checks everything that can be checked without torch; returns the data-parallel size.
+
+    Raises:
+        UserError: with the key, the value and the fix.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,-]*", config.name):
+        refuse("name", repr(config.name), "use letters, digits, '.', '_' and '-': it names a directory")
+    if config.resume not in ("auto", "never"):
+        refuse("resume", config.resume, "use auto or never")
+    validate_model(config.model)
+    validate_optim(config.optim)
+    data_parallel_size = validate_parallel(config.parallel, config.model, check_launcher=not config.dry_run)
+    validate_trainer(config.trainer, data_parallel_size)
+    if config.data.seq_length > config.model.max_position_embeddings:
+        refuse(
+            "data.seq_length",
+            config.data.seq_length,
+            f"longer than model.max_position_embeddings={config.model.max_position_embeddings}; lower it",
+        )
+    tp = config.parallel.tensor_model_parallel_size
+    if config.parallel.sequence_parallel and config.data.seq_length % tp:
+        refuse("data.seq_length", config.data.seq_length, f"sequence_parallel needs a multiple of {tp}")
+    if not config.dry_run:
+        sidecars = validate_data(config.data)
+        validate_tokenizer(config, sidecars)
+    return data_parallel_size
+
+
+def validate_model(model: ModelConfig) -> None:
+    """Checks the architecture by itself."""
+    if model.family not in FAMILIES:
+        refuse("model.family", model.family, f"known families: {', '.join(FAMILIES)}")
+    for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "vocab_size"):
+        _positive(f"model.{key}", getattr(model, key))
+    _positive("model.make_vocab_size_divisible_by", model.make_vocab_size_divisible_by)
+    _positive("model.max_position_embeddings", model.max_position_embeddings)
+    heads = model.num_attention_heads
+    if model.kv_channels is None and model.hidden_size % heads:
+        refuse(
+            "model.num_attention_heads",
+            heads,
+            f"does not divide model.hidden_size={model.hidden_size}; choose a divisor or set kv_channels",
+        )
+    if heads % num_query_groups(model):
+        refuse("model.num_query_groups", num_query_groups(model), f"must divide num_attention_heads={heads}")
+    if model.position_embedding_type == "rope" and kv_channels(model) % 2:
+        refuse("model.kv_channels", kv_channels(model), "rotary embeddings need an even head width")
+    _one_of("model.normalization", model.normalization, ("RMSNorm", "LayerNorm"))
+    _one_of("model.activation", model.activation, ("swiglu", "gelu"))
+    _one_of("model.position_embedding_type", model.position_embedding_type, ("rope", "learned_absolute"))
+    for key in ("hidden_dropout", "attention_dropout"):
+        if not 0.0 <= getattr(model, key) < 1.0:
+            refuse(f"model.{key}", getattr(model, key), "must be at least 0 and below 1")
+    for name in model.megatron:
+        if name in OWNED_MEGATRON_FIELDS:
+            refuse(f"model.megatron.{name}", model.megatron[name], f"set {OWNED_MEGATRON_FIELDS[name]} instead")
+        if name not in TRANSFORMER_CONFIG_FIELDS:
+            refuse(f"model.megatron.{name}", model.megatron[name], "megatron-core's TransformerConfig has no such field")
+
+
+def validate_optim(optim: OptimConfig) -> None:
+    """Checks optimizer and schedule."""
+    _one_of("optim.name", optim.name, ("adamw",))
+    _one_of("optim.lr_decay_style", optim.lr_decay_style, DECAY_STYLES)
+    _one_of("optim.lr_wsd_decay_style", optim.lr_wsd_decay_style, WSD_STYLES)
+    if optim.lr <= 0:
+        refuse("optim.lr", optim.lr, "must be positive")
+    if not 0 <= optim.min_lr <= optim.lr:
+        refuse("optim.min_lr", optim.min_lr, f"must lie between 0 and optim.lr={optim.lr}")
+    if not all(0 <= beta < 1 for beta in optim.betas):
+        refuse("optim.betas", list(optim.betas), "each must be at least 0 and below 1")
+    for key in ("weight_decay", "clip_grad", "lr_warmup_steps"):
+        if getattr(optim, key) < 0:
+            refuse(f"optim.{key}", getattr(optim, key), "must not be negative")
+    if optim.lr_decay_steps is not None and optim.lr_warmup_steps >= optim.lr_decay_steps:
+        refuse("optim.lr_warmup_steps", optim.lr_warmup_steps, f"must be below lr_decay_steps={optim.lr_decay_steps}")
+    if optim.lr_wsd_decay_steps is not None and optim.lr_decay_style != "WSD":
+        refuse("optim.lr_wsd_decay_steps", optim.lr_wsd_decay_steps, "would be ignored: needs lr_decay_style=WSD")
+
+
+def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_launcher: bool) -> int:
+    """Checks the layout against the model and the launcher; returns the data-parallel size."""
+    for key in ("tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size"):
+        _positive(f"parallel.{key}", getattr(parallel, key))
+    tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    divisible = {
+        "model.num_attention_heads": model.num_attention_heads,
+        "model.num_query_groups": num_query_groups(model),
+        "model.ffn_hidden_size": model.ffn_hidden_size,
+        "model.hidden_size": model.hidden_size,
+        "padded vocabulary": padded_vocab_size(model),
+    }
+    for key, value in divisible.items():
+        if value % tp:
+            refuse("parallel.tensor_model_parallel_size", tp, f"does not divide {key}={value}; choose a divisor")
+    if model.num_layers % pp:
+        refuse(
+            "parallel.pipeline_model_parallel_size", pp, f"does not divide model.num_layers={model.num_layers}"
+        )
+    if parallel.expert_model_parallel_size > 1:
+        refuse(
+            "parallel.expert_model_parallel_size",
+            parallel.expert_model_parallel_size,
+            f"the {model.family} family has no experts; leave it at 1",
+        )
+    if parallel.sequence_parallel and tp == 1:
+        refuse("parallel.sequence_parallel", True, "needs tensor_model_parallel_size > 1")
+    if parallel.overlap_param_gather and not parallel.use_distributed_optimizer:
+        refuse("parallel.overlap_param_gather", True, "needs parallel.use_distributed_optimizer=true")
+    if parallel.overlap_param_gather and not parallel.overlap_grad_reduce:
+        refuse("parallel.overlap_param_gather", True, "needs parallel.overlap_grad_reduce=true")
+    launched = launched_world().size
+    world_size = parallel.world_size or launched
+    if check_launcher and world_size != launched:
+        refuse(
+            "parallel.world_size",
+            world_size,
+            f"but {launched} process(es) were launched; start with torchrun --nproc-per-node, or leave it null",
+        )
+    if world_size % (tp * pp):
+        refuse(
+            "parallel",
+            f"tensor {tp} x pipeline {pp}",
+            f"needs a multiple of {tp * pp} processes, there are {world_size}; "
+            f"launch with torchrun --nproc-per-node {tp * pp}",
+        )
+    return world_size // (tp * pp)
+
+
+def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
+    """Checks batches, lengths and intervals."""
+    _one_of("trainer.precision", trainer.precision, PRECISIONS)
+    _positive("trainer.micro_batch_size", trainer.micro_batch_size)
+    _positive("trainer.global_batch_size", trainer.global_batch_size)
+    chunk = trainer.micro_batch_size * data_parallel_size
+    if trainer.global_batch_size % chunk:
+        refuse(
+            "trainer.global_batch_size",
+            trainer.global_batch_size,
+            f"must be a multiple of micro_batch_size x data-parallel size = "
+            f"{trainer.micro_batch_size} x {data_parallel_size} = {chunk}",
+        )
+    if trainer.max_steps is None and trainer.max_tokens is None:
+        raise UserError("trainer.max_steps=null: set trainer.max_steps or trainer.max_tokens")
+    for key in ("max_steps", "max_tokens", "log_every_n_steps", "val_check_interval", "limit_val_batches"):
+        value = getattr(trainer, key)
+        if value is not None:
+            _positive(f"trainer.{key}", value)
+    if trainer.num_threads is not None:
+        _positive("trainer.num_threads", trainer.num_threads)
+    if trainer.max_time is not None:
+        parse_duration(trainer.max_time)
+    if trainer.checkpoint.every_n_steps is not None:
+        _positive("trainer.checkpoint.every_n_steps", trainer.checkpoint.every_n_steps)
+    _positive("trainer.checkpoint.keep_last", trainer.checkpoint.keep_last)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``DD:HH:MM:SS`` or ``HH:MM:SS``."""
+    match = re.fullmatch(r"(?:(\d+):)?(\d+):(\d{1,2}):(\d{1,2})", text)
+    if match is None:
+        refuse("trainer.max_time", repr(text), "write DD:HH:MM:SS or HH:MM:SS, for example 00:15:00")
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    if not days * 86400 + hours * 3600 + minutes * 60 + seconds:
+        refuse("trainer.max_time", repr(text), "must be longer than zero")
+    return float(days * 86400 + hours * 3600 + minutes * 60 + seconds)
+
+
+def validate_data(data: DataConfig) -> dict[str, Sidecar]:
+    """Checks every source and held-out set on disk; returns their sidecars by name."""
+    _positive("data.seq_length", data.seq_length)
+    if not data.train:
+        raise UserError(
+            "data.train={}: no training text; add sources, for example "
+            "'data.train={en:{path:data/en,weight:0.75},hi:{path:data/hi,weight:0.25}}'"
+        )
+    sidecars = {}
+    for name, source in data.train.items():
+        if source.weight < 0:
+            refuse(f"data.train.{name}.weight", source.weight, "must not be negative")
+        if source.weight > 0:
+            sidecars[f"data.train.{name}"] = check_prefix(source.path)
+    if not sidecars:
+        raise UserError("data.train: every weight is 0; give at least one source a positive weight")
+    for name, path in data.valid.items():
+        sidecars[f"data.valid.{name}"] = check_prefix(path)
+    for key, sidecar in sidecars.items():
+        needed = data.seq_length + 1
+        if sidecar.tokens < needed:
+            refuse(key, sidecar.prefix, f"holds {sidecar.tokens} tokens, one sample needs {needed}; add text")
+    return sidecars
+
+
+def validate_tokenizer(config: PretrainConfig, sidecars: dict[str, Sidecar]) -> None:
+    """The tokenizer exists, fits the model's vocabulary, and is the one that the data was made with."""
+    from recipes.data.tokenizer import load_tokenizer
+
+    path = config.tokenizer.model
+    if path is None:
+        raise UserError("tokenizer.model=null: name the SentencePiece model that the data was tokenized with")
+    if not Path(path).is_file():
+        refuse("tokenizer.model", path, "no such file; train one with python -m tools.train_tokenizer")
+    tokenizer = load_tokenizer(path)
+    if tokenizer.vocab_size > config.model.vocab_size:
+        refuse(
+            "tokenizer.model",
+            path,
+            f"has {tokenizer.vocab_size} pieces, more than model.vocab_size={config.model.vocab_size}; "
+            f"set model.vocab_size={tokenizer.vocab_size}",
+        )
+    for key, sidecar in sidecars.items():
+        if sidecar.tokenizer_sha256 is not None and sidecar.tokenizer_sha256 != tokenizer.sha256:
+            refuse(key, sidecar.prefix, f"was tokenized with another tokenizer than tokenizer.model={path}")
+
+
+def validate_inference(inference: InferenceConfig) -> None:
+    """Checks the sampling options."""
+    if inference.temperature <= 0:
+        refuse("inference.temperature", inference.temperature, "must be positive; use inference.greedy=true")
+    if inference.top_k < 0:
+        refuse("inference.top_k", inference.top_k, "must not be negative; 0 turns it off")
+    if not 0 <= inference.top_p <= 1:
+        refuse("inference.top_p", inference.top_p, "must lie between 0 and 1; 0 turns it off")
+    if inference.repetition_penalty < 1:
+        refuse("inference.repetition_penalty", inference.repetition_penalty, "must be at least 1")
+    _positive("inference.tokens_to_generate", inference.tokens_to_generate)
+    if not 0 <= inference.min_tokens_to_generate <= inference.tokens_to_generate:
+        refuse(
+            "inference.min_tokens_to_generate",
+            inference.min_tokens_to_generate,
+            f"must lie between 0 and tokens_to_generate={inference.tokens_to_generate}",
+        )
+
+
+def validate_generate(config: GenerateConfig) -> None:
+    """Checks a completion job."""
+    validate_model_file(config.gpt_model_file)
+    _one_of("precision", config.precision, PRECISIONS)
+    validate_inference(config.inference)
+    _positive("batch_size", config.batch_size)
+    if bool(config.prompts) == bool(config.prompts_jsonl):
+        raise UserError("prompts: give either prompts or prompts_jsonl, for example 'prompts=[\"भारत में\"]'")
+    if config.prompts_jsonl and not Path(config.prompts_jsonl).is_file():
+        refuse("prompts_jsonl", config.prompts_jsonl, "no such file")
+    if config.output_jsonl and not config.prompts_jsonl:
+        refuse("output_jsonl", config.output_jsonl, "would be ignored: it goes with prompts_jsonl")
+
+
+def validate_evaluate(config: EvaluateConfig) -> None:
+    """Checks an evaluation job."""
+    validate_model_file(config.gpt_model_file)
+    _one_of("precision", config.precision, PRECISIONS)
+    if not config.tasks:
+        raise UserError("tasks=[]: nothing to evaluate; choose eval=minibench or 'tasks=[hellaswag_hi]'")
+    for key in ("minibench", "mirror"):
+        directory = getattr(config, key)
+        if directory is not None and not Path(directory).is_dir():
+            refuse(key, directory, "no such directory")
+    if config.minibench is None and any(task.startswith("minibench") for task in config.tasks):
+        raise UserError("minibench=null: name the generated benchmark's directory, minibench=<corpus>/benchmark")
+    if config.limit is not None:
+        _positive("limit", config.limit)
+    _positive("max_batch_tokens", config.max_batch_tokens)
+
+
+def validate_model_file(path: str) -> None:
+    """A .nemo file or an extracted directory."""
+    where = Path(path)
+    if not where.exists():
+        refuse("gpt_model_file", path, "no such file; give a .nemo file or the directory it was extracted to")
+    if where.is_dir() and not (where / "model_config.yaml").is_file():
+        refuse("gpt_model_file", path, "this directory holds no model_config.yaml, so it is no extracted .nemo")
+
+
+def _positive(key: str, value: int) -> None:
+    if value <= 0:
+        refuse(key, value, "must be positive")
+
+
+def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        refuse(key, value, f"choose one of {', '.join(choices)}")

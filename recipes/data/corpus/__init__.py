@@ -1,0 +1,1 @@
+"""A generated English-Hindi corpus about an invented world, with a benchmark of held-out questions."""

@@ -1,0 +1,114 @@
+"""A directory of benchmark data that stands in for the Hugging Face hub where there is no network.
+
+`MIRROR/<org>/<name>/` holds the parquet files of one data set and a README whose front matter lists its
+configurations and splits, so that `datasets.load_dataset("<org>/<name>")` finds it when the mirror is the
+current directory. `manifest.json` lists every file, "<org>/<name>/<config>/<split>", with its rows, its
+checksum and the tasks that use it. `tools/prefetch_benchmarks.py` writes mirrors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import UserError
+from recipes.files import atomic_write, sha256_file
+
+MANIFEST = "manifest.json"
+
+Manifest = dict[str, dict[str, Any]]
+"""{"<org>/<name>/<config>/<split>": {"rows": int, "sha256": str, "tasks": [str]}}"""
+
+
+def split_file(mirror: Path, entry: str) -> Path:
+    """The parquet file of a manifest entry."""
+    return mirror / f"{entry}-00000-of-00001.parquet"
+
+
+def read_manifest(mirror: Path) -> Manifest:
+    """The manifest of a mirror.
+
+    Raises:
+        UserError: the directory is not a mirror, or its manifest is damaged.
+    """
+    try:
+        manifest: Manifest = json.loads((mirror / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{mirror} is not a benchmark mirror (no {MANIFEST}): tools.prefetch_benchmarks makes one"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{mirror / MANIFEST} is damaged: {error}") from error
+    return manifest
+
+
+def write_index(mirror: Path, manifest: Manifest) -> None:
+    """Write the README of every data set and, last, the manifest."""
+    configs: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for entry in manifest:
+        dataset, config, split = entry.rsplit("/", 2)
+        configs[dataset][config].append(split)
+    for dataset, splits_of in configs.items():
+        lines = ["---", "configs:"]
+        for config, splits in splits_of.items():
+            lines += [f"- config_name: {config}", "  data_files:"]
+            for split in splits:
+                lines += [f"  - split: {split}", f"    path: {config}/{split}-*"]
+        with atomic_write(mirror / dataset / "README.md", "w") as stream:
+            stream.write("\n".join([*lines, "---", ""]))
+    with atomic_write(mirror / MANIFEST, "w") as stream:
+        json.dump(manifest, stream, indent=1)
+
+
+def verified_hash(mirror: Path) -> str:
+    """One SHA-256 over a mirror's whole content, having checked every file against the manifest.
+
+    Raises:
+        UserError: a file is missing or differs.
+    """
+    manifest = read_manifest(mirror)
+    for entry, facts in manifest.items():
+        if sha256_file(split_file(mirror, entry)) != facts["sha256"]:
+            raise UserError(f"{split_file(mirror, entry)} differs from {MANIFEST}: fetch the mirror again")
+    content = {entry: facts["sha256"] for entry, facts in sorted(manifest.items())}
+    content |= {str(p.relative_to(mirror)): sha256_file(p) for p in sorted(mirror.glob("*/*/README.md"))}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def in_place_of_hub(mirror: Path) -> Iterator[None]:
+    """While inside, data sets load from `mirror` and nothing reaches for the network.
+
+    The libraries read HF_HUB_OFFLINE and HF_DATASETS_CACHE once, when imported, and NeMo has imported them
+    long before; hence their settings are changed, not the environment. The cache of loaded tables is named
+    after the mirror's content, because `datasets` would serve the stale rows of a mirror that has changed in
+    place.
+    """
+    import datasets
+    import huggingface_hub.constants
+
+    cache = Path(datasets.config.HF_DATASETS_CACHE).absolute() / f"mirror-{verified_hash(mirror)[:16]}"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_setting(huggingface_hub.constants, "HF_HUB_OFFLINE", True))
+        stack.enter_context(_setting(datasets.config, "HF_HUB_OFFLINE", True))
+        stack.enter_context(_setting(datasets.config, "HF_DATASETS_CACHE", cache))
+        stack.enter_context(contextlib.chdir(mirror))
+        if not datasets.are_progress_bars_disabled():  # one for each of MMLU's 171 files
+            datasets.disable_progress_bars()
+            stack.callback(datasets.enable_progress_bars)
+        yield
+
+
+@contextlib.contextmanager
+def _setting(module: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)

@@ -1,0 +1,96 @@
+"""What an evaluation found, and its file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import UserError
+from recipes.files import atomic_write
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one task, as lm-eval reports it (a share between 0 and 1 for accuracies)."""
+
+    value: float
+    stderr: float | None = None
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task, or one group of tasks."""
+
+    scores: dict[str, Score]
+    """By lm-eval's full metric name: "acc,none", "exact_match,remove_whitespace"."""
+    n: int
+    """Documents scored."""
+    num_fewshot: int | None = None
+    version: str | None = None
+    """lm-eval's version of the task."""
+    constant_answer: float | None = None
+    """For multiple choice: the accuracy of always giving the same answer index, the best one."""
+    constant_text: float | None = None
+    """For minibench: the accuracy of always choosing the same answer text, the best one."""
+    tasks: list[str] = field(default_factory=list)
+    """For a group: the tasks it is made of."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The results of one model."""
+
+    model: str
+    requested: list[str]
+    """The tasks asked for, in their order; `tasks` holds the members of groups besides."""
+    tasks: dict[str, TaskResult]
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the numbers depend on: limit, num_fewshot, the mirror's hash, versions."""
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> EvaluationResult:
+        fields = json.loads(text)
+        if fields.pop("format", None) != FORMAT:
+            raise ValueError(f"not an evaluation result of format {FORMAT}")
+        tasks = {}
+        for name, task in fields.pop("tasks").items():
+            scores = {metric: Score(**score) for metric, score in task.pop("scores").items()}
+            tasks[name] = TaskResult(scores=scores, **task)
+        return cls(tasks=tasks, **fields)
+
+
+def write_results(result: EvaluationResult, path: str | Path) -> None:
+    """Write a result file that is whole or not there.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    with atomic_write(path, "w") as stream:
+        stream.write(result.to_json())
+
+
+def read_results(path: str | Path) -> EvaluationResult:
+    """Read what `write_results` wrote.
+
+    Raises:
+        UserError: the file cannot be read or is something else.
+    """
+    try:
+        return EvaluationResult.from_json(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is not an evaluation result: {error}") from error

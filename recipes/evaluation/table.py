@@ -1,0 +1,155 @@
+"""Results as a Markdown table that also reads well as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from recipes.errors import UserError
+from recipes.evaluation.result import EvaluationResult, TaskResult
+
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a published table."""
+
+    name: str
+    task: str
+    metric: str
+    """lm-eval's full metric name: "acc_norm,none"."""
+    published: list[float] = field(default_factory=list)
+    """Percent, one per published column."""
+    complement: bool = False
+    """Show 1 - value in a second row: the stock task scores the wrong answers as right."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A published table: its rows, and the figures of others beside which ours are put."""
+
+    rows: list[Row]
+    columns: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> TableSpec:
+        """The table of an evaluation's configuration (conf/eval/*.yaml): its `rows` and `columns`.
+
+        Raises:
+            UserError: a row lacks a key, has an unknown one, or another number of figures than there are
+                columns.
+        """
+        columns = [str(column) for column in config.get("columns") or []]
+        rows = [_row(fields, columns) for fields in config.get("rows") or []]
+        return cls(rows=rows, columns=columns)
+
+
+def _row(fields: Mapping[str, Any], columns: list[str]) -> Row:
+    try:
+        row = Row(**{**fields, "published": list(fields.get("published") or [])})
+    except TypeError as error:
+        raise UserError(f"row {fields.get('name', dict(fields))!r} of the table: {error}") from error
+    if row.published and len(row.published) != len(columns):
+        raise UserError(
+            f"row {row.name!r} of the table has {len(row.published)} figures for {len(columns)} columns"
+        )
+    return row
+
+
+def render(
+    results: Sequence[EvaluationResult], spec: TableSpec | None = None, labels: Sequence[str] | None = None
+) -> str:
+    """The table of one or more models, or of stages of one model.
+
+    Accuracies are in percent, with their standard error. With a `spec`, the rows are the published ones and
+    the published figures stand in further columns; without, every metric of every requested task has a row.
+    For multiple-choice tasks "constant answer" is what always giving the same answer index scores, "constant
+    text" the same answer text.
+
+    Args:
+        labels: column titles, instead of the models' names ("before", "after").
+    """
+    titles = list(labels) if labels is not None else [result.model for result in results]
+    if len(titles) != len(results):
+        raise UserError(f"{len(titles)} labels for {len(results)} results")
+    spec = spec if spec and spec.rows else TableSpec(_every_metric(results))
+
+    header = ["task", "metric", *titles, *spec.columns, "constant answer", "constant text", "n"]
+    lines = []
+    notes = []
+    for row in spec.rows:
+        lines.append(_line(row, results, spec))
+        if row.complement:
+            lines.append(_complement_line(row, results, spec))
+        if row.note:
+            notes.append(f"{row.name}: {row.note}")
+    table = _markdown(*_without_empty_columns(header, lines))
+    return "\n".join([*table, *[f"\n{note}" for note in notes]]) + "\n"
+
+
+def _every_metric(results: Sequence[EvaluationResult]) -> list[Row]:
+    """A row per task and metric, in the order asked for; a dict keeps the first of each."""
+    rows: dict[tuple[str, str], Row] = {}
+    for result in results:
+        for task in result.requested:
+            for metric in result.tasks[task].scores:
+                rows.setdefault((task, metric), Row(task, task, metric))
+    return list(rows.values())
+
+
+def _line(row: Row, results: Sequence[EvaluationResult], spec: TableSpec) -> list[str]:
+    found = [result.tasks.get(row.task) for result in results]
+    figures = [_cell(task, row.metric) for task in found]
+    figures += [f"{figure:g}" for figure in row.published] or [MISSING] * len(spec.columns)
+    # The baselines depend on the data alone, so any model's result has them.
+    figures += [_common(found, "constant_answer"), _common(found, "constant_text")]
+    sizes = sorted({task.n for task in found if task})
+    return [row.name, row.metric.removesuffix(",none"), *figures, "/".join(map(str, sizes)) or MISSING]
+
+
+def _complement_line(row: Row, results: Sequence[EvaluationResult], spec: TableSpec) -> list[str]:
+    figures = [_cell(result.tasks.get(row.task), row.metric, complement=True) for result in results]
+    figures += [f"{100 - figure:.2f}" for figure in row.published] or [MISSING] * len(spec.columns)
+    return [row.name, f"1 - {row.metric.removesuffix(',none')}", *figures, MISSING, MISSING, MISSING]
+
+
+def _cell(task: TaskResult | None, metric: str, complement: bool = False) -> str:
+    if task is None or metric not in task.scores:
+        return MISSING
+    score = task.scores[metric]
+    value = 1 - score.value if complement else score.value
+    scale = 100 if _is_share(metric) else 1
+    return f"{value * scale:.2f}" + (f" ± {score.stderr * scale:.2f}" if score.stderr is not None else "")
+
+
+def _is_share(metric: str) -> bool:
+    name = metric.partition(",")[0]
+    return name.startswith("acc") or name.endswith("_acc") or name in {"exact_match", "f1", "em"}
+
+
+def _common(found: Sequence[TaskResult | None], attribute: str) -> str:
+    values = {getattr(task, attribute) for task in found if task} - {None}
+    return "/".join(f"{100 * value:.2f}" for value in sorted(values)) or MISSING
+
+
+def _without_empty_columns(header: list[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Leave the baseline columns out where no task has a baseline."""
+    empty = {i for i in range(len(header)) if all(line[i] == MISSING for line in lines)}
+    keep = [i for i, title in enumerate(header) if not (title.startswith("constant ") and i in empty)]
+    return [header[i] for i in keep], [[line[i] for i in keep] for line in lines]
+
+
+def _markdown(header: list[str], lines: list[list[str]]) -> list[str]:
+    widths = [max(3, *(len(line[i]) for line in [header, *lines])) for i in range(len(header))]
+    texts = 2  # the columns of words, left aligned; the others are figures
+
+    def rendered(cells: list[str]) -> str:
+        padded = [cell.ljust(width) for cell, width in zip(cells[:texts], widths[:texts], strict=True)]
+        padded += [cell.rjust(width) for cell, width in zip(cells[texts:], widths[texts:], strict=True)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * w if i < texts else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return [rendered(header), rendered(rule), *map(rendered, lines)]

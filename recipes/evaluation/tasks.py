@@ -1,0 +1,190 @@
+"""The benchmark tasks: lm-eval's stock ones, from a mirror or the hub, and multiple-choice files of our
+own."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.errors import UserError
+from recipes.evaluation.mirror import in_place_of_hub
+
+if TYPE_CHECKING:
+    from lm_eval.tasks.manager import TaskDict, TaskManager
+
+MINIBENCH_FILES = {"minibench_en": "en.jsonl", "minibench_hi": "hi.jsonl"}
+CHOICES = 4
+
+
+def load_tasks(
+    names: Sequence[str], *, minibench: Path | None = None, mirror: Path | None = None
+) -> TaskDict:
+    """Load tasks by name, ready for `lm_eval.evaluator.evaluate`.
+
+    Args:
+        names: stock task or group names of lm-eval ("arc_easy", "mmlu"), and "minibench_en" / "minibench_hi".
+        minibench: the directory with en.jsonl and hi.jsonl (see `minibench_tasks`).
+        mirror: a directory made by `tools.prefetch_benchmarks`; no network is used then. None: the hub.
+
+    Raises:
+        UserError: a task is unknown, or its data cannot be loaded.
+    """
+    own = [name for name in names if name in MINIBENCH_FILES]
+    stock = [name for name in names if name not in MINIBENCH_FILES]
+    loaded: TaskDict = {"tasks": {}, "groups": {}, "group_map": {}}
+    with _quiet_lm_eval():
+        if own:
+            _merge(loaded, _load_minibench(own, minibench))
+        if stock:
+            _merge(loaded, _load_stock(stock, mirror))
+    return loaded
+
+
+def minibench_tasks(directory: Path) -> list[dict[str, Any]]:
+    """lm-eval task configurations for the multiple-choice files en.jsonl and hi.jsonl of a directory.
+
+    One item per line: {"id": ..., "kind": ..., "question": str, "choices": [4 strings], "answer": 0..3}. The
+    question is the context as it stands; each choice is scored after one space.
+
+    Raises:
+        UserError: a file is missing, or a line is not such an item.
+    """
+    return [_minibench_task(name, directory / file) for name, file in MINIBENCH_FILES.items()]
+
+
+def _minibench_task(name: str, path: Path) -> dict[str, Any]:
+    return {
+        "task": name,
+        "custom_dataset": _items_as_dataset(read_items(path)),
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        # Column names, not templates: lm-eval then takes the text as it is, where Jinja would change it.
+        "doc_to_text": "question",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "target_delimiter": " ",
+        "metric_list": [
+            {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+            for metric in ("acc", "acc_norm")
+        ],
+        "metadata": {"version": 1.0},
+    }
+
+
+def _items_as_dataset(items: list[dict[str, Any]]) -> Callable[..., Any]:
+    def build(**metadata: Any) -> Any:
+        # In memory, because datasets' cache of local files does not notice when a file changes.
+        from datasets import Dataset, DatasetDict
+
+        return DatasetDict({"test": Dataset.from_list(items)})
+
+    return build
+
+
+def read_items(path: Path) -> list[dict[str, Any]]:
+    """The checked items of a multiple-choice file."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    items = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                items.append(_checked_item(json.loads(line)))
+            except ValueError as error:
+                raise UserError(f"{path}, line {number}: {error}") from error
+    if not items:
+        raise UserError(f"{path} holds no items")
+    return items
+
+
+def _checked_item(item: Any) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise ValueError("not a JSON object")
+    question, choices, answer = item.get("question"), item.get("choices"), item.get("answer")
+    if not isinstance(question, str) or not question:
+        raise ValueError("`question` must be a text")
+    if (
+        not isinstance(choices, list)
+        or len(choices) != CHOICES
+        or not all(isinstance(c, str) and c for c in choices)
+    ):
+        raise ValueError(f"`choices` must be {CHOICES} texts")
+    if type(answer) is not int or not 0 <= answer < CHOICES:
+        raise ValueError(
+            f"`answer` must be the index of the right choice, 0 to {CHOICES - 1}, not {answer!r}"
+        )
+    labels = {key: str(item.get(key)) for key in ("id", "kind")}
+    return {**labels, "question": question, "choices": choices, "answer": answer}
+
+
+def _load_minibench(names: Sequence[str], directory: Path | None) -> TaskDict:
+    from lm_eval.tasks import TaskManager
+
+    if directory is None:
+        raise UserError(
+            f"{names[0]} needs the directory that holds {MINIBENCH_FILES[names[0]]}: set `minibench`"
+        )
+    configs = [_minibench_task(name, directory / MINIBENCH_FILES[name]) for name in names]
+    return TaskManager(include_defaults=False).load(configs)
+
+
+def _load_stock(names: Sequence[str], mirror: Path | None) -> TaskDict:
+    manager = _stock_tasks()
+    for name in names:
+        if name not in manager.task_index:
+            close = difflib.get_close_matches(name, manager.all_tasks, n=3)
+            raise UserError(
+                f"lm-eval has no task {name!r}" + (f": did you mean {', '.join(close)}?" if close else "")
+            )
+    loaded: TaskDict = {"tasks": {}, "groups": {}, "group_map": {}}
+    with in_place_of_hub(mirror) if mirror else contextlib.nullcontext():
+        for name in names:
+            _merge(loaded, _load_one(manager, name, mirror))
+    return loaded
+
+
+@functools.cache  # reading the index of lm-eval's 14,000 task files takes seconds
+def _stock_tasks() -> TaskManager:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _load_one(manager: TaskManager, name: str, mirror: Path | None) -> TaskDict:
+    try:
+        return manager.load([name])
+    # What datasets raises for data that is not there: ConnectionError, FileNotFoundError, ValueError
+    # (configuration), KeyError (split).
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        source = f"the mirror {mirror}" if mirror else "the Hugging Face hub"
+        remedy = (
+            f"; fetch it with python -m tools.prefetch_benchmarks {mirror} --tasks {name}" if mirror else ""
+        )
+        raise UserError(f"cannot load task {name} from {source}: {reason}{remedy}") from error
+
+
+def _merge(loaded: TaskDict, more: TaskDict) -> None:
+    loaded["tasks"].update(more["tasks"])
+    loaded["groups"].update(more["groups"])
+    loaded["group_map"].update(more["group_map"])
+
+
+@contextlib.contextmanager
+def _quiet_lm_eval() -> Iterator[None]:
+    """lm-eval warns of every default that it fills into its own stock tasks."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,138 @@
+"""Files that are either whole or not there, and their checksums."""
+
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TextIO, overload
+
+from recipes.errors import UserError
+
+
+@overload
+def atomic_write(path: str | Path, mode: Literal["wb"] = "wb") -> AbstractContextManager[BinaryIO]: ...
+@overload
+def atomic_write(path: str | Path, mode: Literal["w"]) -> AbstractContextManager[TextIO]: ...
+@contextmanager
+def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[Any]:
+    """Write a file that appears under its name whole and on disk, or not at all.
+
+    The yielded file has a temporary name in the same directory. When the block ends it is synced, renamed
+    and the directory synced; when the block raises, it is removed. What a killed process left under a
+    temporary name is removed by the next `atomic_write` of the same path. The file may also be read and
+    repositioned.
+
+    Raises:
+        UserError: the file cannot be written (disk full, no permission, not a regular file ...); the message
+            names the path and the free space. An OSError about another file, raised inside the block, passes
+            unchanged.
+
+    Example:
+        >>> with atomic_write("metrics.json", "w") as stream:
+        ...     json.dump(metrics, stream)
+    """
+    # A symbolic link keeps pointing where it did: its target is replaced.
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise UserError(f"cannot write {path}: it exists and is not a regular file")
+    temporary = None
+    try:
+        remove_stale(target)
+        temporary, descriptor = _create_temporary(target)
+        # "+" lets the writer go back, as the .idx writer does to fill in counts it knows only at the end.
+        encoding = None if mode == "wb" else "utf-8"
+        with os.fdopen(descriptor, f"{mode}+", encoding=encoding) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(descriptor)
+            # Before it is closed: closing gives up the lock, and an unlocked temporary is taken for stale.
+            temporary.replace(target)
+            temporary = None
+        _fsync_directory(target.parent)
+    except OSError as error:
+        if not _is_about(error, target, temporary):
+            raise
+        raise UserError(f"cannot write {path}: {error.strerror} ({_free_space(target.parent)})") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_stale(path: str | Path) -> bool:
+    """Remove the temporary files that killed writers of `path` left behind.
+
+    Returns:
+        Whether another process is writing `path` at this moment (its temporary file is locked, and kept).
+    """
+    path = Path(os.path.realpath(path))
+    busy = False
+    temporary = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    for entry in path.parent.iterdir():
+        if not temporary.fullmatch(entry.name):
+            continue
+        # A file that vanishes, or a file system without locks, is left alone.
+        with suppress(OSError), entry.open("rb") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                busy = True
+                continue
+            entry.unlink()
+    return busy
+
+
+def sha256_file(path: str | Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _create_temporary(target: Path) -> tuple[Path, int]:
+    """A new, locked temporary file beside `target`, with the permissions any new file has."""
+    while True:
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        # The lock marks a living writer and goes away with the process, however it dies. File systems without
+        # locks are served all the same: there, nothing is ever taken for stale.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return temporary, descriptor
+        os.close(descriptor)  # another process's remove_stale came between the two calls
+
+
+def _is_about(error: OSError, *paths: Path | None) -> bool:
+    """Whether `error` is about writing `paths`: a failed write has no file name, other errors name theirs."""
+    if isinstance(error, ConnectionError | TimeoutError | ChildProcessError) or error.strerror is None:
+        return False
+    ours = {str(path) for path in paths} | {str(path.parent) for path in paths if path}
+    return error.filename is None or str(error.filename) in ours
+
+
+def _free_space(directory: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(directory).free / 1e9:.3g} GB free"
+    except OSError:
+        return "free space unknown"
+
+
+def _fsync_directory(directory: Path) -> None:
+    """Make a rename survive a power cut; some network file systems refuse, and then offer nothing better."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

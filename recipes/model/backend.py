@@ -1,0 +1,38 @@
+"""Which modules the layers are made of: Transformer Engine's where it is, PyTorch's fused kernels elsewhere.
+
+This is the one file that chooses. Transformer Engine cannot be installed without CUDA, so its branch has not
+run here; see docs/untested.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from megatron.core.models.backends import BackendSpecProvider, LocalSpecProvider
+
+from recipes.model.attention import SDPACoreAttention
+from recipes.model.norm import TorchNorm
+
+
+class TorchSpecProvider(LocalSpecProvider):
+    """megatron-core's parallel linear layers, with PyTorch's norms and attention."""
+
+    def layer_norm(self, rms_norm: bool = False, for_qk: bool = False) -> type:
+        return TorchNorm
+
+    def core_attention(self) -> type:
+        return SDPACoreAttention
+
+
+def have_transformer_engine() -> bool:
+    """Whether Transformer Engine can be imported; a broken installation is an error, not a fallback."""
+    return importlib.util.find_spec("transformer_engine") is not None
+
+
+def spec_provider() -> BackendSpecProvider:
+    """The modules to build layer specs from."""
+    if have_transformer_engine():
+        from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
+
+        return TESpecProvider()
+    return TorchSpecProvider()

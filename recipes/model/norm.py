@@ -1,0 +1,51 @@
+"""RMSNorm and LayerNorm on PyTorch's fused kernels, usable with sequence parallelism.
+
+megatron-core's own wrapper around the torch norms refuses sequence parallelism; all that it needs is that
+the weights are marked, so that megatron-core sums their gradients over the tensor-parallel ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core.transformer import TransformerConfig
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with gain (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4)."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """``[..., h]`` -> ``[..., h]``."""
+        return nn.functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.eps)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with gain and bias (Ba et al. 2016, arXiv 1607.06450)."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.bias = nn.Parameter(torch.zeros(hidden_size, dtype=config.params_dtype))
+        for parameter in (self.weight, self.bias):
+            parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """``[..., h]`` -> ``[..., h]``."""
+        return nn.functional.layer_norm(hidden_states, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class TorchNorm:
+    """What a layer spec names as its norm: builds the one that the configuration asks for."""
+
+    def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> Any:
+        norm = RMSNorm if config.normalization == "RMSNorm" else LayerNorm
+        return norm(config, hidden_size, eps)

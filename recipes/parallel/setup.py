@@ -1,0 +1,68 @@
+"""Process groups and random seeds, on CUDA over NCCL or on the CPU over gloo."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from recipes.config.schema import ParallelConfig
+from recipes.config.world import World
+from recipes.parallel import cpu_stand_in
+
+TIMEOUT = timedelta(minutes=30)
+
+
+def device_of(world: World) -> torch.device:
+    """The device this process computes on; it becomes the current CUDA device."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", world.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def resolve_dtype(precision: str) -> torch.dtype:
+    """``auto``: bf16 on CUDA, fp32 on the CPU."""
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() else "fp32"
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+def set_cpu_threads(num_threads: int | None, world: World) -> None:
+    """Shares the cores among the processes of this machine, unless a number is given."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(num_threads or max(1, cores // world.local_size))
+
+
+def init_process_group(world: World) -> None:
+    """Starts torch.distributed: NCCL with CUDA, gloo without."""
+    if not torch.cuda.is_available():
+        cpu_stand_in.install()
+    if dist.is_initialized():
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if world.size == 1:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        return
+    os.environ.setdefault("MASTER_ADDR", socket.gethostname())
+    os.environ.setdefault("MASTER_PORT", "29500")
+    dist.init_process_group(
+        backend, init_method="env://", rank=world.rank, world_size=world.size, timeout=TIMEOUT
+    )
+
+
+def init_model_parallel(parallel: ParallelConfig, seed: int) -> None:
+    """megatron-core's process groups and its per-region random states."""
+    from megatron.core import parallel_state, tensor_parallel
+
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        expert_model_parallel_size=parallel.expert_model_parallel_size,
+        create_gloo_process_groups=torch.cuda.is_available(),
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)

@@ -1,0 +1,190 @@
+"""What happens around the training steps: metrics and progress, checkpoints, stopping."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, Trainer
+
+from recipes.checkpoint.manifest import keep_newest, step_directory
+from recipes.config.schema import PretrainConfig
+from recipes.model.accounting import flops_per_token
+from recipes.training.console import duration, say
+from recipes.training.module import ParamGPT
+from recipes.training.rundir import RunDirectory
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALLED, OUT_OF_TIME = 1, 2
+
+
+class GuardError(RuntimeError):
+    """Training has gone wrong in a way that continuing would not mend; exit code 4."""
+
+
+class Metrics(Callback):
+    """Writes metrics.jsonl and one progress line per logged step, on rank 0."""
+
+    def __init__(self, config: PretrainConfig, directory: RunDirectory, total_steps: int, peak_flops: float | None):
+        self.config, self.directory, self.total_steps = config, directory, total_steps
+        self.peak_flops = peak_flops
+        self.tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
+        self.flops_per_token = flops_per_token(config.model, config.data.seq_length)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.started = self.last_time = time.monotonic()
+        self.first_step = self.last_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        model: ParamGPT = pl_module
+        step = trainer.global_step
+        if not math.isfinite(model.grad_norm):
+            raise GuardError(
+                f"step {step}: the gradient norm is {model.grad_norm}; the last checkpoint is from before it. "
+                "Lower optim.lr, or look at the data around this step"
+            )
+        if not model.is_logging_step(step):
+            return
+        assert model.losses is not None
+        loss = (model.losses[0] / model.losses[1]).item()
+        now = time.monotonic()
+        rate = (step - self.last_step) * self.tokens_per_step / max(now - self.last_time, 1e-9)
+        self.last_time, self.last_step = now, step
+        if not trainer.is_global_zero:
+            return
+        self.directory.append_metrics(
+            {
+                "step": step,
+                "consumed_samples": step * self.config.trainer.global_batch_size,
+                "consumed_tokens": step * self.tokens_per_step,
+                "loss": loss,
+                "lr": model.learning_rate,
+                "grad_norm": model.grad_norm,
+                "tokens_per_second": rate,
+                "mfu": self._mfu(rate, trainer),
+                "elapsed_s": now - self.started,
+            }
+        )
+        seconds_per_step = (now - self.started) / max(1, step - self.first_step)
+        say(
+            f"step {step:>6}/{self.total_steps}  loss {loss:7.4f}  lr {model.learning_rate:.2e}  "
+            f"grad norm {model.grad_norm:6.3f}  {rate:,.0f} tokens/s  "
+            f"{duration((self.total_steps - step) * seconds_per_step)} left"
+        )
+
+    def _mfu(self, tokens_per_second: float, trainer: Trainer) -> float | None:
+        if self.peak_flops is None:
+            return None
+        return tokens_per_second * self.flops_per_token / (self.peak_flops * trainer.world_size)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        # Validation is no training time: the next rate leaves it out.
+        self.last_time, self.last_step = time.monotonic(), trainer.global_step
+        if not trainer.is_global_zero or not pl_module.valid_metrics:
+            return
+        record = {"step": trainer.global_step, **pl_module.valid_metrics}
+        self.directory.append_metrics({**record, "elapsed_s": time.monotonic() - self.started})
+        say("valid  " + "  ".join(f"{key} {value:.4f}" for key, value in pl_module.valid_metrics.items()))
+
+
+class FinalValidation(Callback):
+    """Validates after the last step too, if the interval has not just done it."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.validated_step = trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if not pl_module.run.data.valid or getattr(self, "validated_step", -1) == trainer.global_step:
+            return
+        # As Lightning's own training loop does it between two steps.
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
+
+
+class Checkpoints(Callback):
+    """Saves every n steps and at the end of the process, and keeps the newest few."""
+
+    def __init__(self, config: PretrainConfig, directory: RunDirectory) -> None:
+        self.config, self.directory = config.trainer.checkpoint, directory
+        self.saved_step = -1
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        every = self.config.every_n_steps
+        if every is not None and trainer.global_step % every == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        step = trainer.global_step
+        path = step_directory(self.directory.checkpoints, step)
+        if step == self.saved_step or (path / "manifest.json").exists():
+            return
+        started = time.monotonic()
+        trainer.save_checkpoint(path)
+        self.saved_step = step
+        if trainer.is_global_zero:
+            keep_newest(self.directory.checkpoints, self.config.keep_last)
+            say(f"saved  {path} in {duration(time.monotonic() - started)}")
+
+
+class StopControl(Callback):
+    """Ends training after the present step on a signal or when max_time is over; all ranks agree.
+
+    A second signal of the same kind ends the process at once.
+    """
+
+    def __init__(self, max_seconds: float | None) -> None:
+        self.max_seconds = max_seconds
+        self.stopped_by = 0
+        self._signalled = 0
+        self._previous: dict[int, Any] = {}
+
+    def install(self) -> None:
+        """Takes over the stop signals; before Lightning could install its own handlers."""
+        for number in STOP_SIGNALS:
+            self._previous[number] = signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signalled = number
+        say(f"signal {signal.Signals(number).name}: stopping after this step, then saving")
+        signal.signal(number, self._previous[number] or signal.SIG_DFL)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.started = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        out_of_time = self.max_seconds is not None and time.monotonic() - self.started >= self.max_seconds
+        wish = SIGNALLED if self._signalled else OUT_OF_TIME if out_of_time else 0
+        self.stopped_by = self._agreed(wish, trainer)
+        if self.stopped_by:
+            trainer.should_stop = True
+
+    @staticmethod
+    def _agreed(wish: int, trainer: Trainer) -> int:
+        """The smallest reason any rank has: a signal comes before the clock."""
+        if trainer.world_size == 1:
+            return wish
+        worst = torch.tensor(-wish if wish else -99, device=trainer.strategy.root_device)
+        dist.all_reduce(worst, op=dist.ReduceOp.MAX)
+        return 0 if worst.item() == -99 else -int(worst.item())
+
+
+def known_peak_flops(device_name: Callable[[], str], configured: float | None) -> float | None:
+    """Dense bf16 peak of one device in FLOP/s; None when unknown, so that no wrong MFU is reported."""
+    if configured is not None:
+        return configured * 1e12
+    if not torch.cuda.is_available():
+        return None
+    # SXM parts, vendor's data sheets, without sparsity. PCIe variants have lower clocks and are not listed.
+    peaks = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A100-SXM4": 312e12}
+    name = device_name()
+    return next((peak for known, peak in peaks.items() if name.startswith(known)), None)

@@ -1,0 +1,159 @@
+"""The heavy part of a pretraining run: Lightning, NeMo and megatron-core at work."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from recipes.parallel import cpu_stand_in
+
+if not torch.cuda.is_available():  # Before megatron-core is imported: it looks at CUDA as it loads.
+    cpu_stand_in.install()
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.precision import Precision
+from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
+from omegaconf import OmegaConf
+
+from recipes.checkpoint.nemo_config import to_nemo_config
+from recipes.checkpoint.nemo_file import new_tokenizer_name, save_nemo
+from recipes.checkpoint.safety import load_plain
+from recipes.config.schema import PretrainConfig
+from recipes.config.validate import parse_duration
+from recipes.config.world import World
+from recipes.data.tokenizer import load_tokenizer
+from recipes.errors import UserError
+from recipes.training.callbacks import (
+    SIGNALLED,
+    Checkpoints,
+    FinalValidation,
+    GuardError,
+    Metrics,
+    StopControl,
+    known_peak_flops,
+)
+from recipes.training.console import duration, say
+from recipes.training.module import ParamGPT
+from recipes.training.rundir import RunDirectory
+from recipes.training.run import DONE, STOPPED_BY_GUARD, STOPPED_BY_SIGNAL
+from recipes.training.strategy import MegatronStrategy
+
+
+class NemoConnector(SaveRestoreConnector):
+    """Lets ``model.save_to(path)`` write the classic layout from every rank's part."""
+
+    def __init__(self, tokenizer_file: Path) -> None:
+        super().__init__()
+        self.tokenizer_file = tokenizer_file
+
+    def save_to(self, model: ParamGPT, save_path: str) -> None:
+        config = OmegaConf.to_container(model.cfg, resolve=True)
+        assert isinstance(config, dict)
+        save_nemo(Path(save_path), model.gpt, config, self.tokenizer_file)
+
+
+def fit(config: PretrainConfig, world: World, directory: RunDirectory, checkpoint: Path | None, steps: int) -> int:
+    """Trains to ``steps`` from ``checkpoint`` or from the start; returns the exit code."""
+    stop = StopControl(parse_duration(config.trainer.max_time) if config.trainer.max_time else None)
+    stop.install()
+    if checkpoint is not None:
+        _announce_resume(config, world, directory, checkpoint)
+    trainer = _trainer(config, world, directory, steps, stop)
+    model = _model(config, directory, steps, trainer)
+    started = time.monotonic()
+    try:
+        trainer.fit(model, ckpt_path=str(checkpoint) if checkpoint else None)
+    except GuardError as error:
+        print(f"stopped by a guard: {error}", file=sys.stderr)
+        return STOPPED_BY_GUARD
+    if stop.stopped_by == SIGNALLED:
+        if world.rank == 0:
+            say(f"stopped by a signal at step {trainer.global_step}; the same command continues from there")
+        return _leave(STOPPED_BY_SIGNAL)
+    if config.save_nemo:
+        model.save_to(str(directory.nemo_file))
+    if world.rank == 0:
+        say(f"done   {trainer.global_step} steps in {duration(time.monotonic() - started)}; {directory.path}")
+    return _leave(DONE)
+
+
+def _leave(code: int) -> int:
+    # Nobody leaves while another rank may still be saving.
+    dist.barrier()
+    dist.destroy_process_group()
+    return code
+
+
+def _announce_resume(config: PretrainConfig, world: World, directory: RunDirectory, checkpoint: Path) -> None:
+    state = load_plain(checkpoint / "common.pt")
+    saved = state["recipes"]
+    # The number of a sample is step x batch: another batch size would train some twice and skip others.
+    for key, value in (
+        ("trainer.global_batch_size", config.trainer.global_batch_size),
+        ("data.seq_length", config.data.seq_length),
+    ):
+        if saved[key.split(".")[1]] != value:
+            raise UserError(f"{key}={value}: the run being resumed used {saved[key.split('.')[1]]}; keep it")
+    if world.rank == 0:
+        say(f"resume {checkpoint}, step {state['global_step']}, {saved['consumed_tokens']:,} tokens")
+        directory.append_metrics({"event": "resumed", "step": state["global_step"], "checkpoint": checkpoint.name})
+
+
+def _trainer(
+    config: PretrainConfig, world: World, directory: RunDirectory, steps: int, stop: StopControl
+) -> Trainer:
+    peak = known_peak_flops(torch.cuda.get_device_name, config.trainer.peak_tflops)
+    valid_every = config.trainer.val_check_interval
+    validates = bool(config.data.valid)
+    return Trainer(
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=world.local_size,
+        num_nodes=max(1, world.size // world.local_size),
+        strategy=MegatronStrategy(world, config.parallel, config.seed),
+        plugins=[Precision()],  # megatron-core decides about precision.
+        max_steps=steps,
+        max_epochs=-1,
+        val_check_interval=(valid_every or steps + 1) if validates else None,
+        check_val_every_n_epoch=None,
+        limit_val_batches=1.0 if validates else 0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        # Order matters: a checkpoint is only written of a step that the metrics have seen to be sound.
+        callbacks=[
+            Metrics(config, directory, steps, peak),
+            FinalValidation(),
+            Checkpoints(config, directory),
+            stop,
+        ],
+    )
+
+
+def _model(config: PretrainConfig, directory: RunDirectory, steps: int, trainer: Any) -> ParamGPT:
+    assert config.tokenizer.model is not None
+    tokenizer_file = Path(config.tokenizer.model)
+    precision = config.trainer.precision
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() else "fp32"
+    nemo_config = to_nemo_config(
+        config.model,
+        tokenizer_file=new_tokenizer_name(tokenizer_file),
+        seq_length=config.data.seq_length,
+        micro_batch_size=config.trainer.micro_batch_size,
+        global_batch_size=config.trainer.global_batch_size,
+        precision="bf16" if precision == "bf16" else 32,
+        seed=config.seed,
+    )
+    model = ParamGPT(
+        OmegaConf.create(nemo_config), config, load_tokenizer(tokenizer_file), directory, steps, trainer
+    )
+    model._save_restore_connector = NemoConnector(tokenizer_file)
+    return model

@@ -1,0 +1,256 @@
+"""ParamGPT: the NeMo model around megatron-core's GPTModel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.models.gpt import GPTModel
+from megatron.core.optimizer import MegatronOptimizer
+from nemo.core.classes import ModelPT
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from recipes.config.schema import PretrainConfig
+from recipes.data.blend import BlendState, Source, continue_blend
+from recipes.data.indexed import check_prefix
+from recipes.data.loader import training_loader, training_sources, validation_loader
+from recipes.data.tokenizer import TextTokenizer
+from recipes.model.build import build_gpt_model
+from recipes.model.init import initialize_weights
+from recipes.optim.build import build_optimizer, build_schedule
+from recipes.parallel.setup import resolve_dtype
+from recipes.training.rundir import RunDirectory
+from recipes.training.step import forward_backward, reduce_losses
+
+
+class LightningOptimizerView(torch.optim.Optimizer):
+    """megatron-core's optimizer as Lightning knows optimizers, so that Lightning counts its steps."""
+
+    def __init__(self, optimizer: MegatronOptimizer) -> None:
+        self.megatron = optimizer
+        self.defaults: dict[str, Any] = {}
+        self.state: Any = {}
+        self.grad_norm: float = 0.0
+        self.update_successful = True
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        return self.megatron.param_groups
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        result = closure() if closure is not None else None
+        self.update_successful, norm, _ = self.megatron.step()
+        self.grad_norm = float(norm or 0.0)
+        return result
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.megatron.zero_grad(set_to_none)
+
+
+class ParamGPT(ModelPT):
+    """Trains a described model.
+
+    Args:
+        cfg: the model section in classic NeMo's words; it becomes the .nemo file's model_config.yaml.
+        run: the whole run's settings.
+        tokenizer: the tokenizer that the data was made with.
+        run_directory: where the run's files are.
+        total_steps: optimizer steps of the whole run.
+    """
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        run: PretrainConfig,
+        tokenizer: TextTokenizer,
+        run_directory: RunDirectory,
+        total_steps: int,
+        trainer: Any = None,
+    ) -> None:
+        super().__init__(cfg=cfg, trainer=trainer)
+        # Gradient accumulation, reduction and clipping are megatron-core's, not Lightning's.
+        self.automatic_optimization = False
+        self.run, self.tokenizer, self.run_directory = run, tokenizer, run_directory
+        self.total_steps = total_steps
+        self.dtype_ = resolve_dtype(run.trainer.precision)
+        self.blend_state: BlendState | None = None
+        self.losses: Tensor | None = None
+        self.valid_metrics: dict[str, float] = {}
+        self._valid_sums: dict[str, Tensor] = {}
+        self._reseeds = run.model.hidden_dropout > 0 or run.model.attention_dropout > 0
+
+    # Building
+
+    def configure_model(self) -> None:
+        """Builds this rank's part of the model, its DDP wrapper and the optimizer, on the device."""
+        if getattr(self, "gpt", None) is not None:
+            return
+        run = self.run
+        device = self.trainer.strategy.root_device
+        gpt = build_gpt_model(run.model, run.parallel, self.dtype_)
+        initialize_weights(gpt, run.model, run.seed)
+        gpt.to(device)
+        # Outside torch's module tree: Lightning must not move, count or save what megatron-core manages.
+        self.__dict__["gpt"] = gpt
+        self.__dict__["ddp"] = DistributedDataParallel(
+            gpt.config,
+            DistributedDataParallelConfig(
+                use_distributed_optimizer=run.parallel.use_distributed_optimizer,
+                overlap_grad_reduce=run.parallel.overlap_grad_reduce,
+                overlap_param_gather=run.parallel.overlap_param_gather,
+                grad_reduce_in_fp32=True,
+            ),
+            gpt,
+        )
+        self.__dict__["megatron_optimizer"] = build_optimizer(run.optim, run.parallel, self.dtype_, [self.ddp])
+        self._connect_gradient_hooks()
+
+    def _connect_gradient_hooks(self) -> None:
+        config = self.gpt.config
+        config.finalize_model_grads_func = finalize_model_grads
+        config.grad_scale_func = self.megatron_optimizer.scale_loss
+        if self.run.parallel.overlap_grad_reduce:
+            config.no_sync_func = self.ddp.no_sync
+        if self.run.parallel.overlap_param_gather:
+            config.param_sync_func = self.ddp.start_param_sync
+
+    gpt: GPTModel
+    ddp: DistributedDataParallel
+    megatron_optimizer: MegatronOptimizer
+
+    def configure_optimizers(self) -> Any:
+        self._view = LightningOptimizerView(self.megatron_optimizer)
+        self._schedule = build_schedule(self.run.optim, self.megatron_optimizer, self.total_steps)
+        return self._view
+
+    # Training
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """One optimizer step over the global batch; ``batch`` is this rank's share, ``[n, s]``."""
+        if self._reseeds:
+            # Dropout depends on the seed and the step alone: no random state to save, exact when resumed.
+            step_seed = (self.run.seed * 1_000_003 + self.trainer.global_step) % 2**31
+            tensor_parallel.model_parallel_cuda_manual_seed(step_seed, force_reset_rng=True)
+        self.gpt.train()
+        self.ddp.zero_grad_buffer()
+        self.megatron_optimizer.zero_grad()
+        outputs = forward_backward(
+            self.ddp, batch, micro_batch_size=self.run.trainer.micro_batch_size, forward_only=False
+        )
+        self.learning_rate = self.megatron_optimizer.param_groups[0]["lr"]
+        self.optimizers().step()
+        self._schedule.step(1)
+        if self.is_logging_step(self.trainer.global_step):
+            self.losses = reduce_losses(outputs, batch["tokens"].device)
+
+    def is_logging_step(self, step: int) -> bool:
+        """Whether metrics are written after ``step`` optimizer steps."""
+        return step % self.run.trainer.log_every_n_steps == 0 or step in (1, self.total_steps)
+
+    @property
+    def grad_norm(self) -> float:
+        """Global gradient norm of the last step, before clipping."""
+        return self._view.grad_norm
+
+    # Data
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        step = self.trainer.global_step
+        config, cache_dir = self.run, self.run_directory.index_cache
+        weights = {name: source.weight for name, source in config.data.train.items()}
+        self.blend_state = continue_blend(
+            weights, self.blend_state, step * config.trainer.global_batch_size
+        )
+        sources: dict[str, Source] = training_sources(config, self.tokenizer, cache_dir)
+        loader, self.blend = training_loader(
+            config,
+            sources,
+            self.blend_state,
+            first_step=step,
+            total_steps=self.total_steps,
+            cache_dir=cache_dir,
+            data_parallel_rank=parallel_state.get_data_parallel_rank(),
+            data_parallel_size=parallel_state.get_data_parallel_world_size(),
+        )
+        return loader
+
+    def val_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
+        return [
+            validation_loader(
+                self.run,
+                prefix,
+                self.tokenizer,
+                cache_dir=self.run_directory.index_cache,
+                data_parallel_rank=parallel_state.get_data_parallel_rank(),
+                data_parallel_size=parallel_state.get_data_parallel_world_size(),
+            )
+            for prefix in self.run.data.valid.values()
+        ]
+
+    # Validation
+
+    def on_validation_epoch_start(self) -> None:
+        self.gpt.eval()
+        self._valid_sums = {}
+
+    @torch.no_grad()
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        name = list(self.run.data.valid)[dataloader_idx]
+        outputs = forward_backward(
+            self.ddp, batch, micro_batch_size=self.run.trainer.micro_batch_size, forward_only=True
+        )
+        sums = reduce_losses(outputs, batch["tokens"].device)
+        self._valid_sums[name] = self._valid_sums[name] + sums if name in self._valid_sums else sums
+
+    def on_validation_epoch_end(self) -> None:
+        """Loss per token and bits per byte of every held-out set, into :attr:`valid_metrics`."""
+        self.valid_metrics = {}
+        for name, sums in self._valid_sums.items():
+            loss = (sums[0] / sums[1]).item()
+            self.valid_metrics[f"valid.{name}.loss"] = loss
+            sidecar = check_prefix(self.run.data.valid[name])
+            if sidecar.text_bytes:
+                nats_per_byte = loss * sidecar.tokens / sidecar.text_bytes
+                self.valid_metrics[f"valid.{name}.bits_per_byte"] = nats_per_byte / torch.tensor(2.0).log().item()
+        self.gpt.train()
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        step = self.trainer.global_step
+        batch = self.run.trainer.global_batch_size
+        assert self.blend_state is not None
+        checkpoint["recipes"] = {
+            "consumed_samples": step * batch,
+            "consumed_tokens": step * batch * self.run.data.seq_length,
+            "global_batch_size": batch,
+            "seq_length": self.run.data.seq_length,
+            "blend": vars(self.blend_state),
+            "schedule": self._schedule.num_steps,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["recipes"]
+        self.blend_state = BlendState.from_dict(state["blend"])
+        self._schedule.num_steps = 0
+        self._schedule.step(int(state["schedule"]))
+
+    # What NeMo asks of every model
+
+    def setup_training_data(self, train_data_config: DictConfig | dict[str, Any]) -> None:
+        """Nothing: :meth:`train_dataloader` builds the data once process groups exist."""
+
+    def setup_validation_data(self, val_data_config: DictConfig | dict[str, Any]) -> None:
+        """Nothing, likewise."""
+
+    @classmethod
+    def list_available_models(cls) -> None:
+        return None

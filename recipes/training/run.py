@@ -1,0 +1,85 @@
+"""One pretraining run, from checked configuration to model.nemo."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+from recipes.checkpoint.manifest import newest_whole_checkpoint, remove_partial
+from recipes.config.schema import PretrainConfig
+from recipes.config.validate import parse_duration
+from recipes.config.world import World, launched_world
+from recipes.errors import UserError
+from recipes.training.console import say, warn
+from recipes.training.rundir import RunDirectory, read_metrics
+
+DONE, STOPPED_BY_SIGNAL, STOPPED_BY_GUARD = 0, 3, 4
+
+
+def total_steps(config: PretrainConfig) -> int:
+    """Optimizer steps of the whole run: what max_steps or max_tokens reaches first."""
+    tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
+    limits = []
+    if config.trainer.max_steps is not None:
+        limits.append(config.trainer.max_steps)
+    if config.trainer.max_tokens is not None:
+        limits.append(-(-config.trainer.max_tokens // tokens_per_step))
+    return min(limits)
+
+
+def pretrain(config: PretrainConfig) -> int:
+    """Trains, resuming if there is something to resume from; returns the exit code."""
+    world = launched_world()
+    directory = RunDirectory(config)
+    checkpoint = _checkpoint_to_resume(config, directory)
+    steps = total_steps(config)
+    if checkpoint is not None and _step_of(checkpoint) >= steps and directory.nemo_file.exists():
+        if world.rank == 0:
+            say(f"{directory.path} is complete: {_step_of(checkpoint)} steps, {directory.nemo_file}")
+        return DONE
+    if world.rank == 0:
+        directory.create(config)
+        remove_partial(directory.checkpoints)
+    _quiet_libraries(world)
+    from recipes.parallel.setup import set_cpu_threads
+
+    set_cpu_threads(config.trainer.num_threads, world)
+    from recipes.training.fit import fit
+
+    return fit(config, world, directory, checkpoint, steps)
+
+
+def _checkpoint_to_resume(config: PretrainConfig, directory: RunDirectory) -> Path | None:
+    checkpoint = newest_whole_checkpoint(directory.checkpoints, warn)
+    if checkpoint is None:
+        if directory.nemo_file.exists():
+            raise UserError(f"name={config.name}: {directory.nemo_file} exists; choose another name or move it away")
+        return None
+    if config.resume == "never":
+        raise UserError(
+            f"resume=never: {directory.path} already holds {checkpoint.name}; "
+            "choose another name, or resume=auto to continue it"
+        )
+    return checkpoint
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))
+
+
+def _quiet_libraries(world: World) -> None:
+    """Keeps what users can do nothing about off the console; NEMO_TESTING-style debugging can bring it back."""
+    if os.environ.get("RECIPES_VERBOSE"):
+        return
+    warnings.filterwarnings("ignore")
+    for name in ("lightning", "lightning.pytorch", "megatron", "nemo_logger", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def resumed_steps(metrics_file: Path) -> list[int]:
+    """Steps at which the run was resumed."""
+    return [record["step"] for record in read_metrics(metrics_file) if record.get("event") == "resumed"]
+
+

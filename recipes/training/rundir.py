@@ -1,0 +1,68 @@
+"""The run directory: ``<output_dir>/<name>/`` with config.yaml, metrics.jsonl, checkpoints/, model.nemo, logs/."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from omegaconf import OmegaConf
+
+from recipes.config.schema import PretrainConfig
+from recipes.files import atomic_write
+
+
+class RunDirectory:
+    """Paths of one run, and its appended, fsynced metrics."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.path = Path(config.output_dir) / config.name
+        self.checkpoints = self.path / "checkpoints"
+        self.nemo_file = self.path / "model.nemo"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.config_file = self.path / "config.yaml"
+        self.index_cache = Path(config.data.index_cache_dir or self.path / "index_cache")
+
+    def create(self, config: PretrainConfig) -> None:
+        """Makes the directory and records the resolved configuration."""
+        for directory in (self.checkpoints, self.path / "logs"):
+            directory.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.config_file) as file:
+            file.write(OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Adds one line to metrics.jsonl; it is on the disk when this returns."""
+        line = json.dumps(record, ensure_ascii=False) + "\n"
+        with self.metrics_file.open("a+b") as file:
+            # A crash may have torn the last line: ours must not be glued to it.
+            if file.tell() and not _ends_with_newline(file):
+                line = "\n" + line
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _ends_with_newline(file: BinaryIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The run's metrics as one history.
+
+    The file is only ever appended to: steps after a checkpoint that were trained again after a resume stand
+    in it twice, and the later line counts. Torn lines are passed over.
+    """
+    if not path.exists():
+        return []
+    history: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record.get("event") == "resumed":
+            history = [earlier for earlier in history if earlier["step"] <= record["step"]]
+        history.append(record)
+    return history

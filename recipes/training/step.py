@@ -1,0 +1,72 @@
+"""Forward and backward over one global batch through megatron-core's pipeline schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+
+def forward_backward(
+    model: torch.nn.Module, batch: dict[str, Tensor], *, micro_batch_size: int, forward_only: bool
+) -> list[dict[str, Tensor]]:
+    """Runs all micro-batches of ``batch`` (``[n, s]`` each) through this rank's model chunk.
+
+    Returns:
+        On the last pipeline stage one ``{"loss": [2]}`` per micro-batch: the sum of its tokens' losses and
+        the number of tokens that count. Elsewhere an empty list.
+    """
+    samples, seq_length = batch["tokens"].shape
+    micro_batches = [
+        {field: values[start : start + micro_batch_size] for field, values in batch.items()}
+        for start in range(0, samples, micro_batch_size)
+    ]
+    return get_forward_backward_func()(
+        forward_step_func=_forward_step,
+        data_iterator=iter(micro_batches),
+        model=[model],
+        num_microbatches=len(micro_batches),
+        seq_length=seq_length,
+        micro_batch_size=micro_batch_size,
+        forward_only=forward_only,
+    )
+
+
+def _forward_step(
+    micro_batches: Iterator[dict[str, Tensor]], model: torch.nn.Module
+) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    batch = next(micro_batches)
+    tokens = batch["tokens"]
+    position_ids = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    # Attention is causal by construction, so there is no mask to hand over.
+    losses = model(tokens, position_ids, None, labels=batch["labels"])
+    return losses, partial(_sum_of_losses, batch["loss_mask"])
+
+
+def _sum_of_losses(loss_mask: Tensor, losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    loss = (losses.float() * loss_mask).sum()
+    num_tokens = loss_mask.sum()
+    report = torch.stack((loss.detach(), num_tokens)).double()
+    return loss, num_tokens.to(torch.int), {"loss": report}
+
+
+def reduce_losses(outputs: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+    """Sum of losses and number of tokens over all micro-batches and ranks, ``[2]`` float64, on every rank."""
+    total = torch.zeros(2, dtype=torch.float64, device=device)
+    if parallel_state.is_pipeline_last_stage():
+        for output in outputs:
+            total += output["loss"]
+        dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
+    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        dist.broadcast(
+            total,
+            src=parallel_state.get_pipeline_model_parallel_last_rank(),
+            group=parallel_state.get_pipeline_model_parallel_group(),
+        )
+    return total

@@ -1,0 +1,152 @@
+"""The Lightning strategy: megatron-core's process groups, DDP, optimizer and distributed checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from recipes.checkpoint.training import load_training_checkpoint, save_training_checkpoint
+from recipes.config.schema import ParallelConfig
+from recipes.config.world import World
+from recipes.parallel.setup import device_of, init_model_parallel, init_process_group
+
+# The parts of Lightning's own checkpoint that are kept: plain numbers, lists and dictionaries.
+LIGHTNING_KEYS = ("epoch", "global_step", "loops", "lr_schedulers", "recipes")
+
+
+class LaunchedEnvironment(ClusterEnvironment):
+    """The processes that torchrun or Slurm has already started."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return LightningEnvironment().main_address
+
+    @property
+    def main_port(self) -> int:
+        return LightningEnvironment().main_port
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self.world.size
+
+    def set_world_size(self, size: int) -> None:
+        pass
+
+    def global_rank(self) -> int:
+        return self.world.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        pass
+
+    def local_rank(self) -> int:
+        return self.world.local_rank
+
+    def node_rank(self) -> int:
+        return self.world.rank // self.world.local_size
+
+
+class MegatronStrategy(ParallelStrategy):
+    """Runs a :class:`~recipes.training.module.ParamGPT` in the launched processes."""
+
+    def __init__(self, world: World, parallel: ParallelConfig, seed: int) -> None:
+        super().__init__(cluster_environment=LaunchedEnvironment(world))
+        self.world, self.parallel, self.seed = world, parallel, seed
+
+    @property
+    def root_device(self) -> torch.device:
+        return device_of(self.world)
+
+    def setup_environment(self) -> None:
+        """Process groups first: the model's parts are built for them."""
+        init_process_group(self.world)
+        init_model_parallel(self.parallel, self.seed)
+        super().setup_environment()
+
+    def setup(self, trainer: Trainer) -> None:
+        assert self.accelerator is not None
+        self.accelerator.setup(trainer)
+        self.setup_precision_plugin()
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+
+    def model_to_device(self) -> None:
+        """Nothing: the model is built on its device."""
+
+    def barrier(self, name: str | None = None) -> None:
+        if dist.is_initialized():
+            dist.barrier()
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        if self.world.size == 1:
+            return obj
+        box = [obj]
+        dist.broadcast_object_list(box, src)
+        return box[0]
+
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
+        """Sum or mean over all ranks."""
+        if not isinstance(tensor, Tensor) or self.world.size == 1:
+            return tensor
+        total = tensor.clone()
+        dist.all_reduce(total, group=group)
+        return total / self.world.size if reduce_op in ("mean", "avg") else total
+
+    # Checkpoints: Lightning decides when and keeps its counters, megatron-core writes and reads.
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        """The optimizer must exist before its sharded state can be read."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Empty: the sharded state dict takes its place in :meth:`save_checkpoint`."""
+        return {}
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        """Empty, for the same reason."""
+        return {}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        plain = {key: checkpoint[key] for key in LIGHTNING_KEYS if key in checkpoint}
+        save_training_checkpoint(Path(filepath), self._module.gpt, self._module.megatron_optimizer, plain)
+
+    def load_checkpoint(self, checkpoint_path: str | Path) -> dict[str, Any]:
+        """Reads weights and optimizer state into place; returns Lightning's part."""
+        plain = load_training_checkpoint(
+            Path(checkpoint_path), self._module.gpt, self._module.megatron_optimizer
+        )
+        return {**plain, "state_dict": {}, "optimizer_states": [], "callbacks": {}}
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Nothing: :meth:`load_checkpoint` has done it."""
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Nothing: :meth:`load_checkpoint` has done it."""
+
+    @property
+    def _module(self) -> Any:
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    def teardown(self) -> None:
+        """Leaves the model where it is: it is still needed to write model.nemo."""

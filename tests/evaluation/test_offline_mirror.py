@@ -1,0 +1,153 @@
+"""Benchmarks without network: mirrors, copies of mirrors, and what is wrong with them."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import datasets
+import huggingface_hub.constants
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from tiny_text_model import (
+    FIXTURE,
+    LlamaTextModel,
+    build_mirror,
+    mmlu_subjects,
+    random_llama,
+    train_tokenizer,
+)
+
+from recipes.errors import UserError
+from recipes.evaluation.mirror import (
+    in_place_of_hub,
+    read_manifest,
+    sha256_file,
+    split_file,
+    verified_hash,
+    write_index,
+)
+from recipes.evaluation.result import EvaluationResult
+from recipes.evaluation.run import evaluate
+from tools.prefetch_benchmarks import prefetch
+
+TASKS = ["arc_easy", "boolq", "multirc", "m_mmlu_hi", "triviaqa", "truthfulqa_mc1", "truthfulqa_mc2"]
+
+
+@pytest.fixture(autouse=True)
+def no_network_and_an_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        raise AssertionError("something reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    torch.set_num_threads(1)
+    yield
+
+
+def tiny_model() -> LlamaTextModel:
+    tokenizer = train_tokenizer()
+    return LlamaTextModel(random_llama(len(tokenizer)), tokenizer)
+
+
+def without_seconds(result: EvaluationResult) -> dict[str, Any]:
+    return {
+        "tasks": result.tasks,
+        "requested": result.requested,
+        "settings": {**result.settings, "mirror_sha256": 0},
+    }
+
+
+def test_a_mirror_of_a_mirror_gives_the_same_results(tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    prefetch(second, TASKS, source=FIXTURE)
+    results = [evaluate(tiny_model(), TASKS, mirror=mirror) for mirror in (FIXTURE, second)]
+    assert without_seconds(results[0]) == without_seconds(results[1])
+    assert results[0].settings["mirror_sha256"] == verified_hash(FIXTURE)
+    assert set(results[0].tasks) == set(TASKS)
+
+
+def test_constant_answers_of_stock_tasks(tmp_path: Path) -> None:
+    result = evaluate(tiny_model(), TASKS, mirror=FIXTURE, bootstrap_iters=0)
+
+    def column(entry: str, name: str) -> list[Any]:
+        return parquet.read_table(split_file(FIXTURE, entry))[name].to_pylist()
+
+    letters = column("alexandrainst/m_mmlu/hi/test", "answer")
+    labels = column("aps/super_glue/boolq/validation", "label")
+    assert result.tasks["m_mmlu_hi"].constant_answer == max(map(letters.count, "ABCD")) / len(letters)
+    assert result.tasks["boolq"].constant_answer == max(map(labels.count, (0, 1))) / len(labels)
+    # Nothing to guess: free text, and lists whose right answer is first by convention.
+    assert {result.tasks[task].constant_answer for task in TASKS if task.startswith("tr")} == {None}
+
+
+def test_a_changed_mirror_gives_its_new_rows(tmp_path: Path) -> None:
+    mirror = build_mirror(tmp_path / "mirror")
+    before = evaluate(tiny_model(), ["boolq"], mirror=mirror, bootstrap_iters=0).tasks["boolq"]
+    entry = "aps/super_glue/boolq/validation"
+    table = parquet.read_table(split_file(mirror, entry))
+    parquet.write_table(table.slice(0, 1), split_file(mirror, entry))
+    with pytest.raises(UserError, match="differs from manifest"):
+        evaluate(tiny_model(), ["boolq"], mirror=mirror)
+    manifest = read_manifest(mirror)
+    manifest[entry] |= {"rows": 1, "sha256": sha256_file(split_file(mirror, entry))}
+    write_index(mirror, manifest)
+    after = evaluate(tiny_model(), ["boolq"], mirror=mirror, bootstrap_iters=0).tasks["boolq"]
+    assert (before.n, after.n) == (2, 1)
+
+
+def test_everything_is_as_before_after_loading(tmp_path: Path) -> None:
+    def state() -> tuple[Any, ...]:
+        hub = huggingface_hub.constants.HF_HUB_OFFLINE
+        return (
+            hub,
+            datasets.config.HF_HUB_OFFLINE,
+            datasets.config.HF_DATASETS_CACHE,
+            Path.cwd(),
+            dict(os.environ),
+        )
+
+    before = state()
+    with pytest.raises(RuntimeError), in_place_of_hub(FIXTURE):
+        assert huggingface_hub.constants.HF_HUB_OFFLINE and Path.cwd() == FIXTURE
+        raise RuntimeError
+    assert state() == before
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    mirror = build_mirror(tmp_path / "mirror")
+    with pytest.raises(UserError, match=r"no task 'arc_eazy': did you mean .*arc_easy"):
+        evaluate(tiny_model(), ["arc_eazy"], mirror=mirror)
+    with pytest.raises(
+        UserError, match=rf"cannot load task winogrande from the mirror {mirror}.*--tasks winogrande"
+    ):
+        evaluate(tiny_model(), ["winogrande"], mirror=mirror)
+    with pytest.raises(UserError, match="cannot load task mmlu_anatomy"):
+        evaluate(tiny_model(), ["mmlu_anatomy"], mirror=mirror)
+    with pytest.raises(UserError, match="is not a benchmark mirror"):
+        evaluate(tiny_model(), ["boolq"], mirror=tmp_path)
+    (mirror / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        evaluate(tiny_model(), ["boolq"], mirror=mirror)
+
+
+def test_fewshot_examples_come_before_the_question(tmp_path: Path) -> None:
+    results = [
+        evaluate(tiny_model(), ["arc_easy", "truthfulqa_mc1"], mirror=FIXTURE, num_fewshot=n) for n in (0, 2)
+    ]
+    assert [result.tasks["arc_easy"].num_fewshot for result in results] == [0, 2]
+    assert [result.tasks["truthfulqa_mc1"].num_fewshot for result in results] == [0, 0]
+
+
+@pytest.mark.slow
+def test_groups_are_weighted_by_size(tmp_path: Path) -> None:
+    result = evaluate(tiny_model(), ["mmlu"], mirror=build_mirror(tmp_path / "mirror", mmlu_subjects()))
+    group = result.tasks["mmlu"]
+    parts = [result.tasks[name] for name in group.tasks]
+    assert (len(parts), group.n) == (57, sum(part.n for part in parts))
+    hits = sum(part.scores["acc,none"].value * part.n for part in parts)
+    assert group.scores["acc,none"].value == pytest.approx(hits / group.n)
+    assert group.constant_answer == pytest.approx(parts[0].constant_answer)

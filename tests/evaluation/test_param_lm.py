@@ -1,0 +1,188 @@
+"""ParamLM's own behaviour: batches, shared inputs, stop strings, windows, refusals."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CachingLM
+from tiny_text_model import EOS, LlamaTextModel, random_llama, train_tokenizer
+
+from recipes.errors import UserError
+from recipes.evaluation.batching import token_batches
+from recipes.evaluation.lm import ParamLM, fingerprint
+
+TOKENIZER = train_tokenizer()
+MAX_LENGTH = 64
+
+
+def text_model(seed: int = 0, name: str = "tiny") -> LlamaTextModel:
+    return LlamaTextModel(random_llama(len(TOKENIZER), seed, MAX_LENGTH), TOKENIZER, name)
+
+
+def requests(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
+    return [Instance(request_type=kind, doc={}, arguments=args, idx=i) for i, args in enumerate(arguments)]
+
+
+@torch.no_grad()
+def plain_score(model: LlamaTextModel, context: list[int], continuation: list[int]) -> float:
+    """The textbook: one sequence, float64, a sum over positions."""
+    logits = model.llama(torch.tensor([context + continuation])).logits[0].double()
+    positions = range(len(context) - 1, len(context) + len(continuation) - 1)
+    return sum(
+        float(logits[p].log_softmax(-1)[token]) for p, token in zip(positions, continuation, strict=True)
+    )
+
+
+def test_every_batch_keeps_the_budget_and_every_answer_is_in_place() -> None:
+    model = text_model()
+    pairs = [("The cat sat", " on" * n) for n in (1, 9, 3, 20)] + [
+        ("भारत की राजधानी", " नई दिल्ली"),
+        ("", "Delhi is old"),
+    ]
+    answers = ParamLM(model, max_batch_tokens=60).loglikelihood(
+        requests("loglikelihood", *pairs), disable_tqdm=True
+    )
+    assert all(rows * width <= 60 or rows == 1 for rows, width in model.batches)
+    assert len(model.batches) > 1
+    for (context, continuation), (score, _) in zip(pairs, answers, strict=True):
+        ids = model.encode(context) or [TOKENIZER.bos_token_id]
+        assert score == pytest.approx(plain_score(model, ids, model.encode(continuation)), abs=1e-4)
+
+
+def test_padding_of_the_vocabulary_cannot_win() -> None:
+    class Padded(LlamaTextModel):
+        def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+            padding = torch.full((*tokens.shape, 40), 1e4)
+            return torch.cat([super().logits(tokens), padding], dim=-1)
+
+    model, padded = text_model(), Padded(text_model().llama, TOKENIZER)
+    pair = requests("loglikelihood", ("The cat", " sat"))
+    assert ParamLM(padded).loglikelihood(pair) == ParamLM(model).loglikelihood(pair)
+
+
+def test_one_letter_answers_share_one_forward_row() -> None:
+    model = text_model()
+    pairs = [("Question: which?\nAnswer:", f" {letter}") for letter in "ABCD"] * 2
+    ParamLM(model).loglikelihood(requests("loglikelihood", *pairs), disable_tqdm=True)
+    assert [batch[0] for batch in model.batches] == [1]
+
+
+def test_token_batches_take_what_fits() -> None:
+    assert list(token_batches(["aaaa", "bbb", "cc", "d"], len, 8)) == [["aaaa", "bbb"], ["cc", "d"]]
+    assert list(token_batches(["aaaa", "b"], len, 1)) == [["aaaa"], ["b"]]
+
+
+def test_rolling_scores_every_token_once() -> None:
+    model = text_model()
+    text = "Ravi went to the market and bought rice. " * 6
+    ids = model.encode(text)
+    assert len(ids) > MAX_LENGTH
+    first = plain_score(model, [TOKENIZER.bos_token_id], ids[:MAX_LENGTH])
+    rest = ids[MAX_LENGTH:]
+    window = ids[-(MAX_LENGTH + 1) :]
+    assert len(rest) <= MAX_LENGTH
+    second = plain_score(model, window[: -len(rest)], rest)
+    (total, empty) = ParamLM(model).loglikelihood_rolling(
+        requests("loglikelihood_rolling", (text,), ("",)), disable_tqdm=True
+    )
+    assert total == pytest.approx(first + second, abs=1e-3)
+    assert empty == 0
+
+
+def test_a_continuation_that_does_not_fit_is_refused_before_anything_runs() -> None:
+    model = text_model()
+    with pytest.raises(UserError, match="64 tokens"):
+        ParamLM(model).loglikelihood(
+            requests("loglikelihood", ("a", " b"), ("a", " on" * 70)), disable_tqdm=True
+        )
+    assert not model.batches
+
+
+class Script:
+    """A TextModel that writes a given text, and remembers how far it was let."""
+
+    name, vocab_size, max_sequence_length, device = "script", 0, 512, torch.device("cpu")
+    bos_id, eos_id, eos_text = None, 1, EOS
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids = list(ids)
+        self.written = 0
+        self.prompts: list[list[int]] = []
+
+    encode = staticmethod(lambda text: TOKENIZER.encode(text, add_special_tokens=False))
+    decode = staticmethod(lambda ids: TOKENIZER.decode(list(ids), skip_special_tokens=True))
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def greedy(self, prompts: list[list[int]], max_new_tokens: int, stop: Any) -> list[list[int]]:
+        self.prompts = prompts
+        ids: list[int] = []
+        for token in self.ids[:max_new_tokens]:
+            ids.append(token)
+            if stop(0, list(ids)):
+                break
+        self.written = len(ids)
+        return [list(ids) for _ in prompts]
+
+
+def generate(model: Script, context: str = "Q:", **settings: Any) -> str:
+    (text,) = ParamLM(model).generate_until(
+        requests("generate_until", (context, settings)), disable_tqdm=True
+    )
+    return text
+
+
+@pytest.mark.parametrize("until", ["\n\n", "दिल्ली", ". The", EOS])
+def test_generation_ends_with_the_token_that_completes_a_stop_string(until: str) -> None:
+    start = TOKENIZER.encode("राजधानी नई है" + "x" * 30, add_special_tokens=False)
+    ending = TOKENIZER.encode(until if until != EOS else "</s>", add_special_tokens=False)
+    if until == EOS:  # the literal text, written with ordinary tokens
+        ending = [token for part in ("<", "/", "s", ">") for token in TOKENIZER.encode(part)]
+    model = Script([*start, *ending, *start])
+    text = generate(model, until=[until])
+    assert model.written == len(start) + len(ending)
+    assert text == TOKENIZER.decode(start)
+
+
+def test_generation_ends_with_eos_and_leaves_it_out() -> None:
+    ids = TOKENIZER.encode("New Delhi", add_special_tokens=False)
+    model = Script([*ids, 1, *ids])
+    assert generate(model, until=["\n"]) == "New Delhi"
+    assert model.written == len(ids) + 1
+
+
+def test_generation_keeps_the_limits() -> None:
+    model = Script([5] * 600)
+    generate(model, "word " * 600, until=[], max_gen_toks=100)
+    assert (model.written, len(model.prompts[0])) == (100, 412)
+    generate(model, "")
+    assert (model.written, model.prompts) == (256, [[1]])
+    model.max_sequence_length = 64
+    generate(model)
+    assert model.written == 32
+
+
+@pytest.mark.parametrize("settings", [{"do_sample": True, "temperature": 0.8}, {"max_gen_toks": 512}])
+def test_generation_that_cannot_be_had_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="a task"):
+        generate(Script([5]), **settings)
+
+
+def test_two_models_cannot_share_a_response_cache(tmp_path: Path) -> None:
+    path = str(tmp_path / "cache.db")
+    pair = requests("loglikelihood", ("The cat", " sat"))
+    first = CachingLM(ParamLM(text_model()), path).loglikelihood(pair)
+    model = text_model()
+    assert CachingLM(ParamLM(model), path).loglikelihood(pair) == first
+    assert len(model.batches) == 1  # the fingerprint's; the answer came from the cache
+    for other in (text_model(seed=1), text_model(name="another")):
+        with pytest.raises(UserError, match="belongs to another model"):
+            CachingLM(ParamLM(other), path)
+
+
+def test_fingerprint_follows_the_weights() -> None:
+    assert fingerprint(text_model()) == fingerprint(text_model()) != fingerprint(text_model(seed=1))

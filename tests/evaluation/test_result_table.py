@@ -1,0 +1,108 @@
+"""Result files and tables."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recipes.errors import UserError
+from recipes.evaluation.result import EvaluationResult, Score, TaskResult
+from recipes.evaluation.run import read_results, write_results
+from recipes.evaluation.table import TableSpec, render
+
+CONF = Path(__file__).parents[2] / "conf" / "eval"
+
+
+def result(model: str, accuracy: float) -> EvaluationResult:
+    minibench = TaskResult(
+        scores={"acc,none": Score(accuracy, 0.0123), "acc_norm,none": Score(0.5)},
+        n=400,
+        constant_answer=0.2675,
+        constant_text=0.0325,
+    )
+    multirc = TaskResult(scores={"acc,none": Score(accuracy, 0.01)}, n=4848, constant_answer=0.572)
+    bleu = TaskResult(scores={"bleu_max,none": Score(12.5, 0.25), "bleu_acc,none": Score(0.382, 0.02)}, n=817)
+    tasks = {"minibench_hi": minibench, "multirc": multirc, "truthfulqa_gen": bleu}
+    return EvaluationResult(
+        model=model, requested=["minibench_hi", "truthfulqa_gen"], tasks=tasks, settings={"limit": None}
+    )
+
+
+def test_a_result_survives_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "result.json"
+    write_results(result("पराम", 0.5), path)
+    assert read_results(path) == result("पराम", 0.5)
+    assert "पराम" in path.read_text(encoding="utf-8")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_results(result("a", 0.5), path)
+    broken = EvaluationResult(model="b", requested=[], tasks={}, settings={"limit": object()})
+    with pytest.raises(TypeError):
+        write_results(broken, path)
+    assert read_results(path).model == "a"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+    with pytest.raises(UserError, match="cannot write"):
+        write_results(result("a", 0.5), path / "below.json")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 1}', '{"format": 2, "model": "a"}'])
+def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"result\.json is not an evaluation result"):
+        read_results(path)
+    with pytest.raises(UserError, match="cannot read"):
+        read_results(tmp_path / "absent.json")
+
+
+def test_before_and_after() -> None:
+    table = render([result("m", 0.25), result("m", 0.61)], labels=["before", "after"])
+    assert table.splitlines() == [
+        "| task           | metric   |       before |        after | constant answer | constant text |   n |",
+        "| -------------- | -------- | -----------: | -----------: | --------------: | ------------: | --: |",
+        "| minibench_hi   | acc      | 25.00 ± 1.23 | 61.00 ± 1.23 |           26.75 |          3.25 | 400 |",
+        "| minibench_hi   | acc_norm |        50.00 |        50.00 |           26.75 |          3.25 | 400 |",
+        "| truthfulqa_gen | bleu_max | 12.50 ± 0.25 | 12.50 ± 0.25 |               - |             - | 817 |",
+        "| truthfulqa_gen | bleu_acc | 38.20 ± 2.00 | 38.20 ± 2.00 |               - |             - | 817 |",
+    ]
+
+
+def test_the_published_table_puts_ours_beside_theirs() -> None:
+    spec = TableSpec.from_config(yaml.safe_load((CONF / "param1_table.yaml").read_text(encoding="utf-8")))
+    lines = render([result("ours", 0.41)], spec).splitlines()
+    cells = {line.strip("| ").partition("  ")[0]: line for line in lines if line.startswith("|")}
+    assert len([line for line in lines if line.startswith("| ")]) == 2 + 15 + 1
+    assert cells["task"].split()[5:8] == ["ours", "|", "Param"]
+    assert [cell.strip() for cell in cells["ARC Challenge"].strip("|").split("|")] == [
+        "ARC Challenge", "acc_norm", "-", "46.7", "49.7", "46", "47.2", "45.2", "47.4", "-", "-",
+    ]  # fmt: skip
+    stock, true = (line for line in lines if line.startswith("| SuperGLUE - multirc"))
+    assert "| 41.00 ± 1.00 |" in stock and " 39.52 |" in stock and " 57.20 |" in stock
+    assert "| 59.00 ± 1.00 |" in true and " 60.48 |" in true and "| 1 - acc " in true
+    assert lines[-1].startswith("SuperGLUE - multirc: the stock task has its labels the wrong way round")
+
+
+def test_the_published_table_is_complete() -> None:
+    config = yaml.safe_load((CONF / "param1_table.yaml").read_text(encoding="utf-8"))
+    spec = TableSpec.from_config(config)
+    assert [row.task for row in spec.rows] == config["tasks"]
+    assert len(spec.rows) == 15 and len(spec.columns) == 6
+    assert all(len(row.published) == 6 for row in spec.rows)
+    assert {row.name: row.published[0] for row in spec.rows} == {
+        "ARC Challenge": 46.7, "ARC Easy": 74.6, "HellaSwag": 71.4, "HellaSwag Hi": 44.1, "MMLU En": 41.4,
+        "MMLU Hi": 30.7, "PIQA": 79.3, "TriviaQA": 38.5, "TruthfulQA - Gen (BLEU)": 38.2,
+        "TruthfulQA - MC1 Acc": 28.0, "TruthfulQA - MC2 Acc": 43.8, "SuperGLUE - boolq": 70.6,
+        "SuperGLUE - rte": 62.5, "SuperGLUE - WiC": 49.5, "SuperGLUE - multirc": 56.9,
+    }  # fmt: skip
+
+
+def test_a_bad_table_is_named() -> None:
+    row = {"name": "X", "task": "x", "metric": "acc,none"}
+    with pytest.raises(UserError, match="row 'X' of the table has 1 figures for 2 columns"):
+        TableSpec.from_config({"columns": ["a", "b"], "rows": [{**row, "published": [1.0]}]})
+    with pytest.raises(UserError, match=r"row 'X' of the table: .*nonsense"):
+        TableSpec.from_config({"rows": [{**row, "nonsense": 1}]})
+    with pytest.raises(UserError, match="1 labels for 2 results"):
+        render([result("a", 0.1), result("b", 0.2)], labels=["before"])

@@ -1,0 +1,124 @@
+"""A random transformers Llama as a TextModel, with a tokenizer trained on the benchmark fixture's text."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as parquet
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from recipes.evaluation.mirror import read_manifest, split_file, write_index
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "benchmarks" / "mirror"
+BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+
+
+def train_tokenizer(mirror: Path = FIXTURE, vocab_size: int = 600) -> PreTrainedTokenizerFast:
+    """A byte-level BPE over the mirror's rows."""
+    rows = [parquet.read_table(split_file(mirror, entry)).to_pylist() for entry in read_manifest(mirror)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[BOS, EOS, PAD], initial_alphabet=alphabet, show_progress=False
+    )
+    letters = [" A B C D"] * 1000  # answers are single tokens, as in any real tokenizer
+    tokenizer.train_from_iterator([*letters, *(json.dumps(row, ensure_ascii=False) for row in rows)], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD)
+
+
+def random_llama(
+    vocab_size: int, seed: int = 0, max_length: int = 512, loud: Sequence[int] = ()
+) -> LlamaForCausalLM:
+    """Two layers with weights large enough for decided predictions; `loud` ids are predicted often."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=max_length,
+        initializer_range=0.4,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    llama = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        llama.lm_head.weight[list(loud)] *= 3
+    return llama
+
+
+class LlamaTextModel:
+    """The TextModel protocol over transformers; counts its forward passes."""
+
+    def __init__(
+        self, llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, name: str = "tiny"
+    ) -> None:
+        self.llama, self.tokenizer, self.name = llama, tokenizer, name
+        self.vocab_size = len(tokenizer)
+        self.max_sequence_length = llama.config.max_position_embeddings
+        self.device = torch.device("cpu")
+        self.bos_id: int | None = tokenizer.bos_token_id
+        self.eos_id: int = tokenizer.eos_token_id
+        self.eos_text: str | None = EOS
+        self.batches: list[torch.Size] = []
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.batches.append(tokens.shape)
+        return self.llama(tokens).logits
+
+    def greedy(
+        self, prompts: list[list[int]], max_new_tokens: int, stop: Callable[[int, list[int]], bool]
+    ) -> list[list[int]]:
+        return [self._greedy_row(row, prompt, max_new_tokens, stop) for row, prompt in enumerate(prompts)]
+
+    def _greedy_row(
+        self, row: int, prompt: list[int], max_new_tokens: int, stop: Callable[[int, list[int]], bool]
+    ) -> list[int]:
+        generated: list[int] = []
+        cache, tokens = None, prompt
+        while len(generated) < max_new_tokens:
+            out = self.llama(torch.tensor([tokens]), past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            tokens = [int(out.logits[0, -1].argmax())]
+            generated += tokens
+            if stop(row, generated):
+                break
+        return generated
+
+
+def build_mirror(directory: Path, mmlu_subjects: Sequence[str] = ()) -> Path:
+    """A writable copy of the fixture. It holds one MMLU subject, whose rows stand in for the other 56."""
+    mirror = Path(shutil.copytree(FIXTURE, directory))
+    manifest = read_manifest(mirror)
+    for subject in mmlu_subjects:
+        for entry in [entry for entry in manifest if "/abstract_algebra/" in entry]:
+            copy = entry.replace("abstract_algebra", subject)
+            if copy == entry:
+                continue
+            split_file(mirror, copy).parent.mkdir(exist_ok=True)
+            shutil.copy(split_file(mirror, entry), split_file(mirror, copy))
+            manifest[copy] = {**manifest[entry], "tasks": [f"mmlu_{subject}"]}
+    write_index(mirror, manifest)
+    return mirror
+
+
+def mmlu_subjects() -> list[str]:
+    """The names of lm-eval's MMLU data sets, as its own task files spell them."""
+    import lm_eval.tasks
+
+    folder = Path(lm_eval.tasks.__file__).parent / "mmlu" / "default"
+    return sorted(path.stem.removeprefix("mmlu_") for path in folder.glob("mmlu_*.yaml"))

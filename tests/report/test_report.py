@@ -1,0 +1,290 @@
+"""The run report: well-formed and safe whatever the run directory holds."""
+
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from recipes.errors import UserError
+from recipes.report import write_report
+from recipes.report.curves import MAX_POINTS, downsample, smooth
+from recipes.report.run_data import read_run
+from recipes.report.sections import duration
+from recipes.report.svg import format_number, log_ticks, ticks
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and keeps tags and text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.html = path.read_text(encoding="utf-8")
+        self.feed(self.html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def training_line(step: int, **more: object) -> dict[str, object]:
+    line: dict[str, object] = {"step": step, "consumed_samples": step * 8, "consumed_tokens": step * 1024}
+    line |= {"loss": 10 / (1 + step), "lr": 1e-3, "grad_norm": 1.0, "tokens_per_second": 5000.0, "mfu": None}
+    return line | {"elapsed_s": step * 0.5} | more
+
+
+def make_run(path: Path, lines: list[object], tail: str = "", **files: object) -> Path:
+    path.mkdir(parents=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines) + tail
+    (path / "metrics.jsonl").write_text(text, encoding="utf-8")
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (path / name.replace("_", ".")).write_text(text, encoding="utf-8")
+    return path
+
+
+SUMMARY = {
+    "wall_s": 200.0,
+    "hardware": "2 CPU cores",
+    "accuracy": {"hi": {"before": 0.25, "after": 0.6, "stderr": 0.02, "n": 500, "constant_answer": 0.3}},
+    "resumed_at_step": 10,
+    "tokens_per_second": 5000,
+    "completions": [
+        {"prompt": "भारत की राजधानी", "completion": " दिल्ली है।"},
+        {"prompt": "The", "completion": " end"},
+    ],
+}
+
+
+def test_full_run(tmp_path: Path) -> None:
+    lines: list[object] = [training_line(step) for step in range(1, 101)]
+    lines.append({"step": 100, "valid.en.loss": 2.5, "valid.en.bits_per_byte": 1.2, "valid.hi.loss": 2.0})
+    path = write_report(make_run(tmp_path / "run", lines, config_yaml="a: 1\n", summary_json=SUMMARY))
+    assert path == tmp_path / "run" / "report.html"
+    page = Page(path)
+    for shown in ("Loss", "Throughput", "Gradient norm", "Learning rate", "Accuracy", "Completions", "a: 1"):
+        assert shown in page.text
+    assert "validation, English: 2.5 at step 100" in page.text
+    hindi = [attrs for tag, attrs in page.tags if tag == "p" and attrs.get("lang") == "hi"]
+    assert len(hindi) == 2
+    assert "दिल्ली है।" in page.text
+    assert "3 min 20 s" in page.text
+
+
+def test_page_is_self_contained(tmp_path: Path) -> None:
+    page = Page(write_report(make_run(tmp_path / "run", [training_line(1)], summary_json=SUMMARY)))
+    assert not {"script", "img", "link", "iframe", "a"} & {tag for tag, _ in page.tags}
+    assert "http://" not in page.html and "https://" not in page.html and "url(" not in page.html
+    assert "default-src 'none'" in page.html
+
+
+def test_hostile_texts_are_escaped(tmp_path: Path) -> None:
+    bad = "</pre></style><script>alert(1)</script><img src=x onerror=alert(1)>\"'&\x00\u202e"
+    summary = {
+        "hardware": bad,
+        "accuracy": {bad: {"before": 0.1, "after": 0.2, "stderr": 0.1, "n": 5, "constant_answer": 0.2}},
+        "completions": [{"prompt": bad, "completion": bad + "\ud800"}],
+    }
+    lines: list[object] = [training_line(1), {"step": 1, f"valid.{bad}.loss": 1.0, f"valid.x.{bad}": 2.0}]
+    run = make_run(tmp_path / "a<b>&", lines, config_yaml=bad, summary_json=summary)
+    page = Page(write_report(run))
+    assert not {"script", "img", "b"} & {tag for tag, _ in page.tags}
+    assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs)
+    assert "a<b>&" in page.text
+    assert "\x00" not in page.html and "\u202e" not in page.html
+
+
+def test_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [training_line(1), training_line(2)], tail='{"step": 3, "lo')
+    data = read_run(run)
+    assert data.last_step == 2
+    assert data.unreadable_lines == 1
+    assert "1 line of metrics.jsonl" in Page(write_report(run)).text
+
+
+def test_torn_line_with_a_whole_one_behind_it(tmp_path: Path) -> None:
+    tail = (
+        '{"step": 3, "lo' + json.dumps({"event": "resumed", "step": 1}) + "\n" + json.dumps(training_line(2))
+    )
+    data = read_run(make_run(tmp_path / "run", [training_line(1), training_line(2, loss=99.0)], tail=tail))
+    assert data.resumed == [1]
+    assert data.training["loss"].steps == [1, 2]
+    assert data.training["loss"].last == pytest.approx(10 / 3)
+
+
+def test_nan_and_null(tmp_path: Path) -> None:
+    lines: list[object] = [
+        training_line(1),
+        training_line(2, loss=math.nan, grad_norm=math.inf, tokens_per_second=None),
+        training_line(3, loss=None),
+        training_line(4, loss="5", grad_norm=True, lr=[1], tokens_per_second=10**400),
+    ]
+    run = make_run(
+        tmp_path / "run", lines, summary_json='{"wall_s": NaN, "accuracy": {"en": {"after": NaN}}}'
+    )
+    data = read_run(run)
+    assert data.non_finite == [2, 3]
+    assert data.training["loss"].steps == [1]
+    assert data.training["grad_norm"].steps == [1, 3]
+    assert data.training["mfu"].steps == []
+    page = Page(write_report(run))
+    assert "not a finite number at step 2, 3" in page.text
+    assert not re.search(r"\b(nan|inf)\b", page.html)
+
+
+def test_resume_replaces_the_lost_steps(tmp_path: Path) -> None:
+    lines: list[object] = [training_line(step, loss=1.0) for step in range(1, 21)]
+    lines += [{"step": 20, "valid.en.loss": 1.0}, {"event": "resumed", "step": 15}]
+    lines += [training_line(step, loss=2.0, elapsed_s=float(step - 15)) for step in range(16, 31)]
+    data = read_run(make_run(tmp_path / "run", lines))
+    assert data.resumed == [15]
+    assert data.training["loss"].steps == list(range(1, 31))
+    assert data.training["loss"].values == [1.0] * 15 + [2.0] * 15
+    assert data.valid == {}
+    assert data.elapsed_s == 10.0 + 15.0
+    page = Page(write_report(tmp_path / "run"))
+    assert "resumed at step 15" in page.text
+    assert "resumed once" in page.text
+
+
+def test_going_back_without_an_event(tmp_path: Path) -> None:
+    lines: list[object] = [training_line(1), training_line(2, loss=9.0), training_line(3, loss=9.0)]
+    data = read_run(make_run(tmp_path / "run", [*lines, training_line(2, loss=4.0)]))
+    assert data.training["loss"].steps == [1, 2]
+    assert data.training["loss"].last == 4.0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"step": 0, "loss": 3.0},
+        {"step": 7, "lr": 0.0},
+        {"step": 7, "grad_norm": -1.0, "loss": 1e300},
+        {"step": 7, "valid.a.b.loss": 1.0},
+        {"step": 2**60, "loss": 1e-300},
+    ],
+)
+def test_minimal_runs(tmp_path: Path, line: dict[str, object]) -> None:
+    """One line is a run; there is no validation, no configuration and no summary."""
+    page = Page(write_report(make_run(tmp_path / "run", [line])))
+    assert "Accuracy" not in page.text and "Completions" not in page.text
+
+
+@pytest.mark.parametrize(
+    "summary", ["[1]", "{", "[" * 100_000, '{"completions": [1, {"prompt": 3}], "accuracy": [2]}']
+)
+def test_broken_summary(tmp_path: Path, summary: str) -> None:
+    Page(write_report(make_run(tmp_path / "run", [training_line(1)], summary_json=summary)))
+
+
+def test_huge_spike_gets_a_logarithmic_axis(tmp_path: Path) -> None:
+    lines: list[object] = [
+        training_line(step, grad_norm=500.0 if step == 50 else 0.5) for step in range(1, 101)
+    ]
+    assert "Logarithmic scale" in Page(write_report(make_run(tmp_path / "run", lines))).text
+
+
+def test_downsampling_keeps_the_extremes_and_the_ends() -> None:
+    random.seed(0)
+    points = [(float(x), random.gauss(0, 1)) for x in range(123_457)]
+    points[60_000] = (60_000.0, 50.0)
+    points[60_001] = (60_001.0, -50.0)
+    kept = downsample(points)
+    assert len(kept) <= MAX_POINTS
+    assert kept == sorted(set(kept)) and set(kept) <= set(points)
+    assert {points[0], points[-1], points[60_000], points[60_001]} <= set(kept)
+    assert downsample(points[:MAX_POINTS]) == points[:MAX_POINTS]
+    for n in range(5, 40):
+        assert len(downsample(points[:n], 6)) <= 6
+
+
+def test_long_run_stays_small(tmp_path: Path) -> None:
+    lines: list[object] = [training_line(step) for step in range(1, 20_001)]
+    page = Page(write_report(make_run(tmp_path / "run", lines)))
+    assert len(page.html) < 200_000
+    paths = [attrs.get("d") or "" for tag, attrs in page.tags if tag == "path"]
+    assert max(d.count("L") + 1 for d in paths) <= MAX_POINTS
+
+
+def test_smooth_keeps_constants_and_does_not_lag_at_the_start() -> None:
+    assert smooth([(float(x), 3.0) for x in range(500)]) == [(float(x), 3.0) for x in range(500)]
+    steep = [(float(x), 10.0 - x if x < 8 else 2.0) for x in range(1000)]
+    assert smooth(steep)[5][1] == 5.0
+
+
+def test_numbers_and_ticks() -> None:
+    shown = [format_number(v) for v in (0, 3e-4, 2.4123, 1234, 31_600, 999_999, 2.9e9, 5e12)]
+    assert shown == ["0", "3e-4", "2.412", "1,234", "31.6k", "1,000k", "2.9B", "5T"]
+    for low, high in ((0.0, 1.0), (2.31, 2.34), (-3.0, 7.0), (5.0, 5.0), (0.0, 1e9), (0.0, 3e-4)):
+        values = ticks(low, high)
+        assert values[0] <= low and values[-1] >= high and 3 <= len(values) <= 9
+    for low, high in ((0.4, 12.0), (1.0, 1.0), (1e-8, 1e8), (3.0, 400.0)):
+        values = log_ticks(low, high)
+        assert values[0] <= low and values[-1] >= high and len(values) >= 2
+    assert [duration(s) for s in (3.21, 41, 200, 18_720, 792_000)] == [
+        "3.2 s",
+        "41 s",
+        "3 min 20 s",
+        "5 h 12 min",
+        "9 d 4 h",
+    ]
+
+
+def test_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such run directory"):
+        write_report(tmp_path / "missing")
+    with pytest.raises(UserError, match=r"no metrics\.jsonl"):
+        write_report(tmp_path)
+    with pytest.raises(UserError, match="no metrics in it yet"):
+        write_report(make_run(tmp_path / "empty", []))
+    with pytest.raises(UserError, match="no metrics in it yet"):
+        write_report(make_run(tmp_path / "events", [{"event": "resumed", "step": 3}, {"loss": 1}, [1], 7]))
+
+
+def test_a_failed_write_leaves_the_old_report(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [training_line(1)])
+    path = write_report(run)
+    before = path.read_bytes()
+    (run / "metrics.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(UserError):
+        write_report(run)
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in run.iterdir()) == ["metrics.jsonl", "report.html"]
+
+
+def report_tool(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tools.report", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+
+
+def test_command_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [training_line(1)])
+    out = tmp_path / "page.html"
+    done = report_tool(run, "--out", out)
+    assert (done.returncode, done.stdout.strip()) == (0, str(out))
+    Page(out)
+    missing = report_tool(tmp_path / "missing")
+    assert missing.returncode == 2
+    assert re.fullmatch(r"error: .*no such run directory\n", missing.stderr)
+    assert report_tool(run, "--out", tmp_path / "no" / "where.html").returncode == 2
+    assert "examples:" in report_tool("--help").stdout

@@ -1,0 +1,179 @@
+"""atomic_write: whole or not there, whatever happens."""
+
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recipes.errors import UserError
+from recipes.files import atomic_write, remove_stale, sha256_file
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_writes_bytes_and_text(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "a.bin") as stream:
+        stream.write(b"\x00\xff")
+    with atomic_write(str(tmp_path / "b.txt"), "w") as text:
+        text.write("हिन्दी\n")
+    assert (tmp_path / "a.bin").read_bytes() == b"\x00\xff"
+    assert (tmp_path / "b.txt").read_text(encoding="utf-8") == "हिन्दी\n"
+    assert names(tmp_path) == ["a.bin", "b.txt"]
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / "a"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1), UserError("x")])
+def test_failure_keeps_the_old_file(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(type(error)), atomic_write(path, "w") as stream:
+        stream.write("new")
+        raise error
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_the_old_file_stays_until_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    with atomic_write(path, "w") as stream:
+        stream.write("new")
+        stream.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_symbolic_link_keeps_pointing(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "real").write_text("old")
+    (tmp_path / "link").symlink_to("sub/real")
+    with atomic_write(tmp_path / "link", "w") as stream:
+        stream.write("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "sub" / "real").read_text() == "new"
+
+
+def test_refuses_what_is_not_a_file(tmp_path: Path) -> None:
+    for path in (tmp_path, Path("/dev/null")):
+        with pytest.raises(UserError, match="not a regular file"), atomic_write(path):
+            pass
+    with (
+        pytest.raises(UserError, match=r"cannot write .*/none/a: No such file or directory"),
+        atomic_write(tmp_path / "none" / "a"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_injected_disk_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    message = rf"cannot write .*/a: {os.strerror(code)} \(.* GB free\)"
+    with pytest.raises(UserError, match=message), atomic_write(tmp_path / "a") as stream:
+        stream.write(b"x")
+    assert names(tmp_path) == []
+
+
+def test_errors_of_other_files_pass(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a"):
+        (tmp_path / "input").read_bytes()
+    with pytest.raises(ConnectionResetError), atomic_write(tmp_path / "a"):
+        raise ConnectionResetError(errno.ECONNRESET, "gone")
+    assert names(tmp_path) == []
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_disk_full(tiny_disk: Path) -> None:
+    (tiny_disk / "a").write_text("old")
+    message = r"cannot write .*/a: No space left on device \(.* GB free\)"
+    with pytest.raises(UserError, match=message), atomic_write(tiny_disk / "a") as stream:
+        for _ in range(100):
+            stream.write(bytes(10_000))
+    assert names(tiny_disk) == ["a"]
+    assert (tiny_disk / "a").read_text() == "old"
+
+
+def test_file_size_limit(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from recipes.files import atomic_write; from recipes.cli import run_tool\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "def main():\n    with atomic_write(sys.argv[1]) as f: f.write(bytes(100_000))\nrun_tool(main)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: cannot write {tmp_path}/a: File too large")
+    assert names(tmp_path) == []
+
+
+def test_killed_writer_is_cleaned_up_after(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    code = (
+        "import sys, time; from recipes.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as f:\n"
+        "    f.write(b'half'); f.flush(); print('ready', flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        (temporary,) = names(tmp_path)
+        # While the writer lives, its file is nobody's to remove.
+        assert remove_stale(path)
+        assert names(tmp_path) == [temporary]
+        assert not remove_stale(tmp_path / "other")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not path.exists()
+    with atomic_write(path) as stream:
+        stream.write(b"whole")
+    assert names(tmp_path) == ["a"]
+    assert path.read_bytes() == b"whole"
+
+
+def test_strangers_are_left_alone(tmp_path: Path) -> None:
+    others = [".a.tmp", ".a.b.12345678.tmp", "a.12345678.tmp", ".a.12345678.tmp.x"]
+    for name in others:
+        (tmp_path / name).touch()
+    (tmp_path / ".a.12345678.tmp").touch()
+    assert not remove_stale(tmp_path / "a")
+    assert names(tmp_path) == sorted(others)
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+    with pytest.raises(UserError, match="cannot read"):
+        sha256_file(tmp_path / "none")

@@ -1,0 +1,101 @@
+"""The command line that fills a benchmark mirror, run with a mirror as its source: no network."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import pytest
+
+from recipes.errors import UserError
+from recipes.evaluation.mirror import read_manifest, sha256_file, split_file, verified_hash
+from tools.prefetch_benchmarks import main, prefetch
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "benchmarks" / "mirror"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def test_every_split_is_written_and_indexed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mirror = tmp_path / "mirror"
+    main([str(mirror), "--tasks", "boolq,arc_easy", "--source", str(FIXTURE)])
+    manifest = json.loads((mirror / "manifest.json").read_text())
+    assert sorted(manifest) == sorted(
+        f"{data}/{split}"
+        for data in ("aps/super_glue/boolq", "allenai/ai2_arc/ARC-Easy")
+        for split in ("train", "validation", "test")
+    )
+    source = read_manifest(FIXTURE)
+    for entry, facts in manifest.items():
+        assert (
+            facts["rows"]
+            == source[entry]["rows"]
+            == len(datasets.Dataset.from_parquet(str(split_file(mirror, entry))))
+        )
+        assert facts["sha256"] == sha256_file(split_file(mirror, entry))
+    rows = sum(facts["rows"] for facts in manifest.values())
+    assert f"6 files with {rows} rows for 2 tasks" in capsys.readouterr().out
+    assert (
+        (mirror / "aps/super_glue/README.md").read_text().startswith("---\nconfigs:\n- config_name: boolq\n")
+    )
+
+
+def test_a_second_call_adds_to_the_mirror(tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    prefetch(mirror, ["boolq"], source=FIXTURE)
+    first = verified_hash(mirror)
+    prefetch(mirror, ["wic", "truthfulqa_mc1", "truthfulqa_mc2"], source=FIXTURE)
+    manifest = read_manifest(mirror)
+    assert {entry.rsplit("/", 1)[0] for entry in manifest} == {
+        "aps/super_glue/boolq",
+        "aps/super_glue/wic",
+        "truthfulqa/truthful_qa/multiple_choice",
+    }
+    entry = "truthfulqa/truthful_qa/multiple_choice/validation"
+    assert manifest[entry]["tasks"] == ["truthfulqa_mc1", "truthfulqa_mc2"]
+    readme = (mirror / "aps/super_glue/README.md").read_text()
+    assert "config_name: boolq" in readme and "config_name: wic" in readme
+    assert verified_hash(mirror) != first
+
+
+def test_the_tasks_of_a_file_are_kept(tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    prefetch(mirror, ["truthfulqa_mc1"], source=FIXTURE)
+    before = verified_hash(mirror)
+    prefetch(mirror, ["truthfulqa_mc2"], source=FIXTURE)
+    (facts,) = read_manifest(mirror).values()
+    assert facts["tasks"] == ["truthfulqa_mc1", "truthfulqa_mc2"]
+    assert verified_hash(mirror) == before
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no task 'boolk'"):
+        prefetch(tmp_path / "mirror", ["boolk"], source=FIXTURE)
+    with pytest.raises(UserError, match="names no task"):
+        prefetch(tmp_path / "mirror", [], source=FIXTURE)
+    with pytest.raises(UserError, match="nothing to fetch"):
+        prefetch(tmp_path / "mirror", ["minibench_en"], source=FIXTURE)
+    assert not (tmp_path / "mirror").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        prefetch(tmp_path / "file", ["boolq"], source=FIXTURE)
+
+
+def test_the_command_line_answers_at_once_and_ends_with_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tools.prefetch_benchmarks"]
+    root = Path(__file__).parents[2]
+    start = time.monotonic()
+    done = subprocess.run([*command, "--help"], cwd=root, capture_output=True, text=True, check=True)
+    assert (
+        time.monotonic() - start < 5
+    )  # it takes 0.05 s; importing lm-eval alone takes longer than this on a slow disk
+    assert "examples:" in done.stdout
+    done = subprocess.run(
+        [*command, str(tmp_path), "--tasks", " , "], cwd=root, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (2, "error: --tasks names no task\n")

@@ -1,0 +1,63 @@
+"""Tokenize JSONL into Megatron's PREFIX.bin and PREFIX.idx."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from recipes.cli import run_tool
+
+EXAMPLES = """\
+examples:
+  python -m tools.preprocess data/train.hi.jsonl --tokenizer tokenizers/en_hi_16k.model --out data/train_hi
+
+  # several inputs become one data set, in this order; eight processes
+  python -m tools.preprocess shards/*.jsonl --tokenizer tok.model --out data/web --workers 8
+
+writes PREFIX.bin, PREFIX.idx and, last, PREFIX.json (counts, settings, checksums). Each document ends with
+EOS. Running it again with the same inputs and settings does nothing.
+"""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.preprocess",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT.jsonl", help="a document per line")
+    parser.add_argument("--tokenizer", required=True, metavar="MODEL", help="SentencePiece .model")
+    parser.add_argument("--out", required=True, metavar="PREFIX", help="where to write, without suffix")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
+    parser.add_argument(
+        "--text-key", default="text", metavar="KEY", help="the text's key (default %(default)s)"
+    )
+    parser.add_argument("--append-bos", action="store_true", help="begin each document with BOS")
+    parser.add_argument("--no-append-eod", action="store_true", help="do not end each document with EOS")
+    parser.add_argument("--force", action="store_true", help="replace what PREFIX holds")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Parse the command line and preprocess."""
+    options = parse()
+    from recipes.data.preprocess import preprocess
+
+    preprocess(
+        options.inputs,
+        options.tokenizer,
+        options.out,
+        workers=options.workers,
+        text_key=options.text_key,
+        append_bos=options.append_bos,
+        append_eod=not options.no_append_eod,
+        force=options.force,
+        log=lambda message: print(message, file=sys.stderr),
+        progress=True,
+    )
+
+
+# The guard is needed: worker processes import this module again.
+if __name__ == "__main__":
+    run_tool(main)

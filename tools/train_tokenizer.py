@@ -1,0 +1,79 @@
+"""Train a SentencePiece tokenizer on JSONL or text files."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from recipes.cli import run_tool
+
+EXAMPLES = """\
+examples:
+  # one vocabulary for both languages, equal amounts of text of each
+  python -m tools.train_tokenizer data/en.jsonl data/hi.jsonl --weights 1 1 --out tokenizers/en_hi_16k
+
+  # byte pair encoding, 32,000 tokens, from at most 500 MB of each input
+  python -m tools.train_tokenizer data/*.jsonl --out tok32k --type bpe --vocab-size 32000 --max-bytes 500e6
+
+writes PREFIX.model, PREFIX.vocab and PREFIX.json (settings, inputs and checksums)
+"""
+
+
+def number(text: str) -> int:
+    """A whole number, also as 500e6 or 16_000."""
+    value = float(text)
+    if value != int(value):
+        raise ValueError(text)
+    return int(value)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.train_tokenizer",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=".jsonl (a text per line) or plain text")
+    parser.add_argument("--out", required=True, metavar="PREFIX", help="where to write, without suffix")
+    parser.add_argument(
+        "--vocab-size", type=number, default=16000, help="tokens in all (default %(default)s)"
+    )
+    parser.add_argument("--type", choices=("unigram", "bpe"), default="unigram", help="default %(default)s")
+    parser.add_argument(
+        "--max-bytes",
+        type=number,
+        default=100_000_000,
+        metavar="N",
+        help="sample at most N bytes of text of each input, 0 for all (default 100e6); bounds memory",
+    )
+    parser.add_argument(
+        "--weights", type=float, nargs="+", metavar="W", help="the inputs' shares of the text, one per input"
+    )
+    parser.add_argument(
+        "--text-key", default="text", metavar="KEY", help="the text's key (default %(default)s)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing tokenizer")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    options = parse()
+    from recipes.data.tokenizer import train_tokenizer
+
+    train_tokenizer(
+        options.inputs,
+        options.out,
+        vocab_size=options.vocab_size,
+        model_type=options.type,
+        max_bytes=options.max_bytes or None,
+        weights=options.weights,
+        text_key=options.text_key,
+        force=options.force,
+        log=lambda message: print(message, file=sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    run_tool(main)
