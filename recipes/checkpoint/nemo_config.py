@@ -39,11 +39,13 @@ def to_nemo_config(
     global_batch_size: int,
     precision: str | int,
     seed: int,
+    document_start: str | None,
 ) -> dict[str, Any]:
     """The ``model:`` section as classic NeMo writes it for the Llama line.
 
     ``override_vocab_size`` makes NeMo build the padded table that is stored, whatever its tensor-parallel
-    size; the ``recipes`` key is ours and ignored there.
+    size. The ``recipes`` key is ours and ignored there; its ``document_start`` (bos, eos) is the token that
+    stood before every document in training, so that prompts can be given the same start.
     """
     return {
         "mcore_gpt": True,
@@ -100,7 +102,12 @@ def to_nemo_config(
         "dist_ckpt_format": "torch_dist",
         "seed": seed,
         "precision": precision,
-        "recipes": {"family": model.family, "format_version": FORMAT_VERSION, "vocab_size": model.vocab_size},
+        "recipes": {
+            "family": model.family,
+            "format_version": FORMAT_VERSION,
+            "vocab_size": model.vocab_size,
+            "document_start": document_start,
+        },
         "target": CLASSIC_TARGET,
         "nemo_version": CLASSIC_VERSION,
     }

@@ -194,7 +194,9 @@ class InferenceConfig:
     """0: no limit."""
     top_p: float = 0.9
     temperature: float = 1.0
-    add_BOS: bool = True
+    add_BOS: bool | None = None
+    """Put BOS before the prompt. None: what documents started with in training, as the model file records it;
+    for NeMo's own files that is NeMo's default, true."""
     tokens_to_generate: int = 30
     """Counted from the longest prompt of the batch, so shorter ones get more."""
     repetition_penalty: float = 1.2
@@ -244,7 +246,8 @@ class EvaluateConfig:
     """Documents per task; None: all."""
     num_fewshot: int = 0
     max_batch_tokens: int = 16384
-    bootstrap_iters: int = 0
+    bootstrap_iters: int = 1000
+    """Resamplings for standard errors that have no formula; 0: no standard errors."""
     output: str | None = None
     """Where the results go (JSON); None: evaluation/<name>.json beside the model file."""
     precision: str = "auto"
@@ -252,5 +255,7 @@ class EvaluateConfig:
     num_threads: int | None = None
     dry_run: bool = False
     """Check the settings and the model file, print what would run, and stop."""
-    table: dict[str, Any] = field(default_factory=dict)
-    """Rows and published figures to set beside the results (conf/eval/)."""
+    columns: list[str] = field(default_factory=list)
+    """Titles of published figures to set beside the results."""
+    rows: list[Any] = field(default_factory=list)
+    """Rows of the table: name, task, metric, published, complement, note (conf/eval/). Empty: all metrics."""

@@ -103,7 +103,7 @@ def _every_metric(results: Sequence[EvaluationResult]) -> list[Row]:
 def _line(row: Row, results: Sequence[EvaluationResult], spec: TableSpec) -> list[str]:
     found = [result.tasks.get(row.task) for result in results]
     figures = [_cell(task, row.metric) for task in found]
-    figures += [f"{figure:g}" for figure in row.published] or [MISSING] * len(spec.columns)
+    figures += [str(figure) for figure in row.published] or [MISSING] * len(spec.columns)
     # The baselines depend on the data alone, so any model's result has them.
     figures += [_common(found, "constant_answer"), _common(found, "constant_text")]
     sizes = sorted({task.n for task in found if task})

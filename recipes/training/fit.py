@@ -26,6 +26,7 @@ from recipes.checkpoint.safety import load_plain
 from recipes.config.schema import PretrainConfig
 from recipes.config.validate import parse_duration
 from recipes.config.world import World
+from recipes.data.indexed import check_prefix
 from recipes.data.tokenizer import load_tokenizer
 from recipes.errors import UserError
 from recipes.training.callbacks import (
@@ -39,6 +40,7 @@ from recipes.training.callbacks import (
 )
 from recipes.training.console import duration, say
 from recipes.training.module import ParamGPT
+from recipes.training.quiet import quiet_libraries
 from recipes.training.rundir import RunDirectory
 from recipes.training.run import DONE, STOPPED_BY_GUARD, STOPPED_BY_SIGNAL
 from recipes.training.strategy import MegatronStrategy
@@ -61,6 +63,7 @@ def fit(config: PretrainConfig, world: World, directory: RunDirectory, checkpoin
     """Trains to ``steps`` from ``checkpoint`` or from the start; returns the exit code."""
     stop = StopControl(parse_duration(config.trainer.max_time) if config.trainer.max_time else None)
     stop.install()
+    quiet_libraries()  # Again: Lightning and NeMo set their own levels when they are imported.
     if checkpoint is not None:
         _announce_resume(config, world, directory, checkpoint)
     trainer = _trainer(config, world, directory, steps, stop)
@@ -151,9 +154,20 @@ def _model(config: PretrainConfig, directory: RunDirectory, steps: int, trainer:
         global_batch_size=config.trainer.global_batch_size,
         precision="bf16" if precision == "bf16" else 32,
         seed=config.seed,
+        document_start=_document_start(config),
     )
     model = ParamGPT(
         OmegaConf.create(nemo_config), config, load_tokenizer(tokenizer_file), directory, steps, trainer
     )
     model._save_restore_connector = NemoConnector(tokenizer_file)
     return model
+
+
+def _document_start(config: PretrainConfig) -> str | None:
+    """BOS where preprocessing wrote it, else the EOS that ended the document before; None if data differ."""
+    prefixes = [source.path for source in config.data.train.values() if source.weight > 0]
+    starts = {
+        "bos" if sidecar.append_bos else "eos" if sidecar.append_eod else None
+        for sidecar in map(check_prefix, prefixes)
+    }
+    return starts.pop() if len(starts) == 1 else None

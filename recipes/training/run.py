@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from pathlib import Path
 
 from recipes.checkpoint.manifest import newest_whole_checkpoint, remove_partial
 from recipes.config.schema import PretrainConfig
-from recipes.config.validate import parse_duration
-from recipes.config.world import World, launched_world
+from recipes.config.world import launched_world
 from recipes.errors import UserError
 from recipes.training.console import say, warn
+from recipes.training.quiet import quiet_libraries
 from recipes.training.rundir import RunDirectory, read_metrics
 
 DONE, STOPPED_BY_SIGNAL, STOPPED_BY_GUARD = 0, 3, 4
@@ -42,7 +39,7 @@ def pretrain(config: PretrainConfig) -> int:
     if world.rank == 0:
         directory.create(config)
         remove_partial(directory.checkpoints)
-    _quiet_libraries(world)
+    quiet_libraries()
     from recipes.parallel.setup import set_cpu_threads
 
     set_cpu_threads(config.trainer.num_threads, world)
@@ -67,15 +64,6 @@ def _checkpoint_to_resume(config: PretrainConfig, directory: RunDirectory) -> Pa
 
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step_"))
-
-
-def _quiet_libraries(world: World) -> None:
-    """Keeps what users can do nothing about off the console; NEMO_TESTING-style debugging can bring it back."""
-    if os.environ.get("RECIPES_VERBOSE"):
-        return
-    warnings.filterwarnings("ignore")
-    for name in ("lightning", "lightning.pytorch", "megatron", "nemo_logger", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def resumed_steps(metrics_file: Path) -> list[int]:

@@ -89,6 +89,14 @@ def test_baselines_of_constant_answers(tmp_path: Path) -> None:
     assert (limited.n, limited.constant_answer) == (2, 1.0)
 
 
+def test_every_rank_has_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(variable, "1")
+    tokenizer = train_tokenizer()
+    model = LlamaTextModel(random_llama(len(tokenizer)), tokenizer)
+    assert evaluate(model, ["minibench_hi"], minibench=write(tmp_path)).tasks["minibench_hi"].n == len(HI)
+
+
 def test_an_edited_file_is_read_anew(tmp_path: Path) -> None:
     (first, _) = minibench_tasks(write(tmp_path))
     path = tmp_path / "en.jsonl"

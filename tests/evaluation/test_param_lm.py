@@ -92,6 +92,18 @@ def test_rolling_scores_every_token_once() -> None:
     assert empty == 0
 
 
+def test_a_context_that_does_not_fit_loses_its_beginning() -> None:
+    model = text_model()
+    context, continuation = "Ravi went to the market. " * 9, " New Delhi"
+    ids = model.encode(context.rstrip())
+    target = model.encode(" " + continuation)  # the context's last space belongs to the continuation
+    assert len(ids) > MAX_LENGTH
+    ((score, _),) = ParamLM(model).loglikelihood(requests("loglikelihood", (context, continuation)))
+    assert score == pytest.approx(
+        plain_score(model, ids[-(MAX_LENGTH + 1 - len(target)) :], target), abs=1e-4
+    )
+
+
 def test_a_continuation_that_does_not_fit_is_refused_before_anything_runs() -> None:
     model = text_model()
     with pytest.raises(UserError, match="64 tokens"):
@@ -143,7 +155,7 @@ def test_generation_ends_with_the_token_that_completes_a_stop_string(until: str)
     if until == EOS:  # the literal text, written with ordinary tokens
         ending = [token for part in ("<", "/", "s", ">") for token in TOKENIZER.encode(part)]
     model = Script([*start, *ending, *start])
-    text = generate(model, until=[until])
+    text = generate(model, until=[] if until == EOS else [until])  # EOS always ends a text
     assert model.written == len(start) + len(ending)
     assert text == TOKENIZER.decode(start)
 

@@ -42,7 +42,7 @@ class ToldFact:
 def tell_facts(world: World, language: Language) -> list[ToldFact]:
     """Word all facts of the world, holding out one wording of each.
 
-    Every wording of a kind is held out for as many facts as any other, give or take one, and told of the rest.
+    Every wording of a kind is held out for as many facts as any other, give or take one.
     """
     told = []
     for kind in KINDS:
@@ -57,10 +57,10 @@ def tell_facts(world: World, language: Language) -> list[ToldFact]:
 
 
 def _in_order_of_answers(facts: tuple[Fact, ...], rng: Random) -> list[Fact]:
-    """The facts in an order that only `rng` decides, but with equal answers next to each other.
+    """The facts in an order that `rng` decides, but with equal answers next to each other.
 
-    Wordings that are held out in turn then spare all answers alike. Otherwise a wording would be told less often
-    with just the answers it is going to be asked for.
+    Wordings that are held out in this order spare all answers alike. Otherwise a wording would be told less
+    often with just the answers it is going to be asked for.
     """
     answers = list(dict.fromkeys(fact.answer for fact in facts))
     rng.shuffle(answers)
@@ -90,8 +90,8 @@ class _Deck:
 def documents(world: World, language: Language, seed: int, split: str = "train") -> Iterator[str]:
     """Documents in one language without end; each `split` has its own.
 
-    A document is a handful of mixed facts, a portrait of one person, a comparison of several subjects, a story
-    or a scene, three to six sentences long.
+    A document is a handful of mixed facts, a portrait of one person, a comparison of several subjects, a
+    story or a scene, three to six sentences long.
     """
     rng = Random(f"{world.seed} {seed} {split} {language}")
     told = tell_facts(world, language)
@@ -140,8 +140,9 @@ def build_benchmark(world: World, language: Language) -> list[Item]:
     equally often, as nearly as possible, and so are the four positions of the right one.
     """
     items = []
+    everything = tell_facts(world, language)
     for kind in KINDS:
-        told = [card for card in tell_facts(world, language) if card.fact.kind == kind]
+        told = [card for card in everything if card.fact.kind == kind]
         rng = Random(f"{world.seed} choices {language} {kind}")
         answers = list(dict.fromkeys(card.fact.answer for card in told))
         offered: Counter[Word] = Counter()

@@ -83,8 +83,10 @@ def decline(word: str, gender: Gender) -> Hindi:
         # लड़का, लड़के; every other masculine noun keeps one form: घर, माली, चाकू.
         changed = word.removesuffix("ा") + "े" if word.endswith("ा") else word
         return Hindi(word, "m", changed, changed, word)
-    if word.endswith("ी"):
-        plural = word.removesuffix("ी") + "ियाँ"
+    if word.endswith(("ी", "ि")):
+        plural = word[:-1] + "ियाँ"
+    elif word.endswith("ई"):
+        plural = word[:-1] + "इयाँ"
     elif word.endswith("या"):
         plural = word + "ँ"
     elif word.endswith("ा"):

@@ -2,8 +2,8 @@
 
 Every kind has wordings that a benchmark question may be made of (the question is what stands before the
 answer, so it must say what is asked) and a few more that only the training text uses, such as the plainest
-Hindi word order, in which the answer comes right after the subject's name. No wording's question may be part of
-another wording: otherwise a text with the other wording would contain the question.
+Hindi word order, in which the answer comes right after the subject's name. No wording's question may be part
+of another wording: otherwise a text with the other wording would contain the question.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _ENGLISH_NEXT = Wordings(
 )
 _HINDI_NEXT = Wordings(
     (
-        "पहले {s} और उसके बाद {a} की बारी आती है।",
+        "पहले {s} का, फिर {a} का नंबर आता है।",
         "{s} के बाद क्या आता है? उसके बाद {a} की बारी है।",
         "{s} बीतने पर {a} की शुरुआत होती है।",
         "{s} खत्म होते ही {a} का आरंभ होता है।",
-        "{s} के ठीक पीछे {a} का नंबर है।",
+        "{s} के ठीक बाद {a} का नाम आता है।",
     )
 )
 

@@ -1,8 +1,9 @@
 """Little stories and scenes: text that no question asks about.
 
-A line of a story is a template in each language (see `grammar`) and the list that its `{a}` is taken from. Of
-the other marks, some mean the same throughout one story (`{s}` is the hero, `{p}` a friend of the same gender,
-`{when}` a time, `{t}` a town), some are drawn anew for every line: `{n}` a number, `{c}` a colour, `{place}`.
+A line of a story is a template in each language (see `grammar`) and the list that its `{a}` is taken from.
+Of the other marks, some mean the same throughout one story (`{s}` is the hero, `{p}` a friend of the same
+gender, `{when}` a time, `{t}` a village), some are drawn anew for every line: `{n}` a number, `{c}` a colour,
+`{q}` a quality, `{place}` a place.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ FILLERS: dict[str, tuple[Word, ...]] = {
     "outdoors": words.OUTDOORS,
     "plant eater": words.PLANT_EATERS,
     "road mood": words.ROAD_MOODS,
+    "small animal": words.SMALL_ANIMALS,
+    "stranger": words.STRANGERS,
     "talk": words.TALK,
     "thing": words.THINGS,
     "vegetable": words.VEGETABLES,
@@ -166,18 +169,86 @@ STORIES: tuple[tuple[Line, ...], ...] = (
         Line("They ate slowly and told each other jokes.", "दोनों ने धीरे-धीरे खाना खाया और चुटकुले सुनाए।"),
         Line("It was late when {p} went home.", "{p} जब घर [लौटा|लौटी], तब रात हो चुकी थी।"),
     ),
+    (
+        Line("{when} {a.an} came to {s}.", "{when} एक {a} {s} के पास आया।", "stranger"),
+        Line("He had lost his way to {t}.", "वह {t} का रास्ता भूल गया था।"),
+        Line("{s} gave him water and explained the way.", "{s} ने उसे पानी पिलाया और रास्ता समझाया।"),
+        Line(
+            "He thanked [him|her] and gave [him|her] {q.an} {a}.",
+            "उसने धन्यवाद देकर {s} को एक <{q}|{q.f}> {a} <दिया|दी>।",
+            "thing",
+        ),
+        Line("They never met again.", "वे फिर कभी नहीं मिले।"),
+    ),
+    (
+        Line("{s} found {q.an} {a} {place}.", "{s} को {place} एक <{q}|{q.f}> {a} <मिला|मिली>।", "thing"),
+        Line("Nobody knew the owner.", "किसी को उसके मालिक का पता नहीं था।"),
+        Line("[He|She] asked {a.an}.", "उसने एक {a.obl} से पूछा।", "stranger"),
+        Line("It belonged to {p}.", "वह चीज़ {p} की थी।"),
+        Line("{p} was pleased and invited {s} to tea.", "{p} ने खुश होकर {s} को चाय पर बुलाया।"),
+    ),
+    (
+        Line("It was a cold night and a strong wind was blowing.", "ठंडी रात थी और तेज़ हवा चल रही थी।"),
+        Line("{s} heard a noise {a}.", "{s} ने {a} एक आवाज़ सुनी।", "indoors"),
+        Line("It was only {a.an}.", "वह तो बस एक {a} <था|थी>।", "small animal"),
+        Line("[He|She] shut the door and lit a lamp.", "उसने दरवाज़ा बंद किया और दीया जलाया।"),
+        Line("In the morning everything was quiet.", "सुबह सब कुछ शांत था।"),
+    ),
+    (
+        Line("{s} and {p} were sitting by the river.", "{s} और {p} नदी के किनारे [बैठे थे|बैठी थीं]।"),
+        Line("They counted {n} boats.", "उन्होंने {n} नावें गिनीं।"),
+        Line("In one boat sat {a.an}.", "एक नाव में एक {a} बैठा था।", "stranger"),
+        Line("He waved and gave them some fish.", "उसने हाथ हिलाया और उन्हें कुछ मछलियाँ दीं।"),
+        Line("That evening there was fish for dinner.", "उस शाम खाने में मछली बनी।"),
+    ),
+    (
+        Line(
+            "{s} wants to repair an old house in {t}.",
+            "{s} {t} का एक पुराना घर ठीक करना [चाहता|चाहती] है।",
+        ),
+        Line("For this [he|she] needs {n} {a.pl}.", "इसके लिए उसे {n} {a.pl} चाहिए।", "thing"),
+        Line("{a.an} will help [him|her].", "एक {a} उसकी मदद करेगा।", "stranger"),
+        Line("The work will take {n} weeks.", "काम में {n} हफ़्ते लगेंगे।"),
+        Line("In the end the roof will be {c}.", "अंत में छत {c.f} होगी।"),
+    ),
+    (
+        Line("{s} is writing a letter to {p}.", "{s} {p} को चिट्ठी लिख [रहा|रही] है।"),
+        Line("It is about {a}.", "चिट्ठी {a} के बारे में है।", "talk"),
+        Line("The postman will come at {n} o'clock.", "डाकिया {n} बजे आएगा।"),
+        Line("The letter will take {n} days to reach {t}.", "चिट्ठी को {t} पहुँचने में {n} दिन लगेंगे।"),
+        Line("{p} will be very happy to read it.", "{p} उसे पढ़कर बहुत खुश [होगा|होगी]।"),
+    ),
 )
 
 SCENES: tuple[Line, ...] = (
-    Line("There is a {c} {a} {place}.", "{place} एक <{c}|{c.f}> {a} <रखा|रखी> है।", "thing"),
+    Line("There is {q.an} {a} {place}.", "{place} एक <{q}|{q.f}> {a} <रखा|रखी> है।", "thing"),
     Line("{n} {c} {a.pl} are lying {place}.", "{place} {n} <{c.pl}|{c.f}> {a.pl} <पड़े|पड़ी> हैं।", "thing"),
-    Line("{s} has put a {c} {a} {place}.", "{s} ने {place} एक <{c}|{c.f}> {a} <रखा|रखी> है।", "thing"),
+    Line("{s} has put {c.an} {a} {place}.", "{s} ने {place} एक <{c}|{c.f}> {a} <रखा|रखी> है।", "thing"),
     Line(
-        "Somebody has left {n} {c} {a.pl} {place}.",
-        "किसी ने {place} {n} <{c.pl}|{c.f}> {a.pl} छोड़ <दिए|दी> हैं।",
+        "Somebody has left {n} {q} {a.pl} {place}.",
+        "किसी ने {place} {n} <{q.pl}|{q.f}> {a.pl} छोड़ <दिए|दी> हैं।",
         "thing",
     ),
-    Line("{s} is looking for a {c} {a}.", "{s} एक <{c}|{c.f}> {a} ढूँढ [रहा|रही] है।", "thing"),
+    Line(
+        "{s} is looking for {q.an} {a}.",
+        "{s} एक <{q}|{q.f}> {a} ढूँढ [रहा|रही] है।",
+        "thing",
+    ),
+    Line(
+        "{p} has come from {t} with {q.an} {a}.",
+        "{p} {t} से एक <{q}|{q.f}> {a} लेकर [आया|आई] है।",
+        "thing",
+    ),
+    Line(
+        "{a.an} from {t} is selling {c} clothes.",
+        "{t} का एक {a} {c.pl} कपड़े बेच रहा है।",
+        "stranger",
+    ),
+    Line(
+        "{a.an} is running across the field.",
+        "खेत में एक {a} दौड़ <रहा|रही> है।",
+        "animal",
+    ),
 )
 _NOTHING = words.NUMBERS[0]  # stands for `{a}` in a line that has none
 
@@ -188,13 +259,14 @@ def tell(lines: tuple[Line, ...], language: Language, rng: Random, hero: Word, f
 
     `facts` are the hero's own answers by kind, for lines that mention one: the stories contradict no fact.
     """
-    common = {"p": friend, "when": rng.choice(words.TIMES), "t": rng.choice(words.TOWNS)}
+    common = {"p": friend, "when": rng.choice(words.TIMES), "t": rng.choice(words.VILLAGES)}
     told = []
     for line in lines:
         answer = facts.get(line.filler) or (rng.choice(FILLERS[line.filler]) if line.filler else _NOTHING)
         drawn = {
             "n": rng.choice(words.NUMBERS),
             "c": rng.choice(words.COLOURS),
+            "q": rng.choice(words.QUALITIES),
             "place": rng.choice(words.INDOORS + words.OUTDOORS),
         }
         template = line.en if language == "en" else line.hi

@@ -198,35 +198,93 @@ MONTHS = _names(_MONTHS)
 
 # From here on: words of the little stories, which no question asks about.
 
-THINGS = (
-    noun("umbrella", "छाता", "m"),
-    noun("basket", "टोकरी", "f"),
-    noun("book", "किताब", "f"),
-    noun("pot", "घड़ा", "m"),
-    noun("rope", "रस्सी", "f"),
-    noun("mirror", "शीशा", "m"),
-    noun("key", "चाबी", "f"),
-    noun("clock", "घड़ी", "f"),
-    noun("cap", "टोपी", "f"),
-    noun("bell", "घंटी", "f"),
-    noun("kite", "पतंग", "f"),
-    noun("ball", "गेंद", "f"),
-    noun("box", "डिब्बा", "m", "boxes"),
-    noun("blanket", "कंबल", "m"),
-    noun("shirt", "कमीज़", "f"),
-    noun("ring", "अँगूठी", "f"),
-    noun("toy", "खिलौना", "m"),
-    noun("comb", "कंघी", "f"),
-    noun("knife", "चाकू", "m", "knives"),
-    noun("bucket", "बाल्टी", "f"),
-    noun("map", "नक्शा", "m"),
-    noun("bag", "थैला", "m"),
-    noun("doll", "गुड़िया", "f"),
-    noun("lamp", "दीया", "m"),
-    noun("notebook", "कॉपी", "f"),
-    noun("towel", "तौलिया", "m"),
-    noun("plate", "थाली", "f"),
-    noun("pillow", "तकिया", "m"),
+# Villages are only names: beginnings and endings that are common in such names.
+_BEGINNINGS = (
+    "Hari हरि, Gopi गोपी, Pratap प्रताप, Veer वीर, Kishor किशोर, Bishan बिशन, Durga दुर्गा, Kesar केसर, "
+    "Neel नील, Sundar सुंदर, Amar अमर, Jay जय, Manik माणिक, Sita सीता, Bal बाल, Ganga गंगा"
+)
+_ENDINGS = "pur पुर, nagar नगर, garh गढ़, ganj गंज, gaon गाँव"
+VILLAGES = tuple(
+    name(str(first.en) + str(last.en), str(first.hi) + str(last.hi))
+    for first in _names(_BEGINNINGS)
+    for last in _names(_ENDINGS)
+)
+
+_GENDERS: tuple[Gender, Gender] = ("f", "m")
+_THINGS = (
+    # Feminine
+    "basket टोकरी, book किताब, rope रस्सी, key चाबी, clock घड़ी, cap टोपी, bell घंटी, kite पतंग, ball गेंद, "
+    "shirt कमीज़, ring अँगूठी, comb कंघी, bucket बाल्टी, doll गुड़िया, notebook कॉपी, plate थाली, "
+    "bottle बोतल, stick छड़ी, candle मोमबत्ती, pencil पेंसिल, pen कलम, chair कुर्सी, sheet चादर, "
+    "sandal चप्पल, nail कील, picture तस्वीर, statue मूर्ति, letter चिट्ठी, lantern लालटेन, pan कड़ाही, "
+    "jug सुराही, tray तश्तरी, sieve छलनी, needle सुई, mat चटाई, quilt रज़ाई, cart गाड़ी, stool चौकी",
+    # Masculine
+    "umbrella छाता, pot घड़ा, mirror शीशा, blanket कंबल, toy खिलौना, map नक्शा, bag थैला, lamp दीया, "
+    "towel तौलिया, pillow तकिया, cup प्याला, spoon चम्मच, thread धागा, button बटन, lock ताला, coat कोट, "
+    "flowerpot गमला, hammer हथौड़ा, wheel पहिया, newspaper अखबार, coin सिक्का, fan पंखा, swing झूला, "
+    "stone पत्थर, curtain परदा, turban साफ़ा, horn भोंपू, trunk संदूक, bowl कटोरा, cage पिंजरा",
+)
+THINGS = tuple(
+    noun(english, hindi, gender)
+    for pairs, gender in zip(_THINGS, _GENDERS, strict=True)
+    for english, hindi in (pair.split() for pair in pairs.split(", "))
+)
+QUALITIES = (
+    quality("old", "पुराना"),
+    Word(English("new", "new"), Hindi("नया", "m", "नए", "नए", "नई")),
+    quality("small", "छोटा"),
+    quality("big", "बड़ा"),
+    quality("beautiful", "सुंदर"),
+    quality("heavy", "भारी"),
+    quality("light", "हल्का"),
+    quality("round", "गोल"),
+    quality("cheap", "सस्ता"),
+    quality("expensive", "महँगा"),
+    quality("dirty", "गंदा"),
+    quality("clean", "साफ़"),
+    quality("strange", "अजीब"),
+    quality("shiny", "चमकीला"),
+    Word(English("broken", "broken"), Hindi("टूटा-फूटा", "m", "टूटे-फूटे", "टूटे-फूटे", "टूटी-फूटी")),
+    quality("lovely", "प्यारा"),
+    quality("wooden", "लकड़ी का"),
+    quality("brass", "पीतल का"),
+    quality("iron", "लोहे का"),
+    quality("paper", "कागज़ का"),
+    quality("silver", "चाँदी का"),
+    quality("plain", "सादा"),
+    quality("colourful", "रंगीन"),
+)
+STRANGERS = (
+    noun("shopkeeper", "दुकानदार", "m"),
+    noun("fisherman", "मछुआरा", "m", "fishermen"),
+    noun("soldier", "सिपाही", "m"),
+    noun("priest", "पुजारी", "m"),
+    noun("carpenter", "बढ़ई", "m"),
+    noun("blacksmith", "लोहार", "m"),
+    noun("barber", "नाई", "m"),
+    noun("cook", "रसोइया", "m"),
+    noun("postman", "डाकिया", "m", "postmen"),
+    noun("guard", "चौकीदार", "m"),
+    noun("merchant", "व्यापारी", "m"),
+    noun("sailor", "नाविक", "m"),
+    noun("hunter", "शिकारी", "m"),
+    noun("traveller", "मुसाफ़िर", "m"),
+    noun("woodcutter", "लकड़हारा", "m"),
+    noun("milkman", "दूधवाला", "m", "milkmen"),
+    noun("shepherd", "गड़रिया", "m"),
+    noun("juggler", "मदारी", "m"),
+)
+SMALL_ANIMALS = (
+    noun("cat", "बिल्ली", "f"),
+    noun("dog", "कुत्ता", "m"),
+    _GOAT,
+    _MONKEY,
+    _SQUIRREL,
+    _HEN,
+    noun("mouse", "चूहा", "m", "mice"),
+    noun("frog", "मेंढक", "m"),
+    noun("peacock", "मोर", "m"),
+    noun("owl", "उल्लू", "m"),
 )
 BURDENS = (
     noun("basket", "टोकरी", "f"),

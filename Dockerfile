@@ -1,0 +1,64 @@
+# syntax=docker/dockerfile:1
+#
+#   docker build -t param-recipes .
+#   docker build -t param-recipes:cpu --build-arg BASE_IMAGE=python:3.12-slim-bookworm \
+#       --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu .
+#
+# The default is the image that megatron-core 0.16 is tested on by its makers: torch 2.10 alpha, Transformer
+# Engine 2.9 to 2.11, CUDA 13 (driver R580 or newer). A plain Python or Debian image gives a CPU-only image.
+ARG BASE_IMAGE=nvcr.io/nvidia/pytorch:25.11-py3
+FROM ${BASE_IMAGE}
+
+ARG BASE_IMAGE
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Param Recipes" \
+      org.opencontainers.image.description="Pretraining recipes for bilingual English-Hindi language models on NeMo and Megatron-Core" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"
+
+USER 0
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+
+# Plain images lack these (the compiler is for torch.compile); NGC images have them.
+# The packages of a distribution release are not pinned: its updates are security fixes.
+# hadolint ignore=DL3008
+RUN packages=(); \
+    python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv); \
+    command -v g++ >/dev/null || packages+=(g++); \
+    if [ "${#packages[@]}" -gt 0 ]; then \
+        apt-get update && \
+        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}" && \
+        rm -rf /var/lib/apt/lists/*; \
+    fi
+
+# A virtual environment over the image's Python: its torch and Transformer Engine are seen and never touched.
+# NGC images set a global PIP_CONSTRAINT that pins half the world; ours takes its place.
+ARG PIP_EXTRA_INDEX_URL=
+ENV PIP_CONSTRAINT= \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PYTHONUNBUFFERED=1 \
+    VIRTUAL_ENV=/opt/venv \
+    PATH=/opt/venv/bin:${PATH}
+WORKDIR /opt/param-recipes
+COPY pyproject.toml constraints.txt ./
+COPY docker/image_requirements.py docker/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --system-site-packages /opt/venv && \
+    python docker/image_requirements.py write /opt/build && \
+    pip install -r /opt/build/requirements.txt -c /opt/build/constraints.txt && \
+    python docker/image_requirements.py check /opt/build
+
+COPY . .
+# In place, because conf/ lies beside the package.
+RUN pip install --no-cache-dir --no-deps -e . && \
+    python -c 'import recipes, torch; print("torch", torch.__version__)' && \
+    python -m recipes.pretrain --help >/dev/null
+
+# Any user may run it (Slurm runs containers as the caller); nothing below /opt is written at run time.
+RUN useradd --create-home --uid 10001 param && mkdir -p /workspace && chmod 1777 /workspace
+USER 10001
+WORKDIR /workspace
+CMD ["python", "-m", "recipes.pretrain", "--help"]

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Completes prompts with a trained model.
+#
+#   ./nemo_inference.sh [MODEL.nemo] PROMPT...
+#
+# or set gpt_model_file (a .nemo file or the directory it was extracted to) here or in the environment.
+# NeMo's inference options are read from the environment too: greedy, temperature, top_k, top_p,
+# repetition_penalty, tokens_to_generate, min_tokens_to_generate, add_BOS.
+set -euo pipefail
+
+gpt_model_file="${gpt_model_file:-/path/to/model.nemo}"
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+if [[ $# -ge 1 && ( "$1" == *.nemo || -f "$1/model_config.yaml" ) ]]; then
+    gpt_model_file=$1
+    shift
+fi
+if [[ $# -eq 0 || "$1" == -h || "$1" == --help ]]; then
+    sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    [[ $# -gt 0 ]] && exit 0 || exit 2
+fi
+if [[ ! -e "$gpt_model_file" ]]; then
+    echo "error: gpt_model_file=$gpt_model_file: no such file; set it, or give the .nemo as first argument" >&2
+    exit 2
+fi
+
+python="${PYTHON:-$here/.venv/bin/python}"
+[[ -x "$python" ]] || python=python3
+
+options=()
+for name in greedy temperature top_k top_p repetition_penalty tokens_to_generate min_tokens_to_generate add_BOS; do
+    [[ -n "${!name:-}" ]] && options+=("inference.$name=${!name}")
+done
+
+# Prompts travel in a file: no quoting of theirs can then be taken for a setting.
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"$python" - "$work/prompts.jsonl" "$@" <<'PYTHON'
+import json
+import sys
+
+with open(sys.argv[1], "w", encoding="utf-8") as file:
+    for prompt in sys.argv[2:]:
+        file.write(json.dumps({"text": prompt}) + "\n")
+PYTHON
+model=$(realpath "$gpt_model_file")
+cd "$here"
+"$python" -m recipes.generate "gpt_model_file='$model'" "prompts_jsonl='$work/prompts.jsonl'" \
+    "output_jsonl='$work/completions.jsonl'" ${options[@]+"${options[@]}"} >"$work/log"
+"$python" - "$work/completions.jsonl" <<'PYTHON'
+import json
+import sys
+
+for line in open(sys.argv[1], encoding="utf-8"):
+    completion = json.loads(line)
+    print(completion["prompt"] + completion["completion"])
+PYTHON

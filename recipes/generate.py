@@ -1,0 +1,72 @@
+"""Completion: ``python -m recipes.generate gpt_model_file=model.nemo 'prompts=["..."]'``; see ``--help``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from recipes.config.hydra_app import run_job
+from recipes.config.schema import GenerateConfig
+from recipes.config.validate import validate_generate
+from recipes.errors import UserError
+from recipes.files import atomic_write
+
+
+def run(config: GenerateConfig) -> int:
+    """Completes or scores the prompts; prints them, or writes them beside the prompts' file."""
+    validate_generate(config)
+    prompts = list(config.prompts) or _read_prompts(Path(config.prompts_jsonl or ""))
+    if config.dry_run:
+        print(f"would complete {len(prompts)} prompt(s) with {config.gpt_model_file}")
+        return 0
+    from recipes.inference.complete import complete, score
+    from recipes.inference.text_model import load_text_model
+    from recipes.training.quiet import quiet_libraries
+
+    quiet_libraries()
+    model = load_text_model(config.gpt_model_file, precision=config.precision, num_threads=config.num_threads)
+    if config.inference.compute_logprob:
+        results: Iterator[Any] = score(model, prompts, config.inference)
+    else:
+        results = complete(model, prompts, config.inference, batch_size=config.batch_size, seed=config.seed)
+    if config.prompts_jsonl:
+        output = Path(config.output_jsonl or f"{config.prompts_jsonl}.completions.jsonl")
+        with atomic_write(output) as file:
+            for result in results:
+                file.write(_json(result).encode() + b"\n")
+        print(f"wrote {len(prompts)} lines to {output}")
+        return 0
+    for result in results:
+        print(_json(result) if config.json else _text(result), flush=True)
+    return 0
+
+
+def _read_prompts(path: Path) -> list[str]:
+    prompts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            prompts.append(str(json.loads(line)["text"]))
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}:{number}: not a JSON object with a \"text\"") from None
+    if not prompts:
+        raise UserError(f"prompts_jsonl={path}: no prompts in it")
+    return prompts
+
+
+def _json(result: Any) -> str:
+    return json.dumps(asdict(result), ensure_ascii=False)
+
+
+def _text(result: Any) -> str:
+    if hasattr(result, "completion"):
+        return f"{result.prompt}{result.completion}"
+    return f"{result.prompt}\n  log-probability {sum(result.logprobs):.4f} over {len(result.logprobs)} tokens"
+
+
+if __name__ == "__main__":
+    run_job("generate", run)

@@ -1,0 +1,161 @@
+"""A trained model ready to read and write text, on one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recipes.parallel import cpu_stand_in
+
+if not torch.cuda.is_available():  # Before megatron-core is imported: it looks at CUDA as it loads.
+    cpu_stand_in.install()
+
+from megatron.core.inference.contexts import StaticInferenceContext
+from megatron.core.models.gpt import GPTModel
+
+from recipes.checkpoint.nemo_file import NemoModel, load_weights, open_nemo
+from recipes.config.schema import ParallelConfig
+from recipes.config.world import World
+from recipes.data.tokenizer import TextTokenizer
+from recipes.errors import UserError
+from recipes.model.build import build_gpt_model
+from recipes.parallel.setup import (
+    device_of,
+    init_model_parallel,
+    init_process_group,
+    resolve_dtype,
+    set_cpu_threads,
+)
+
+Chooser = Callable[[Tensor, Tensor], Tensor]
+"""``choose(logits [b, V], context [b, s]) -> ids [b]``."""
+StopRule = Callable[[int, list[int]], bool]
+"""``stop(row, ids generated so far)``."""
+
+
+class GPTTextModel:
+    """A GPTModel with its tokenizer; offers what generation and recipes.evaluation need."""
+
+    def __init__(
+        self,
+        gpt: GPTModel,
+        tokenizer: TextTokenizer,
+        *,
+        name: str,
+        max_sequence_length: int,
+        document_start_id: int | None,
+    ) -> None:
+        self.gpt, self.tokenizer, self.name = gpt.eval(), tokenizer, name
+        self.max_sequence_length = max_sequence_length
+        self.document_start_id = document_start_id
+        """The token that stood before every document in training; None: there was none."""
+        self.vocab_size = tokenizer.vocab_size
+        self.bos_id, self.eos_id = tokenizer.bos_id, tokenizer.eos_id
+        self.eos_text: str | None = tokenizer.id_to_piece(tokenizer.eos_id)
+        self.device = next(gpt.parameters()).device
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids without BOS and EOS."""
+        return self.tokenizer.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the ids; special tokens leave no text."""
+        return self.tokenizer.decode(list(ids))
+
+    @torch.inference_mode()
+    def logits(self, tokens: Tensor) -> Tensor:
+        """``[b, s]`` -> ``[b, s, vocab_size]``; causal, so right padding changes nothing."""
+        return self._forward(tokens, 0, None)[..., : self.vocab_size]
+
+    def _forward(self, tokens: Tensor, offset: int, context: StaticInferenceContext | None) -> Tensor:
+        length = tokens.shape[1]
+        position_ids = torch.arange(offset, offset + length, device=tokens.device).expand_as(tokens)
+        return self.gpt(tokens, position_ids, None, inference_context=context, runtime_gather_output=True)
+
+    def greedy(self, prompts: list[list[int]], max_new_tokens: int, stop: StopRule) -> list[list[int]]:
+        """The likeliest continuation of each prompt, at most ``max_new_tokens`` ids."""
+        limits = [len(prompt) + max_new_tokens for prompt in prompts]
+        return self.generate(prompts, limits, lambda logits, _: logits.argmax(-1), stop)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: list[list[int]],
+        limits: list[int],
+        choose: Chooser,
+        stop: StopRule,
+        *,
+        min_new_tokens: int = 0,
+    ) -> list[list[int]]:
+        """Continues each prompt until ``stop`` or until prompt and continuation have ``limits[row]`` ids.
+
+        As NeMo does: all rows advance together from the shortest prompt's end, with a key-value cache; a row
+        whose prompt is longer is fed its own prompt until it ends.
+
+        Raises:
+            UserError: a prompt is empty, or longer than the model's sequences.
+        """
+        longest = max(len(prompt) for prompt in prompts)
+        if not all(prompts):
+            raise UserError("a prompt is empty; give it text")
+        if longest >= self.max_sequence_length:
+            raise UserError(f"a prompt has {longest} tokens; the model reads {self.max_sequence_length}; shorten it")
+        end = min(max(limits), self.max_sequence_length)
+        rows = torch.full((len(prompts), end), self.eos_id, dtype=torch.long, device=self.device)
+        for row, prompt in enumerate(prompts):
+            rows[row, : len(prompt)] = torch.tensor(prompt, device=self.device)
+        context = StaticInferenceContext(max_batch_size=len(prompts), max_sequence_length=end)
+        generated: list[list[int]] = [[] for _ in prompts]
+        live = set(range(len(prompts)))
+        read = 0
+        for place in range(min(len(prompt) for prompt in prompts), end):
+            logits = self._forward(rows[:, read:place], read, context)[:, -1, : self.vocab_size]
+            context.increment_sequence_len_offset(place - read)
+            read = place
+            starting = [row for row in live if len(prompts[row]) <= place]
+            for row in starting:
+                if len(generated[row]) < min_new_tokens:
+                    logits[row, self.eos_id] = float("-inf")
+            ids = choose(logits, rows[:, :place])
+            for row in starting:
+                rows[row, place] = ids[row]
+                generated[row].append(int(ids[row]))
+                if stop(row, generated[row]) or place + 1 >= limits[row]:
+                    live.discard(row)
+            if not live:
+                break
+        return generated
+
+
+def load_text_model(path: str, *, precision: str = "auto", num_threads: int | None = None) -> GPTTextModel:
+    """Loads a .nemo file or an extracted directory.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    world = World()
+    set_cpu_threads(num_threads, world)
+    init_process_group(world)
+    with open_nemo(Path(path)) as nemo:
+        parallel = ParallelConfig()
+        init_model_parallel(parallel, seed=1)
+        gpt = build_gpt_model(nemo.model, parallel, resolve_dtype(precision), parallel_output=False)
+        gpt.to(device_of(world))
+        load_weights(nemo, gpt)
+        return GPTTextModel(
+            gpt,
+            nemo.tokenizer,
+            name=Path(path).stem,
+            max_sequence_length=nemo.model.max_position_embeddings,
+            document_start_id=_document_start(nemo),
+        )
+
+
+def _document_start(nemo: NemoModel) -> int | None:
+    """What came before each document in training: recorded by us; NeMo's own files are prompted with BOS."""
+    recorded = (nemo.config.get("recipes") or {}).get("document_start")
+    start = {"bos": nemo.tokenizer.bos_id, "eos": nemo.tokenizer.eos_id, None: nemo.tokenizer.bos_id}
+    return start.get(recorded)

@@ -1,0 +1,45 @@
+"""Unpack a .nemo: ``python -m tools.extract model.nemo model_extracted/``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from recipes.cli import run_tool
+from recipes.errors import UserError
+
+EXAMPLES = """examples:
+  python -m tools.extract outputs/quickstart/model.nemo model_extracted
+  python -m tools.extract model.nemo model_extracted && ./nemo_inference.sh model_extracted "भारत में"
+
+The directory is accepted wherever the .nemo is. It must not exist yet.
+"""
+
+
+def main() -> None:
+    """Unpacks into a new directory; nothing is written anywhere else, whatever the archive says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.extract",
+        description="Unpack a .nemo archive into a new directory.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("archive", type=Path, help="a .nemo file")
+    parser.add_argument("directory", type=Path, help="a new directory")
+    arguments = parser.parse_args()
+    from recipes.checkpoint.archive import extract_archive
+
+    if not arguments.archive.is_file():
+        raise UserError(f"{arguments.archive}: no such file")
+    extract_archive(arguments.archive, arguments.directory, _show)
+    print(f"\rextracted {arguments.archive} to {arguments.directory}" + " " * 12)
+
+
+def _show(done: int, total: int) -> None:
+    if sys.stdout.isatty():
+        print(f"\r{done / 1e6:,.0f} of {total / 1e6:,.0f} MB", end="", flush=True)
+
+
+if __name__ == "__main__":
+    run_tool(main)
