@@ -20,17 +20,16 @@ LABEL org.opencontainers.image.title="Param Recipes" \
       org.opencontainers.image.base.name="${BASE_IMAGE}"
 
 USER 0
-SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
 # Plain images lack these (the compiler is for torch.compile); NGC images have them.
 # The packages of a distribution release are not pinned: its updates are security fixes.
 # hadolint ignore=DL3008
-RUN packages=(); \
-    python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv); \
-    command -v g++ >/dev/null || packages+=(g++); \
-    if [ "${#packages[@]}" -gt 0 ]; then \
+RUN set -- ; \
+    python3 -c 'import ensurepip, venv' 2>/dev/null || set -- "$@" python3 python3-venv; \
+    command -v g++ >/dev/null || set -- "$@" g++; \
+    if [ "$#" -gt 0 ]; then \
         apt-get update && \
-        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}" && \
+        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" && \
         rm -rf /var/lib/apt/lists/*; \
     fi
 

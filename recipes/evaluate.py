@@ -7,6 +7,7 @@ from pathlib import Path
 from recipes.config.hydra_app import run_job
 from recipes.config.schema import EvaluateConfig
 from recipes.config.validate import validate_evaluate
+from recipes.training.quiet import quiet_libraries
 
 
 def run(config: EvaluateConfig) -> int:
@@ -16,12 +17,11 @@ def run(config: EvaluateConfig) -> int:
     if config.dry_run:
         print(f"would evaluate {config.gpt_model_file} on {', '.join(config.tasks)} and write {output}")
         return 0
+    quiet_libraries()
     from recipes.inference.text_model import load_text_model  # First: it prepares machines without CUDA.
     from recipes.evaluation.run import evaluate, write_results
     from recipes.evaluation.table import TableSpec, render
-    from recipes.training.quiet import quiet_libraries
 
-    quiet_libraries()
     spec = TableSpec.from_config({"columns": config.columns, "rows": config.rows})
     model = load_text_model(config.gpt_model_file, precision=config.precision, num_threads=config.num_threads)
     model.name = config.name or model.name

@@ -13,6 +13,7 @@ from recipes.config.schema import GenerateConfig
 from recipes.config.validate import validate_generate
 from recipes.errors import UserError
 from recipes.files import atomic_write
+from recipes.training.quiet import quiet_libraries
 
 
 def run(config: GenerateConfig) -> int:
@@ -22,11 +23,10 @@ def run(config: GenerateConfig) -> int:
     if config.dry_run:
         print(f"would complete {len(prompts)} prompt(s) with {config.gpt_model_file}")
         return 0
+    quiet_libraries()
     from recipes.inference.complete import complete, score
     from recipes.inference.text_model import load_text_model
-    from recipes.training.quiet import quiet_libraries
 
-    quiet_libraries()
     model = load_text_model(config.gpt_model_file, precision=config.precision, num_threads=config.num_threads)
     if config.inference.compute_logprob:
         results: Iterator[Any] = score(model, prompts, config.inference)

@@ -21,9 +21,8 @@ signal=
 forward() {
   signal=$1
   interrupted=1
-  if [ -n "$child" ]; then kill -s "$signal" "$child" 2>/dev/null; fi
+  if [ -n "$child" ] && [ "${FORWARD_SIGNALS:-1}" = 1 ]; then kill -s "$signal" "$child" 2>/dev/null; fi
 }
-# Slurm's cgroup plugin signals only this shell, its other plugins also the command: it may get a signal twice.
 trap 'forward USR1' USR1
 trap 'forward TERM' TERM
 
@@ -37,7 +36,7 @@ while [ -n "$interrupted" ]; do # a trapped signal ends `wait` early
   code=$?
 done
 
-# Killed by the signal before it could install a handler: nothing was done yet, nothing is lost.
+# Killed by the signal, usually before it could install a handler: the newest checkpoint stands, start again.
 case "$signal:$code" in USR1:138 | TERM:143) code=3 ;; esac
 echo "$code" >"$exit_codes/$RANK"
 [ "$code" -eq 3 ] && exit 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -16,10 +15,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from recipes.cli import run_tool
 from recipes.config.schema import EvaluateConfig, GenerateConfig, PretrainConfig
 from recipes.errors import UserError
 
-USER_ERROR = 2
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 Config = TypeVar("Config")
 SCHEMAS: dict[str, type] = {
@@ -44,6 +43,8 @@ def _writable(schema: type) -> DictConfig:
 
 def _clear_read_only(node: Any) -> None:
     node._set_flag("readonly", None)
+    if node._metadata.object_type in (None, dict):
+        node._set_flag("struct", False)  # A dictionary takes new entries, on the command line too.
     for key in node:
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
@@ -53,28 +54,31 @@ def _clear_read_only(node: Any) -> None:
 def run_job(job: str, run: Callable[[Any], int]) -> NoReturn:
     """Composes the configuration of ``job`` from conf/ and the command line, runs it, exits with its code.
 
-    User errors (a :class:`UserError`, anything Hydra or OmegaConf refuses) are printed as one line and
-    exit with 2; bugs keep their traceback.
+    Whatever Hydra or OmegaConf refuses is a user error like our own: one line, exit code 2.
     """
+    run_tool(lambda: _compose_and_run(job, run))
+
+
+def _compose_and_run(job: str, run: Callable[[Any], int]) -> int:
     register_schemas()
-    exit_code = 0
+    outcome: int | UserError = 0
 
     def task(cfg: DictConfig) -> None:
-        nonlocal exit_code
+        nonlocal outcome
         try:
-            exit_code = run(to_dataclass(cfg, SCHEMAS[job]))
-        except UserError as error:  # Here, or Hydra would add lines of its own to ours.
-            _print_error(str(error))
-            exit_code = USER_ERROR
+            outcome = run(to_dataclass(cfg, SCHEMAS[job]))
+        except UserError as error:  # Kept for later, or Hydra would print lines of its own.
+            outcome = error
 
     # Hydra then lets exceptions through instead of printing and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(task)()
     except (HydraException, OmegaConfBaseException) as error:
-        _print_error(explain(error, SCHEMAS[job]))
-        exit_code = USER_ERROR
-    sys.exit(exit_code)
+        raise UserError(explain(error, SCHEMAS[job])) from None
+    if isinstance(outcome, UserError):
+        raise outcome
+    return outcome
 
 
 def compose(job: str, overrides: list[str]) -> Any:
@@ -138,7 +142,3 @@ def _all_keys(node: DictConfig, prefix: str = "") -> list[str]:
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
             keys += _all_keys(child, f"{prefix}{key}.")
     return keys
-
-
-def _print_error(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)

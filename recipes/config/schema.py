@@ -110,16 +110,18 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
+    """What is not taken by tensor and pipeline parallelism is data parallelism, with the optimizer state sharded
+    over its ranks (ZeRO-1, megatron-core's distributed optimizer)."""
+
     tensor_model_parallel_size: int = 1
     pipeline_model_parallel_size: int = 1
     expert_model_parallel_size: int = 1
     sequence_parallel: bool = False
     """Shard norms and dropout along the sequence too; needs tensor_model_parallel_size > 1."""
-    use_distributed_optimizer: bool = False
-    """Shard the optimizer state over data-parallel ranks (ZeRO-1)."""
     overlap_grad_reduce: bool = False
+    """Reduce gradients during the backward pass."""
     overlap_param_gather: bool = False
-    """Gather updated parameters during the next forward pass; needs the distributed optimizer."""
+    """Gather updated parameters during the next forward pass; needs overlap_grad_reduce."""
     world_size: int | None = None
     """Processes the run is planned for. None: what the launcher (torchrun, Slurm) started."""
 

@@ -175,8 +175,6 @@ def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_lau
         )
     if parallel.sequence_parallel and tp == 1:
         refuse("parallel.sequence_parallel", True, "needs tensor_model_parallel_size > 1")
-    if parallel.overlap_param_gather and not parallel.use_distributed_optimizer:
-        refuse("parallel.overlap_param_gather", True, "needs parallel.use_distributed_optimizer=true")
     if parallel.overlap_param_gather and not parallel.overlap_grad_reduce:
         refuse("parallel.overlap_param_gather", True, "needs parallel.overlap_grad_reduce=true")
     launched = launched_world().size
@@ -212,7 +210,9 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
         )
     if trainer.max_steps is None and trainer.max_tokens is None:
         raise UserError("trainer.max_steps=null: set trainer.max_steps or trainer.max_tokens")
-    for key in ("max_steps", "max_tokens", "log_every_n_steps", "val_check_interval", "limit_val_batches"):
+    if trainer.max_steps is not None and trainer.max_steps < 0:
+        refuse("trainer.max_steps", trainer.max_steps, "must not be negative; 0 writes the untrained model")
+    for key in ("max_tokens", "log_every_n_steps", "val_check_interval", "limit_val_batches"):
         value = getattr(trainer, key)
         if value is not None:
             _positive(f"trainer.{key}", value)

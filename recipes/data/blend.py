@@ -59,6 +59,8 @@ class Source:
         self._tokenizer = DatasetTokenizer(tokenizer)
         self._tokens = GPTDataset.build_low_level_dataset(prefix, self._config(0))
         self._documents = np.arange(GPTDataset.numel_low_level_dataset(self._tokens), dtype=np.int32)
+        # One token more than the samples hold: the last label.
+        self._samples_per_epoch = (int(self._tokens.sequence_lengths.sum()) - 1) // seq_length
         self.epoch = lru_cache(maxsize=EPOCHS_IN_MEMORY)(self._build_epoch)
 
     def _config(self, epoch: int) -> GPTDatasetConfig:
@@ -81,9 +83,16 @@ class Source:
             self._tokens, self.prefix, self._documents, None, self._split, self._config(epoch)
         )
 
+    def build_epochs(self, first: int, last: int) -> None:
+        """Rank 0 writes the index files of these epochs, the others wait: they only read them."""
+        if _is_rank_zero():
+            for epoch in range(first, last + 1):
+                self.epoch(epoch)
+        _barrier()
+
     def __len__(self) -> int:
-        """Samples per epoch, the same in each."""
-        return len(self.epoch(0))
+        """Whole samples per epoch, the same in each."""
+        return self._samples_per_epoch
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         epoch, place = divmod(index, len(self))
@@ -144,14 +153,11 @@ class Blend(Dataset):
         return _add_counts(self.state.counts, self.names, self._source_of[: sample - self.state.start])
 
     def build_epochs(self, first: int, last: int) -> None:
-        """Writes the index files of every epoch that samples ``first`` to ``last`` need; rank 0 only works."""
-        if _is_rank_zero():
-            begin, end = self.counts_at(first), self.counts_at(last)
-            for name, source in zip(self.names, self.sources, strict=True):
-                length = len(source)
-                for epoch in range(begin[name] // length, max(begin[name], end[name] - 1) // length + 1):
-                    source.epoch(epoch)
-        _barrier()
+        """Rank 0 writes the index files of every epoch that samples ``first`` to ``last`` need; all wait."""
+        begin, end = self.counts_at(first), self.counts_at(last)
+        for name, source in zip(self.names, self.sources, strict=True):
+            length = len(source)
+            source.build_epochs(begin[name] // length, max(begin[name], end[name] - 1) // length)
 
 
 def continue_blend(weights: dict[str, float], saved: BlendState | None, consumed: int) -> BlendState:

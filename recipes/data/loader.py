@@ -54,6 +54,7 @@ class HeldOut(Dataset):
     """A whole held-out set once, in order; indices past its end give samples that count nothing."""
 
     def __init__(self, source: Source) -> None:
+        source.build_epochs(0, 0)
         self.samples = source.epoch(0)
 
     def __len__(self) -> int:

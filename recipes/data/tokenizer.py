@@ -221,7 +221,8 @@ def train_tokenizer(
         max_bytes: use at most so many bytes of text of each input, drawn from all of it; None uses all.
         weights: one per input: the shares of text they get. The largest sample with these shares is taken.
         text_key: where the text is in a line of JSON.
-        force: replace an existing tokenizer.
+        force: replace an existing tokenizer. Without, one trained from the same inputs with the same settings is
+            kept as it is.
         log: gets lines of progress.
 
     Raises:
@@ -237,9 +238,13 @@ def train_tokenizer(
     _read_sidecar(json_path, strict=True)
     existing = [str(path) for path in (model_path, vocab_path, json_path) if path.exists()]
     if existing and not force:
-        raise UserError(
-            f"{', '.join(existing)} exists already: choose another name, or replace it with --force"
-        )
+        asked = _request(inputs, weights, vocab_size, model_type, max_bytes, text_key)
+        if _request_of(_read_sidecar(json_path)) != asked:
+            raise UserError(
+                f"{', '.join(existing)} exists already: choose another name, or replace it with --force"
+            )
+        log(f"{model_path}: up to date")
+        return load_tokenizer(model_path)
     model_path.parent.mkdir(parents=True, exist_ok=True)
     for path in (model_path, vocab_path, json_path):
         remove_stale(path)
@@ -276,6 +281,36 @@ def train_tokenizer(
     used = sum(source.used_bytes for source in sources)
     log(f"{model_path}: {model_type}, {tokenizer.vocab_size} tokens, trained on {used / 1e6:.1f} MB")
     return tokenizer
+
+
+def _request(
+    inputs: Sequence[str | Path],
+    weights: Sequence[float] | None,
+    vocab_size: int,
+    model_type: str,
+    max_bytes: int | None,
+    text_key: str,
+) -> dict[str, Any]:
+    """Everything the result depends on, as PREFIX.json records it."""
+    sources = []
+    for path, weight in zip(inputs, weights or [1.0] * len(inputs), strict=True):
+        check_input(path)
+        sources.append([str(path), sha256_file(path), weight])
+    return {
+        "model_type": model_type,
+        "vocab_size": vocab_size,
+        "settings": SETTINGS,
+        "max_bytes": max_bytes,
+        "text_key": text_key,
+        "inputs": sources,
+    }
+
+
+def _request_of(record: dict[str, Any]) -> dict[str, Any]:
+    """The request that PREFIX.json was written for."""
+    keys = ("model_type", "vocab_size", "settings", "max_bytes", "text_key")
+    sources = [[source["path"], source["sha256"], source["weight"]] for source in record.get("inputs", [])]
+    return {key: record.get(key) for key in keys} | {"inputs": sources}
 
 
 def _survey(path: str | Path, text_key: str) -> _Input:

@@ -94,7 +94,7 @@ def expected_memory_bytes(
     """Expected memory of the fullest device (the first pipeline stage, or the last where it is larger).
 
     Weights, gradients (fp32), optimizer state (two moments, and fp32 master weights under bf16; divided over
-    data-parallel ranks by the distributed optimizer) and activations without recomputation, the latter after
+    data-parallel ranks) and activations without recomputation, the latter after
     Korthikanti et al. 2022 (arXiv 2205.05198, eq. 2) without its 5as/h attention-matrix term, since SDPA and
     flash kernels do not store it. An estimate; fragmentation and buffers are not in it.
     """
@@ -106,9 +106,7 @@ def expected_memory_bytes(
     tables = padded * hidden // tp * (1 if one_table else 2)
     parameters = layers_here * per_layer + tables
     bytes_per_weight = 2 if bf16 else 4
-    optimizer = parameters * (12 if bf16 else 8)
-    if parallel.use_distributed_optimizer:
-        optimizer //= data_parallel_size
+    optimizer = parameters * (12 if bf16 else 8) // data_parallel_size
     tokens = micro_batch_size * seq_length
     in_flight = min(pp, 8)  # 1F1B keeps as many micro-batches alive on the first stage as there are stages.
     # Bytes per token and layer at 2 bytes a number: 34h, of which 10h are not split without sequence parallel.

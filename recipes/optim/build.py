@@ -20,11 +20,17 @@ from recipes.optim.adamw import AdamW
 def build_optimizer(
     optim: OptimConfig, parallel: ParallelConfig, dtype: torch.dtype, model_chunks: list[DistributedDataParallel]
 ) -> MegatronOptimizer:
-    """Adam over megatron-core's DDP chunks, sharded when the distributed optimizer is on."""
+    """Adam over megatron-core's DDP chunks, its state sharded over data-parallel ranks (ZeRO-1).
+
+    Always the distributed optimizer, on one process too: megatron-core's other optimizers write checkpoints in
+    another form, which it could not read back, and so a run could not change its layout.
+    """
     if mcore_optimizer.USING_PYTORCH_OPTIMIZER:
-        # Neither Transformer Engine nor Apex is there: ours is built the way their FusedAdam would be.
+        # Neither Transformer Engine nor Apex is there: ours takes the place of Apex's FusedAdam, whose step
+        # count per parameter group is what megatron-core can save and reshard.
         mcore_optimizer.Adam = distrib_optimizer.Adam = AdamW
         mcore_optimizer.USING_PYTORCH_OPTIMIZER = False
+        distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
     config = OptimizerConfig(
         optimizer="adam",
         lr=optim.lr,
@@ -36,7 +42,7 @@ def build_optimizer(
         clip_grad=optim.clip_grad,
         bf16=dtype == torch.bfloat16,
         params_dtype=dtype,
-        use_distributed_optimizer=parallel.use_distributed_optimizer,
+        use_distributed_optimizer=True,
         overlap_param_gather=parallel.overlap_param_gather,
     )
     return get_megatron_optimizer(config, model_chunks, use_gloo_process_groups=torch.cuda.is_available())
@@ -44,7 +50,7 @@ def build_optimizer(
 
 def build_schedule(optim: OptimConfig, optimizer: MegatronOptimizer, total_steps: int) -> OptimizerParamScheduler:
     """Learning rate by optimizer step: linear warm-up, then the decay style, then min_lr."""
-    decay_steps = optim.lr_decay_steps or total_steps
+    decay_steps = optim.lr_decay_steps or max(1, total_steps)
     return OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,
@@ -56,7 +62,7 @@ def build_schedule(optim: OptimConfig, optimizer: MegatronOptimizer, total_steps
         lr_decay_style=optim.lr_decay_style,
         start_wd=optim.weight_decay,
         end_wd=optim.weight_decay,
-        wd_incr_steps=total_steps,
+        wd_incr_steps=decay_steps,
         wd_incr_style="constant",
         use_checkpoint_opt_param_scheduler=False,
         override_opt_param_scheduler=True,

@@ -177,7 +177,9 @@ def _redirect_tensor_methods() -> None:
     def type_(self: torch.Tensor, dtype: Any = None, **kwargs: Any) -> Any:
         # megatron-core's optimizers compare the name of the type with "torch.cuda.FloatTensor".
         if dtype is None:
-            return tensor_type(self).replace("torch.", "torch.cuda.", 1)
+            name = tensor_type(self)
+            # Under a TorchFunctionMode (torch.device as a context is one) torch comes back to this function.
+            return name if name.startswith("torch.cuda.") else name.replace("torch.", "torch.cuda.", 1)
         return tensor_type(self, dtype, **kwargs)
 
     tensor: Any = torch.Tensor

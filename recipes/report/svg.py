@@ -213,18 +213,23 @@ def bar_chart(title: str, groups: Sequence[BarGroup], width: int = 620, height: 
         middle = frame.left + (i + 0.5) * slot
         bar_width = min(70.0, slot * 0.7 / max(1, len(group.bars)))
         start = middle - bar_width * len(group.bars) / 2
+        labels = []
         for j, bar in enumerate(group.bars):
-            parts += _draw_bar(frame, bar, start + j * bar_width + 4, bar_width - 8)
+            shapes, label = _draw_bar(frame, bar, start + j * bar_width + 4, bar_width - 8)
+            parts += shapes
+            labels.append(label)
         if group.baseline is not None:
             y = _coordinate(frame.y(group.baseline))
             x1, x2 = _coordinate(start - 14), _coordinate(start + bar_width * len(group.bars) + 14)
             hint = f"<title>constant answer: {group.baseline * 100:.1f} %</title>"
             parts.append(f'<line x1="{x1}" x2="{x2}" y1="{y}" y2="{y}" class="baseline">{hint}</line>')
-        parts.append(_text(middle, frame.bottom + 20, group.label, "group-label"))
+        # Over the line, or it would cross them out.
+        parts += [*labels, _text(middle, frame.bottom + 20, group.label, "group-label")]
     return frame.svg(title, parts)
 
 
-def _draw_bar(frame: _Frame, bar: Bar, x: float, width: float) -> list[str]:
+def _draw_bar(frame: _Frame, bar: Bar, x: float, width: float) -> tuple[list[str], str]:
+    """The bar with its error, and its value as text."""
     y = frame.y(bar.value)
     size = f'width="{_coordinate(width)}" height="{_coordinate(max(0.5, frame.bottom - y))}"'
     hint = f"<title>{escape(bar.label)}: {bar.value * 100:.1f} %</title>"
@@ -239,5 +244,4 @@ def _draw_bar(frame: _Frame, bar: Bar, x: float, width: float) -> list[str]:
         low_y, high_y = _coordinate(low), _coordinate(high)
         path = f"M{m} {low_y}V{high_y}M{left} {low_y}H{right}M{left} {high_y}H{right}"
         parts.append(f'<path d="{path}" class="error"/>')
-    parts.append(_text(middle, label_y - 6, f"{bar.value * 100:.1f}", "value"))
-    return parts
+    return parts, _text(middle, label_y - 6, f"{bar.value * 100:.1f}", "value")

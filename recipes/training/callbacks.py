@@ -22,6 +22,7 @@ from recipes.training.rundir import RunDirectory
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 SIGNALLED, OUT_OF_TIME = 1, 2
+REPEAT_S = 5.0
 
 
 class GuardError(RuntimeError):
@@ -93,6 +94,59 @@ class Metrics(Callback):
         say("valid  " + "  ".join(f"{key} {value:.4f}" for key, value in pl_module.valid_metrics.items()))
 
 
+class StopControl(Callback):
+    """Ends training after the present step on a signal or when max_time is over; all ranks agree.
+
+    A further signal ends the process at once, unless it comes right after the first: Slurm and torchrun may
+    deliver one twice.
+    """
+
+    def __init__(self, max_seconds: float | None, talks: bool) -> None:
+        self.max_seconds, self.talks = max_seconds, talks
+        self.stopped_by = 0
+        self._signalled_at: float | None = None
+        self._previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+
+    def install(self) -> None:
+        """Takes over the stop signals."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._signalled_at is None:
+            self._signalled_at = now
+            if self.talks:
+                say(f"signal {signal.Signals(number).name}: stopping after this step, then saving")
+        elif now - self._signalled_at > REPEAT_S:
+            signal.signal(number, self._previous[number] or signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.started = time.monotonic()
+        # Again: Lightning's own SIGTERM handler, installed since, would leave without saving.
+        self.install()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        out_of_time = self.max_seconds is not None and time.monotonic() - self.started >= self.max_seconds
+        wish = SIGNALLED if self._signalled_at is not None else OUT_OF_TIME if out_of_time else 0
+        self.stopped_by = self._agreed(wish, trainer)
+        if self.stopped_by:
+            trainer.should_stop = True
+        if self.stopped_by == SIGNALLED:
+            # Lightning validates when it stops early; whoever sends a signal may not wait for that.
+            trainer.limit_val_batches = 0
+
+    @staticmethod
+    def _agreed(wish: int, trainer: Trainer) -> int:
+        """The smallest reason any rank has: a signal comes before the clock."""
+        if trainer.world_size == 1:
+            return wish
+        worst = torch.tensor(-wish if wish else -99, device=trainer.strategy.root_device)
+        dist.all_reduce(worst, op=dist.ReduceOp.MAX)
+        return 0 if worst.item() == -99 else -int(worst.item())
+
+
 class FinalValidation(Callback):
     """Validates after the last step too, if the interval has not just done it."""
 
@@ -100,7 +154,75 @@ class FinalValidation(Callback):
         self.validated_step = trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if not pl_module.run.data.valid or getattr(self, "validated_step", -1) == trainer.global_step:
+        if not trainer.limit_val_batches or getattr(self, "validated_step", -1) == trainer.global_step:
+            return
+        # As Lightning's own training loop does it between two steps.
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
+
+
+class StopControl(Callback):
+    """Ends training after the present step on a signal or when max_time is over; all ranks agree.
+
+    A further signal ends the process at once, unless it comes right after the first: Slurm and torchrun may
+    deliver one twice.
+    """
+
+    def __init__(self, max_seconds: float | None, talks: bool) -> None:
+        self.max_seconds, self.talks = max_seconds, talks
+        self.stopped_by = 0
+        self._signalled_at: float | None = None
+        self._previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+
+    def install(self) -> None:
+        """Takes over the stop signals."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._signalled_at is None:
+            self._signalled_at = now
+            if self.talks:
+                say(f"signal {signal.Signals(number).name}: stopping after this step, then saving")
+        elif now - self._signalled_at > REPEAT_S:
+            signal.signal(number, self._previous[number] or signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.started = time.monotonic()
+        # Again: Lightning's own SIGTERM handler, installed since, would leave without saving.
+        self.install()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        out_of_time = self.max_seconds is not None and time.monotonic() - self.started >= self.max_seconds
+        wish = SIGNALLED if self._signalled_at is not None else OUT_OF_TIME if out_of_time else 0
+        self.stopped_by = self._agreed(wish, trainer)
+        if self.stopped_by:
+            trainer.should_stop = True
+        if self.stopped_by == SIGNALLED:
+            # Lightning validates when it stops early; whoever sends a signal may not wait for that.
+            trainer.limit_val_batches = 0
+
+    @staticmethod
+    def _agreed(wish: int, trainer: Trainer) -> int:
+        """The smallest reason any rank has: a signal comes before the clock."""
+        if trainer.world_size == 1:
+            return wish
+        worst = torch.tensor(-wish if wish else -99, device=trainer.strategy.root_device)
+        dist.all_reduce(worst, op=dist.ReduceOp.MAX)
+        return 0 if worst.item() == -99 else -int(worst.item())
+
+
+class FinalValidation(Callback):
+    """Validates after the last step too, if the interval has not just done it."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.validated_step = trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if not trainer.limit_val_batches or getattr(self, "validated_step", -1) == trainer.global_step:
             return
         # As Lightning's own training loop does it between two steps.
         trainer.validating = True
@@ -111,13 +233,14 @@ class FinalValidation(Callback):
 class Checkpoints(Callback):
     """Saves every n steps and at the end of the process, and keeps the newest few."""
 
-    def __init__(self, config: PretrainConfig, directory: RunDirectory) -> None:
-        self.config, self.directory = config.trainer.checkpoint, directory
+    def __init__(self, config: PretrainConfig, directory: RunDirectory, stop: StopControl) -> None:
+        self.config, self.directory, self.stop = config.trainer.checkpoint, directory, stop
         self.saved_step = -1
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         every = self.config.every_n_steps
-        if every is not None and trainer.global_step % every == 0:
+        due = every is not None and trainer.global_step % every == 0
+        if due or self.stop.stopped_by == SIGNALLED:
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -134,48 +257,6 @@ class Checkpoints(Callback):
         if trainer.is_global_zero:
             keep_newest(self.directory.checkpoints, self.config.keep_last)
             say(f"saved  {path} in {duration(time.monotonic() - started)}")
-
-
-class StopControl(Callback):
-    """Ends training after the present step on a signal or when max_time is over; all ranks agree.
-
-    A second signal of the same kind ends the process at once.
-    """
-
-    def __init__(self, max_seconds: float | None) -> None:
-        self.max_seconds = max_seconds
-        self.stopped_by = 0
-        self._signalled = 0
-        self._previous: dict[int, Any] = {}
-
-    def install(self) -> None:
-        """Takes over the stop signals; before Lightning could install its own handlers."""
-        for number in STOP_SIGNALS:
-            self._previous[number] = signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signalled = number
-        say(f"signal {signal.Signals(number).name}: stopping after this step, then saving")
-        signal.signal(number, self._previous[number] or signal.SIG_DFL)
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.started = time.monotonic()
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        out_of_time = self.max_seconds is not None and time.monotonic() - self.started >= self.max_seconds
-        wish = SIGNALLED if self._signalled else OUT_OF_TIME if out_of_time else 0
-        self.stopped_by = self._agreed(wish, trainer)
-        if self.stopped_by:
-            trainer.should_stop = True
-
-    @staticmethod
-    def _agreed(wish: int, trainer: Trainer) -> int:
-        """The smallest reason any rank has: a signal comes before the clock."""
-        if trainer.world_size == 1:
-            return wish
-        worst = torch.tensor(-wish if wish else -99, device=trainer.strategy.root_device)
-        dist.all_reduce(worst, op=dist.ReduceOp.MAX)
-        return 0 if worst.item() == -99 else -int(worst.item())
 
 
 def known_peak_flops(device_name: Callable[[], str], configured: float | None) -> float | None:

@@ -17,6 +17,7 @@ if not torch.cuda.is_available():  # Before megatron-core is imported: it looks 
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.precision import Precision
+from megatron.core import parallel_state
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from omegaconf import OmegaConf
 
@@ -61,7 +62,8 @@ class NemoConnector(SaveRestoreConnector):
 
 def fit(config: PretrainConfig, world: World, directory: RunDirectory, checkpoint: Path | None, steps: int) -> int:
     """Trains to ``steps`` from ``checkpoint`` or from the start; returns the exit code."""
-    stop = StopControl(parse_duration(config.trainer.max_time) if config.trainer.max_time else None)
+    max_time = config.trainer.max_time
+    stop = StopControl(parse_duration(max_time) if max_time else None, talks=world.rank == 0)
     stop.install()
     quiet_libraries()  # Again: Lightning and NeMo set their own levels when they are imported.
     if checkpoint is not None:
@@ -88,6 +90,7 @@ def fit(config: PretrainConfig, world: World, directory: RunDirectory, checkpoin
 def _leave(code: int) -> int:
     # Nobody leaves while another rank may still be saving.
     dist.barrier()
+    parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
     return code
 
@@ -133,9 +136,9 @@ def _trainer(
         # Order matters: a checkpoint is only written of a step that the metrics have seen to be sound.
         callbacks=[
             Metrics(config, directory, steps, peak),
-            FinalValidation(),
-            Checkpoints(config, directory),
             stop,
+            FinalValidation(),
+            Checkpoints(config, directory, stop),
         ],
     )
 

@@ -103,7 +103,7 @@ class ParamGPT(ModelPT):
         self.__dict__["ddp"] = DistributedDataParallel(
             gpt.config,
             DistributedDataParallelConfig(
-                use_distributed_optimizer=run.parallel.use_distributed_optimizer,
+                use_distributed_optimizer=True,
                 overlap_grad_reduce=run.parallel.overlap_grad_reduce,
                 overlap_param_gather=run.parallel.overlap_param_gather,
                 grad_reduce_in_fp32=True,

@@ -41,8 +41,7 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
             "layout",
             f"{world_size} process(es): tensor {parallel.tensor_model_parallel_size} x pipeline "
             f"{parallel.pipeline_model_parallel_size} x data {data_parallel_size}"
-            + (", sequence parallel" if parallel.sequence_parallel else "")
-            + (", distributed optimizer" if parallel.use_distributed_optimizer else ""),
+            + (", sequence parallel" if parallel.sequence_parallel else ""),
         ),
         ("memory per device", f"{sum(memory.values()) / 2**30:,.2f} GiB expected ({'bf16' if bf16 else 'fp32'})"),
         *((f"  {part}", f"{size / 2**30:,.2f} GiB") for part, size in memory.items()),

@@ -32,9 +32,10 @@ def pretrain(config: PretrainConfig) -> int:
     directory = RunDirectory(config)
     checkpoint = _checkpoint_to_resume(config, directory)
     steps = total_steps(config)
-    if checkpoint is not None and _step_of(checkpoint) >= steps and directory.nemo_file.exists():
+    done = _step_of(checkpoint) if checkpoint else 0
+    if done >= steps and directory.nemo_file.exists():
         if world.rank == 0:
-            say(f"{directory.path} is complete: {_step_of(checkpoint)} steps, {directory.nemo_file}")
+            say(f"{directory.path} is complete: {done} steps, {directory.nemo_file}")
         return DONE
     if world.rank == 0:
         directory.create(config)
@@ -51,7 +52,7 @@ def pretrain(config: PretrainConfig) -> int:
 def _checkpoint_to_resume(config: PretrainConfig, directory: RunDirectory) -> Path | None:
     checkpoint = newest_whole_checkpoint(directory.checkpoints, warn)
     if checkpoint is None:
-        if directory.nemo_file.exists():
+        if directory.nemo_file.exists() and not directory.describes(config):
             raise UserError(f"name={config.name}: {directory.nemo_file} exists; choose another name or move it away")
         return None
     if config.resume == "never":

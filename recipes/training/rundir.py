@@ -29,7 +29,11 @@ class RunDirectory:
         for directory in (self.checkpoints, self.path / "logs"):
             directory.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.config_file) as file:
-            file.write(OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+            file.write(_yaml(config).encode())
+
+    def describes(self, config: PretrainConfig) -> bool:
+        """Whether the directory was made with exactly this configuration."""
+        return self.config_file.exists() and self.config_file.read_text(encoding="utf-8") == _yaml(config)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Adds one line to metrics.jsonl; it is on the disk when this returns."""
@@ -41,6 +45,10 @@ class RunDirectory:
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
+
+
+def _yaml(config: PretrainConfig) -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def _ends_with_newline(file: BinaryIO) -> bool:

@@ -20,7 +20,7 @@ from recipes.config.world import World
 from recipes.parallel.setup import device_of, init_model_parallel, init_process_group
 
 # The parts of Lightning's own checkpoint that are kept: plain numbers, lists and dictionaries.
-LIGHTNING_KEYS = ("epoch", "global_step", "loops", "lr_schedulers", "recipes")
+LIGHTNING_KEYS = ("pytorch-lightning_version", "epoch", "global_step", "loops", "lr_schedulers", "recipes")
 
 
 class LaunchedEnvironment(ClusterEnvironment):

@@ -1,6 +1,7 @@
 """The command that writes the generated corpus."""
 
 import hashlib
+import itertools
 import json
 import subprocess
 import sys
@@ -85,6 +86,17 @@ def test_the_files_are_as_described(tmp_path):
             assert set(item) == {"id", "kind", "question", "choices", "answer"}
             assert not any(f"{item['question']} " in row["text"] for row in train + valid)
     assert manifest["files"]["train.en.jsonl"]["rows"] == manifest["files"]["train.hi.jsonl"]["rows"]
+
+
+def test_training_text_repeats_no_validation_document(tmp_path, monkeypatch):
+    def documents(world, language, seed, split):
+        texts = ["seen " * 100, "other " * 100] if split == "train" else ["seen " * 100]
+        return itertools.cycle(texts)
+
+    monkeypatch.setattr("recipes.data.corpus.write.documents", documents)
+    make_corpus(tmp_path, size=SMALL)
+    assert {row["text"] for row in rows(tmp_path / "valid.en.jsonl")} == {"seen " * 100}
+    assert {row["text"] for row in rows(tmp_path / "train.en.jsonl")} == {"other " * 100}
 
 
 def test_the_same_seed_gives_the_same_files(tmp_path):

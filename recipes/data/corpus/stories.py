@@ -18,9 +18,7 @@ FILLERS: dict[str, tuple[Word, ...]] = {
     "animal": words.ANIMALS,
     "burden": words.BURDENS,
     "character": words.CHARACTERS,
-    "fruit": words.FRUITS,
     "indoors": words.INDOORS,
-    "instrument": words.INSTRUMENTS,
     "mood": words.MOODS,
     "outdoors": words.OUTDOORS,
     "plant eater": words.PLANT_EATERS,
@@ -247,7 +245,7 @@ SCENES: tuple[Line, ...] = (
     Line(
         "{a.an} is running across the field.",
         "खेत में एक {a} दौड़ <रहा|रही> है।",
-        "animal",
+        "plant eater",
     ),
 )
 _NOTHING = words.NUMBERS[0]  # stands for `{a}` in a line that has none

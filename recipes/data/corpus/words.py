@@ -217,11 +217,11 @@ _THINGS = (
     "shirt कमीज़, ring अँगूठी, comb कंघी, bucket बाल्टी, doll गुड़िया, notebook कॉपी, plate थाली, "
     "bottle बोतल, stick छड़ी, candle मोमबत्ती, pencil पेंसिल, pen कलम, chair कुर्सी, sheet चादर, "
     "sandal चप्पल, nail कील, picture तस्वीर, statue मूर्ति, letter चिट्ठी, lantern लालटेन, pan कड़ाही, "
-    "jug सुराही, tray तश्तरी, sieve छलनी, needle सुई, mat चटाई, quilt रज़ाई, cart गाड़ी, stool चौकी",
+    "jug सुराही, tray तश्तरी, sieve छलनी, needle सुई, mat चटाई, quilt रज़ाई, stool चौकी",
     # Masculine
     "umbrella छाता, pot घड़ा, mirror शीशा, blanket कंबल, toy खिलौना, map नक्शा, bag थैला, lamp दीया, "
     "towel तौलिया, pillow तकिया, cup प्याला, spoon चम्मच, thread धागा, button बटन, lock ताला, coat कोट, "
-    "flowerpot गमला, hammer हथौड़ा, wheel पहिया, newspaper अखबार, coin सिक्का, fan पंखा, swing झूला, "
+    "flowerpot गमला, hammer हथौड़ा, wheel पहिया, newspaper अखबार, coin सिक्का, fan पंखा, "
     "stone पत्थर, curtain परदा, turban साफ़ा, horn भोंपू, trunk संदूक, bowl कटोरा, cage पिंजरा",
 )
 THINGS = tuple(
@@ -236,8 +236,8 @@ QUALITIES = (
     quality("big", "बड़ा"),
     quality("beautiful", "सुंदर"),
     quality("heavy", "भारी"),
-    quality("light", "हल्का"),
-    quality("round", "गोल"),
+    quality("handy", "काम का"),
+    quality("strong", "मज़बूत"),
     quality("cheap", "सस्ता"),
     quality("expensive", "महँगा"),
     quality("dirty", "गंदा"),
@@ -246,11 +246,11 @@ QUALITIES = (
     quality("shiny", "चमकीला"),
     Word(English("broken", "broken"), Hindi("टूटा-फूटा", "m", "टूटे-फूटे", "टूटे-फूटे", "टूटी-फूटी")),
     quality("lovely", "प्यारा"),
-    quality("wooden", "लकड़ी का"),
-    quality("brass", "पीतल का"),
-    quality("iron", "लोहे का"),
-    quality("paper", "कागज़ का"),
-    quality("silver", "चाँदी का"),
+    quality("unusual", "अनोखा"),
+    quality("tiny", "नन्हा"),
+    quality("foreign", "विदेशी"),
+    quality("ordinary", "मामूली"),
+    quality("dusty", "धूल से भरा"),
     quality("plain", "सादा"),
     quality("colourful", "रंगीन"),
 )

@@ -23,7 +23,7 @@ _VALID_SHARE = 20  # the validation text is one twentieth of the training text
 
 
 class FileEntry(TypedDict):
-    """What the manifest says of one file; `text_bytes` counts the documents alone, without their JSON."""
+    """What the manifest says of one file; `text_bytes` counts only its documents, or only its questions."""
 
     rows: int
     bytes: int

@@ -1,0 +1,34 @@
+"""Shared by all tests: a small generated corpus, tokenized, and a pool of gloo workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Workers and subprocesses of tests share two cores: one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.support.corpus import TinyData, make_tiny_data
+from tests.support.pool import GlooPool
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
+    """English and Hindi .bin/.idx and their tokenizer."""
+    return make_tiny_data(tmp_path_factory.mktemp("tiny_data"))
+
+
+@pytest.fixture(scope="session")
+def gloo_pool() -> Iterator[GlooPool]:
+    """Processes that import once and run many parallel cases."""
+    pool = GlooPool()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return Path(__file__).resolve().parents[1]

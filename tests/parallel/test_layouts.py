@@ -1,0 +1,95 @@
+"""Every layout repeats the single process's run, on real processes under gloo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cases import pretrain_case
+from tests.support.corpus import TinyData
+from tests.support.pool import GlooPool
+
+LAYOUTS = {
+    "tp2": (2, ["parallel=tp2"]),
+    "tp2_sp": (2, ["parallel=tp2_sp"]),
+    "pp2": (2, ["parallel=pp2"]),
+    "dp2": (2, ["parallel=single"]),
+    "dp2_overlapped": (2, ["parallel.overlap_grad_reduce=true", "parallel.overlap_param_gather=true"]),
+    "tp2_pp2": (4, ["parallel=tp2_pp2"]),
+}
+
+
+def losses(metrics: list[dict[str, Any]]) -> dict[int, float]:
+    return {record["step"]: record["loss"] for record in metrics if "loss" in record}
+
+
+def grad_norms(metrics: list[dict[str, Any]]) -> dict[int, float]:
+    return {record["step"]: record["grad_norm"] for record in metrics if "loss" in record}
+
+
+def run_layout(
+    pool: GlooPool, data: TinyData, output_dir: Path, layout: str, **changes: str
+) -> list[dict[str, Any]]:
+    world_size, overrides = LAYOUTS[layout] if layout != "single" else (1, ["parallel=single"])
+    settings = data.overrides(output_dir=str(output_dir), save_nemo="false", **changes)
+    results = pool.run(world_size, pretrain_case, [*settings, *overrides])
+    assert [code for code, _ in results] == [0] * world_size
+    return results[0][1]
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def tied(request: pytest.FixtureRequest) -> str:
+    return str(request.param).lower()
+
+
+@pytest.fixture(scope="module")
+def single(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: Any, tied: str) -> list[dict[str, Any]]:
+    return run_layout(
+        gloo_pool,
+        tiny_data,
+        tmp_path_factory.mktemp("single"),
+        "single",
+        model__share_embeddings_and_output_weights=tied,
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_repeats_the_single_process(
+    layout: str,
+    single: list[dict[str, Any]],
+    gloo_pool: GlooPool,
+    tiny_data: TinyData,
+    tmp_path: Path,
+    tied: str,
+) -> None:
+    metrics = run_layout(
+        gloo_pool, tiny_data, tmp_path, layout, model__share_embeddings_and_output_weights=tied
+    )
+    expected = losses(single)
+    assert len(expected) == 20 and expected[20] < expected[1] - 0.5, "the model must have learned something"
+    assert losses(metrics) == pytest.approx(expected, rel=1e-4)
+    assert grad_norms(metrics) == pytest.approx(grad_norms(single), rel=1e-3)
+    valid = [record for record in metrics if "valid.hi.loss" in record][-1]
+    expected_valid = [record for record in single if "valid.hi.loss" in record][-1]
+    for key in ("valid.en.loss", "valid.hi.loss", "valid.hi.bits_per_byte"):
+        assert valid[key] == pytest.approx(expected_valid[key], rel=1e-4)
+
+
+@pytest.mark.parametrize("second", ["single", "tp2_sp", "dp2"])
+def test_checkpoint_of_tp2_pp2_continues_under_another_layout(
+    second: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    whole = run_layout(gloo_pool, tiny_data, tmp_path / "whole", "single")
+    run_layout(gloo_pool, tiny_data, tmp_path, "tp2_pp2", trainer__max_steps="10")
+    metrics = run_layout(gloo_pool, tiny_data, tmp_path, second)
+    assert {"event": "resumed", "step": 10, "checkpoint": "step_00000010"} in metrics
+    assert losses(metrics) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_resharding_from_the_single_process(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    whole = run_layout(gloo_pool, tiny_data, tmp_path / "whole", "single")
+    run_layout(gloo_pool, tiny_data, tmp_path, "single", trainer__max_steps="10")
+    metrics = run_layout(gloo_pool, tiny_data, tmp_path, "tp2_pp2")
+    assert losses(metrics) == pytest.approx(losses(whole), rel=1e-4)
