@@ -56,7 +56,7 @@ class Quickstart:
         self.python("tools.make_corpus", "--out", self.corpus)
         self.title("2  train a SentencePiece tokenizer")
         texts = [self.corpus / f"train.{language}.jsonl" for language in LANGUAGES]
-        self.python("tools.train_tokenizer", *texts, "--out", self.data / "tokenizer", "--vocab-size", 1280)
+        self.python("tools.train_tokenizer", *texts, "--out", self.data / "tokenizer", "--vocab-size", 2048, "--type", "bpe")
         self.title("3  tokenize to Megatron .bin/.idx")
         for part in ("train", "valid"):
             for language in LANGUAGES:
