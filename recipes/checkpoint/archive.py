@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +13,8 @@ from recipes.errors import UserError
 from recipes.files import atomic_write
 
 Progress = Callable[[int, int], None]
+# What reading a damaged tar or gzip stream raises; an OSError without a number is gzip's own.
+DAMAGE = (tarfile.TarError, EOFError, ValueError, zlib.error)
 
 
 def open_archive(path: Path) -> tarfile.TarFile:
@@ -22,8 +26,8 @@ def open_archive(path: Path) -> tarfile.TarFile:
     for mode in ("r:", "r:gz"):
         try:
             return tarfile.open(path, mode)  # type: ignore[call-overload,no-any-return]
-        except (tarfile.TarError, EOFError, OSError) as error:
-            reason = error
+        except (*DAMAGE, OSError) as error:
+            reason = " ".join(str(error).split())
     raise UserError(f"{path}: not a .nemo archive: {reason}")
 
 
@@ -31,18 +35,25 @@ def checked_members(archive: tarfile.TarFile, name: str) -> list[tarfile.TarInfo
     """The archive's members, if all of them are plain files and directories inside it.
 
     Raises:
-        UserError: a member is a link or a device, or its name leads out of the archive.
+        UserError: a member is a link or a device, is there twice, or its name leads out of the archive.
     """
     try:
         members = archive.getmembers()
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (*DAMAGE, OSError) as error:
         raise UserError(f"{name}: the archive is damaged: {error}") from None
+    seen: dict[PurePosixPath, tarfile.TarInfo] = {}
     for member in members:
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts:
             raise UserError(f"{name}: member {member.name!r} leads out of the archive; refused")
         if not (member.isreg() or member.isdir()):
             raise UserError(f"{name}: member {member.name!r} is a link or a device; refused")
+        if "\0" in member.name or member.size < 0:
+            raise UserError(f"{name}: the archive is damaged at member {member.name!r}")
+        # The second would silently replace the first, which is what another reader may have looked at.
+        if path in seen and not (member.isdir() and seen[path].isdir()):
+            raise UserError(f"{name}: member {member.name!r} is there twice; refused")
+        seen[path] = member
     return members
 
 
@@ -62,7 +73,11 @@ def extract_archive(path: Path, directory: Path, progress: Progress | None = Non
             total = sum(member.size for member in members)
             free = shutil.disk_usage(_existing_parent(directory)).free
             if total > free:
-                raise UserError(f"{path}: needs {total / 1e6:.0f} MB, {directory.parent} has {free / 1e6:.0f} MB free")
+                largest = max(members, key=lambda member: member.size)
+                raise UserError(
+                    f"{path}: needs {total / 1e6:.0f} MB, {directory.parent} has {free / 1e6:.0f} MB free "
+                    f"(largest member: {largest.name!r})"
+                )
             partial.mkdir(parents=True)
             done = 0
             for member in members:
@@ -71,10 +86,14 @@ def extract_archive(path: Path, directory: Path, progress: Progress | None = Non
                 if progress:
                     progress(done, total)
         partial.rename(directory)
-    except (tarfile.TarError, EOFError) as error:
+    except UserError:
+        raise
+    except DAMAGE as error:
         raise UserError(f"{path}: the archive is damaged: {error}") from None
     except OSError as error:
-        raise UserError(f"{directory}: cannot be written: {error.strerror or error}") from None
+        if error.errno in (None, errno.EIO):
+            raise UserError(f"{path}: the archive is damaged: {error}") from None
+        raise UserError(f"{directory}: cannot be written: {error.strerror}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

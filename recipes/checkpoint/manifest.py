@@ -31,18 +31,25 @@ def write_manifest(directory: Path, **facts: Any) -> None:
         file.write(json.dumps({"format_version": 1, **facts, "files": files}, indent=2).encode())
 
 
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        for name, expected in manifest["files"].items():
+            if not isinstance(name, str) or {*expected} != {"bytes", "sha256"}:
+                raise ValueError(name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{directory}: no readable {MANIFEST}, so this is no finished checkpoint") from None
+    return manifest
+
+
 def verify(directory: Path) -> dict[str, Any]:
     """Compares every file with the manifest; returns the manifest.
 
     Raises:
         UserError: a file is missing or differs; the message names it.
     """
-    try:
-        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
-        files = manifest["files"].items()
-    except (OSError, ValueError, KeyError, AttributeError):
-        raise UserError(f"{directory}: no readable {MANIFEST}, so this is no finished checkpoint") from None
-    for name, expected in files:
+    manifest = _read_manifest(directory)
+    for name, expected in manifest["files"].items():
         path = directory / name
         if not path.is_file():
             raise UserError(f"{path} is missing; the checkpoint is damaged")
@@ -84,9 +91,24 @@ def newest_whole_checkpoint(checkpoints: Path, warn: Any) -> Path | None:
 
 
 def remove_partial(checkpoints: Path) -> None:
-    """Deletes what an interrupted save left behind."""
+    """Deletes what an interrupted save, or an interrupted deletion, left behind."""
     for path in checkpoints.glob(".step_*.partial"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in checkpoints.glob("step_*"):
+        if STEP_DIRECTORY.fullmatch(path.name) and not (path / MANIFEST).is_file():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def set_aside_newer(checkpoints: Path, whole: Path) -> None:
+    """Renames the damaged checkpoints after ``whole`` to ``damaged_step_*``.
+
+    Under their own name they would be counted among the newest to keep, and would not be written again.
+    """
+    for path in finished_checkpoints(checkpoints):
+        if path.name > whole.name:
+            aside = path.with_name(f"damaged_{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
 
 
 def keep_newest(checkpoints: Path, count: int) -> None:

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import reprlib
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch.distributed as dist
 import yaml
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.models.gpt import GPTModel
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from recipes.checkpoint.archive import extract_archive, pack_archive
+from recipes.checkpoint.disk import disk_errors, write_sharded
 from recipes.checkpoint.nemo_config import from_nemo_config
-from recipes.checkpoint.safety import check_metadata, load_plain
+from recipes.checkpoint.safety import check_metadata, last_line, load_plain, only_plain_data
 from recipes.config.schema import ModelConfig
+from recipes.config.validate import validate_model
 from recipes.data.tokenizer import TextTokenizer, load_tokenizer
 from recipes.errors import UserError
+from recipes.model.accounting import kv_channels
 
 WEIGHTS_DIR = "model_weights"
 CONFIG_FILE = "model_config.yaml"
 KEY_PREFIX = "model."
 EMBEDDING_KEY = f"{KEY_PREFIX}embedding.word_embeddings.weight"
+LAYERS_PREFIX = f"{KEY_PREFIX}decoder.layers."
+LARGEST_CONFIG = 4_000_000
 
 
 def new_tokenizer_name(tokenizer_file: Path) -> str:
@@ -44,20 +51,18 @@ def save_nemo(path: Path, gpt: GPTModel, config: dict[str, Any], tokenizer_file:
     staging = path.with_name(f".{path.name}.partial")
     if rank_zero:
         shutil.rmtree(staging, ignore_errors=True)
-        (staging / WEIGHTS_DIR).mkdir(parents=True)
+        with disk_errors(path, "nothing was left behind"):
+            (staging / WEIGHTS_DIR).mkdir(parents=True)
     dist.barrier()
     try:
-        dist_checkpointing.save(
-            gpt.sharded_state_dict(prefix=KEY_PREFIX),
-            str(staging / WEIGHTS_DIR),
-            TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1),
-        )
-        dist.barrier()
-        if rank_zero:
-            (staging / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
-            name = config["tokenizer"]["model"].removeprefix("nemo:")
-            shutil.copyfile(tokenizer_file, staging / name)
-            pack_archive(staging, path)
+        with disk_errors(path, "nothing was left behind, checkpoints are untouched"):
+            write_sharded(gpt.sharded_state_dict(prefix=KEY_PREFIX), staging / WEIGHTS_DIR)
+            dist.barrier()
+            if rank_zero:
+                (staging / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+                name = config["tokenizer"]["model"].removeprefix("nemo:")
+                shutil.copyfile(tokenizer_file, staging / name)
+                pack_archive(staging, path)
     finally:
         if rank_zero:
             shutil.rmtree(staging, ignore_errors=True)
@@ -105,30 +110,67 @@ def _read_directory(directory: Path, source: Path) -> NemoModel:
     stored = metadata.state_dict_metadata.get(EMBEDDING_KEY)
     if stored is None:
         raise UserError(f"{source}: its weights hold no {EMBEDDING_KEY}, so this is no GPT model of NeMo's")
+    if not isinstance(stored, TensorStorageMetadata) or len(stored.size) != 2:
+        raise UserError(f"{source}: its {EMBEDDING_KEY} is no table")
+    if tokenizer.vocab_size > stored.size[0]:
+        raise UserError(
+            f"{source}: its tokenizer has {tokenizer.vocab_size} pieces, its embedding table {stored.size[0]} rows"
+        )
     model = from_nemo_config(config, tokenizer_vocab_size=tokenizer.vocab_size, stored_rows=stored.size[0])
+    try:
+        validate_model(model)
+        _check_size(model, metadata.state_dict_metadata)
+    except UserError as error:
+        raise UserError(f"{source}: {CONFIG_FILE}: {error}") from None
     return NemoModel(source=source, config=config, model=model, tokenizer=tokenizer, weights=weights)
+
+
+def _check_size(model: ModelConfig, stored: dict[str, Any]) -> None:
+    """Depth and width are those of the stored tensors: nothing is built that could not be filled anyway."""
+    rows, width = stored[EMBEDDING_KEY].size
+    if width != model.hidden_size:
+        raise UserError(f"hidden_size={model.hidden_size}, but the stored embedding is {rows} x {width}")
+    for key, item in stored.items():
+        if not key.startswith(LAYERS_PREFIX) or not isinstance(item, TensorStorageMetadata):
+            continue
+        if item.size[0] != model.num_layers:
+            raise UserError(f"num_layers={model.num_layers}, but {key} is stored for {item.size[0]} layers")
+        if key.endswith("mlp.linear_fc2.weight") and item.size[-1] != model.ffn_hidden_size:
+            raise UserError(f"ffn_hidden_size={model.ffn_hidden_size}, but {key} is {item.size[-1]} wide")
+        if key.endswith("self_attention.linear_proj.weight"):
+            heads = model.num_attention_heads * kv_channels(model)
+            if item.size[-1] != heads:
+                raise UserError(f"the attention heads are {heads} wide in all, but {key} is {item.size[-1]} wide")
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """model_config.yaml as plain data; nothing in it is instantiated."""
     try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise UserError(f"{path.name} has {path.stat().st_size:,} bytes, more than any model's configuration")
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path.parent}: holds no {path.name}, so this is no .nemo") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.name} is not plain YAML: {str(error).splitlines()[0]}") from None
+    except UserError:
+        raise
+    except Exception as error:  # PyYAML lets what its constructors raise through: ValueError, KeyError ...
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path.name} is not plain YAML: {reason}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path.name} is not a mapping")
     return config
 
 
 def _tokenizer_path(config: dict[str, Any], directory: Path) -> Path:
-    section = config.get("tokenizer") or {}
+    section = config.get("tokenizer")
+    if not isinstance(section, dict):
+        raise UserError(f"{CONFIG_FILE}: tokenizer is no mapping")
     name = str(section.get("model") or "")
     if section.get("library") != "sentencepiece" or not name:
-        raise UserError(f"tokenizer.library={section.get('library')}: only SentencePiece models can be read so far")
+        library = reprlib.repr(section.get("library"))
+        raise UserError(f"tokenizer.library={library}: only SentencePiece models can be read so far")
     # The name comes from the file: only its last part is used, so that it cannot point elsewhere.
-    return directory / Path(name.removeprefix("nemo:")).name
+    return directory / PurePosixPath(name.removeprefix("nemo:")).name
 
 
 def load_weights(nemo: NemoModel, gpt: GPTModel) -> None:
@@ -137,14 +179,13 @@ def load_weights(nemo: NemoModel, gpt: GPTModel) -> None:
     Raises:
         UserError: a tensor is missing or has another shape than the configuration says.
     """
-    state = gpt.sharded_state_dict(prefix=KEY_PREFIX)
+    # Tensors only: Transformer Engine's extra state is a pickle, and without FP8 it is empty.
+    everything = gpt.sharded_state_dict(prefix=KEY_PREFIX)
+    state = {key: value for key, value in everything.items() if not isinstance(value, ShardedObject)}
     try:
-        loaded = dist_checkpointing.load(state, str(nemo.weights))
+        with only_plain_data():
+            loaded = dist_checkpointing.load(state, str(nemo.weights))
     except Exception as error:
-        raise UserError(f"{nemo.source}: its weights do not fit its configuration: {_last_line(error)}") from error
-    gpt.load_state_dict({key.removeprefix(KEY_PREFIX): value for key, value in loaded.items() if key in state})
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+        raise UserError(f"{nemo.source}: its weights do not fit its configuration: {last_line(error)}") from error
+    weights = {key.removeprefix(KEY_PREFIX): value for key, value in loaded.items() if key in state}
+    gpt.load_state_dict(weights, strict=len(state) == len(everything))

@@ -8,7 +8,11 @@ torch.load with weights_only=True, PyTorch's own allow-list.
 from __future__ import annotations
 
 import io
+import math
+import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +70,56 @@ def check_metadata(directory: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; this is no whole distributed checkpoint") from None
     try:
-        return _AllowListUnpickler(io.BytesIO(data)).load()
+        metadata = _AllowListUnpickler(io.BytesIO(data)).load()
     except Exception as error:  # A damaged pickle can raise nearly anything.
-        raise UserError(f"{path}: not the metadata of a checkpoint: {error}") from None
+        raise UserError(f"{path}: not the metadata of a checkpoint: {last_line(error)}") from None
+    try:
+        declared = sum(map(_stored_bytes, metadata.state_dict_metadata.values()))
+        present = sum(file.stat().st_size for file in directory.glob("*.distcp"))
+    except Exception as error:
+        raise UserError(f"{path}: not the metadata of a checkpoint: {last_line(error)}") from None
+    # Before anybody allocates what it declares.
+    if declared > present:
+        raise UserError(f"{directory}: its tensors have {declared:,} bytes, its files only {present:,}; it is damaged")
+    return metadata
+
+
+def _stored_bytes(item: Any) -> int:
+    """The size of one item: a tensor's shape and its chunks' shapes must agree."""
+    from torch.distributed.checkpoint.metadata import BytesStorageMetadata, TensorStorageMetadata
+
+    if isinstance(item, BytesStorageMetadata):
+        return 0
+    if not isinstance(item, TensorStorageMetadata):
+        raise ValueError(f"it lists a {type(item).__name__}")
+    elements = sum(math.prod(chunk.sizes) for chunk in item.chunks)
+    if math.prod(item.size) != elements or any(side < 0 for chunk in item.chunks for side in chunk.sizes):
+        raise ValueError(f"the parts of a tensor of shape {tuple(item.size)} have {elements} elements")
+    return int(elements * item.properties.dtype.itemsize)
+
+
+@contextmanager
+def only_plain_data() -> Iterator[None]:
+    """While it lasts, every torch.load in this process takes tensors and plain containers only.
+
+    megatron-core and torch read the objects inside of a .distcp with weights_only=False.
+    """
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an exception's message, which is where megatron-core and torch put the reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def load_plain(path: Path) -> Any:
@@ -84,4 +135,5 @@ def load_plain(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; this is no whole checkpoint") from None
     except Exception as error:
-        raise UserError(f"{path}: not readable as plain data: {str(error).splitlines()[0]}") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: not readable as plain data: {reason}") from None

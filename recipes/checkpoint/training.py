@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Any
 
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
+from torch.distributed.checkpoint.api import CheckpointException
 
+from recipes.checkpoint.disk import disk_errors, write_sharded
 from recipes.checkpoint.manifest import write_manifest
-from recipes.checkpoint.safety import check_metadata, load_plain
+from recipes.checkpoint.safety import check_metadata, last_line, load_plain, only_plain_data
 from recipes.errors import UserError
 
 # The form of the optimizer state that can be read back under any other layout.
@@ -23,9 +24,11 @@ OPTIMIZER_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
 def save_training_checkpoint(
-    directory: Path, gpt: GPTModel, optimizer: MegatronOptimizer, plain: dict[str, Any]
+    directory: Path, gpt: GPTModel, optimizer: MegatronOptimizer, plain: dict[str, Any], **facts: Any
 ) -> None:
     """Writes weights, optimizer state and ``plain`` data; ``directory`` appears whole or not at all.
+
+    ``facts`` go into its manifest.
 
     Raises:
         UserError: the disk is full or refuses; nothing is left behind.
@@ -36,7 +39,7 @@ def save_training_checkpoint(
         "optimizer": optimizer.sharded_state_dict(model_state, metadata=OPTIMIZER_METADATA),
         **plain,
     }
-    save_sharded(directory, state, step=plain.get("global_step"))
+    save_sharded(directory, state, step=plain.get("global_step"), **facts)
 
 
 def save_sharded(directory: Path, state: dict[str, Any], **facts: Any) -> None:
@@ -45,33 +48,33 @@ def save_sharded(directory: Path, state: dict[str, Any], **facts: Any) -> None:
     rank_zero = dist.get_rank() == 0
     if rank_zero:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        with disk_errors(directory, "earlier checkpoints are untouched"):
+            partial.mkdir(parents=True)
     dist.barrier()
     try:
-        dist_checkpointing.save(state, str(partial), TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1))
-        dist.barrier()
-        if rank_zero:
-            write_manifest(partial, **facts)
-            _fsync_directory(partial)
-            if directory.exists():  # Without a manifest, or it would not be written again.
-                shutil.rmtree(directory)
-            partial.rename(directory)
-            _fsync_directory(directory.parent)
-    except Exception as error:
+        with disk_errors(directory, "nothing was left behind, earlier checkpoints are untouched"):
+            write_sharded(state, partial)
+            dist.barrier()
+            if rank_zero:
+                write_manifest(partial, **facts)
+                _fsync_directory(partial)
+                if directory.exists():  # Without a manifest, or it would not be written again.
+                    shutil.rmtree(directory)
+                partial.rename(directory)
+                _fsync_directory(directory.parent)
+    except BaseException:
         if rank_zero:
             shutil.rmtree(partial, ignore_errors=True)
-        if _is_disk_error(error):
-            free = shutil.disk_usage(directory.parent).free
-            raise UserError(
-                f"{directory}: cannot be saved: {_root_cause(error)} ({free / 1e6:.0f} MB free there); "
-                "nothing was left behind, earlier checkpoints are untouched"
-            ) from error
         raise
     dist.barrier()
 
 
 def load_training_checkpoint(directory: Path, gpt: GPTModel, optimizer: MegatronOptimizer) -> dict[str, Any]:
-    """Reads weights and optimizer state into place, resharded to the present layout; returns the plain data."""
+    """Reads weights and optimizer state into place, resharded to the present layout; returns the plain data.
+
+    Raises:
+        UserError: the checkpoint holds other tensors than the model and its optimizer.
+    """
     check_metadata(directory)
     load_plain(directory / "common.pt")
     model_state = gpt.sharded_state_dict()
@@ -79,7 +82,11 @@ def load_training_checkpoint(directory: Path, gpt: GPTModel, optimizer: Megatron
         "model": model_state,
         "optimizer": optimizer.sharded_state_dict(model_state, is_loading=True, metadata=OPTIMIZER_METADATA),
     }
-    loaded = dist_checkpointing.load(state, str(directory))
+    try:
+        with only_plain_data():
+            loaded = dist_checkpointing.load(state, str(directory))
+    except (CheckpointingException, CheckpointException, KeyError) as error:
+        raise UserError(f"{directory}: does not fit the configured model: {last_line(error)}") from error
     gpt.load_state_dict(loaded.pop("model"))
     optimizer.load_state_dict(loaded.pop("optimizer"))
     return loaded
@@ -91,16 +98,3 @@ def _fsync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_disk_error(error: BaseException) -> bool:
-    """Whether the disk refused. The writer process's OSError reaches us wrapped, as text or as a cause."""
-    text = _root_cause(error)
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-    return isinstance(error, UserError) or any(os.strerror(code) in text for code in codes)
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error) or type(error).__name__).strip().splitlines()[-1]

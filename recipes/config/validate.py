@@ -5,6 +5,7 @@ Every message names the key, its value and the fix.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import NoReturn
@@ -59,7 +60,28 @@ OWNED_MEGATRON_FIELDS = {
     "init_method": "model.init_method_std",
     "output_layer_init_method": "model.use_scaled_init_method",
     "calculate_per_token_loss": "data.eod_mask_loss",
+    "embedding_init_method": "model.init_method_std",
+    "embedding_init_method_std": "model.init_method_std",
 }
+
+# TransformerConfig fields that only take effect with layers or process groups that no family here has: megatron-core
+# would take them and train something else.
+UNUSED_MEGATRON_FIELDS = (
+    "add_qkv_bias",
+    "attention_output_gate",
+    "context_parallel_size",
+    "experimental_attention_variant",
+    "expert_tensor_parallel_size",
+    "heterogeneous_block_specs",
+    "is_hybrid_model",
+    "mtp_num_layers",
+    "multi_latent_attention",
+    "num_moe_experts",
+    "pipeline_model_parallel_layout",
+    "qk_l2_norm",
+    "qk_layernorm",
+    "virtual_pipeline_model_parallel_size",
+)
 
 
 def refuse(key: str, value: object, why: str) -> NoReturn:
@@ -77,10 +99,13 @@ def validate_pretrain(config: PretrainConfig) -> int:
         refuse("name", repr(config.name), "use letters, digits, '.', '_' and '-': it names a directory")
     if config.resume not in ("auto", "never"):
         refuse("resume", config.resume, "use auto or never")
+    if not 0 <= config.seed < 2**31:
+        refuse("seed", config.seed, "must lie between 0 and 2147483647")
     validate_model(config.model)
     validate_optim(config.optim)
     data_parallel_size = validate_parallel(config.parallel, config.model, check_launcher=not config.dry_run)
     validate_trainer(config.trainer, data_parallel_size)
+    validate_data(config.data)
     if config.data.seq_length > config.model.max_position_embeddings:
         refuse(
             "data.seq_length",
@@ -91,7 +116,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     if config.parallel.sequence_parallel and config.data.seq_length % tp:
         refuse("data.seq_length", config.data.seq_length, f"sequence_parallel needs a multiple of {tp}")
     if not config.dry_run:
-        sidecars = validate_data(config.data)
+        sidecars = validate_files(config.data)
         validate_tokenizer(config, sidecars)
     return data_parallel_size
 
@@ -104,6 +129,15 @@ def validate_model(model: ModelConfig) -> None:
         _positive(f"model.{key}", getattr(model, key))
     _positive("model.make_vocab_size_divisible_by", model.make_vocab_size_divisible_by)
     _positive("model.max_position_embeddings", model.max_position_embeddings)
+    for key in ("num_query_groups", "kv_channels"):
+        value = getattr(model, key)
+        if value is not None:
+            _positive(f"model.{key}", value)
+    for key in ("layernorm_epsilon", "rotary_base"):
+        _positive(f"model.{key}", getattr(model, key))
+    _not_negative("model.init_method_std", model.init_method_std)
+    if not 0 < model.rotary_percent <= 1:
+        refuse("model.rotary_percent", model.rotary_percent, "must be above 0 and at most 1")
     heads = model.num_attention_heads
     if model.kv_channels is None and model.hidden_size % heads:
         refuse(
@@ -126,6 +160,10 @@ def validate_model(model: ModelConfig) -> None:
             refuse(f"model.megatron.{name}", model.megatron[name], f"set {OWNED_MEGATRON_FIELDS[name]} instead")
         if name not in TRANSFORMER_CONFIG_FIELDS:
             refuse(f"model.megatron.{name}", model.megatron[name], "megatron-core's TransformerConfig has no such field")
+        if name in UNUSED_MEGATRON_FIELDS or name.startswith("moe_"):
+            refuse(
+                f"model.megatron.{name}", model.megatron[name], f"the {model.family} family does not use it; remove it"
+            )
 
 
 def validate_optim(optim: OptimConfig) -> None:
@@ -133,25 +171,38 @@ def validate_optim(optim: OptimConfig) -> None:
     _one_of("optim.name", optim.name, ("adamw",))
     _one_of("optim.lr_decay_style", optim.lr_decay_style, DECAY_STYLES)
     _one_of("optim.lr_wsd_decay_style", optim.lr_wsd_decay_style, WSD_STYLES)
-    if optim.lr <= 0:
-        refuse("optim.lr", optim.lr, "must be positive")
+    _positive("optim.lr", optim.lr)
+    _positive("optim.eps", optim.eps)
     if not 0 <= optim.min_lr <= optim.lr:
         refuse("optim.min_lr", optim.min_lr, f"must lie between 0 and optim.lr={optim.lr}")
     if not all(0 <= beta < 1 for beta in optim.betas):
         refuse("optim.betas", list(optim.betas), "each must be at least 0 and below 1")
     for key in ("weight_decay", "clip_grad", "lr_warmup_steps"):
-        if getattr(optim, key) < 0:
-            refuse(f"optim.{key}", getattr(optim, key), "must not be negative")
+        _not_negative(f"optim.{key}", getattr(optim, key))
+    for key in ("lr_decay_steps", "lr_wsd_decay_steps"):
+        value = getattr(optim, key)
+        if value is not None:
+            _positive(f"optim.{key}", value)
     if optim.lr_decay_steps is not None and optim.lr_warmup_steps >= optim.lr_decay_steps:
         refuse("optim.lr_warmup_steps", optim.lr_warmup_steps, f"must be below lr_decay_steps={optim.lr_decay_steps}")
     if optim.lr_wsd_decay_steps is not None and optim.lr_decay_style != "WSD":
         refuse("optim.lr_wsd_decay_steps", optim.lr_wsd_decay_steps, "would be ignored: needs lr_decay_style=WSD")
+    if optim.lr_wsd_decay_steps is not None and optim.lr_decay_steps is not None:
+        longest = optim.lr_decay_steps - optim.lr_warmup_steps
+        if optim.lr_wsd_decay_steps > longest:
+            refuse(
+                "optim.lr_wsd_decay_steps",
+                optim.lr_wsd_decay_steps,
+                f"must be at most lr_decay_steps - lr_warmup_steps = {longest}",
+            )
 
 
 def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_launcher: bool) -> int:
     """Checks the layout against the model and the launcher; returns the data-parallel size."""
     for key in ("tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size"):
         _positive(f"parallel.{key}", getattr(parallel, key))
+    if parallel.world_size is not None:
+        _positive("parallel.world_size", parallel.world_size)
     tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     divisible = {
         "model.num_attention_heads": model.num_attention_heads,
@@ -212,12 +263,10 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
         raise UserError("trainer.max_steps=null: set trainer.max_steps or trainer.max_tokens")
     if trainer.max_steps is not None and trainer.max_steps < 0:
         refuse("trainer.max_steps", trainer.max_steps, "must not be negative; 0 writes the untrained model")
-    for key in ("max_tokens", "log_every_n_steps", "val_check_interval", "limit_val_batches"):
+    for key in ("max_tokens", "log_every_n_steps", "val_check_interval", "limit_val_batches", "num_threads", "peak_tflops"):
         value = getattr(trainer, key)
         if value is not None:
             _positive(f"trainer.{key}", value)
-    if trainer.num_threads is not None:
-        _positive("trainer.num_threads", trainer.num_threads)
     if trainer.max_time is not None:
         parse_duration(trainer.max_time)
     if trainer.checkpoint.every_n_steps is not None:
@@ -236,9 +285,18 @@ def parse_duration(text: str) -> float:
     return float(days * 86400 + hours * 3600 + minutes * 60 + seconds)
 
 
-def validate_data(data: DataConfig) -> dict[str, Sidecar]:
-    """Checks every source and held-out set on disk; returns their sidecars by name."""
+def validate_data(data: DataConfig) -> None:
+    """Checks what can be said about the data without reading them."""
     _positive("data.seq_length", data.seq_length)
+    _not_negative("data.num_workers", data.num_workers)
+    for name, source in data.train.items():
+        _not_negative(f"data.train.{name}.weight", source.weight)
+    if data.train and not any(source.weight > 0 for source in data.train.values()):
+        raise UserError("data.train: every weight is 0; give at least one source a positive weight")
+
+
+def validate_files(data: DataConfig) -> dict[str, Sidecar]:
+    """Checks every source and held-out set on disk; returns their sidecars by name."""
     if not data.train:
         raise UserError(
             "data.train={}: no training text; add sources, for example "
@@ -246,12 +304,8 @@ def validate_data(data: DataConfig) -> dict[str, Sidecar]:
         )
     sidecars = {}
     for name, source in data.train.items():
-        if source.weight < 0:
-            refuse(f"data.train.{name}.weight", source.weight, "must not be negative")
         if source.weight > 0:
             sidecars[f"data.train.{name}"] = check_prefix(source.path)
-    if not sidecars:
-        raise UserError("data.train: every weight is 0; give at least one source a positive weight")
     for name, path in data.valid.items():
         sidecars[f"data.valid.{name}"] = check_prefix(path)
     for key, sidecar in sidecars.items():
@@ -285,13 +339,13 @@ def validate_tokenizer(config: PretrainConfig, sidecars: dict[str, Sidecar]) -> 
 
 def validate_inference(inference: InferenceConfig) -> None:
     """Checks the sampling options."""
-    if inference.temperature <= 0:
+    if not 0 < inference.temperature < math.inf:
         refuse("inference.temperature", inference.temperature, "must be positive; use inference.greedy=true")
     if inference.top_k < 0:
         refuse("inference.top_k", inference.top_k, "must not be negative; 0 turns it off")
     if not 0 <= inference.top_p <= 1:
         refuse("inference.top_p", inference.top_p, "must lie between 0 and 1; 0 turns it off")
-    if inference.repetition_penalty < 1:
+    if not 1 <= inference.repetition_penalty < math.inf:
         refuse("inference.repetition_penalty", inference.repetition_penalty, "must be at least 1")
     _positive("inference.tokens_to_generate", inference.tokens_to_generate)
     if not 0 <= inference.min_tokens_to_generate <= inference.tokens_to_generate:
@@ -308,6 +362,8 @@ def validate_generate(config: GenerateConfig) -> None:
     _one_of("precision", config.precision, PRECISIONS)
     validate_inference(config.inference)
     _positive("batch_size", config.batch_size)
+    if config.num_threads is not None:
+        _positive("num_threads", config.num_threads)
     if bool(config.prompts) == bool(config.prompts_jsonl):
         raise UserError("prompts: give either prompts or prompts_jsonl, for example 'prompts=[\"भारत में\"]'")
     if config.prompts_jsonl and not Path(config.prompts_jsonl).is_file():
@@ -328,8 +384,12 @@ def validate_evaluate(config: EvaluateConfig) -> None:
             refuse(key, directory, "no such directory")
     if config.minibench is None and any(task.startswith("minibench") for task in config.tasks):
         raise UserError("minibench=null: name the generated benchmark's directory, minibench=<corpus>/benchmark")
-    if config.limit is not None:
-        _positive("limit", config.limit)
+    for key in ("limit", "num_threads"):
+        value = getattr(config, key)
+        if value is not None:
+            _positive(key, value)
+    _not_negative("num_fewshot", config.num_fewshot)
+    _not_negative("bootstrap_iters", config.bootstrap_iters)
     _positive("max_batch_tokens", config.max_batch_tokens)
 
 
@@ -342,9 +402,14 @@ def validate_model_file(path: str) -> None:
         refuse("gpt_model_file", path, "this directory holds no model_config.yaml, so it is no extracted .nemo")
 
 
-def _positive(key: str, value: int) -> None:
-    if value <= 0:
+def _positive(key: str, value: float) -> None:
+    if not 0 < value < math.inf:
         refuse(key, value, "must be positive")
+
+
+def _not_negative(key: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        refuse(key, value, "must not be negative")
 
 
 def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:

@@ -51,11 +51,13 @@ class StepSampler(Sampler[list[int]]):
 
 
 class HeldOut(Dataset):
-    """A whole held-out set once, in order; indices past its end give samples that count nothing."""
+    """A whole held-out set once, shuffled by the seed; indices past its end give samples that count nothing."""
 
     def __init__(self, source: Source) -> None:
         source.build_epochs(0, 0)
         self.samples = source.epoch(0)
+        # GPTDataset marks the padding of the sample that it reads first in the mask that it keeps for all others.
+        self.samples.masks_and_position_ids_are_cacheable = False
 
     def __len__(self) -> int:
         return len(self.samples)

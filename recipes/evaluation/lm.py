@@ -39,8 +39,8 @@ TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
 class ParamLM(TemplateLM):
     """Runs lm-eval's requests on a TextModel, the same way lm-eval's HFLM runs them on a transformers model.
 
-    Sequences are right padded, which a causal model cannot see, so no attention mask is needed. Contexts are
-    encoded without BOS, as the training documents are.
+    Sequences are right padded, which a causal model cannot see, so no attention mask is needed. Contexts begin
+    with the token that training documents began with, if there was one; HFLM leaves that to the tokenizer.
     """
 
     def __init__(self, model: TextModel, max_batch_tokens: int = 16384) -> None:
@@ -60,6 +60,8 @@ class ParamLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
+        if self.model.document_start_id is not None:
+            return self.model.document_start_id
         return self.model.eos_id if self.model.bos_id is None else self.model.bos_id
 
     @property
@@ -68,6 +70,14 @@ class ParamLM(TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         return self.model.encode(string)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        context_ids, continuation_ids = super()._encode_pair(context, continuation)
+        return self._start() + context_ids, continuation_ids
+
+    def _start(self) -> list[int]:
+        start = self.model.document_start_id
+        return [] if start is None else [start]
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Claim lm-eval's response cache (`use_cache`) for this model.
@@ -187,7 +197,7 @@ class ParamLM(TemplateLM):
         return [text for text in until if text], max_new
 
     def _prompt(self, context: str, max_new: int) -> list[int]:
-        ids = self.tok_encode(context)[-(self.max_length - max_new) :]
+        ids = (self._start() + self.tok_encode(context))[-(self.max_length - max_new) :]
         return ids or [self.prefix_token_id]
 
     def _stop_rule(self, until: list[str]) -> StopRule:

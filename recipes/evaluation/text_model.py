@@ -29,6 +29,8 @@ class TextModel(Protocol):
     device: torch.device
     bos_id: int | None
     eos_id: int
+    document_start_id: int | None
+    """The token that stood before every document in training, put before every context. None: nothing is."""
     eos_text: str | None
     """How the end token is spelled ("</s>", "<|endoftext|>"); text is cut where a model spells it out. None:
     it has no spelling."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
@@ -12,6 +14,17 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.utils import divide
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from recipes.errors import UserError
+
+# Settings of attention that are Transformer Engine's alone, and what they are when they change nothing.
+PLAIN_SETTINGS = {
+    "apply_query_key_layer_scaling": False,
+    "context_parallel_size": 1,
+    "qk_clip": False,
+    "softmax_type": "vanilla",
+    "window_size": None,
+}
 
 
 class SDPACoreAttention(MegatronModule):
@@ -33,8 +46,11 @@ class SDPACoreAttention(MegatronModule):
         pg_collection: ProcessGroupCollection | None = None,
     ) -> None:
         super().__init__(config=config)
-        if config.context_parallel_size != 1:
-            raise ValueError("context parallelism needs Transformer Engine's attention")
+        for field, plain in PLAIN_SETTINGS.items():
+            if getattr(config, field) != plain:
+                raise UserError(
+                    f"model.megatron.{field}={getattr(config, field)}: needs Transformer Engine's attention; remove it"
+                )
         self.attn_mask_type = attn_mask_type
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         self.softmax_scale = softmax_scale or 1.0 / math.sqrt(config.kv_channels)
@@ -67,13 +83,21 @@ class SDPACoreAttention(MegatronModule):
         if attention_mask is not None or attention_bias is not None or packed_seq_params is not None:
             raise ValueError("SDPACoreAttention takes no mask, bias or packed sequences: it is causal")
         mask_type = attn_mask_type or self.attn_mask_type
-        out = scaled_dot_product_attention(
-            query.permute(1, 2, 0, 3),
-            key.permute(1, 2, 0, 3),
-            value.permute(1, 2, 0, 3),
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask_type == AttnMaskType.causal and query.shape[0] > 1,
-            scale=self.softmax_scale,
-            enable_gqa=self.grouped,
-        )
+        causal = mask_type == AttnMaskType.causal and query.shape[0] > 1
+        if causal and query.shape[0] != key.shape[0]:
+            raise ValueError("several new tokens cannot be decoded at once: SDPA aligns the causal mask at the start")
+        dropout = self.dropout if self.training else 0.0
+        # Each tensor-parallel rank has heads of its own, which must not all drop the same places. With sequence
+        # parallelism megatron-core has already switched to the rank's own random state.
+        own_random_state = dropout > 0 and not self.config.sequence_parallel
+        with get_cuda_rng_tracker().fork() if own_random_state else nullcontext():
+            out = scaled_dot_product_attention(
+                query.permute(1, 2, 0, 3),
+                key.permute(1, 2, 0, 3),
+                value.permute(1, 2, 0, 3),
+                dropout_p=dropout,
+                is_causal=causal,
+                scale=self.softmax_scale,
+                enable_gqa=self.grouped,
+            )
         return out.permute(2, 0, 1, 3).reshape(query.shape[0], query.shape[1], self.hidden_size_per_partition)

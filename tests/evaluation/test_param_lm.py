@@ -104,6 +104,20 @@ def test_a_context_that_does_not_fit_loses_its_beginning() -> None:
     )
 
 
+def test_every_context_begins_as_training_documents_did() -> None:
+    model = text_model()
+    model.document_start_id = 1
+    context, target = "The capital is", " Delhi"
+    ids = [1, *model.encode(context)]
+    ((score, _),) = ParamLM(model).loglikelihood(requests("loglikelihood", (context, target)))
+    whole = model.encode(context + target)
+    assert score == pytest.approx(plain_score(model, ids, whole[len(ids) - 1 :]), abs=1e-4)
+    script = Script([1])
+    script.document_start_id = 7
+    generate(script, "Q:", until=["\n"])
+    assert script.prompts == [[7, *script.encode("Q:")]]
+
+
 def test_a_continuation_that_does_not_fit_is_refused_before_anything_runs() -> None:
     model = text_model()
     with pytest.raises(UserError, match="64 tokens"):
@@ -118,6 +132,7 @@ class Script:
 
     name, vocab_size, max_sequence_length, device = "script", 0, 512, torch.device("cpu")
     bos_id, eos_id, eos_text = None, 1, EOS
+    document_start_id: int | None = None
 
     def __init__(self, ids: Sequence[int]) -> None:
         self.ids = list(ids)

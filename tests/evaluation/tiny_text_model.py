@@ -66,6 +66,7 @@ class LlamaTextModel:
         self.max_sequence_length = llama.config.max_position_embeddings
         self.device = torch.device("cpu")
         self.bos_id: int | None = tokenizer.bos_token_id
+        self.document_start_id: int | None = None
         self.eos_id: int = tokenizer.eos_token_id
         self.eos_text: str | None = EOS
         self.batches: list[torch.Size] = []
