@@ -24,8 +24,22 @@ if [[ ! -e "$gpt_model_file" ]]; then
     exit 2
 fi
 
+# A given PYTHON is the one that runs; without, the repository's environment, or else the system's.
 python="${PYTHON:-$here/.venv/bin/python}"
-[[ -x "$python" ]] || python=python3
+[[ -n "${PYTHON:-}" || -x "$python" ]] || python=python3
+if ! python=$(type -P -- "$python"); then
+    echo "error: PYTHON=$PYTHON: no such program" >&2
+    exit 2
+fi
+[[ "$python" == /* ]] || python="$PWD/$python"
+export PYTHONUTF8=1
+
+# A value as Hydra takes it literally, whatever is in it.
+quoted() {
+    local value=${1//\\/\\\\}
+    value=${value//\'/\\\'}
+    printf "'%s'" "${value//\$\{/\\\$\{}"
+}
 
 options=()
 for name in greedy temperature top_k top_p repetition_penalty tokens_to_generate min_tokens_to_generate add_BOS; do
@@ -45,8 +59,8 @@ with open(sys.argv[1], "w", encoding="utf-8") as file:
 PYTHON
 model=$(realpath "$gpt_model_file")
 cd "$here"
-"$python" -m recipes.generate "gpt_model_file='$model'" "prompts_jsonl='$work/prompts.jsonl'" \
-    "output_jsonl='$work/completions.jsonl'" ${options[@]+"${options[@]}"} >"$work/log"
+"$python" -m recipes.generate "gpt_model_file=$(quoted "$model")" "prompts_jsonl=$(quoted "$work/prompts.jsonl")" \
+    "output_jsonl=$(quoted "$work/completions.jsonl")" ${options[@]+"${options[@]}"} >"$work/log"
 "$python" - "$work/completions.jsonl" <<'PYTHON'
 import json
 import sys

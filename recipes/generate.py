@@ -20,6 +20,8 @@ def run(config: GenerateConfig) -> int:
     """Completes or scores the prompts; prints them, or writes them beside the prompts' file."""
     validate_generate(config)
     prompts = list(config.prompts) or _read_prompts(Path(config.prompts_jsonl or ""))
+    for number, prompt in enumerate(prompts, 1):
+        _check_text(number, prompt)
     if config.dry_run:
         print(f"would complete {len(prompts)} prompt(s) with {config.gpt_model_file}")
         return 0
@@ -46,16 +48,30 @@ def run(config: GenerateConfig) -> int:
 
 def _read_prompts(path: Path) -> list[str]:
     prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"prompts_jsonl={path}: cannot be read: {error}") from None
+    for number, line in enumerate(text.split("\n"), 1):  # Not splitlines(): U+2028 may stand in a prompt.
         if not line.strip():
             continue
         try:
-            prompts.append(str(json.loads(line)["text"]))
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}:{number}: not a JSON object with a \"text\"") from None
+            prompt = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            prompt = None
+        if not isinstance(prompt, str):
+            raise UserError(f'{path}:{number}: not a JSON object with a "text"')
+        prompts.append(prompt)
     if not prompts:
         raise UserError(f"prompts_jsonl={path}: no prompts in it")
     return prompts
+
+
+def _check_text(number: int, prompt: str) -> None:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"prompt {number} is not UTF-8 text") from None
 
 
 def _json(result: Any) -> str:

@@ -56,7 +56,16 @@ class Quickstart:
         self.python("tools.make_corpus", "--out", self.corpus)
         self.title("2  train a SentencePiece tokenizer")
         texts = [self.corpus / f"train.{language}.jsonl" for language in LANGUAGES]
-        self.python("tools.train_tokenizer", *texts, "--out", self.data / "tokenizer", "--vocab-size", 2048, "--type", "bpe")
+        self.python(
+            "tools.train_tokenizer",
+            *texts,
+            "--out",
+            self.data / "tokenizer",
+            "--vocab-size",
+            2048,
+            "--type",
+            "bpe",
+        )
         self.title("3  tokenize to Megatron .bin/.idx")
         for part in ("train", "valid"):
             for language in LANGUAGES:
@@ -143,7 +152,9 @@ class Quickstart:
             command, env=environment() | {"greedy": "true"}, capture_output=True, text=True, encoding="utf-8"
         )
         if done.returncode:
-            raise UserError(f"nemo_inference.sh ended with exit code {done.returncode}: {done.stderr.strip()}")
+            raise UserError(
+                f"nemo_inference.sh ended with exit code {done.returncode}: {done.stderr.strip()}"
+            )
         lines = [line for line in done.stdout.split("\n") if line]
         print("\n".join(lines))
         return [
@@ -209,7 +220,9 @@ class Quickstart:
         self.title("done")
         print(render([before, after], labels=["before training", "after training"]))
         loss = summary["loss"]
-        print(f"loss       {loss['first']:.3f} -> {loss['last']:.3f}; resumed at step {summary['resumed_at_step']}")
+        print(
+            f"loss       {loss['first']:.3f} -> {loss['last']:.3f}; resumed at step {summary['resumed_at_step']}"
+        )
         print(f"speed      {summary['tokens_per_second']:,} tokens/s on {summary['hardware']}")
         print(f"wall time  {time.monotonic() - self.started:.0f} s")
         print(f"model      {self.model}\nsummary    {self.run_dir / 'summary.json'}\nreport     {report}")
@@ -286,7 +299,9 @@ def hardware() -> str:
         return f"{len(gpus)} x {gpus[0]}"
     name = platform.processor() or platform.machine()
     try:
-        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        models = [
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+        ]
         name = models[0].split(":", 1)[1].strip()
     except (OSError, IndexError):
         pass
@@ -297,7 +312,9 @@ def main() -> None:
     """Parses the command line and runs the chain."""
     parser = argparse.ArgumentParser(prog="python -m tools.quickstart", description=__doc__.splitlines()[0])
     parser.add_argument("--output-dir", type=Path, default=ROOT / "outputs", help="default: outputs/")
-    parser.add_argument("overrides", nargs="*", help="settings for recipes.pretrain, e.g. trainer.max_steps=500")
+    parser.add_argument(
+        "overrides", nargs="*", help="settings for recipes.pretrain, e.g. trainer.max_steps=500"
+    )
     arguments = parser.parse_args()
     Quickstart(arguments.output_dir.resolve(), arguments.overrides).run()
 

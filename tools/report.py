@@ -10,8 +10,8 @@ from recipes.report import write_report
 
 _EXAMPLES = """\
 examples:
-  python -m tools.report outputs/nano_hindi_25m
-  python -m tools.report outputs/nano_hindi_25m --out /tmp/nano.html
+  python -m tools.report outputs/lumen_128m
+  python -m tools.report outputs/lumen_128m --out lumen.html
 
 The page is one file without scripts or external parts: it can be mailed or attached as it is.
 It may be made while the run goes on, and made again later.

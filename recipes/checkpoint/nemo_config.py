@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import reprlib
 from typing import Any
 
 from recipes.config.schema import ModelConfig
@@ -107,6 +110,7 @@ def to_nemo_config(
             "format_version": FORMAT_VERSION,
             "vocab_size": model.vocab_size,
             "document_start": document_start,
+            "megatron": dict(model.megatron),
         },
         "target": CLASSIC_TARGET,
         "nemo_version": CLASSIC_VERSION,
@@ -121,12 +125,18 @@ def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, store
     """
     for key, supported in SUPPORTED_VALUES.items():
         if key in config and config[key] not in supported:
-            raise UserError(f"model_config.yaml: {key}={config[key]} is not supported (supported: {supported})")
+            value = reprlib.repr(config[key])
+            raise UserError(f"model_config.yaml: {key}={value} is not supported (supported: {supported})")
     ours = config.get("recipes") or {}
-    if ours.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
-        raise UserError(f"model_config.yaml: recipes.format_version={ours['format_version']} is newer than this code")
+    if not isinstance(ours, dict):
+        raise UserError("model_config.yaml: recipes is no mapping")
+    if ours.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        version = reprlib.repr(ours["format_version"])
+        raise UserError(
+            f"model_config.yaml: recipes.format_version={version}: this code reads version {FORMAT_VERSION}"
+        )
     try:
-        return ModelConfig(
+        return _typed(
             family=ours.get("family", "llama"),
             num_layers=config["num_layers"],
             hidden_size=config["hidden_size"],
@@ -134,7 +144,7 @@ def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, store
             num_attention_heads=config["num_attention_heads"],
             num_query_groups=config.get("num_query_groups"),
             kv_channels=config.get("kv_channels"),
-            vocab_size=min(ours.get("vocab_size", tokenizer_vocab_size), stored_rows),
+            vocab_size=ours.get("vocab_size", tokenizer_vocab_size),
             # The stored table is what it is: its height is the multiple.
             make_vocab_size_divisible_by=stored_rows,
             max_position_embeddings=config["max_position_embeddings"],
@@ -150,12 +160,46 @@ def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, store
             use_scaled_init_method=config.get("use_scaled_init_method", True),
             hidden_dropout=config.get("hidden_dropout", 0.1),
             attention_dropout=config.get("attention_dropout", 0.1),
+            megatron=ours.get("megatron") or {},
         )
     except KeyError as error:
         raise UserError(f"model_config.yaml: {error.args[0]} is missing") from None
 
 
-def _known(key: str, value: str, table: dict[str, str]) -> str:
-    if value not in table:
-        raise UserError(f"model_config.yaml: {key}={value} is not supported (supported: {', '.join(table)})")
+def _typed(**values: Any) -> ModelConfig:
+    """The ModelConfig of values that come from a file: whatever has another type than the schema's is refused."""
+    for field in dataclasses.fields(ModelConfig):
+        value, wanted = values[field.name], str(field.type)
+        if value is None and wanted.endswith("| None"):
+            continue
+        value = _converted(value, wanted.removesuffix(" | None"))
+        if value is None:
+            raise UserError(f"model_config.yaml: {field.name}={reprlib.repr(values[field.name])} is no {wanted}")
+        values[field.name] = value
+    return ModelConfig(**values)
+
+
+def _converted(value: Any, wanted: str) -> Any:
+    """``value`` as the wanted type, None if it is none of that type."""
+    if wanted.startswith("dict"):
+        return value if isinstance(value, dict) and all(isinstance(key, str) for key in value) else None
+    if wanted in ("bool", "str"):
+        return value if type(value).__name__ == wanted else None
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(value)  # From a string too: YAML 1.1 takes 1e-5, without a point, for one.
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not math.isfinite(number):
+        return None
+    if wanted == "int":
+        return int(number) if number.is_integer() and not isinstance(value, str) else None
+    return number
+
+
+def _known(key: str, value: Any, table: dict[str, str]) -> str:
+    if not isinstance(value, str) or value not in table:
+        shown = reprlib.repr(value)
+        raise UserError(f"model_config.yaml: {key}={shown} is not supported (supported: {', '.join(table)})")
     return table[value]

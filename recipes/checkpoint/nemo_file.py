@@ -14,7 +14,7 @@ from typing import Any
 
 import torch.distributed as dist
 import yaml
-from megatron.core import dist_checkpointing
+from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.models.gpt import GPTModel
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -183,9 +183,24 @@ def load_weights(nemo: NemoModel, gpt: GPTModel) -> None:
     everything = gpt.sharded_state_dict(prefix=KEY_PREFIX)
     state = {key: value for key, value in everything.items() if not isinstance(value, ShardedObject)}
     try:
+        if parallel_state.get_pipeline_model_parallel_world_size() == 1:
+            _refuse_unused(nemo, {value.key for value in state.values()})
         with only_plain_data():
             loaded = dist_checkpointing.load(state, str(nemo.weights))
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{nemo.source}: its weights do not fit its configuration: {last_line(error)}") from error
     weights = {key.removeprefix(KEY_PREFIX): value for key, value in loaded.items() if key in state}
     gpt.load_state_dict(weights, strict=len(state) == len(everything))
+
+
+def _refuse_unused(nemo: NemoModel, wanted: set[str]) -> None:
+    """A stored tensor that the built model has no place for means that it would compute something else."""
+    stored = check_metadata(nemo.weights).state_dict_metadata
+    unused = sorted(
+        key for key, item in stored.items() if isinstance(item, TensorStorageMetadata) and key not in wanted
+    )
+    if unused:
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        raise UserError(f"{nemo.source}: stores {unused[0]}{more}, which its configuration has no place for")

@@ -13,6 +13,7 @@ from recipes.parallel import cpu_stand_in
 if not torch.cuda.is_available():  # Before megatron-core is imported: it looks at CUDA as it loads.
     cpu_stand_in.install()
 
+from megatron.core import parallel_state
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.gpt import GPTModel
 
@@ -141,7 +142,8 @@ def load_text_model(path: str, *, precision: str = "auto", num_threads: int | No
     init_process_group(world)
     with open_nemo(Path(path)) as nemo:
         parallel = ParallelConfig()
-        init_model_parallel(parallel, seed=1)
+        if not parallel_state.model_parallel_is_initialized():  # By an earlier model in this process.
+            init_model_parallel(parallel, seed=1)
         gpt = build_gpt_model(nemo.model, parallel, resolve_dtype(precision), parallel_output=False)
         gpt.to(device_of(world))
         load_weights(nemo, gpt)

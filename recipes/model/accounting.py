@@ -58,17 +58,30 @@ def _vector_parameters_per_layer(model: ModelConfig) -> int:
     return vectors
 
 
+def parameters_per_part(model: ModelConfig) -> dict[str, int]:
+    """Parameters of each kind of tensor, padded vocabulary rows not counted; they add up to the whole model."""
+    hidden, layers = model.hidden_size, model.num_layers
+    queries = model.num_attention_heads * kv_channels(model)
+    attention = hidden * (queries + 2 * num_query_groups(model) * kv_channels(model)) + queries * hidden
+    parts = {"word embeddings": model.vocab_size * hidden}
+    if model.position_embedding_type == "learned_absolute":
+        parts["position embeddings"] = model.max_position_embeddings * hidden
+    parts[f"attention ({layers} layers)"] = layers * attention
+    parts[f"MLP ({layers} layers)"] = layers * (matrix_parameters_per_layer(model) - attention)
+    final_norm = hidden * (2 if model.normalization == "LayerNorm" else 1)
+    parts["norms and biases"] = layers * _vector_parameters_per_layer(model) + final_norm
+    if not model.share_embeddings_and_output_weights:
+        parts["output head"] = model.vocab_size * hidden
+    return parts
+
+
 def count_parameters(model: ModelConfig) -> ParameterCounts:
     """Parameters of the whole model. Param-1 2.9B: 2,860,648,448."""
-    hidden = model.hidden_size
-    tables = model.vocab_size * hidden * (1 if model.share_embeddings_and_output_weights else 2)
-    positions = (
-        model.max_position_embeddings * hidden if model.position_embedding_type == "learned_absolute" else 0
-    )
-    final_norm = hidden * (2 if model.normalization == "LayerNorm" else 1)
-    layers = model.num_layers * (matrix_parameters_per_layer(model) + _vector_parameters_per_layer(model))
-    total = tables + positions + layers + final_norm
-    return ParameterCounts(total=total, non_embedding=layers + final_norm, active_per_token=total)
+    parts = parameters_per_part(model)
+    total = sum(parts.values())
+    tables = ("word embeddings", "position embeddings", "output head")
+    outside = sum(parts.get(name, 0) for name in tables)
+    return ParameterCounts(total=total, non_embedding=total - outside, active_per_token=total)
 
 
 def flops_per_token(model: ModelConfig, seq_length: int) -> int:

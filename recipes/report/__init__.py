@@ -1,6 +1,6 @@
 """The run report: one self-contained HTML page made from a run directory.
 
->>> write_report(Path("outputs/nano_hindi_25m"))
+>>> write_report(Path("outputs/lumen_128m"))
 """
 
 from recipes.report.page import write_report

@@ -126,6 +126,7 @@ class StopControl(Callback):
         self.started = time.monotonic()
         # Again: Lightning's own SIGTERM handler, installed since, would leave without saving.
         self.install()
+        trainer._signal_connector.received_sigterm = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         out_of_time = self.max_seconds is not None and time.monotonic() - self.started >= self.max_seconds
@@ -165,9 +166,16 @@ class FinalValidation(Callback):
 class Checkpoints(Callback):
     """Saves every n steps and at the end of the process, and keeps the newest few."""
 
-    def __init__(self, config: PretrainConfig, directory: RunDirectory, stop: StopControl) -> None:
+    def __init__(
+        self, config: PretrainConfig, directory: RunDirectory, stop: StopControl, *, resumed: bool
+    ) -> None:
         self.config, self.directory, self.stop = config.trainer.checkpoint, directory, stop
+        self.resumed = resumed
         self.saved_step = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.resumed:
+            self.saved_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         every = self.config.every_n_steps
@@ -181,7 +189,7 @@ class Checkpoints(Callback):
     def save(self, trainer: Trainer) -> None:
         step = trainer.global_step
         path = step_directory(self.directory.checkpoints, step)
-        if step == self.saved_step or (path / "manifest.json").exists():
+        if step == self.saved_step:
             return
         started = time.monotonic()
         trainer.save_checkpoint(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class NemoConnector(SaveRestoreConnector):
     def save_to(self, model: ParamGPT, save_path: str) -> None:
         config = OmegaConf.to_container(model.cfg, resolve=True)
         assert isinstance(config, dict)
+        config["recipes"]["step"] = model.trainer.global_step
         save_nemo(Path(save_path), model.gpt, config, self.tokenizer_file)
 
 
@@ -68,14 +70,16 @@ def fit(config: PretrainConfig, world: World, directory: RunDirectory, checkpoin
     quiet_libraries()  # Again: Lightning and NeMo set their own levels when they are imported.
     if checkpoint is not None:
         _announce_resume(config, world, directory, checkpoint)
-    trainer = _trainer(config, world, directory, steps, stop)
+    trainer = _trainer(config, world, directory, checkpoint, steps, stop)
     model = _model(config, directory, steps, trainer)
     started = time.monotonic()
     try:
         trainer.fit(model, ckpt_path=str(checkpoint) if checkpoint else None)
     except GuardError as error:
-        print(f"stopped by a guard: {error}", file=sys.stderr)
-        return STOPPED_BY_GUARD
+        # The gradient norm is global: every rank comes here.
+        if world.rank == 0:
+            print(f"stopped by a guard: {error}", file=sys.stderr)
+        return _leave(STOPPED_BY_GUARD)
     if stop.stopped_by == SIGNALLED:
         if world.rank == 0:
             say(f"stopped by a signal at step {trainer.global_step}; the same command continues from there")
@@ -105,13 +109,29 @@ def _announce_resume(config: PretrainConfig, world: World, directory: RunDirecto
     ):
         if saved[key.split(".")[1]] != value:
             raise UserError(f"{key}={value}: the run being resumed used {saved[key.split('.')[1]]}; keep it")
+    _refuse_other_model(saved.get("model", {}), config)
     if world.rank == 0:
         say(f"resume {checkpoint}, step {state['global_step']}, {saved['consumed_tokens']:,} tokens")
         directory.append_metrics({"event": "resumed", "step": state["global_step"], "checkpoint": checkpoint.name})
 
 
+# What may change when a run is resumed: neither shapes nor the meaning of the weights hang on it.
+FREE_MODEL_KEYS = ("hidden_dropout", "attention_dropout", "init_method_std", "use_scaled_init_method")
+
+
+def _refuse_other_model(saved: dict[str, Any], config: PretrainConfig) -> None:
+    for key, value in asdict(config.model).items():
+        if key in saved and key not in FREE_MODEL_KEYS and saved[key] != value:
+            raise UserError(f"model.{key}={value}: the run being resumed used {saved[key]}; keep it, or choose another name")
+
+
 def _trainer(
-    config: PretrainConfig, world: World, directory: RunDirectory, steps: int, stop: StopControl
+    config: PretrainConfig,
+    world: World,
+    directory: RunDirectory,
+    checkpoint: Path | None,
+    steps: int,
+    stop: StopControl,
 ) -> Trainer:
     peak = known_peak_flops(torch.cuda.get_device_name, config.trainer.peak_tflops)
     valid_every = config.trainer.val_check_interval
@@ -138,7 +158,7 @@ def _trainer(
             Metrics(config, directory, steps, peak),
             stop,
             FinalValidation(),
-            Checkpoints(config, directory, stop),
+            Checkpoints(config, directory, stop, resumed=checkpoint is not None),
         ],
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -233,6 +234,7 @@ class ParamGPT(ModelPT):
             "consumed_tokens": step * batch * self.run.data.seq_length,
             "global_batch_size": batch,
             "seq_length": self.run.data.seq_length,
+            "model": asdict(self.run.model),
             "blend": vars(self.blend_state),
             "schedule": self._schedule.num_steps,
         }

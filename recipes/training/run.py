@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes.checkpoint.manifest import newest_whole_checkpoint, remove_partial
+from recipes.checkpoint.archive import read_member
+from recipes.checkpoint.manifest import newest_whole_checkpoint, remove_partial, set_aside_newer
 from recipes.config.schema import PretrainConfig
 from recipes.config.world import launched_world
 from recipes.errors import UserError
@@ -33,13 +34,16 @@ def pretrain(config: PretrainConfig) -> int:
     checkpoint = _checkpoint_to_resume(config, directory)
     steps = total_steps(config)
     done = _step_of(checkpoint) if checkpoint else 0
-    if done >= steps and directory.nemo_file.exists():
+    if done >= steps and _has_nemo_of(config, directory, done):
         if world.rank == 0:
-            say(f"{directory.path} is complete: {done} steps, {directory.nemo_file}")
+            written = directory.nemo_file if config.save_nemo else "no model.nemo wanted"
+            say(f"{directory.path} is complete: {done} steps, {written}")
         return DONE
     if world.rank == 0:
         directory.create(config)
         remove_partial(directory.checkpoints)
+        if checkpoint is not None:
+            set_aside_newer(directory.checkpoints, checkpoint)
     quiet_libraries()
     from recipes.parallel.setup import set_cpu_threads
 
@@ -63,6 +67,21 @@ def _checkpoint_to_resume(config: PretrainConfig, directory: RunDirectory) -> Pa
     return checkpoint
 
 
+def _has_nemo_of(config: PretrainConfig, directory: RunDirectory, step: int) -> bool:
+    """Whether model.nemo holds these weights, not those of an earlier end (max_time, a smaller max_steps)."""
+    if not config.save_nemo:
+        return step > 0
+    if not directory.nemo_file.exists():
+        return False
+    import yaml
+
+    try:
+        written = yaml.safe_load(read_member(directory.nemo_file, "model_config.yaml"))
+        return bool(written["recipes"].get("step", step) == step)
+    except (UserError, yaml.YAMLError, KeyError, TypeError):
+        return False
+
+
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step_"))
 
@@ -70,5 +89,3 @@ def _step_of(checkpoint: Path) -> int:
 def resumed_steps(metrics_file: Path) -> list[int]:
     """Steps at which the run was resumed."""
     return [record["step"] for record in read_metrics(metrics_file) if record.get("event") == "resumed"]
-
-

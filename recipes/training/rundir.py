@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, BinaryIO
 from omegaconf import OmegaConf
 
 from recipes.config.schema import PretrainConfig
+from recipes.errors import UserError
 from recipes.files import atomic_write
 
 
@@ -35,16 +37,28 @@ class RunDirectory:
         """Whether the directory was made with exactly this configuration."""
         return self.config_file.exists() and self.config_file.read_text(encoding="utf-8") == _yaml(config)
 
+    @staticmethod
+    def config_sha256(config: PretrainConfig) -> str:
+        """The SHA-256 of config.yaml as this configuration writes it."""
+        return hashlib.sha256(_yaml(config).encode()).hexdigest()
+
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Adds one line to metrics.jsonl; it is on the disk when this returns."""
+        """Adds one line to metrics.jsonl; it is on the disk when this returns.
+
+        Raises:
+            UserError: the disk refuses.
+        """
         line = json.dumps(record, ensure_ascii=False) + "\n"
-        with self.metrics_file.open("a+b") as file:
-            # A crash may have torn the last line: ours must not be glued to it.
-            if file.tell() and not _ends_with_newline(file):
-                line = "\n" + line
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.metrics_file.open("a+b") as file:
+                # A crash may have torn the last line: ours must not be glued to it.
+                if file.tell() and not _ends_with_newline(file):
+                    line = "\n" + line
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"{self.metrics_file}: cannot be written: {error.strerror}") from error
 
 
 def _yaml(config: PretrainConfig) -> str:

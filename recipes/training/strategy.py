@@ -128,7 +128,13 @@ class MegatronStrategy(ParallelStrategy):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         plain = {key: checkpoint[key] for key in LIGHTNING_KEYS if key in checkpoint}
-        save_training_checkpoint(Path(filepath), self._module.gpt, self._module.megatron_optimizer, plain)
+        save_training_checkpoint(
+            Path(filepath),
+            self._module.gpt,
+            self._module.megatron_optimizer,
+            plain,
+            config_sha256=self._module.run_directory.config_sha256(self._module.run),
+        )
 
     def load_checkpoint(self, checkpoint_path: str | Path) -> dict[str, Any]:
         """Reads weights and optimizer state into place; returns Lightning's part."""

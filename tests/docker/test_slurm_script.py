@@ -57,16 +57,16 @@ def test_job_options() -> None:
 
 
 def test_virtual_environment() -> None:
-    words = srun_words("experiment=nano_hindi_25m", "data.train={a: 1}", VENV="/some/venv")
+    words = srun_words("experiment=lumen_128m", "data.train={a: 1}", VENV="/some/venv")
     assert words[0] == "srun"
     assert {"--kill-on-bad-exit=1", "--wait=60", "--open-mode=append"} <= set(words)
-    assert "--output=outputs/nano_hindi_25m/logs/slurm/%j.0.%N.log" in words
+    assert "--output=outputs/lumen_128m/logs/slurm/%j.0.%N.log" in words
     assert not any(word.startswith("--container") for word in words)
     start = words.index("bash")
     assert words[start + 1] == "docker/slurm/task.sh"
     assert words[start + 3 : start + 6] == ["/some/venv/bin/python", "-m", "recipes.pretrain"]
     # Overrides arrive whole, whatever is in them.
-    assert words[start + 6 :] == ["experiment=nano_hindi_25m", "data.train={a: 1}", "name=nano_hindi_25m"]
+    assert words[start + 6 :] == ["experiment=lumen_128m", "data.train={a: 1}", "name=lumen_128m"]
 
 
 def test_container() -> None:

@@ -1,0 +1,225 @@
+"""GPTModel as we build it computes what transformers' Llama and GPT-2 compute: logits, loss and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from recipes.config.schema import ModelConfig
+from tests.support.engine import TINY, GPTModel, initialized, process_groups
+
+SAMPLES, LENGTH = 3, 33
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine() -> Iterator[None]:
+    with process_groups():
+        yield
+
+
+def shaken(gpt: GPTModel) -> GPTModel:
+    """Moves gains away from 1 and biases away from 0, so that a missing one is seen."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in gpt.parameters():
+            if parameter.dim() == 1:
+                parameter += 0.5 * torch.rand(parameter.shape, generator=generator).to(parameter.device)
+    return gpt
+
+
+def llama_names(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
+    """Weights (or their gradients) of GPTModel under transformers' names. Written for this test alone."""
+    groups = model.num_query_groups or model.num_attention_heads
+    per_group = model.num_attention_heads // groups
+    width = model.hidden_size // model.num_attention_heads
+    out = {
+        "model.embed_tokens.weight": tensors["embedding.word_embeddings.weight"],
+        "model.norm.weight": tensors["decoder.final_layernorm.weight"],
+    }
+    if not model.share_embeddings_and_output_weights:
+        out["lm_head.weight"] = tensors["output_layer.weight"]
+    for i in range(model.num_layers):
+        ours, theirs = f"decoder.layers.{i}.", f"model.layers.{i}."
+        out[theirs + "input_layernorm.weight"] = tensors[ours + "input_layernorm.weight"]
+        out[theirs + "post_attention_layernorm.weight"] = tensors[ours + "pre_mlp_layernorm.weight"]
+        out[theirs + "self_attn.o_proj.weight"] = tensors[ours + "self_attention.linear_proj.weight"]
+        out[theirs + "mlp.down_proj.weight"] = tensors[ours + "mlp.linear_fc2.weight"]
+        gate_up = tensors[ours + "mlp.linear_fc1.weight"]
+        out[theirs + "mlp.gate_proj.weight"] = gate_up[: model.ffn_hidden_size]
+        out[theirs + "mlp.up_proj.weight"] = gate_up[model.ffn_hidden_size :]
+        rows: dict[str, list[Tensor]] = {"q": [], "k": [], "v": []}
+        for group in tensors[ours + "self_attention.linear_qkv.weight"].split((per_group + 2) * width):
+            rows["q"].append(group[: per_group * width])
+            rows["k"].append(group[per_group * width : (per_group + 1) * width])
+            rows["v"].append(group[(per_group + 1) * width :])
+        for letter, parts in rows.items():
+            out[f"{theirs}self_attn.{letter}_proj.weight"] = torch.cat(parts)
+    return out
+
+
+def batch(vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, labels and positions, each ``[b, s]``."""
+    text = torch.randint(vocab_size, (SAMPLES, LENGTH + 1), generator=torch.Generator().manual_seed(3))
+    text = text.to("cuda")
+    positions = torch.arange(LENGTH, device=text.device).expand(SAMPLES, -1)
+    return text[:, :-1].contiguous(), text[:, 1:].contiguous(), positions
+
+
+def gradients(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def assert_gradients_agree(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        scale = gradient.abs().max().item()
+        assert scale > 0, name
+        torch.testing.assert_close(ours[name], gradient, rtol=0, atol=2e-5 * scale, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("groups", [1, 2, None], ids=["mqa", "gqa", "mha"])
+def test_llama(tied: bool, groups: int | None) -> None:
+    model = replace(
+        TINY,
+        num_query_groups=groups,
+        share_embeddings_and_output_weights=tied,
+        vocab_size=256,
+        init_method_std=0.15,
+        rotary_base=500,
+        layernorm_epsilon=1e-3,
+    )
+    gpt = shaken(initialized(model))
+    llama = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=256,
+            hidden_size=model.hidden_size,
+            intermediate_size=model.ffn_hidden_size,
+            num_hidden_layers=model.num_layers,
+            num_attention_heads=model.num_attention_heads,
+            num_key_value_heads=groups or model.num_attention_heads,
+            max_position_embeddings=model.max_position_embeddings,
+            rms_norm_eps=model.layernorm_epsilon,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+            tie_word_embeddings=tied,
+            attn_implementation="eager",
+        )
+    ).to("cuda")
+    weights = llama_names({name: p.detach() for name, p in gpt.named_parameters()}, model)
+    missing, unexpected = llama.load_state_dict(weights, strict=False)
+    assert not unexpected and set(missing) <= ({"lm_head.weight"} if tied else set())
+    llama.tie_weights()
+
+    tokens, labels, positions = batch(256)
+    logits = gpt(tokens, positions, None)
+    expected = llama(tokens).logits
+    assert expected.std() > 0.3, "the comparison would say nothing"
+    assert (logits - expected).abs().max() < 1e-5
+
+    losses = gpt(tokens, positions, None, labels=labels)
+    expected_losses = functional.cross_entropy(expected.transpose(1, 2).double(), labels, reduction="none")
+    torch.testing.assert_close(losses.double(), expected_losses, rtol=0, atol=1e-5)
+
+    losses.mean().backward()
+    expected_losses.mean().backward()
+    assert_gradients_agree(llama_names(gradients(gpt), model), gradients(llama))
+
+
+def gpt2_names(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
+    """Likewise for GPT-2, whose linear layers are stored transposed."""
+    out = {
+        "transformer.wte.weight": tensors["embedding.word_embeddings.weight"],
+        "transformer.wpe.weight": tensors["embedding.position_embeddings.weight"],
+        "transformer.ln_f.weight": tensors["decoder.final_layernorm.weight"],
+        "transformer.ln_f.bias": tensors["decoder.final_layernorm.bias"],
+    }
+    renamed = {
+        "input_layernorm": "ln_1",
+        "pre_mlp_layernorm": "ln_2",
+        "self_attention.linear_proj": "attn.c_proj",
+        "mlp.linear_fc1": "mlp.c_fc",
+        "mlp.linear_fc2": "mlp.c_proj",
+    }
+    for i in range(model.num_layers):
+        ours, theirs = f"decoder.layers.{i}.", f"transformer.h.{i}."
+        for name, new in renamed.items():
+            out[f"{theirs}{new}.weight"] = tensors[f"{ours}{name}.weight"].t()  # .t() leaves vectors as they are.
+            out[f"{theirs}{new}.bias"] = tensors[f"{ours}{name}.bias"]
+        heads = (model.num_attention_heads, 3, -1)
+        qkv = tensors[ours + "self_attention.linear_qkv.weight"]
+        by_kind = qkv.view(*heads, model.hidden_size).transpose(0, 1).reshape(-1, model.hidden_size)
+        out[theirs + "attn.c_attn.weight"] = by_kind.t()
+        bias = tensors[ours + "self_attention.linear_qkv.bias"]
+        out[theirs + "attn.c_attn.bias"] = bias.view(heads).transpose(0, 1).reshape(-1)
+    return out
+
+
+def test_gpt2() -> None:
+    model = replace(
+        TINY,
+        num_query_groups=None,
+        share_embeddings_and_output_weights=True,
+        vocab_size=256,
+        init_method_std=0.15,
+        normalization="LayerNorm",
+        activation="gelu",
+        add_bias_linear=True,
+        position_embedding_type="learned_absolute",
+    )
+    gpt = shaken(initialized(model))
+    gpt2 = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=256,
+            n_positions=model.max_position_embeddings,
+            n_embd=model.hidden_size,
+            n_layer=model.num_layers,
+            n_head=model.num_attention_heads,
+            n_inner=model.ffn_hidden_size,
+            activation_function="gelu",
+            layer_norm_epsilon=model.layernorm_epsilon,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            attn_implementation="eager",
+        )
+    ).to("cuda")
+    weights = gpt2_names({name: p.detach() for name, p in gpt.named_parameters()}, model)
+    missing, unexpected = gpt2.load_state_dict(weights, strict=False)
+    assert not unexpected and set(missing) == {"lm_head.weight"}
+    gpt2.tie_weights()
+
+    tokens, labels, positions = batch(256)
+    logits = gpt(tokens, positions, None)
+    expected = gpt2(tokens).logits
+    assert expected.std() > 0.3
+    assert (logits - expected).abs().max() < 2e-5
+    gpt(tokens, positions, None, labels=labels).mean().backward()
+    functional.cross_entropy(expected.flatten(0, 1), labels.flatten()).backward()
+    assert_gradients_agree(gpt2_names(gradients(gpt), model), gradients(gpt2))
+
+
+@pytest.mark.parametrize("kind", ["hidden_dropout", "attention_dropout"])
+def test_dropout_trains_and_is_off_in_evaluation(kind: str) -> None:
+    gpt = initialized(replace(TINY, init_method_std=0.1, **{kind: 0.2}))
+    tokens, labels, positions = batch(250)
+
+    def loss() -> Tensor:
+        return gpt(tokens, positions, None, labels=labels).mean()
+
+    gpt.train()
+    assert loss().item() != loss().item()
+    optimizer = torch.optim.AdamW(gpt.parameters(), lr=3e-3)
+    first = loss().item()
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    gpt.eval()
+    assert loss().item() == loss().item()
+    assert loss().item() < first - 1.0

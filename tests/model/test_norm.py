@@ -1,0 +1,49 @@
+"""The norms against their formulas in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recipes.config.schema import ParallelConfig
+from tests.support.engine import TINY
+
+from recipes.model.build import transformer_config  # isort: skip
+from recipes.model.norm import LayerNorm, RMSNorm, TorchNorm  # isort: skip
+
+
+def inputs() -> torch.Tensor:
+    return torch.randn(5, 3, 64, generator=torch.Generator().manual_seed(0)) * 3 + 1
+
+
+def test_rms_norm() -> None:
+    norm = RMSNorm(transformer_config(TINY, ParallelConfig(), torch.float32), 64, eps=0.1)
+    gain = torch.rand(64, generator=torch.Generator().manual_seed(1))
+    norm.weight.data.copy_(gain)
+    x = inputs().double()
+    expected = x / (x.pow(2).mean(-1, keepdim=True) + 0.1).sqrt() * gain.double()
+    torch.testing.assert_close(norm(inputs()).double(), expected, rtol=0, atol=2e-6)
+
+
+def test_layer_norm() -> None:
+    norm = LayerNorm(transformer_config(TINY, ParallelConfig(), torch.float32), 64, eps=0.1)
+    generator = torch.Generator().manual_seed(1)
+    gain, bias = torch.rand(64, generator=generator), torch.rand(64, generator=generator)
+    norm.weight.data.copy_(gain)
+    norm.bias.data.copy_(bias)
+    x = inputs().double()
+    centred = x - x.mean(-1, keepdim=True)
+    expected = centred / (centred.pow(2).mean(-1, keepdim=True) + 0.1).sqrt() * gain + bias
+    torch.testing.assert_close(norm(inputs()).double(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("sequence_parallel", [True, False])
+@pytest.mark.parametrize(("name", "kind"), [("RMSNorm", RMSNorm), ("LayerNorm", LayerNorm)])
+def test_weights_say_whether_their_gradients_are_summed(name: str, kind: type, sequence_parallel: bool) -> None:
+    parallel = ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=sequence_parallel)
+    model = type(TINY)(**{**vars(TINY), "normalization": name})
+    norm = TorchNorm(transformer_config(model, parallel, torch.bfloat16), 64, eps=1e-6)
+    assert isinstance(norm, kind) and norm.eps == 1e-6
+    for parameter in norm.parameters():
+        assert parameter.sequence_parallel is sequence_parallel
+        assert parameter.dtype == torch.bfloat16
