@@ -245,6 +245,10 @@ class ParamGPT(ModelPT):
         self._schedule.num_steps = 0
         self._schedule.step(int(state["schedule"]))
 
+    def save_to(self, save_path: str) -> None:
+        """Writes a .nemo from the parts that all ranks hold; NeMo's own method leaves all ranks but the first out."""
+        self._save_restore_connector.save_to(self, save_path)
+
     # What NeMo asks of every model
 
     def setup_training_data(self, train_data_config: DictConfig | dict[str, Any]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.support.cases import pretrain_case
+from tests.support.cases import nemo_logits, pretrain_case
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
 
@@ -33,7 +34,8 @@ def run_layout(
     pool: GlooPool, data: TinyData, output_dir: Path, layout: str, **changes: str
 ) -> list[dict[str, Any]]:
     world_size, overrides = LAYOUTS[layout] if layout != "single" else (1, ["parallel=single"])
-    settings = data.overrides(output_dir=str(output_dir), save_nemo="false", **changes)
+    changes = {"save_nemo": "false", **changes}
+    settings = data.overrides(output_dir=str(output_dir), **changes)
     results = pool.run(world_size, pretrain_case, [*settings, *overrides])
     assert [code for code, _ in results] == [0] * world_size
     return results[0][1]
@@ -93,3 +95,17 @@ def test_resharding_from_the_single_process(gloo_pool: GlooPool, tiny_data: Tiny
     run_layout(gloo_pool, tiny_data, tmp_path, "single", trainer__max_steps="10")
     metrics = run_layout(gloo_pool, tiny_data, tmp_path, "tp2_pp2")
     assert losses(metrics) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_the_nemo_file_does_not_show_the_layout(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    tokens = [list(range(5, 37)), list(range(300, 332))]
+    logits = {}
+    for layout in ("single", "tp2_pp2"):
+        changes = {"save_nemo": "true", "trainer__max_steps": "5"}
+        run_layout(gloo_pool, tiny_data, tmp_path / layout, layout, **changes)
+        model = tmp_path / layout / "tiny" / "model.nemo"
+        (logits[layout],) = gloo_pool.run(1, nemo_logits, str(model), tokens)
+    assert np.abs(logits["single"]).max() > 0.1
+    np.testing.assert_allclose(logits["tp2_pp2"], logits["single"], rtol=1e-4, atol=1e-5)
