@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import queue
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+
+from torch.distributed.checkpoint.api import CheckpointException
 
 from recipes.errors import UserError
 
@@ -23,6 +27,10 @@ TORCH_REFUSALS = ("PytorchStreamWriter failed", "unexpected pos")
 
 def write_sharded(state: dict[str, Any], directory: Path) -> None:
     """Writes a sharded state dict into ``directory``, in megatron-core's torch_dist format."""
+    if filesystem_async._results_queue is None:
+        # Its own queue lives in a manager process, which would outlive us for ever were we killed. Results
+        # only cross processes when saving is asynchronous, which this is not.
+        filesystem_async._results_queue = queue.Queue()
     dist_checkpointing.save(state, str(directory), TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1))
 
 
@@ -37,33 +45,40 @@ def disk_errors(path: Path, advice: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
-        reason = _refusal(error)
+    except (Exception, CheckpointException) as error:  # The latter is no Exception.
+        reason = _refusal(error, path)
         if reason is None:
             raise
-        raise UserError(f"{path}: cannot be saved: {reason} ({_free(path)}); {advice}") from error
+        raise UserError(f"{path}: cannot be saved: {reason} ({_free_space(path)}); {advice}") from error
     finally:
         writer_log.setLevel(level)
 
 
-def _refusal(error: BaseException) -> str | None:
+def _refusal(error: BaseException, path: Path) -> str | None:
     """What the disk said, if it was the disk. The writer process's error arrives wrapped, as text or as a cause."""
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in seen:
         seen.append(cause)
-        cause = cause.__cause__ or cause.__context__
+        failures = list(getattr(cause, "failures", {}).values())
+        cause = failures[0][0] if failures else cause.__cause__ or cause.__context__
     for each in seen:
         for code in REFUSALS:
             if (isinstance(each, OSError) and each.errno == code) or os.strerror(code) in str(each):
                 return os.strerror(code)
     if any(text in str(each) for each in seen for text in TORCH_REFUSALS):
-        return "a write failed"
+        free = _free_bytes(path)  # What was half written is still there.
+        return os.strerror(errno.ENOSPC) if free is not None and free < 2**20 else "a write failed"
     return None
 
 
-def _free(path: Path) -> str:
+def _free_bytes(path: Path) -> int | None:
     try:
-        return f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB free there"
+        return shutil.disk_usage(path.parent).free
     except OSError:
-        return "free space unknown"
+        return None
+
+
+def _free_space(path: Path) -> str:
+    free = _free_bytes(path)
+    return "free space unknown" if free is None else f"{free / 1e6:.0f} MB free there"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import reprlib
 from typing import Any
 
+from recipes.checkpoint.safety import shown
 from recipes.config.schema import ModelConfig
 from recipes.errors import UserError
 from recipes.model.accounting import kv_channels, num_query_groups, padded_vocab_size
@@ -125,13 +125,13 @@ def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, store
     """
     for key, supported in SUPPORTED_VALUES.items():
         if key in config and config[key] not in supported:
-            value = reprlib.repr(config[key])
+            value = shown(config[key])
             raise UserError(f"model_config.yaml: {key}={value} is not supported (supported: {supported})")
     ours = config.get("recipes") or {}
     if not isinstance(ours, dict):
         raise UserError("model_config.yaml: recipes is no mapping")
     if ours.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
-        version = reprlib.repr(ours["format_version"])
+        version = shown(ours["format_version"])
         raise UserError(
             f"model_config.yaml: recipes.format_version={version}: this code reads version {FORMAT_VERSION}"
         )
@@ -174,7 +174,7 @@ def _typed(**values: Any) -> ModelConfig:
             continue
         value = _converted(value, wanted.removesuffix(" | None"))
         if value is None:
-            raise UserError(f"model_config.yaml: {field.name}={reprlib.repr(values[field.name])} is no {wanted}")
+            raise UserError(f"model_config.yaml: {field.name}={shown(values[field.name])} is no {wanted}")
         values[field.name] = value
     return ModelConfig(**values)
 
@@ -200,6 +200,5 @@ def _converted(value: Any, wanted: str) -> Any:
 
 def _known(key: str, value: Any, table: dict[str, str]) -> str:
     if not isinstance(value, str) or value not in table:
-        shown = reprlib.repr(value)
-        raise UserError(f"model_config.yaml: {key}={shown} is not supported (supported: {', '.join(table)})")
+        raise UserError(f"model_config.yaml: {key}={shown(value)} is not supported (supported: {', '.join(table)})")
     return table[value]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 import shutil
 import tempfile
 import uuid
@@ -17,12 +16,13 @@ import yaml
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.models.gpt import GPTModel
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from recipes.checkpoint.archive import extract_archive, pack_archive
 from recipes.checkpoint.disk import disk_errors, write_sharded
 from recipes.checkpoint.nemo_config import from_nemo_config
-from recipes.checkpoint.safety import check_metadata, last_line, load_plain, only_plain_data
+from recipes.checkpoint.safety import check_metadata, load_plain, only_plain_data, reason, shown
 from recipes.config.schema import ModelConfig
 from recipes.config.validate import validate_model
 from recipes.data.tokenizer import TextTokenizer, load_tokenizer
@@ -154,8 +154,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # PyYAML lets what its constructors raise through: ValueError, KeyError ...
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path.name} is not plain YAML: {reason}") from None
+        raise UserError(f"{path.name} is not plain YAML: {reason(error)}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path.name} is not a mapping")
     return config
@@ -167,7 +166,7 @@ def _tokenizer_path(config: dict[str, Any], directory: Path) -> Path:
         raise UserError(f"{CONFIG_FILE}: tokenizer is no mapping")
     name = str(section.get("model") or "")
     if section.get("library") != "sentencepiece" or not name:
-        library = reprlib.repr(section.get("library"))
+        library = shown(section.get("library"))
         raise UserError(f"tokenizer.library={library}: only SentencePiece models can be read so far")
     # The name comes from the file: only its last part is used, so that it cannot point elsewhere.
     return directory / PurePosixPath(name.removeprefix("nemo:")).name
@@ -182,25 +181,35 @@ def load_weights(nemo: NemoModel, gpt: GPTModel) -> None:
     # Tensors only: Transformer Engine's extra state is a pickle, and without FP8 it is empty.
     everything = gpt.sharded_state_dict(prefix=KEY_PREFIX)
     state = {key: value for key, value in everything.items() if not isinstance(value, ShardedObject)}
+    _compare(nemo, state)
     try:
-        if parallel_state.get_pipeline_model_parallel_world_size() == 1:
-            _refuse_unused(nemo, {value.key for value in state.values()})
         with only_plain_data():
             loaded = dist_checkpointing.load(state, str(nemo.weights))
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{nemo.source}: its weights do not fit its configuration: {last_line(error)}") from error
+    except (Exception, CheckpointException) as error:  # The latter is no Exception.
+        raise UserError(f"{nemo.source}: its weights do not fit its configuration: {reason(error)}") from error
     weights = {key.removeprefix(KEY_PREFIX): value for key, value in loaded.items() if key in state}
     gpt.load_state_dict(weights, strict=len(state) == len(everything))
 
 
-def _refuse_unused(nemo: NemoModel, wanted: set[str]) -> None:
-    """A stored tensor that the built model has no place for means that it would compute something else."""
-    stored = check_metadata(nemo.weights).state_dict_metadata
-    unused = sorted(
-        key for key, item in stored.items() if isinstance(item, TensorStorageMetadata) and key not in wanted
-    )
-    if unused:
+def _compare(nemo: NemoModel, wanted: dict[str, Any]) -> None:
+    """The model's tensors and the stored ones are the same set, in the same shapes.
+
+    A stored tensor that the built model has no place for means that it would compute something else.
+    """
+    stored = {
+        key: tuple(item.size)
+        for key, item in check_metadata(nemo.weights).state_dict_metadata.items()
+        if isinstance(item, TensorStorageMetadata)
+    }
+    for part in wanted.values():
+        if part.key not in stored:
+            raise UserError(f"{nemo.source}: {part.key} is missing, which its configuration asks for")
+        shape = getattr(part, "global_shape", stored[part.key])  # Factories have none.
+        if shape != stored[part.key]:
+            raise UserError(
+                f"{nemo.source}: {part.key} is {stored[part.key]}, its configuration asks for {tuple(shape)}"
+            )
+    unused = sorted(stored.keys() - {part.key for part in wanted.values()})
+    if unused and parallel_state.get_pipeline_model_parallel_world_size() == 1:
         more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
         raise UserError(f"{nemo.source}: stores {unused[0]}{more}, which its configuration has no place for")

@@ -11,6 +11,7 @@ import io
 import math
 import os
 import pickle
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,12 +73,15 @@ def check_metadata(directory: Path) -> Any:
     try:
         metadata = _AllowListUnpickler(io.BytesIO(data)).load()
     except Exception as error:  # A damaged pickle can raise nearly anything.
-        raise UserError(f"{path}: not the metadata of a checkpoint: {last_line(error)}") from None
+        raise UserError(f"{path}: not the metadata of a checkpoint: {reason(error)}") from None
     try:
         declared = sum(map(_stored_bytes, metadata.state_dict_metadata.values()))
+        for storage in metadata.storage_data.values():
+            if Path(storage.relative_path).name != storage.relative_path:
+                raise ValueError(f"{shown(str(storage.relative_path))} lies outside of it")
         present = sum(file.stat().st_size for file in directory.glob("*.distcp"))
     except Exception as error:
-        raise UserError(f"{path}: not the metadata of a checkpoint: {last_line(error)}") from None
+        raise UserError(f"{path}: not the metadata of a checkpoint: {reason(error)}") from None
     # Before anybody allocates what it declares.
     if declared > present:
         raise UserError(f"{directory}: its tensors have {declared:,} bytes, its files only {present:,}; it is damaged")
@@ -116,10 +120,26 @@ def only_plain_data() -> Iterator[None]:
             os.environ[name] = before
 
 
-def last_line(error: BaseException) -> str:
-    """The last line of an exception's message, which is where megatron-core and torch put the reason."""
+def reason(error: BaseException) -> str:
+    """One short line for an exception of megatron-core's or torch's."""
+    # What a rank raised, inside of what torch's checkpoint code makes of it (which is no Exception).
+    for inner in getattr(error, "failures", {}).values():
+        return reason(inner[0])
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) < 300 else text[:300] + "..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 4, 4, 60, 60
+
+
+def shown(value: Any) -> str:
+    """A value from a file for a message: short, however deep or long it is."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # An integer of more digits than Python prints.
+        return f"a huge {type(value).__name__}"
 
 
 def load_plain(path: Path) -> Any:
@@ -135,5 +155,4 @@ def load_plain(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; this is no whole checkpoint") from None
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: not readable as plain data: {reason}") from None
+        raise UserError(f"{path}: not readable as plain data: {reason(error)}") from None

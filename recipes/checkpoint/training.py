@@ -16,11 +16,15 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from recipes.checkpoint.disk import disk_errors, write_sharded
 from recipes.checkpoint.manifest import write_manifest
-from recipes.checkpoint.safety import check_metadata, last_line, load_plain, only_plain_data
+from recipes.checkpoint.safety import check_metadata, load_plain, only_plain_data, reason
 from recipes.errors import UserError
 
 # The form of the optimizer state that can be read back under any other layout.
 OPTIMIZER_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
+
+# Settings that lie in the optimizer's parameter groups, so that a checkpoint carries them too. The present
+# configuration counts, or a learning rate changed between two starts would be ignored.
+CONFIGURED = ("max_lr", "min_lr", "lr_mult", "wd_mult", "weight_decay", "betas", "eps")
 
 
 def save_training_checkpoint(
@@ -86,9 +90,12 @@ def load_training_checkpoint(directory: Path, gpt: GPTModel, optimizer: Megatron
         with only_plain_data():
             loaded = dist_checkpointing.load(state, str(directory))
     except (CheckpointingException, CheckpointException, KeyError) as error:
-        raise UserError(f"{directory}: does not fit the configured model: {last_line(error)}") from error
+        raise UserError(f"{directory}: does not fit the configured model: {reason(error)}") from error
     gpt.load_state_dict(loaded.pop("model"))
+    configured = [{key: group[key] for key in CONFIGURED if key in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(loaded.pop("optimizer"))
+    for group, settings in zip(optimizer.param_groups, configured, strict=True):
+        group.update(settings)
     return loaded
 
 

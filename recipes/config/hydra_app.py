@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+from unittest import mock
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -65,6 +67,8 @@ def _compose_and_run(job: str, run: Callable[[Any], int]) -> int:
 
     def task(cfg: DictConfig) -> None:
         nonlocal outcome
+        if outcome != 0:  # A sweep (--multirun) ends with the first run that does not succeed.
+            return
         try:
             outcome = run(to_dataclass(cfg, SCHEMAS[job]))
         except UserError as error:  # Kept for later, or Hydra would print lines of its own.
@@ -73,12 +77,18 @@ def _compose_and_run(job: str, run: Callable[[Any], int]) -> int:
     # Hydra then lets exceptions through instead of printing and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(task)()
+        with mock.patch.object(argparse.ArgumentParser, "error", _refuse_option):
+            hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(task)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, SCHEMAS[job])) from None
     if isinstance(outcome, UserError):
         raise outcome
     return outcome
+
+
+def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """In place of argparse's usage text."""
+    raise UserError(f"{message}; settings are key=value, all in one row; see --help")
 
 
 def compose(job: str, overrides: list[str]) -> Any:
@@ -92,8 +102,10 @@ def to_dataclass(cfg: DictConfig, schema: type[Config]) -> Config:
     """Turns a composed configuration into ``schema``'s frozen object.
 
     Raises:
-        UserError: a mandatory key has no value.
+        UserError: a mandatory key has no value, or a key is not the schema's.
     """
+    for key in _unknown_keys(cfg):  # ``+key=value`` adds keys that nothing reads.
+        raise UserError(f"{key}: there is no such key{_suggestion(key, schema)}")
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{missing[0]} has no value: set it on the command line, {missing[0]}=...")
@@ -117,11 +129,29 @@ def explain(error: Exception, schema: type) -> str:
     if unknown and ("not in" in text):
         key = unknown.group(1) or (full_key.group(1) if full_key else unknown.group(2))
         return f"{key}: there is no such key{_suggestion(key, schema)}"
+    if full_key and "is not a subclass of" in text:
+        entry = full_key.group(1)
+        parent = re.search(rf"Error merging override \+*(\S*?)\.{re.escape(entry)}\b", text)
+        if parent:
+            where = parent.group(1)
+            return f"{where}.{entry}: give a new entry as a whole, '{where}={{{entry}:{{key:value,...}}}}'"
     lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if full_key:
         reason = next((line for line in lines if line.startswith(("Value", "Invalid", "Cannot"))), lines[0])
         return f"{full_key.group(1)}: {reason}"
     return " ".join(lines)
+
+
+def _unknown_keys(node: DictConfig, prefix: str = "") -> list[str]:
+    keys = []
+    fields = getattr(node._metadata.object_type, "__dataclass_fields__", None)
+    for key in map(str, node):
+        if fields is not None and key not in fields:
+            keys.append(f"{prefix}{key}")
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            keys += _unknown_keys(child, f"{prefix}{key}.")
+    return keys
 
 
 def _suggestion(key: str, schema: type) -> str:
@@ -136,7 +166,7 @@ def _suggestion(key: str, schema: type) -> str:
 
 def _all_keys(node: DictConfig, prefix: str = "") -> list[str]:
     keys = []
-    for key in node:
+    for key in map(str, node):
         keys.append(f"{prefix}{key}")
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():

@@ -110,8 +110,10 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """What is not taken by tensor and pipeline parallelism is data parallelism, with the optimizer state sharded
-    over its ranks (ZeRO-1, megatron-core's distributed optimizer)."""
+    """What is not taken by tensor and pipeline parallelism is data parallelism.
+
+    Over its ranks the optimizer state is sharded (ZeRO-1, megatron-core's distributed optimizer).
+    """
 
     tensor_model_parallel_size: int = 1
     pipeline_model_parallel_size: int = 1

@@ -64,8 +64,8 @@ OWNED_MEGATRON_FIELDS = {
     "embedding_init_method_std": "model.init_method_std",
 }
 
-# TransformerConfig fields that only take effect with layers or process groups that no family here has: megatron-core
-# would take them and train something else.
+# TransformerConfig fields that only take effect with layers or process groups that no family here has:
+# megatron-core would take them and train something else.
 UNUSED_MEGATRON_FIELDS = (
     "add_qkv_bias",
     "attention_output_gate",
@@ -157,12 +157,20 @@ def validate_model(model: ModelConfig) -> None:
             refuse(f"model.{key}", getattr(model, key), "must be at least 0 and below 1")
     for name in model.megatron:
         if name in OWNED_MEGATRON_FIELDS:
-            refuse(f"model.megatron.{name}", model.megatron[name], f"set {OWNED_MEGATRON_FIELDS[name]} instead")
+            refuse(
+                f"model.megatron.{name}", model.megatron[name], f"set {OWNED_MEGATRON_FIELDS[name]} instead"
+            )
         if name not in TRANSFORMER_CONFIG_FIELDS:
-            refuse(f"model.megatron.{name}", model.megatron[name], "megatron-core's TransformerConfig has no such field")
+            refuse(
+                f"model.megatron.{name}",
+                model.megatron[name],
+                "megatron-core's TransformerConfig has no such field",
+            )
         if name in UNUSED_MEGATRON_FIELDS or name.startswith("moe_"):
             refuse(
-                f"model.megatron.{name}", model.megatron[name], f"the {model.family} family does not use it; remove it"
+                f"model.megatron.{name}",
+                model.megatron[name],
+                f"the {model.family} family does not use it; remove it",
             )
 
 
@@ -175,8 +183,8 @@ def validate_optim(optim: OptimConfig) -> None:
     _positive("optim.eps", optim.eps)
     if not 0 <= optim.min_lr <= optim.lr:
         refuse("optim.min_lr", optim.min_lr, f"must lie between 0 and optim.lr={optim.lr}")
-    if not all(0 <= beta < 1 for beta in optim.betas):
-        refuse("optim.betas", list(optim.betas), "each must be at least 0 and below 1")
+    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
+        refuse("optim.betas", list(optim.betas), "give two numbers, each at least 0 and below 1")
     for key in ("weight_decay", "clip_grad", "lr_warmup_steps"):
         _not_negative(f"optim.{key}", getattr(optim, key))
     for key in ("lr_decay_steps", "lr_wsd_decay_steps"):
@@ -184,9 +192,15 @@ def validate_optim(optim: OptimConfig) -> None:
         if value is not None:
             _positive(f"optim.{key}", value)
     if optim.lr_decay_steps is not None and optim.lr_warmup_steps >= optim.lr_decay_steps:
-        refuse("optim.lr_warmup_steps", optim.lr_warmup_steps, f"must be below lr_decay_steps={optim.lr_decay_steps}")
+        refuse(
+            "optim.lr_warmup_steps",
+            optim.lr_warmup_steps,
+            f"must be below lr_decay_steps={optim.lr_decay_steps}",
+        )
     if optim.lr_wsd_decay_steps is not None and optim.lr_decay_style != "WSD":
-        refuse("optim.lr_wsd_decay_steps", optim.lr_wsd_decay_steps, "would be ignored: needs lr_decay_style=WSD")
+        refuse(
+            "optim.lr_wsd_decay_steps", optim.lr_wsd_decay_steps, "would be ignored: needs lr_decay_style=WSD"
+        )
     if optim.lr_wsd_decay_steps is not None and optim.lr_decay_steps is not None:
         longest = optim.lr_decay_steps - optim.lr_warmup_steps
         if optim.lr_wsd_decay_steps > longest:
@@ -213,10 +227,14 @@ def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_lau
     }
     for key, value in divisible.items():
         if value % tp:
-            refuse("parallel.tensor_model_parallel_size", tp, f"does not divide {key}={value}; choose a divisor")
+            refuse(
+                "parallel.tensor_model_parallel_size", tp, f"does not divide {key}={value}; choose a divisor"
+            )
     if model.num_layers % pp:
         refuse(
-            "parallel.pipeline_model_parallel_size", pp, f"does not divide model.num_layers={model.num_layers}"
+            "parallel.pipeline_model_parallel_size",
+            pp,
+            f"does not divide model.num_layers={model.num_layers}",
         )
     if parallel.expert_model_parallel_size > 1:
         refuse(
@@ -234,7 +252,7 @@ def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_lau
         refuse(
             "parallel.world_size",
             world_size,
-            f"but {launched} process(es) were launched; start with torchrun --nproc-per-node, or leave it null",
+            f"but {launched} process(es) were launched; use torchrun --nproc-per-node, or leave it null",
         )
     if world_size % (tp * pp):
         refuse(
@@ -263,7 +281,14 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
         raise UserError("trainer.max_steps=null: set trainer.max_steps or trainer.max_tokens")
     if trainer.max_steps is not None and trainer.max_steps < 0:
         refuse("trainer.max_steps", trainer.max_steps, "must not be negative; 0 writes the untrained model")
-    for key in ("max_tokens", "log_every_n_steps", "val_check_interval", "limit_val_batches", "num_threads", "peak_tflops"):
+    for key in (
+        "max_tokens",
+        "log_every_n_steps",
+        "val_check_interval",
+        "limit_val_batches",
+        "num_threads",
+        "peak_tflops",
+    ):
         value = getattr(trainer, key)
         if value is not None:
             _positive(f"trainer.{key}", value)
@@ -383,7 +408,9 @@ def validate_evaluate(config: EvaluateConfig) -> None:
         if directory is not None and not Path(directory).is_dir():
             refuse(key, directory, "no such directory")
     if config.minibench is None and any(task.startswith("minibench") for task in config.tasks):
-        raise UserError("minibench=null: name the generated benchmark's directory, minibench=<corpus>/benchmark")
+        raise UserError(
+            "minibench=null: name the generated benchmark's directory, minibench=<corpus>/benchmark"
+        )
     for key in ("limit", "num_threads"):
         value = getattr(config, key)
         if value is not None:
@@ -399,7 +426,9 @@ def validate_model_file(path: str) -> None:
     if not where.exists():
         refuse("gpt_model_file", path, "no such file; give a .nemo file or the directory it was extracted to")
     if where.is_dir() and not (where / "model_config.yaml").is_file():
-        refuse("gpt_model_file", path, "this directory holds no model_config.yaml, so it is no extracted .nemo")
+        refuse(
+            "gpt_model_file", path, "this directory holds no model_config.yaml, so it is no extracted .nemo"
+        )
 
 
 def _positive(key: str, value: float) -> None:

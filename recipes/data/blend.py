@@ -79,9 +79,7 @@ class Source:
 
     def _build_epoch(self, epoch: int) -> GPTDataset:
         """All samples of one epoch, shuffled; the index files in the cache are written by rank 0."""
-        return GPTDataset(
-            self._tokens, self.prefix, self._documents, None, self._split, self._config(epoch)
-        )
+        return GPTDataset(self._tokens, self.prefix, self._documents, None, self._split, self._config(epoch))
 
     def build_epochs(self, first: int, last: int) -> None:
         """Rank 0 writes the index files of these epochs, the others wait: they only read them."""
@@ -161,7 +159,7 @@ class Blend(Dataset):
 
 
 def continue_blend(weights: dict[str, float], saved: BlendState | None, consumed: int) -> BlendState:
-    """The blend that holds from ``consumed`` on: the saved one if its weights are unchanged, else a new one."""
+    """The blend that holds from ``consumed`` on: the saved one if the weights are its own, else a new one."""
     wanted = {name: weight for name, weight in weights.items() if weight > 0}
     if saved is None:
         return BlendState(start=0, weights=wanted, counts={})
@@ -173,7 +171,7 @@ def continue_blend(weights: dict[str, float], saved: BlendState | None, consumed
 
 
 def blending_indices(weights: list[float], count: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Megatron's greedy rule: source, and index within it, of the first ``count`` samples, each ``[count]``."""
+    """Megatron's greedy rule: source and index within it of the first ``count`` samples, each ``[count]``."""
     source_of, index_in_source = np.zeros(count, dtype=np.int16), np.zeros(count, dtype=np.int64)
     shares = np.array(weights, dtype=np.float64) / sum(weights)
     build_blending_indices(source_of, index_in_source, shares, len(weights), count, False)

@@ -51,12 +51,12 @@ class StepSampler(Sampler[list[int]]):
 
 
 class HeldOut(Dataset):
-    """A whole held-out set once, shuffled by the seed; indices past its end give samples that count nothing."""
+    """A whole held-out set once, shuffled by the seed; indices past its end give masked samples."""
 
     def __init__(self, source: Source) -> None:
         source.build_epochs(0, 0)
         self.samples = source.epoch(0)
-        # GPTDataset marks the padding of the sample that it reads first in the mask that it keeps for all others.
+        # Else GPTDataset writes the padding of the first sample it reads into the mask that it keeps for all.
         self.samples.masks_and_position_ids_are_cacheable = False
 
     def __len__(self) -> int:

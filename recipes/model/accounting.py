@@ -59,7 +59,7 @@ def _vector_parameters_per_layer(model: ModelConfig) -> int:
 
 
 def parameters_per_part(model: ModelConfig) -> dict[str, int]:
-    """Parameters of each kind of tensor, padded vocabulary rows not counted; they add up to the whole model."""
+    """Parameters of each kind of tensor, padded vocabulary rows not counted; together the whole model."""
     hidden, layers = model.hidden_size, model.num_layers
     queries = model.num_attention_heads * kv_channels(model)
     attention = hidden * (queries + 2 * num_query_groups(model) * kv_channels(model)) + queries * hidden
@@ -122,7 +122,7 @@ def expected_memory_bytes(
     optimizer = parameters * (12 if bf16 else 8) // data_parallel_size
     tokens = micro_batch_size * seq_length
     in_flight = min(pp, 8)  # 1F1B keeps as many micro-batches alive on the first stage as there are stages.
-    # Bytes per token and layer at 2 bytes a number: 34h, of which 10h are not split without sequence parallel.
+    # Bytes per token and layer at 2 bytes a number: 34h; 10h of them are split by sequence parallel only.
     split = 34 if parallel.sequence_parallel else 24
     activation = hidden * (split / tp + (34 - split)) * (bytes_per_weight / 2)
     logits = tokens * padded // tp * (bytes_per_weight + 4)

@@ -6,8 +6,8 @@ import math
 from contextlib import nullcontext
 from typing import Any
 
-from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
@@ -48,8 +48,9 @@ class SDPACoreAttention(MegatronModule):
         super().__init__(config=config)
         for field, plain in PLAIN_SETTINGS.items():
             if getattr(config, field) != plain:
+                value = getattr(config, field)
                 raise UserError(
-                    f"model.megatron.{field}={getattr(config, field)}: needs Transformer Engine's attention; remove it"
+                    f"model.megatron.{field}={value}: needs Transformer Engine's attention; remove it"
                 )
         self.attn_mask_type = attn_mask_type
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
@@ -85,10 +86,12 @@ class SDPACoreAttention(MegatronModule):
         mask_type = attn_mask_type or self.attn_mask_type
         causal = mask_type == AttnMaskType.causal and query.shape[0] > 1
         if causal and query.shape[0] != key.shape[0]:
-            raise ValueError("several new tokens cannot be decoded at once: SDPA aligns the causal mask at the start")
+            raise ValueError(
+                "several new tokens cannot be decoded at once: SDPA aligns the causal mask at the start"
+            )
         dropout = self.dropout if self.training else 0.0
-        # Each tensor-parallel rank has heads of its own, which must not all drop the same places. With sequence
-        # parallelism megatron-core has already switched to the rank's own random state.
+        # Each tensor-parallel rank has heads of its own, which must not all drop the same places. With
+        # sequence parallelism megatron-core has already switched to the rank's own random state.
         own_random_state = dropout > 0 and not self.config.sequence_parallel
         with get_cuda_rng_tracker().fork() if own_random_state else nullcontext():
             out = scaled_dot_product_attention(

@@ -18,12 +18,15 @@ from recipes.optim.adamw import AdamW
 
 
 def build_optimizer(
-    optim: OptimConfig, parallel: ParallelConfig, dtype: torch.dtype, model_chunks: list[DistributedDataParallel]
+    optim: OptimConfig,
+    parallel: ParallelConfig,
+    dtype: torch.dtype,
+    model_chunks: list[DistributedDataParallel],
 ) -> MegatronOptimizer:
     """Adam over megatron-core's DDP chunks, its state sharded over data-parallel ranks (ZeRO-1).
 
-    Always the distributed optimizer, on one process too: megatron-core's other optimizers write checkpoints in
-    another form, which it could not read back, and so a run could not change its layout.
+    Always the distributed optimizer, on one process too: megatron-core's other optimizers write checkpoints
+    in another form, which it could not read back, and so a run could not change its layout.
     """
     if mcore_optimizer.USING_PYTORCH_OPTIMIZER:
         # Neither Transformer Engine nor Apex is there: ours takes the place of Apex's FusedAdam, whose step
@@ -48,7 +51,9 @@ def build_optimizer(
     return get_megatron_optimizer(config, model_chunks, use_gloo_process_groups=torch.cuda.is_available())
 
 
-def build_schedule(optim: OptimConfig, optimizer: MegatronOptimizer, total_steps: int) -> OptimizerParamScheduler:
+def build_schedule(
+    optim: OptimConfig, optimizer: MegatronOptimizer, total_steps: int
+) -> OptimizerParamScheduler:
     """Learning rate by optimizer step: linear warm-up, then the decay style, then min_lr."""
     decay_steps = optim.lr_decay_steps or max(1, total_steps)
     return OptimizerParamScheduler(

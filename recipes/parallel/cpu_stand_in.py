@@ -187,7 +187,7 @@ def _redirect_tensor_methods() -> None:
     tensor.type = type_
     tensor.cuda = lambda self, *_, **__: self
     tensor.pin_memory = lambda self, *_, **__: self
-    torch.nn.Module.cuda = lambda self, *_, **__: self  # type: ignore[method-assign,assignment]
+    torch.nn.Module.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
 
 
 def _redirect_random_state() -> None:
@@ -221,12 +221,13 @@ def _without_compilation() -> Iterator[None]:
 
     On the CPU each would call the C++ compiler for seconds at its first use, to no gain.
     """
-    compile_ = torch.compile
-    torch.compile = lambda function=None, **_: function if function is not None else (lambda f: f)
+    torch_: Any = torch
+    compile_ = torch_.compile
+    torch_.compile = lambda function=None, **_: function if function is not None else (lambda f: f)
     try:
         yield
     finally:
-        torch.compile = compile_
+        torch_.compile = compile_
 
 
 def _as_numpy_if_asked(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:

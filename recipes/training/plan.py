@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from recipes.config.schema import PretrainConfig
 from recipes.config.world import launched_world
-from recipes.model.accounting import count_parameters, expected_memory_bytes, flops_per_token, padded_vocab_size
+from recipes.model.accounting import (
+    count_parameters,
+    expected_memory_bytes,
+    flops_per_token,
+    padded_vocab_size,
+)
 from recipes.training.run import total_steps
 
 
@@ -43,7 +48,10 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
             f"{parallel.pipeline_model_parallel_size} x data {data_parallel_size}"
             + (", sequence parallel" if parallel.sequence_parallel else ""),
         ),
-        ("memory per device", f"{sum(memory.values()) / 2**30:,.2f} GiB expected ({'bf16' if bf16 else 'fp32'})"),
+        (
+            "memory per device",
+            f"{sum(memory.values()) / 2**30:,.2f} GiB expected ({'bf16' if bf16 else 'fp32'})",
+        ),
         *((f"  {part}", f"{size / 2**30:,.2f} GiB") for part, size in memory.items()),
         ("precision", trainer.precision),
         ("learning rate", _schedule(config, steps)),

@@ -1,4 +1,4 @@
-"""The run directory: ``<output_dir>/<name>/`` with config.yaml, metrics.jsonl, checkpoints/, model.nemo, logs/."""
+"""The run directory ``<output_dir>/<name>/``: config.yaml, metrics.jsonl, checkpoints/, model.nemo, logs/."""
 
 from __future__ import annotations
 

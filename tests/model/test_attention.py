@@ -68,7 +68,9 @@ def test_one_new_token_attends_to_the_whole_cache(mask_type: AttnMaskType) -> No
     query, key, value = random(1, 2, 4, 16), random(9, 2, 2, 16), random(9, 2, 2, 16) + 1
     attention = core_attention(TINY)
     out = attention(*(t.to("cuda") for t in (query, key, value)), None, attn_mask_type=mask_type).cpu()
-    torch.testing.assert_close(out.double(), formula(query, key, value, 0.25, causal=False), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        out.double(), formula(query, key, value, 0.25, causal=False), rtol=0, atol=1e-5
+    )
 
 
 def test_several_new_tokens_are_refused() -> None:
@@ -84,7 +86,9 @@ def test_masks_are_refused() -> None:
 
 def test_dropout_keeps_the_mean() -> None:
     attention = core_attention(replace(TINY, attention_dropout=0.5))
-    query, key, value = (t.to("cuda") for t in (random(8, 1, 4, 16), random(8, 1, 2, 16), random(8, 1, 2, 16)))
+    query, key, value = (
+        t.to("cuda") for t in (random(8, 1, 4, 16), random(8, 1, 2, 16), random(8, 1, 2, 16))
+    )
     mean = torch.stack([attention(query, key, value, None) for _ in range(3000)]).mean(0)
     attention.eval()
     exact = attention(query, key, value, None)

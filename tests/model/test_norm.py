@@ -39,7 +39,9 @@ def test_layer_norm() -> None:
 
 @pytest.mark.parametrize("sequence_parallel", [True, False])
 @pytest.mark.parametrize(("name", "kind"), [("RMSNorm", RMSNorm), ("LayerNorm", LayerNorm)])
-def test_weights_say_whether_their_gradients_are_summed(name: str, kind: type, sequence_parallel: bool) -> None:
+def test_weights_say_whether_their_gradients_are_summed(
+    name: str, kind: type, sequence_parallel: bool
+) -> None:
     parallel = ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=sequence_parallel)
     model = type(TINY)(**{**vars(TINY), "normalization": name})
     norm = TorchNorm(transformer_config(model, parallel, torch.bfloat16), 64, eps=1e-6)

@@ -1,4 +1,4 @@
-"""Expert parallelism under the stand-in: megatron-core's mixture of experts trains and saves over two processes."""
+"""Expert parallelism under the stand-in: megatron-core's mixture of experts trains and saves on two ranks."""
 
 from __future__ import annotations
 

@@ -47,7 +47,9 @@ def tied(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def single(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: Any, tied: str) -> list[dict[str, Any]]:
+def single(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: Any, tied: str
+) -> list[dict[str, Any]]:
     return run_layout(
         gloo_pool,
         tiny_data,

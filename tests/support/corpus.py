@@ -54,5 +54,7 @@ def make_tiny_data(directory: Path) -> TinyData:
     train_tokenizer(inputs, prefix, vocab_size=800)
     for part in ("train", "valid"):
         for language in ("en", "hi"):
-            preprocess([corpus / f"{part}.{language}.jsonl"], f"{prefix}.model", directory / f"{part}_{language}")
+            preprocess(
+                [corpus / f"{part}.{language}.jsonl"], f"{prefix}.model", directory / f"{part}_{language}"
+            )
     return TinyData(directory, Path(f"{prefix}.model"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,7 @@ STEPS = 6
 def build_moe(parallel: ParallelConfig) -> GPTModel:
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
     from megatron.core.transformer import TransformerConfig
-    from megatron.core.transformer.torch_norm import WrappedTorchNorm
 
-    from recipes.model.backend import TorchSpecProvider
-    from recipes.model.norm import TorchNorm
-
-    assert TorchSpecProvider and WrappedTorchNorm and TorchNorm
     torch.manual_seed(1234)
     config = TransformerConfig(
         num_layers=2,
@@ -86,9 +80,7 @@ def train_moe(parallel: ParallelConfig, directory: str) -> dict[str, Any]:
 
         def forward_step(_: Any, model: Any) -> Any:
             positions = torch.arange(32).expand(len(mine), -1)
-            return model(
-                mine[:, :-1].contiguous(), positions, None, labels=mine[:, 1:].contiguous()
-            ), partial(loss_of)
+            return model(mine[:, :-1].contiguous(), positions, None, labels=mine[:, 1:].contiguous()), loss_of
 
         def step(forward_only: bool = False) -> float:
             ddp.zero_grad_buffer()

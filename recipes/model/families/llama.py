@@ -30,7 +30,9 @@ def layer_spec(backend: BackendSpecProvider) -> ModuleSpec:
                 params={"attn_mask_type": AttnMaskType.causal},
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=(
-                        backend.column_parallel_layer_norm_linear() if fused else backend.column_parallel_linear()
+                        backend.column_parallel_layer_norm_linear()
+                        if fused
+                        else backend.column_parallel_linear()
                     ),
                     core_attention=backend.core_attention(),
                     linear_proj=backend.row_parallel_linear(),

@@ -1,0 +1,183 @@
+"""The jobs' command lines: one line for the user's mistakes, at once, without importing the engine."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Runs a module as python -m does and tells on the last line of stdout which heavy packages it has imported.
+SPY = """
+import json, runpy, sys
+module, sys.argv = sys.argv[1], sys.argv[1:]
+try:
+    runpy.run_module(module, run_name="__main__")
+finally:
+    engine = {"torch", "nemo", "lightning", "megatron", "transformers"}
+    heavy = {name.partition(".")[0] for name in sys.modules} & engine
+    print()
+    print(json.dumps(sorted(heavy)))
+"""
+CPU_SECONDS = 2.0
+
+
+def run(module: str, *arguments: str) -> tuple[int, str, str, list[str]]:
+    """Exit code, stdout, stderr, heavy imports; fails when it took long (CPU time: the cores are shared)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", SPY, module, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert seconds < CPU_SECONDS
+    *lines, heavy = done.stdout.splitlines()
+    return done.returncode, "\n".join(lines).strip(), done.stderr, json.loads(heavy)
+
+
+REFUSED = [
+    (
+        "pretrain",
+        ["experiment=quickstart", "model.num_layer=3"],
+        "model.num_layer: there is no such key; did you mean model.num_layers?",
+    ),
+    ("pretrain", ["experiment=quickstart", "lr=3"], "lr: there is no such key; did you mean optim.lr?"),
+    (
+        "pretrain",
+        ["experiment=quickstart", "zzzz=3"],
+        "zzzz: there is no such key; --cfg job prints all keys",
+    ),
+    ("pretrain", ["experiment=quickstart", "+model.colour=red"], "model.colour: there is no such key"),
+    (
+        "pretrain",
+        ["experiment=quickstart", "model.num_layers=many"],
+        "model.num_layers: Value 'many' of type",
+    ),
+    ("pretrain", ["experiment=quickstart", "optim.betas=[0.9]"], "optim.betas=[0.9]: give two numbers"),
+    (
+        "pretrain",
+        ["experiment=quickstart", "trainer.precision=fp8"],
+        "trainer.precision=fp8: choose one of auto, bf16, fp32",
+    ),
+    ("pretrain", ["experiment=nothing"], "experiment/nothing"),
+    ("pretrain", ["model=tinny"], "model/tinny"),
+    ("pretrain", ["experiment=quickstart", "model.num_layers"], "model.num_layers"),
+    (
+        "pretrain",
+        ["experiment=quickstart", "data.train.en.weigth=1"],
+        "data.train.en.weigth: there is no such key",
+    ),
+    (
+        "pretrain",
+        ["experiment=quickstart", "+data.train.en.colour=1"],
+        "data.train.en.colour: there is no such key",
+    ),
+    (
+        "pretrain",
+        ["experiment=quickstart", "data.train.de={path:x}"],
+        "data.train.de: give a new entry as a whole, 'data.train={de:",
+    ),
+    (
+        "pretrain",
+        ["experiment=quickstart", "+data.train.de.path=x"],
+        "data.train.de: give a new entry as a whole",
+    ),
+    ("pretrain", [], "data.seq_length has no value: set it on the command line, data.seq_length=..."),
+    (
+        "pretrain",
+        ["experiment=quickstart", "data_dir=nowhere"],
+        "nowhere/train_en.bin does not exist: give the prefix",
+    ),
+    ("pretrain", ["--experiment", "quickstart"], "unrecognized arguments: --experiment"),
+    ("pretrain", ["name=x", "--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
+    ("generate", ["prompts=[x]"], "gpt_model_file has no value"),
+    ("generate", ["gpt_model_file=no.nemo", "prompts=[x]"], "gpt_model_file=no.nemo: no such file"),
+    (
+        "generate",
+        ["gpt_model_file=no.nemo", "temperature=1"],
+        "temperature: there is no such key; did you mean inference.temperature?",
+    ),
+    ("evaluate", ["gpt_model_file=no.nemo", "eval=minibench"], "gpt_model_file=no.nemo: no such file"),
+    ("evaluate", ["gpt_model_file=x", "eval=tables"], "eval/tables"),
+]
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "message"), REFUSED, ids=[f"{job} {' '.join(a)}" for job, a, _ in REFUSED]
+)
+def test_mistakes_are_one_line_and_2(job: str, arguments: list[str], message: str) -> None:
+    code, out, err, heavy = run(f"recipes.{job}", *arguments)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert message in err
+    assert out == ""
+    assert heavy == []
+
+
+@pytest.mark.parametrize("job", ["pretrain", "generate", "evaluate"])
+def test_help(job: str) -> None:
+    code, out, err, heavy = run(f"recipes.{job}", "--help")
+    assert (code, err, heavy) == (0, "", [])
+    assert f"python -m recipes.{job}" in out and "Examples" in out
+    assert "Settings (key=value)" in out and "precision" in out
+
+
+def test_dry_run_and_cfg_need_no_engine() -> None:
+    arguments = ["name=try", "model=tiny", "data.seq_length=128", "trainer.max_steps=100"]
+    code, out, err, heavy = run("recipes.pretrain", *arguments, "dry_run=true")
+    assert (code, err, heavy) == (0, "", [])
+    assert "tokens per step" in out
+    code, out, err, heavy = run("recipes.pretrain", *arguments, "--cfg", "job")
+    assert (code, err, heavy) == (0, "", [])
+    assert "max_steps: 100" in out
+
+
+def test_nothing_is_written(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    command = [
+        sys.executable,
+        "-m",
+        "recipes.pretrain",
+        "experiment=quickstart",
+        f"output_dir={tmp_path}/out",
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(root), "PATH": ""},
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seeds", ["-1,1", "1,-1"])
+def test_sweep_does_not_hide_a_refusal(tmp_path: Path, seeds: str) -> None:
+    run_settings = ["name=try", "data.seq_length=32", "trainer.max_steps=1", "dry_run=true"]
+    sweep = [f"hydra.sweep.dir={tmp_path}", f"seed={seeds}"]
+    code, out, err, heavy = run("recipes.pretrain", "--multirun", *run_settings, *sweep)
+    assert (code, heavy) == (2, [])
+    assert err == "error: seed=-1: must lie between 0 and 2147483647\n"
+    assert out.count("tokens per step") == (0 if seeds.startswith("-") else 1)
+
+
+def test_sweep_runs_do_not_leak_into_each_other(tmp_path: Path) -> None:
+    run_settings = ["name=try", "data.seq_length=32", "trainer.max_steps=1", "dry_run=true"]
+    sweep = [f"hydra.sweep.dir={tmp_path}", "model=tiny,llama_10m", "parallel.world_size=1,2"]
+    run_settings += ["trainer.global_batch_size=16"]
+    code, out, err, _ = run("recipes.pretrain", "--multirun", *run_settings, *sweep)
+    assert (code, err) == (0, "")
+    layouts = [line.split()[-1] for line in out.splitlines() if line.startswith("layout")]
+    vocabularies = [line.split()[1] for line in out.splitlines() if line.startswith("vocabulary")]
+    assert layouts == ["1", "2", "1", "2"]
+    assert vocabularies == ["2,048", "2,048", "16,000", "16,000"]

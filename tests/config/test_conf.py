@@ -1,0 +1,140 @@
+"""Every shipped YAML composes, and every described model can be built."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.config.hydra_app import CONF_DIR, compose
+from recipes.config.megatron_fields import TRANSFORMER_CONFIG_FIELDS
+from recipes.config.schema import SourceConfig
+from recipes.config.validate import validate_model, validate_pretrain
+from recipes.errors import UserError
+from recipes.model.accounting import count_parameters, padded_vocab_size
+from tests.support.corpus import TinyData
+
+MINIMAL = ["name=x", "data.seq_length=32", "trainer.max_steps=1", "dry_run=true"]
+JOB_OF_GROUP = {"eval": "evaluate"}
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+
+
+GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir() and path.name != "cluster")
+PRETRAIN_OPTIONS = [
+    (group, o) for group in GROUPS if group not in ("eval", "experiment") for o in options(group)
+]
+
+
+def planned_for(config: Any) -> Any:
+    """For as many processes as the layout needs."""
+    parallel = config.parallel
+    size = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
+    return replace(config, dry_run=True, parallel=replace(parallel, world_size=parallel.world_size or size))
+
+
+def test_groups_are_the_designed_ones() -> None:
+    assert {"model", "optim", "parallel", "trainer", "experiment", "eval"} <= set(GROUPS)
+
+
+@pytest.mark.parametrize(("group", "option"), PRETRAIN_OPTIONS)
+def test_option_composes(group: str, option: str) -> None:
+    validate_pretrain(planned_for(compose("pretrain", [*MINIMAL, f"{group}={option}"])))
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_experiment_composes(experiment: str) -> None:
+    config = compose("pretrain", [f"experiment={experiment}"])
+    assert config.name == experiment
+    assert config.data.train and config.data.valid and config.tokenizer.model
+    for path in (*(source.path for source in config.data.train.values()), *config.data.valid.values()):
+        assert "${" not in path
+    validate_pretrain(planned_for(config))
+
+
+@pytest.mark.parametrize("option", options("eval"))
+def test_eval_composes(option: str) -> None:
+    config = compose("evaluate", ["gpt_model_file=x", f"eval={option}"])
+    assert config.tasks
+    assert {row["task"] for row in config.rows} <= set(config.tasks)
+    assert all(len(row["published"]) == len(config.columns) for row in config.rows)
+
+
+@pytest.mark.parametrize("model", options("model"))
+def test_model_builds(model: str) -> None:
+    """With few layers and a small vocabulary, or the largest would not fit; both only scale the count."""
+    from tests.support.engine import ParallelConfig, build_gpt_model, process_groups, torch
+
+    described = compose("pretrain", [*MINIMAL, f"model={model}"]).model
+    small = replace(described, num_layers=min(2, described.num_layers), vocab_size=1000)
+    validate_model(described)
+    with process_groups():
+        gpt = build_gpt_model(small, ParallelConfig(), torch.float32)
+    padding = (padded_vocab_size(small) - 1000) * small.hidden_size
+    tables = 1 if small.share_embeddings_and_output_weights else 2
+    assert sum(p.numel() for p in gpt.parameters()) - tables * padding == count_parameters(small).total
+
+
+def test_megatron_fields_are_the_installed_ones() -> None:
+    from tests.support.engine import torch
+
+    assert torch is not None
+    from megatron.core.transformer import TransformerConfig
+
+    assert {field.name for field in dataclasses.fields(TransformerConfig)} == TRANSFORMER_CONFIG_FIELDS
+
+
+def test_sources_on_the_command_line() -> None:
+    config = compose("pretrain", [*MINIMAL, "data.train={en:{path:a/en,weight:0.75},hi:{path:a/hi}}"])
+    assert config.data.train == {"en": SourceConfig("a/en", 0.75), "hi": SourceConfig("a/hi", 1.0)}
+    config = compose(
+        "pretrain", ["experiment=quickstart", "data.train.en.weight=3", "data.train={de:{path:a/de}}"]
+    )
+    assert config.data.train["en"].weight == 3.0
+    assert config.data.train["en"].path.endswith("train_en")
+    assert config.data.train["de"] == SourceConfig("a/de", 1.0)
+    config = compose("pretrain", ["experiment=quickstart", "~data.train.hi"])
+    assert list(config.data.train) == ["en"]
+    with pytest.raises(UserError, match=r"data\.train\.en\.path has no value"):
+        compose("pretrain", [*MINIMAL, "data.train={en:{weight:1}}"])
+
+
+def test_pass_through_fields_on_the_command_line() -> None:
+    config = compose("pretrain", [*MINIMAL, "+model.megatron.recompute_granularity=full"])
+    assert config.model.megatron == {"recompute_granularity": "full"}
+
+
+def test_configurations_are_frozen() -> None:
+    config = compose("pretrain", MINIMAL)
+    for part, name in (
+        (config, "seed"),
+        (config.model, "num_layers"),
+        (config.trainer.checkpoint, "keep_last"),
+    ):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, name, 1)
+
+
+def test_repeated_composition_does_not_leak(tiny_data: TinyData, tmp_path: Path) -> None:
+    plain = compose("pretrain", MINIMAL)
+    changed = compose(
+        "pretrain",
+        [
+            *tiny_data.overrides(),
+            "model.num_layers=7",
+            "parallel=tp2_pp2",
+            "+model.megatron.moe_layer_freq=2",
+        ],
+    )
+    assert changed.model.num_layers == 7
+    assert compose("pretrain", MINIMAL) == plain
+    assert compose("evaluate", ["gpt_model_file=x", "eval=param1_table"]).rows
+    assert compose("evaluate", ["gpt_model_file=x"]).rows == []
+    with pytest.raises(Exception, match="no_such"):
+        compose("pretrain", [*MINIMAL, "no_such=1"])
+    assert compose("pretrain", MINIMAL) == plain

@@ -1,0 +1,136 @@
+"""Runs of recipes.pretrain for pool workers and as processes of their own."""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: its exit code, or 2 and the message of a UserError; and its history."""
+
+    code: int
+    message: str
+    metrics: list[dict[str, Any]]
+    stdout: str
+    stderr: str
+
+    @property
+    def losses(self) -> dict[int, float]:
+        return {record["step"]: record["loss"] for record in self.metrics if "loss" in record}
+
+
+def run_case(overrides: list[str], limit_file_size: int | None = None) -> Outcome:
+    """A run in this process; ``limit_file_size``: no file may grow beyond so many bytes."""
+    from recipes.config.hydra_app import compose
+    from recipes.errors import UserError
+    from recipes.pretrain import run
+    from recipes.training.rundir import read_metrics
+
+    config = compose("pretrain", overrides)
+    metrics = Path(config.output_dir) / config.name / "metrics.jsonl"
+    out, err = io.StringIO(), io.StringIO()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        if limit_file_size is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_file_size, limits[1]))
+        with redirect_stdout(out), redirect_stderr(err):
+            code, message = run(config), ""
+    except UserError as error:
+        code, message = 2, str(error)
+        forget_groups()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    return Outcome(code, message, read_metrics(metrics), out.getvalue(), err.getvalue())
+
+
+def forget_groups() -> None:
+    """After an error the process would end; a pool worker goes on, without the process groups."""
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+
+    if dist.is_initialized():
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def signalled_case(overrides: list[str], step: int, number: int, times: int = 1, rank: int = 0) -> Outcome:
+    """A run whose process gets a signal, ``times`` times in a row, once it has logged ``step``."""
+    from recipes.config.hydra_app import compose
+
+    config = compose("pretrain", overrides)
+    if int(os.environ.get("RANK", "0")) == rank:
+        metrics = Path(config.output_dir) / config.name / "metrics.jsonl"
+        threading.Thread(target=_send, args=(metrics, step, number, times), daemon=True).start()
+    return run_case(overrides)
+
+
+def _send(metrics: Path, step: int, number: int, times: int) -> None:
+    wait_for_step(metrics, step, lambda: True)
+    for _ in range(times):
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+
+
+def wait_for_step(metrics: Path, step: int, alive: Callable[[], bool], limit_s: float = 90) -> None:
+    """Returns when ``metrics`` holds a loss of ``step`` or later."""
+    from recipes.training.rundir import read_metrics
+
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline and alive():
+        if any(record["step"] >= step for record in read_metrics(metrics) if "loss" in record):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{metrics} did not reach step {step}")
+
+
+def environment() -> dict[str, str]:
+    """Ours without a launcher's variables."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return {key: value for key, value in os.environ.items() if key not in names} | {"OMP_NUM_THREADS": "1"}
+
+
+def command(module: str, overrides: list[str]) -> list[str]:
+    return [sys.executable, "-m", module, *overrides]
+
+
+def start(overrides: list[str], launcher: tuple[str, ...] = (), **options: Any) -> subprocess.Popen[str]:
+    """``python -m recipes.pretrain`` as a process."""
+    line = [sys.executable, *launcher, "-m", "recipes.pretrain", *overrides]
+    return subprocess.Popen(
+        line,
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def kill_at_step(
+    overrides: list[str], metrics: Path, step: int, number: int = signal.SIGKILL
+) -> tuple[int, str, str]:
+    """Starts a run and sends it a signal once ``step`` is logged; exit code, stdout, stderr."""
+    process = start(overrides)
+    try:
+        wait_for_step(metrics, step, lambda: process.poll() is None)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, out, err

@@ -1,0 +1,47 @@
+"""Tokenized sources whose every token is another number, so that a test sees which were read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from recipes.config.schema import DataConfig, ModelConfig, PretrainConfig, SourceConfig, TrainerConfig
+from recipes.data.blend import Source
+from recipes.data.indexed import IndexedWriter
+
+SEQ_LENGTH = 8
+TOKENIZER: Any = SimpleNamespace(eos_id=-7, sha256="0" * 64)
+
+
+def write_source(prefix: Path, tokens: int, first: int = 0, seed: int = 0) -> Path:
+    """Documents of 1 to 20 tokens that count up from ``first``."""
+    lengths: list[int] = []
+    generator = np.random.default_rng(seed)
+    while sum(lengths) < tokens:
+        lengths.append(min(int(generator.integers(1, 21)), tokens - sum(lengths)))
+    with Path(f"{prefix}.bin").open("wb") as bin_file, Path(f"{prefix}.idx").open("w+b") as idx_file:
+        writer = IndexedWriter(bin_file, idx_file, "int32")
+        writer.add(np.arange(first, first + tokens), np.array(lengths, dtype=np.int32))
+        writer.finish()
+    return prefix
+
+
+def source(prefix: Path, cache_dir: Path, seed: int = 1, **options: Any) -> Source:
+    options = {"seq_length": SEQ_LENGTH, "eod_mask_loss": False} | options
+    return Source(str(prefix), TOKENIZER, seed=seed, cache_dir=cache_dir, **options)
+
+
+def run_config(train: dict[str, tuple[Path, float]], **trainer: Any) -> PretrainConfig:
+    return PretrainConfig(
+        name="x",
+        seed=1,
+        model=ModelConfig(),
+        data=DataConfig(
+            train={name: SourceConfig(str(path), weight) for name, (path, weight) in train.items()},
+            seq_length=SEQ_LENGTH,
+        ),
+        trainer=TrainerConfig(**{"micro_batch_size": 2, "global_batch_size": 8, **trainer}),
+    )

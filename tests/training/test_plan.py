@@ -1,0 +1,102 @@
+"""What dry_run=true says, against numbers worked out here."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recipes.config.hydra_app import compose
+from recipes.config.validate import validate_pretrain
+from recipes.training.plan import describe_run
+from recipes.training.run import total_steps
+
+PARAM1 = [
+    "name=param1",
+    "model.num_layers=32",
+    "model.hidden_size=2048",
+    "model.ffn_hidden_size=7168",
+    "model.num_attention_heads=16",
+    "model.num_query_groups=8",
+    "model.vocab_size=256000",
+    "model.max_position_embeddings=2048",
+    "model.share_embeddings_and_output_weights=false",
+    "data.seq_length=2048",
+    "data.train={en:{path:data/en,weight:0.75},hi:{path:data/hi,weight:0.25}}",
+    "optim.lr=3e-4",
+    "optim.min_lr=3e-6",
+    "optim.lr_warmup_steps=2000",
+    "parallel.tensor_model_parallel_size=2",
+    "parallel.world_size=512",
+    "trainer.global_batch_size=2048",
+    "trainer.max_tokens=7500000000000",
+    "dry_run=true",
+]
+
+
+def plan(overrides: list[str]) -> dict[str, str]:
+    config = compose("pretrain", overrides)
+    text = describe_run(config, validate_pretrain(config))
+    rows = [re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in text.splitlines()]
+    assert all(len(row) == 2 for row in rows)
+    return dict(rows)
+
+
+def test_param1() -> None:
+    rows = plan(PARAM1)
+    assert rows["run"] == "outputs/param1"
+    assert rows["parameters"] == "2,860,648,448"
+    assert rows["vocabulary"] == "256,000 (padded to 256,000)"
+    assert rows["tokens per step"] == "4,194,304 = 2048 x 2048"
+    steps = -(-7_500_000_000_000 // 4_194_304)
+    assert rows["steps"] == f"{steps:,}"
+    assert rows["tokens in all"] == f"{steps * 4_194_304:,}"
+    assert rows["FLOPs per token"].startswith("15.6")
+    assert rows["layout"] == "512 process(es): tensor 2 x pipeline 1 x data 256"
+    assert rows["learning rate"] == "cosine, 0.0003 to 3e-06, 2000 warm-up steps"
+    assert rows["source en"] == "75.00 %  data/en"
+    assert rows["source hi"] == "25.00 %  data/hi"
+    parts = [float(rows[name].split()[0]) for name in ("weights", "gradients", "optimizer", "activations")]
+    assert float(rows["memory per device"].split()[0]) == pytest.approx(sum(parts), abs=0.03)
+    # bf16 weights: half the parameters on each of two tensor-parallel ranks, 2 bytes each.
+    assert parts[0] == pytest.approx(2_860_648_448 / 2**30, abs=0.01)
+
+
+def test_precision_and_decay_are_told() -> None:
+    rows = plan([*PARAM1, "trainer.precision=fp32", "optim.lr_decay_steps=9000"])
+    assert rows["memory per device"].endswith("(fp32)")
+    assert rows["learning rate"].endswith("decay over 9,000")
+
+
+def test_without_sources() -> None:
+    rows = plan(["name=x", "data.seq_length=64", "trainer.max_steps=3", "dry_run=true"])
+    assert not any(name.startswith("source") for name in rows)
+    assert rows["steps"] == "3"
+
+
+@given(
+    steps=st.none() | st.integers(0, 10**9),
+    tokens=st.none() | st.integers(1, 10**15),
+    batch=st.integers(1, 10**4),
+)
+def test_total_steps(steps: int | None, tokens: int | None, batch: int) -> None:
+    """The limit that is reached first ends the run; it passes max_tokens by less than a step."""
+    from types import SimpleNamespace
+
+    if steps is None and tokens is None:
+        return
+    trainer = SimpleNamespace(max_steps=steps, max_tokens=tokens, global_batch_size=batch)
+    config: Any = SimpleNamespace(trainer=trainer, data=SimpleNamespace(seq_length=128))
+    total = total_steps(config)
+    per_step = batch * 128
+    by_tokens = tokens is not None and (total - 1) * per_step < tokens <= total * per_step
+    if steps is None:
+        assert by_tokens
+    elif tokens is None:
+        assert total == steps
+    else:
+        assert total <= steps and (total == steps or by_tokens)
+        assert total * per_step < tokens + per_step

@@ -1,0 +1,138 @@
+"""The run directory's metrics: appended, torn by crashes, continued by resumed runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from recipes.config.hydra_app import compose
+from recipes.training.rundir import RunDirectory, read_metrics
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    config = compose(
+        "pretrain", ["name=run", f"output_dir={tmp_path}", "data.seq_length=32", "trainer.max_steps=1"]
+    )
+    run = RunDirectory(config)
+    run.create(config)
+    return run
+
+
+def step(number: int, **more: Any) -> dict[str, Any]:
+    return {"step": number, "loss": 1.0 / number, **more}
+
+
+def test_layout(directory: RunDirectory, tmp_path: Path) -> None:
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoints", "logs", "config.yaml"}
+    assert directory.metrics_file == tmp_path / "run" / "metrics.jsonl"
+    assert directory.nemo_file == tmp_path / "run" / "model.nemo"
+    assert directory.index_cache == tmp_path / "run" / "index_cache"
+
+
+def test_recorded_configuration_is_whole(directory: RunDirectory, tmp_path: Path) -> None:
+    config = compose(
+        "pretrain", ["name=run", f"output_dir={tmp_path}", "data.seq_length=32", "trainer.max_steps=1"]
+    )
+    assert directory.describes(config)
+    assert not directory.describes(replace(config, seed=2))
+    recorded = OmegaConf.load(directory.config_file)
+    assert recorded.model.num_layers == 4 and recorded.trainer.max_steps == 1
+    assert not OmegaConf.missing_keys(recorded)
+
+
+def test_what_is_appended_is_read(directory: RunDirectory) -> None:
+    records = [
+        step(1),
+        step(2, text="भारत \u2028 \x85 \x1c a\nb"),
+        {"step": 2, "valid.hi.loss": float("inf")},
+    ]
+    for record in records:
+        directory.append_metrics(record)
+    assert read_metrics(directory.metrics_file) == records
+    assert directory.metrics_file.read_bytes().count(b"\n") == 3
+
+
+def test_missing_file_is_an_empty_history(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+@given(cut=st.integers(1, 200))
+def test_torn_line_is_passed_over_and_not_glued_to(
+    tmp_path_factory: pytest.TempPathFactory, cut: int
+) -> None:
+    directory = RunDirectory.__new__(RunDirectory)
+    directory.metrics_file = tmp_path_factory.mktemp("torn") / "metrics.jsonl"
+    whole = [step(n, text="कखग" * 5) for n in (1, 2)]
+    for record in whole:
+        directory.append_metrics(record)
+    content = directory.metrics_file.read_bytes()
+    cut = min(cut, len(content) - 1)
+    directory.metrics_file.write_bytes(content[:-cut])
+    directory.append_metrics(step(3))
+    survived = [
+        record for record in whole if json.dumps(record, ensure_ascii=False).encode() in content[:-cut]
+    ]
+    assert read_metrics(directory.metrics_file) == [*survived, step(3)]
+
+
+def test_resumed_run_replaces_what_it_trained_again(directory: RunDirectory) -> None:
+    def resumed(at: int) -> dict[str, Any]:
+        return {"event": "resumed", "step": at, "checkpoint": f"step_{at:08}"}
+
+    for record in [
+        *(step(n) for n in range(1, 8)),
+        resumed(4),
+        *(step(n, again=1) for n in range(5, 10)),
+        resumed(8),
+        {"step": 8, "valid.en.loss": 2.0},
+        resumed(6),
+        step(7, again=2),
+    ]:
+        directory.append_metrics(record)
+    history = read_metrics(directory.metrics_file)
+    assert history == [
+        *(step(n) for n in range(1, 5)),
+        resumed(4),
+        *(step(n, again=1) for n in range(5, 7)),
+        resumed(6),
+        step(7, again=2),
+    ]
+
+
+@given(st.binary(max_size=300))
+def test_arbitrary_bytes_never_raise(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("bytes") / "metrics.jsonl"
+    path.write_bytes(content)
+    assert all(isinstance(record["step"], int) for record in read_metrics(path))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["step", "event", "x"]), inner)
+    ),
+    max_leaves=6,
+)
+records = json_values | st.fixed_dictionaries({}, optional={"step": json_values, "event": st.just("resumed")})
+
+
+@given(st.lists(records, max_size=8))
+def test_arbitrary_json_never_raises(tmp_path_factory: pytest.TempPathFactory, lines: list[Any]) -> None:
+    path = tmp_path_factory.mktemp("json") / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for record in read_metrics(path):
+        assert isinstance(record["step"], int)
+
+
+def test_deeply_nested_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("[" * 100_000 + "\n" + json.dumps(step(1)) + "\n")
+    assert read_metrics(path) == [step(1)]
