@@ -34,13 +34,6 @@ fi
 [[ "$python" == /* ]] || python="$PWD/$python"
 export PYTHONUTF8=1
 
-# A value as Hydra takes it literally, whatever is in it.
-quoted() {
-    local value=${1//\\/\\\\}
-    value=${value//\'/\\\'}
-    printf "'%s'" "${value//\$\{/\\\$\{}"
-}
-
 options=()
 for name in greedy temperature top_k top_p repetition_penalty tokens_to_generate min_tokens_to_generate add_BOS; do
     [[ -n "${!name:-}" ]] && options+=("inference.$name=${!name}")
@@ -57,10 +50,14 @@ with open(sys.argv[1], "w", encoding="utf-8") as file:
     for prompt in sys.argv[2:]:
         file.write(json.dumps({"text": prompt}) + "\n")
 PYTHON
-model=$(realpath "$gpt_model_file")
+# Paths travel in the environment: whatever characters are in them, Hydra does not parse them.
+NEMO_MODEL=$(realpath "$gpt_model_file")
+export NEMO_MODEL NEMO_WORK=$work
 cd "$here"
-"$python" -m recipes.generate "gpt_model_file=$(quoted "$model")" "prompts_jsonl=$(quoted "$work/prompts.jsonl")" \
-    "output_jsonl=$(quoted "$work/completions.jsonl")" ${options[@]+"${options[@]}"} >"$work/log"
+# shellcheck disable=SC2016 # Hydra expands these, not the shell.
+"$python" -m recipes.generate 'gpt_model_file=${oc.env:NEMO_MODEL}' \
+    'prompts_jsonl=${oc.env:NEMO_WORK}/prompts.jsonl' 'output_jsonl=${oc.env:NEMO_WORK}/completions.jsonl' \
+    ${options[@]+"${options[@]}"} >"$work/log"
 "$python" - "$work/completions.jsonl" <<'PYTHON'
 import json
 import sys

@@ -10,11 +10,13 @@ meets both alike. Prints the ratio of their median step times; below 1.10 is the
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -86,21 +88,16 @@ def prepare(directory: Path, overrides: list[str], steps: int) -> PretrainConfig
 
 def recipes_steps(config: PretrainConfig, name: str) -> list[float]:
     """Seconds per step of recipes.pretrain."""
-    import dataclasses
-
     clock = StepClock()
     trainer_of = training._trainer
 
     def with_clock(*args: Any) -> Any:
-        trainer = trainer_of(*args)
+        trainer: Any = trainer_of(*args)
         trainer.callbacks.append(clock)
         return trainer
 
-    training._trainer = with_clock
-    try:
+    with patch.object(training, "_trainer", with_clock):
         pretrain(dataclasses.replace(config, name=name))
-    finally:
-        training._trainer = trainer_of
     return clock.steps()
 
 

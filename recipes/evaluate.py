@@ -18,9 +18,9 @@ def run(config: EvaluateConfig) -> int:
         print(f"would evaluate {config.gpt_model_file} on {', '.join(config.tasks)} and write {output}")
         return 0
     quiet_libraries()
-    from recipes.inference.text_model import load_text_model  # First: it prepares machines without CUDA.
     from recipes.evaluation.run import evaluate, write_results
     from recipes.evaluation.table import TableSpec, render
+    from recipes.inference.text_model import load_text_model  # First: it prepares machines without CUDA.
 
     spec = TableSpec.from_config({"columns": config.columns, "rows": config.rows})
     model = load_text_model(config.gpt_model_file, precision=config.precision, num_threads=config.num_threads)

@@ -25,7 +25,7 @@ def open_archive(path: Path) -> tarfile.TarFile:
     """
     for mode in ("r:", "r:gz"):
         try:
-            return tarfile.open(path, mode)  # type: ignore[call-overload,no-any-return]
+            return tarfile.open(path, mode)
         except (*DAMAGE, OSError) as error:
             reason = " ".join(str(error).split())
     raise UserError(f"{path}: not a .nemo archive: {reason}")
@@ -99,7 +99,7 @@ def extract_archive(path: Path, directory: Path, progress: Progress | None = Non
 
 
 def _extract_member(archive: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) -> None:
-    """Writes a checked member. Not TarFile.extract: its safe filter is missing from Python 3.11.0 to 3.11.3."""
+    """Writes a checked member. Not TarFile.extract: its safe filter is missing from Python 3.11.0 to .3."""
     target = directory / member.name
     if member.isdir():
         target.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,10 @@ def pack_archive(directory: Path, path: Path) -> None:
     Raises:
         UserError: the disk is full or refuses; an existing file stays as it was.
     """
-    with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
+    with (
+        atomic_write(path) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive,
+    ):
         archive.add(directory, arcname="./")
 
 

@@ -15,7 +15,6 @@ from typing import Any
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
-
 from torch.distributed.checkpoint.api import CheckpointException
 
 from recipes.errors import UserError
@@ -31,7 +30,9 @@ def write_sharded(state: dict[str, Any], directory: Path) -> None:
         # Its own queue lives in a manager process, which would outlive us for ever were we killed. Results
         # only cross processes when saving is asynchronous, which this is not.
         filesystem_async._results_queue = queue.Queue()
-    dist_checkpointing.save(state, str(directory), TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1))
+    dist_checkpointing.save(
+        state, str(directory), TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
+    )
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def disk_errors(path: Path, advice: str) -> Iterator[None]:
 
 
 def _refusal(error: BaseException, path: Path) -> str | None:
-    """What the disk said, if it was the disk. The writer process's error arrives wrapped, as text or as a cause."""
+    """What the disk said, if it was the disk. The writer process's error arrives as a text or as a cause."""
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in seen:

@@ -167,7 +167,7 @@ def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, store
 
 
 def _typed(**values: Any) -> ModelConfig:
-    """The ModelConfig of values that come from a file: whatever has another type than the schema's is refused."""
+    """The ModelConfig of values that come from a file: what has another type than the schema's is refused."""
     for field in dataclasses.fields(ModelConfig):
         value, wanted = values[field.name], str(field.type)
         if value is None and wanted.endswith("| None"):
@@ -200,5 +200,7 @@ def _converted(value: Any, wanted: str) -> Any:
 
 def _known(key: str, value: Any, table: dict[str, str]) -> str:
     if not isinstance(value, str) or value not in table:
-        raise UserError(f"model_config.yaml: {key}={shown(value)} is not supported (supported: {', '.join(table)})")
+        raise UserError(
+            f"model_config.yaml: {key}={shown(value)} is not supported (supported: {', '.join(table)})"
+        )
     return table[value]

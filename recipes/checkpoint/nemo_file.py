@@ -114,7 +114,7 @@ def _read_directory(directory: Path, source: Path) -> NemoModel:
         raise UserError(f"{source}: its {EMBEDDING_KEY} is no table")
     if tokenizer.vocab_size > stored.size[0]:
         raise UserError(
-            f"{source}: its tokenizer has {tokenizer.vocab_size} pieces, its embedding table {stored.size[0]} rows"
+            f"{source}: its tokenizer has {tokenizer.vocab_size} pieces, its embedding {stored.size[0]} rows"
         )
     model = from_nemo_config(config, tokenizer_vocab_size=tokenizer.vocab_size, stored_rows=stored.size[0])
     try:
@@ -140,14 +140,18 @@ def _check_size(model: ModelConfig, stored: dict[str, Any]) -> None:
         if key.endswith("self_attention.linear_proj.weight"):
             heads = model.num_attention_heads * kv_channels(model)
             if item.size[-1] != heads:
-                raise UserError(f"the attention heads are {heads} wide in all, but {key} is {item.size[-1]} wide")
+                raise UserError(
+                    f"the attention heads are {heads} wide in all, but {key} is {item.size[-1]} wide"
+                )
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """model_config.yaml as plain data; nothing in it is instantiated."""
     try:
         if path.stat().st_size > LARGEST_CONFIG:
-            raise UserError(f"{path.name} has {path.stat().st_size:,} bytes, more than any model's configuration")
+            raise UserError(
+                f"{path.name} has {path.stat().st_size:,} bytes, more than any model's configuration"
+            )
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path.parent}: holds no {path.name}, so this is no .nemo") from None
@@ -186,7 +190,9 @@ def load_weights(nemo: NemoModel, gpt: GPTModel) -> None:
         with only_plain_data():
             loaded = dist_checkpointing.load(state, str(nemo.weights))
     except (Exception, CheckpointException) as error:  # The latter is no Exception.
-        raise UserError(f"{nemo.source}: its weights do not fit its configuration: {reason(error)}") from error
+        raise UserError(
+            f"{nemo.source}: its weights do not fit its configuration: {reason(error)}"
+        ) from error
     weights = {key.removeprefix(KEY_PREFIX): value for key, value in loaded.items() if key in state}
     gpt.load_state_dict(weights, strict=len(state) == len(everything))
 

@@ -41,7 +41,19 @@ ALLOWED_CLASSES = {
         "WriteItemType",
     },
     "megatron.core.dist_checkpointing.strategies.torch": {"MCoreMetadata", "MCoreSavePlan"},
-    "torch": {"Size", "bfloat16", "bool", "float16", "float32", "float64", "int16", "int32", "int64", "int8", "uint8"},
+    "torch": {
+        "Size",
+        "bfloat16",
+        "bool",
+        "float16",
+        "float32",
+        "float64",
+        "int16",
+        "int32",
+        "int64",
+        "int8",
+        "uint8",
+    },
     "torch.serialization": {"_get_layout"},
     "pathlib": {"PosixPath", "PurePosixPath", "Path"},
     "collections": {"OrderedDict"},
@@ -84,7 +96,9 @@ def check_metadata(directory: Path) -> Any:
         raise UserError(f"{path}: not the metadata of a checkpoint: {reason(error)}") from None
     # Before anybody allocates what it declares.
     if declared > present:
-        raise UserError(f"{directory}: its tensors have {declared:,} bytes, its files only {present:,}; it is damaged")
+        raise UserError(
+            f"{directory}: its tensors have {declared:,} bytes, its files only {present:,}; it is damaged"
+        )
     return metadata
 
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
-from unittest import mock
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -76,11 +75,14 @@ def _compose_and_run(job: str, run: Callable[[Any], int]) -> int:
 
     # Hydra then lets exceptions through instead of printing and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    parser: Any = argparse.ArgumentParser
+    usage, parser.error = parser.error, _refuse_option
     try:
-        with mock.patch.object(argparse.ArgumentParser, "error", _refuse_option):
-            hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(task)()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(task)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, SCHEMAS[job])) from None
+    finally:
+        parser.error = usage
     if isinstance(outcome, UserError):
         raise outcome
     return outcome

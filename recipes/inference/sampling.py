@@ -43,7 +43,7 @@ def keep_top_k(scores: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(scores: Tensor, p: float) -> Tensor:
-    """Keeps the likeliest tokens up to the one that carries their sum past p (Holtzman et al. 2020); 0: all."""
+    """Keeps the likeliest tokens up to the one that takes their sum past p (Holtzman et al. 2020); 0: all."""
     if not 0.0 < p < 1.0:
         return scores
     ordered, places = scores.sort(dim=-1, descending=True)

@@ -103,7 +103,9 @@ class GPTTextModel:
         if not all(prompts):
             raise UserError("a prompt is empty; give it text")
         if longest >= self.max_sequence_length:
-            raise UserError(f"a prompt has {longest} tokens; the model reads {self.max_sequence_length}; shorten it")
+            raise UserError(
+                f"a prompt has {longest} tokens; the model reads {self.max_sequence_length}; shorten it"
+            )
         end = min(max(limits), self.max_sequence_length)
         rows = torch.full((len(prompts), end), self.eos_id, dtype=torch.long, device=self.device)
         for row, prompt in enumerate(prompts):

@@ -32,7 +32,9 @@ class GuardError(RuntimeError):
 class Metrics(Callback):
     """Writes metrics.jsonl and one progress line per logged step, on rank 0."""
 
-    def __init__(self, config: PretrainConfig, directory: RunDirectory, total_steps: int, peak_flops: float | None):
+    def __init__(
+        self, config: PretrainConfig, directory: RunDirectory, total_steps: int, peak_flops: float | None
+    ):
         self.config, self.directory, self.total_steps = config, directory, total_steps
         self.peak_flops = peak_flops
         self.tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
@@ -47,8 +49,8 @@ class Metrics(Callback):
         step = trainer.global_step
         if not math.isfinite(model.grad_norm):
             raise GuardError(
-                f"step {step}: the gradient norm is {model.grad_norm}; the last checkpoint is from before it. "
-                "Lower optim.lr, or look at the data around this step"
+                f"step {step}: the gradient norm is {model.grad_norm}; the last checkpoint is from before "
+                "it. Lower optim.lr, or look at the data around this step"
             )
         if not model.is_logging_step(step):
             return
@@ -105,7 +107,7 @@ class StopControl(Callback):
         self.max_seconds, self.talks = max_seconds, talks
         self.stopped_by = 0
         self._signalled_at: float | None = None
-        self._previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        self._previous = {int(number): signal.getsignal(number) for number in STOP_SIGNALS}
 
     def install(self) -> None:
         """Takes over the stop signals."""

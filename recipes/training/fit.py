@@ -43,8 +43,8 @@ from recipes.training.callbacks import (
 from recipes.training.console import duration, say
 from recipes.training.module import ParamGPT
 from recipes.training.quiet import quiet_libraries
-from recipes.training.rundir import RunDirectory
 from recipes.training.run import DONE, STOPPED_BY_GUARD, STOPPED_BY_SIGNAL
+from recipes.training.rundir import RunDirectory
 from recipes.training.strategy import MegatronStrategy
 
 
@@ -56,13 +56,14 @@ class NemoConnector(SaveRestoreConnector):
         self.tokenizer_file = tokenizer_file
 
     def save_to(self, model: ParamGPT, save_path: str) -> None:
-        config = OmegaConf.to_container(model.cfg, resolve=True)
-        assert isinstance(config, dict)
+        config: Any = OmegaConf.to_container(model.cfg, resolve=True)
         config["recipes"]["step"] = model.trainer.global_step
         save_nemo(Path(save_path), model.gpt, config, self.tokenizer_file)
 
 
-def fit(config: PretrainConfig, world: World, directory: RunDirectory, checkpoint: Path | None, steps: int) -> int:
+def fit(
+    config: PretrainConfig, world: World, directory: RunDirectory, checkpoint: Path | None, steps: int
+) -> int:
     """Trains to ``steps`` from ``checkpoint`` or from the start; returns the exit code."""
     max_time = config.trainer.max_time
     stop = StopControl(parse_duration(max_time) if max_time else None, talks=world.rank == 0)
@@ -112,7 +113,9 @@ def _announce_resume(config: PretrainConfig, world: World, directory: RunDirecto
     _refuse_other_model(saved.get("model", {}), config)
     if world.rank == 0:
         say(f"resume {checkpoint}, step {state['global_step']}, {saved['consumed_tokens']:,} tokens")
-        directory.append_metrics({"event": "resumed", "step": state["global_step"], "checkpoint": checkpoint.name})
+        directory.append_metrics(
+            {"event": "resumed", "step": state["global_step"], "checkpoint": checkpoint.name}
+        )
 
 
 # What may change when a run is resumed: neither shapes nor the meaning of the weights hang on it.
@@ -122,7 +125,9 @@ FREE_MODEL_KEYS = ("hidden_dropout", "attention_dropout", "init_method_std", "us
 def _refuse_other_model(saved: dict[str, Any], config: PretrainConfig) -> None:
     for key, value in asdict(config.model).items():
         if key in saved and key not in FREE_MODEL_KEYS and saved[key] != value:
-            raise UserError(f"model.{key}={value}: the run being resumed used {saved[key]}; keep it, or choose another name")
+            raise UserError(
+                f"model.{key}={value}: the run being resumed used {saved[key]}; keep it, or choose a new name"
+            )
 
 
 def _trainer(

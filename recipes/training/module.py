@@ -46,7 +46,7 @@ class LightningOptimizerView(torch.optim.Optimizer):
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
         return self.megatron.param_groups
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         result = closure() if closure is not None else None
         self.update_successful, norm, _ = self.megatron.step()
         self.grad_norm = float(norm or 0.0)
@@ -111,7 +111,9 @@ class ParamGPT(ModelPT):
             ),
             gpt,
         )
-        self.__dict__["megatron_optimizer"] = build_optimizer(run.optim, run.parallel, self.dtype_, [self.ddp])
+        self.__dict__["megatron_optimizer"] = build_optimizer(
+            run.optim, run.parallel, self.dtype_, [self.ddp]
+        )
         self._connect_gradient_hooks()
 
     def _connect_gradient_hooks(self) -> None:
@@ -167,9 +169,7 @@ class ParamGPT(ModelPT):
         step = self.trainer.global_step
         config, cache_dir = self.run, self.run_directory.index_cache
         weights = {name: source.weight for name, source in config.data.train.items()}
-        self.blend_state = continue_blend(
-            weights, self.blend_state, step * config.trainer.global_batch_size
-        )
+        self.blend_state = continue_blend(weights, self.blend_state, step * config.trainer.global_batch_size)
         sources: dict[str, Source] = training_sources(config, self.tokenizer, cache_dir)
         loader, self.blend = training_loader(
             config,
@@ -220,7 +220,9 @@ class ParamGPT(ModelPT):
             sidecar = check_prefix(self.run.data.valid[name])
             if sidecar.text_bytes:
                 nats_per_byte = loss * sidecar.tokens / sidecar.text_bytes
-                self.valid_metrics[f"valid.{name}.bits_per_byte"] = nats_per_byte / torch.tensor(2.0).log().item()
+                self.valid_metrics[f"valid.{name}.bits_per_byte"] = (
+                    nats_per_byte / torch.tensor(2.0).log().item()
+                )
         self.gpt.train()
 
     # Checkpoints
@@ -246,7 +248,7 @@ class ParamGPT(ModelPT):
         self._schedule.step(int(state["schedule"]))
 
     def save_to(self, save_path: str) -> None:
-        """Writes a .nemo from the parts that all ranks hold; NeMo's own method leaves all ranks but the first out."""
+        """Writes a .nemo from the parts that all ranks hold; NeMo's own method knows one rank."""
         self._save_restore_connector.save_to(self, save_path)
 
     # What NeMo asks of every model

@@ -57,7 +57,9 @@ def _checkpoint_to_resume(config: PretrainConfig, directory: RunDirectory) -> Pa
     checkpoint = newest_whole_checkpoint(directory.checkpoints, warn)
     if checkpoint is None:
         if directory.nemo_file.exists() and not directory.describes(config):
-            raise UserError(f"name={config.name}: {directory.nemo_file} exists; choose another name or move it away")
+            raise UserError(
+                f"name={config.name}: {directory.nemo_file} exists; choose another name or move it away"
+            )
         return None
     if config.resume == "never":
         raise UserError(

@@ -126,7 +126,9 @@ class MegatronStrategy(ParallelStrategy):
         """Empty, for the same reason."""
         return {}
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
+    ) -> None:
         plain = {key: checkpoint[key] for key in LIGHTNING_KEYS if key in checkpoint}
         save_training_checkpoint(
             Path(filepath),

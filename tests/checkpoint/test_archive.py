@@ -96,7 +96,9 @@ def test_huge_declared_size(tmp_path: Path) -> None:
     assert "damaged" in refused(archive, tmp_path) or "huge" in str(archive)
 
 
-def test_a_gzip_bomb_is_weighed_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gzip_bomb_is_weighed_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = archive_of(tmp_path / "plain", [member("./zeros", bytes(3_000_000))])
     bomb = tmp_path / "bomb.nemo"
     bomb.write_bytes(gzip.compress(plain.read_bytes()))
@@ -109,7 +111,9 @@ def test_a_gzip_bomb_is_weighed_before_it_is_unpacked(tmp_path: Path, monkeypatc
 
 
 def test_not_a_tar(tmp_path: Path) -> None:
-    for number, content in enumerate([b"", b"hello", os.urandom(5000), b"\x1f\x8b", b"\x1f\x8b" + os.urandom(99)]):
+    for number, content in enumerate(
+        [b"", b"hello", os.urandom(5000), b"\x1f\x8b", b"\x1f\x8b" + os.urandom(99)]
+    ):
         archive = tmp_path / f"{number}.nemo"
         archive.write_bytes(content)
         directory = tmp_path / str(number)
@@ -173,14 +177,19 @@ def test_gzip_as_nemo_also_writes_it(whole: bytes, tmp_path: Path) -> None:
     (tmp_path / "z.nemo").write_bytes(gzip.compress(whole, 1))
     extract_archive(tmp_path / "z.nemo", tmp_path / "out")
     files = read_tar(MAIN / "model.nemo")
-    assert {f"./{path.relative_to(tmp_path / 'out')}" for path in (tmp_path / "out").rglob("*") if path.is_file()} == set(files)
+    assert {
+        f"./{path.relative_to(tmp_path / 'out')}" for path in (tmp_path / "out").rglob("*") if path.is_file()
+    } == set(files)
 
 
 def test_extract_and_pack_again(tmp_path: Path) -> None:
     extract_archive(MAIN / "model.nemo", tmp_path / "out")
     pack_archive(tmp_path / "out", tmp_path / "again.nemo")
     assert read_tar(tmp_path / "again.nemo") == read_tar(MAIN / "model.nemo")
-    with tarfile.open(tmp_path / "again.nemo", "r:") as ours, tarfile.open(MAIN / "model.nemo", "r:") as nemos:
+    with (
+        tarfile.open(tmp_path / "again.nemo", "r:") as ours,
+        tarfile.open(MAIN / "model.nemo", "r:") as nemos,
+    ):
         assert sorted(ours.getnames()) == sorted(nemos.getnames())
     assert read_member(tmp_path / "again.nemo", "model_config.yaml").startswith(b"restore_from_path")
 

@@ -83,7 +83,8 @@ def test_code_hidden_deep_in_real_metadata_does_not_run(tmp_path: Path, marker: 
 
 
 @pytest.mark.parametrize(
-    "name", ["builtins.eval", "builtins.getattr", "torch.load", "torch.hub.load", "pathlib.os.system", "os.system"]
+    "name",
+    ["builtins.eval", "builtins.getattr", "torch.load", "torch.hub.load", "pathlib.os.system", "os.system"],
 )
 def test_dotted_and_other_callables_are_refused(name: str, tmp_path: Path) -> None:
     module, _, attribute = name.partition(".") if name.count(".") == 1 else name.rpartition(".")
@@ -207,7 +208,14 @@ def test_yaml_that_grows_without_end_is_shown_short(tmp_path: Path) -> None:
     """Ten levels of ten references: 10 GB if it were printed."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [" + ", ".join([f"*a{n - 1}"] * 10) + "]" for n in range(1, 10)]
-    for key in ("transformer_block_type", "activation", "num_layers", "tokenizer", "recipes", "normalization"):
+    for key in (
+        "transformer_block_type",
+        "activation",
+        "num_layers",
+        "tokenizer",
+        "recipes",
+        "normalization",
+    ):
         bomb = "\n".join([*lines, f"{key}: *a9", ""])
 
         def plant(content: bytes, key: str = key, bomb: str = bomb) -> bytes:
@@ -227,7 +235,9 @@ def test_a_huge_configuration_is_not_parsed(tmp_path: Path) -> None:
     assert "bytes" in refused(path)
 
 
-@pytest.mark.parametrize("name", ["nemo:../../secret.model", "/{outside}/secret.model", "nemo:{outside}/secret.model"])
+@pytest.mark.parametrize(
+    "name", ["nemo:../../secret.model", "/{outside}/secret.model", "nemo:{outside}/secret.model"]
+)
 def test_a_tokenizer_elsewhere_is_not_followed(name: str, tmp_path: Path) -> None:
     """The real tokenizer lies where the path points; it must not be read from there."""
     files = read_tar(MAIN / "model.nemo")
@@ -255,7 +265,9 @@ def test_missing_and_damaged_tokenizer(tmp_path: Path) -> None:
     (tokenizer,) = [member for member in files if member.endswith("_tiny_sp.model")]
     half = write_tar(tmp_path / "half.nemo", {**files, tokenizer: files[tokenizer][:3000]})
     assert "SentencePiece" in refused(half)
-    assert "tokenizer" in refused(write_tar(tmp_path / "none.nemo", {k: v for k, v in files.items() if k != tokenizer}))
+    assert "tokenizer" in refused(
+        write_tar(tmp_path / "none.nemo", {k: v for k, v in files.items() if k != tokenizer})
+    )
 
 
 @pytest.mark.parametrize("member", [METADATA, CONFIG, COMMON])

@@ -76,7 +76,9 @@ def test_other_damage_names_the_file(checkpoints: Path) -> None:
 
 @given(data=st.data())
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_a_damaged_manifest_is_no_traceback(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_a_damaged_manifest_is_no_traceback(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     directory = make(tmp_path_factory.mktemp("manifest"), 1)
     content = bytearray((directory / MANIFEST).read_bytes())
     if data.draw(st.booleans()):
@@ -91,7 +93,9 @@ def test_a_damaged_manifest_is_no_traceback(tmp_path_factory: pytest.TempPathFac
         assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", "null", '{"files": []}', '{"files": {"a": 1}}', '{"files": {"a": []}}'])
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", "null", '{"files": []}', '{"files": {"a": 1}}', '{"files": {"a": []}}']
+)
 def test_json_of_something_else(content: str, checkpoints: Path) -> None:
     directory = make(checkpoints, 1)
     (directory / MANIFEST).write_text(content)
@@ -99,7 +103,9 @@ def test_json_of_something_else(content: str, checkpoints: Path) -> None:
         verify(directory)
 
 
-def test_the_newest_whole_one_is_chosen_and_says_what_it_passes_over(checkpoints: Path, warnings: list[str]) -> None:
+def test_the_newest_whole_one_is_chosen_and_says_what_it_passes_over(
+    checkpoints: Path, warnings: list[str]
+) -> None:
     assert newest_whole_checkpoint(checkpoints, warnings.append) is None
     first, second, third = (make(checkpoints, step) for step in (10, 200, 3000))
     assert newest_whole_checkpoint(checkpoints, warnings.append) == third and warnings == []

@@ -165,7 +165,11 @@ def test_other_formats_get_one_clear_line(path: str) -> None:
         ("bias: false", "bias: true", "bias"),
         ("normalization: rmsnorm", "normalization: layernorm1p", "layernorm1p"),
         ("activation: fast-swiglu", "activation: geglu", "geglu"),
-        ("share_embeddings_and_output_weights: false", "share_embeddings_and_output_weights: true", "output_layer"),
+        (
+            "share_embeddings_and_output_weights: false",
+            "share_embeddings_and_output_weights: true",
+            "output_layer",
+        ),
         ("position_embedding_type: rope", "position_embedding_type: alibi", "alibi"),
         ("transformer_block_type: pre_ln", "transformer_block_type: post_ln", "post_ln"),
         ("layernorm_epsilon: 1.0e-05", "layernorm_epsilon: [1]", "layernorm_epsilon"),

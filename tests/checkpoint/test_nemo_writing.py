@@ -174,7 +174,11 @@ def test_prompts_start_as_documents_did(model: GPTTextModel) -> None:
     (result,) = complete(model, ["Asha"], settings, batch_size=1, seed=1)
     assert result.token_ids[0] == model.eos_id
     (result,) = complete(
-        model, ["Asha"], InferenceConfig(greedy=True, tokens_to_generate=2, add_BOS=True), batch_size=1, seed=1
+        model,
+        ["Asha"],
+        InferenceConfig(greedy=True, tokens_to_generate=2, add_BOS=True),
+        batch_size=1,
+        seed=1,
     )
     assert result.token_ids[0] == model.bos_id
 
@@ -190,7 +194,9 @@ def test_a_model_with_further_megatron_options_is_read_back(
     assert (read.logits(torch.tensor(TOKENS)) - torch.tensor(logits)[..., :800]).abs().max() < 1e-5
 
 
-def test_tensor_parallel_ranks_write_one_model(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+def test_tensor_parallel_ranks_write_one_model(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
     single = tiny_data.overrides(output_dir=str(tmp_path / "1"), trainer__max_steps="5")
     split = tiny_data.overrides(output_dir=str(tmp_path / "2"), trainer__max_steps="5")
     gloo_pool.run(1, run_case, single)

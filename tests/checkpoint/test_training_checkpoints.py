@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -105,7 +106,11 @@ def test_a_changed_byte_anywhere_means_the_checkpoint_before(
     path.write_bytes(content)
     # keep_last=1: were the damaged one counted, the new one would be deleted.
     outcome = run(
-        gloo_pool, tiny_data, copied, trainer__checkpoint__every_n_steps="2", trainer__checkpoint__keep_last="1"
+        gloo_pool,
+        tiny_data,
+        copied,
+        trainer__checkpoint__every_n_steps="2",
+        trainer__checkpoint__keep_last="1",
     )
     assert {"event": "resumed", "step": 4, "checkpoint": "step_00000004"} in outcome.metrics
     assert outcome.losses == finished[1].losses
@@ -139,7 +144,9 @@ def test_unfinished_saves_are_never_chosen_and_are_cleaned(
 ) -> None:
     checkpoints = copied / "tiny" / "checkpoints"
     (checkpoints / "step_00000008" / MANIFEST).unlink()
-    shutil.copytree(finished[0] / "tiny" / "checkpoints" / "step_00000012", checkpoints / ".step_00000012.partial")
+    shutil.copytree(
+        finished[0] / "tiny" / "checkpoints" / "step_00000012", checkpoints / ".step_00000012.partial"
+    )
     outcome = run(gloo_pool, tiny_data, copied, trainer__max_steps="5", optim__lr_decay_steps="20")
     assert {"event": "resumed", "step": 4, "checkpoint": "step_00000004"} in outcome.metrics
     assert checkpoint_names(copied) == ["step_00000004", "step_00000005"]
@@ -171,22 +178,22 @@ def test_another_model_or_batch_is_refused(
 
 
 def test_what_may_change(copied: Path, gloo_pool: GlooPool, tiny_data: TinyData) -> None:
-    before = run(gloo_pool, tiny_data, copied / "again").metrics
     outcome = run(
-        gloo_pool, tiny_data, copied, optim__lr="1e-4", trainer__micro_batch_size="4", model__hidden_dropout="0.1"
+        gloo_pool,
+        tiny_data,
+        copied,
+        optim__lr="1e-5",
+        optim__min_lr="0",
+        trainer__micro_batch_size="4",
+        model__hidden_dropout="0.1",
     )
     assert outcome.code == 0 and outcome.metrics[-1]["step"] == 12
-    # A tenth of the default peak of 1e-3, from the resumed step on.
-    assert before[0]["step"] == 1
-    for old, new in zip(
-        [record["lr"] for record in before if "loss" in record],
-        [record["lr"] for record in outcome.metrics if "loss" in record],
-        strict=True,
-    ):
-        assert new in (pytest.approx(old), pytest.approx(old / 10))
-    assert [r["lr"] for r in outcome.metrics if "loss" in r][9] == pytest.approx(
-        [r["lr"] for r in before if "loss" in r][9] / 10
-    )
+    # Linear to 1e-5 in 2 steps, then a cosine to 0 at step 20; the record of step n tells the rate it used.
+    rates = {record["step"]: record["lr"] for record in outcome.metrics if "loss" in record}
+    for step in range(9, 13):
+        done = (step - 1 - 2) / (20 - 2)
+        assert rates[step] == pytest.approx(1e-5 * 0.5 * (1 + math.cos(math.pi * done)))
+    assert rates[8] > 1e-4
 
 
 def test_resume_never(copied: Path, gloo_pool: GlooPool, tiny_data: TinyData) -> None:
@@ -194,7 +201,9 @@ def test_resume_never(copied: Path, gloo_pool: GlooPool, tiny_data: TinyData) ->
     assert outcome.code == 2 and "resume=never" in outcome.message and "step_00000008" in outcome.message
 
 
-def test_a_weight_of_another_shape_is_one_line(copied: Path, gloo_pool: GlooPool, tiny_data: TinyData) -> None:
+def test_a_weight_of_another_shape_is_one_line(
+    copied: Path, gloo_pool: GlooPool, tiny_data: TinyData
+) -> None:
     """A checkpoint from before the model was recorded in it: the tensors themselves decide."""
     import torch
 
@@ -281,7 +290,9 @@ def test_no_room_for_model_nemo(
     copied: Path, gloo_pool: GlooPool, tiny_data: TinyData, finished: tuple[Path, Outcome]
 ) -> None:
     """The checkpoint fits, the archive (all in one file) does not."""
-    largest = max(file.stat().st_size for file in (finished[0] / "tiny" / "checkpoints").rglob("*") if file.is_file())
+    largest = max(
+        file.stat().st_size for file in (finished[0] / "tiny" / "checkpoints").rglob("*") if file.is_file()
+    )
     settings = overrides(tiny_data, copied, save_nemo="true", trainer__checkpoint__every_n_steps="12")
     # A checkpoint is larger than the archive, so the run is first finished without a limit.
     run(gloo_pool, tiny_data, copied)
@@ -302,7 +313,9 @@ def small_disk(tmp_path: Path) -> Any:
     point.mkdir()
 
     def mount(size: int) -> Path:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(point)], capture_output=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(point)], capture_output=True
+        )
         if done.returncode:
             pytest.skip("tmpfs cannot be mounted here")
         return point

@@ -95,7 +95,7 @@ REFUSED = [
         ["experiment=quickstart", "data_dir=nowhere"],
         "nowhere/train_en.bin does not exist: give the prefix",
     ),
-    ("pretrain", ["--experiment", "quickstart"], "unrecognized arguments: --experiment"),
+    ("pretrain", ["name=x", "--epochs=3"], "unrecognized arguments: --epochs=3"),
     ("pretrain", ["name=x", "--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
     ("generate", ["prompts=[x]"], "gpt_model_file has no value"),
     ("generate", ["gpt_model_file=no.nemo", "prompts=[x]"], "gpt_model_file=no.nemo: no such file"),

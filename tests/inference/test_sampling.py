@@ -128,6 +128,9 @@ def test_masked_tokens_never_win() -> None:
     logits = torch.full((2000, 6), -math.inf)
     logits[:, 2], logits[:, 4] = -30.0, -31.0
     chosen = choose_next(
-        logits, torch.tensor([[2]]).expand(2000, -1), InferenceConfig(top_p=0.0), torch.Generator().manual_seed(1)
+        logits,
+        torch.tensor([[2]]).expand(2000, -1),
+        InferenceConfig(top_p=0.0),
+        torch.Generator().manual_seed(1),
     )
     assert set(chosen.tolist()) == {2, 4}

@@ -1,0 +1,188 @@
+"""python -m recipes.generate, python -m recipes.evaluate and nemo_inference.sh as users start them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.checkpoint.archive import extract_archive
+from recipes.config.hydra_app import compose
+from recipes.config.schema import GenerateConfig
+from recipes.errors import UserError
+from recipes.generate import run
+from tests.support.nemo_files import MAIN
+from tests.support.run_cases import ROOT, environment
+
+MODEL = str(MAIN / "model.nemo")
+SCRIPT = str(ROOT / "nemo_inference.sh")
+AWKWARD = [
+    "a \"double\" and a 'single' quote",
+    "two\nlines",
+    "$(touch it_ran) `touch it_ran` ${HOME} \\n %s",
+    "भारत में 2024 में",
+    "key=value [a,b] {c:d} # e",
+    "-n",
+    "--help",
+    "ends with a backslash \\",
+    "line\u2028separator\x85and\ttab",
+]
+
+
+def generate(tmp_path: Path, prompts: list[Any], **changes: Any) -> list[dict[str, Any]]:
+    """In this process, through the whole of recipes.generate."""
+    file = tmp_path / "prompts.jsonl"
+    lines = [
+        prompt if isinstance(prompt, bytes) else json.dumps({"text": prompt}).encode() for prompt in prompts
+    ]
+    file.write_bytes(b"\n".join(lines) + b"\n")
+    config: GenerateConfig = compose(
+        "generate", [f"gpt_model_file={MODEL}", f"prompts_jsonl={file}", "inference.tokens_to_generate=4"]
+    )
+    assert run(replace(config, num_threads=1, precision="fp32", **changes)) == 0
+    output = Path(f"{file}.completions.jsonl")
+    return [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n") if line]
+
+
+def test_prompts_survive_a_jsonl_file(tmp_path: Path) -> None:
+    results = generate(tmp_path, AWKWARD)
+    assert [result["prompt"] for result in results] == AWKWARD
+    assert all(set(result) == {"prompt", "completion", "token_ids"} for result in results)
+
+
+def test_lines_that_are_not_escaped(tmp_path: Path) -> None:
+    """U+2028 may stand in JSON as it is; it ends no line."""
+    raw = '{"text": "a\u2028b"}'.encode()
+    assert [result["prompt"] for result in generate(tmp_path, [raw, b"", b"  ", raw])] == ["a\u2028b"] * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (b"[1]", ":2: not a JSON object"),
+        (b'{"text": 5}', ":2: not a JSON object"),
+        (b'{"prompt": "x"}', ":2: not a JSON object"),
+        (b'{"text": ', ":2: not a JSON object"),
+        (b'"text"', ":2: not a JSON object"),
+        (b'{"text": "\xff"}', "cannot be read"),
+        (b'{"text": "\\udcff"}', "prompt 2 is not UTF-8"),
+        (b"[" * 100_000, ":2: not a JSON object"),
+    ],
+)
+def test_bad_lines_are_named(line: bytes, named: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        generate(tmp_path, [b'{"text": "fine"}', line])
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["prompts.jsonl"]
+
+
+def test_no_prompts_at_all(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no prompts in it"):
+        generate(tmp_path, [])
+
+
+def test_text_json_and_scores_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    common = [f"gpt_model_file={MODEL}", "num_threads=1", "precision=fp32", "inference.greedy=true"]
+    settings = [*common, "prompts=['A, b','नदी']", "inference.tokens_to_generate=3"]
+    assert run(compose("generate", settings)) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("A, b") and "\nनदी" in text
+    assert run(compose("generate", [*settings, "json=true"])) == 0
+    first, second = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert text == f"A, b{first['completion']}\nनदी{second['completion']}\n"
+    assert run(compose("generate", [*settings, "json=true", "inference.compute_logprob=true"])) == 0
+    scored = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [len(entry["logprobs"]) for entry in scored] == [len(entry["tokens"]) - 1 for entry in scored]
+    assert run(compose("generate", [*settings, "inference.compute_logprob=true"])) == 0
+    assert f"log-probability {sum(scored[0]['logprobs']):.4f} over" in capsys.readouterr().out
+
+
+def python(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "named"),
+    [
+        ("recipes.generate", ["prompts=[a]", "gpt_model_file=nowhere.nemo"], "gpt_model_file=nowhere.nemo"),
+        ("recipes.evaluate", ["tasks=[x]", "gpt_model_file=nowhere.nemo"], "gpt_model_file=nowhere.nemo"),
+        ("recipes.generate", [f"gpt_model_file={MODEL}"], "prompts"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(module: str, arguments: list[str], named: str) -> None:
+    done = python(module, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and named in line
+
+
+def test_a_damaged_model_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.nemo"
+    broken.write_bytes(Path(MODEL).read_bytes()[:100_000])
+    done = python("recipes.generate", f"gpt_model_file={broken}", "prompts=[a]")
+    assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
+    assert "damaged" in done.stderr and "broken.nemo" in done.stderr
+
+
+def script(
+    *arguments: str, cwd: Path = ROOT, command: str = SCRIPT, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    settings = (
+        environment() | {"PYTHON": sys.executable, "tokens_to_generate": "3", "greedy": "true"} | variables
+    )
+    return subprocess.run([command, *arguments], cwd=cwd, env=settings, capture_output=True, text=True)
+
+
+def test_awkward_prompts_and_paths_through_the_script(tmp_path: Path) -> None:
+    """A model path with quotes, spaces and what Hydra would interpolate; from another directory."""
+    directory = tmp_path / 'it\'s a "dir" \\ ${x} $HOME, a=b'
+    extract_archive(Path(MODEL), directory)
+    prompts = [prompt for prompt in AWKWARD if "\n" not in prompt and "\u2028" not in prompt]
+    done = script(directory.name, *prompts, cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    lines = done.stdout.split("\n")
+    # Byte tokens may complete to a newline, so prompts are looked for in order, not line by line.
+    places = [next(i for i, line in enumerate(lines) if line.startswith(prompt)) for prompt in prompts]
+    assert places == sorted(places) and not list(ROOT.glob("it_ran")) and not list(tmp_path.rglob("it_ran"))
+
+
+def test_newlines_through_the_script() -> None:
+    done = script(MODEL, "two\nlines")
+    assert done.returncode == 0 and done.stdout.startswith("two\nlines")
+
+
+def test_script_errors() -> None:
+    done = script("A prompt", gpt_model_file="/nowhere.nemo")
+    assert done.returncode == 2 and done.stderr.startswith("error: gpt_model_file=/nowhere.nemo")
+    done = script("--help")
+    assert done.returncode == 0 and "nemo_inference.sh [MODEL.nemo] PROMPT" in done.stdout
+    assert script().returncode == 2
+    done = script(MODEL, "A", PYTHON="/nowhere/python")
+    assert done.returncode == 2 and done.stderr == "error: PYTHON=/nowhere/python: no such program\n"
+
+
+def test_script_passes_errors_of_the_job_on() -> None:
+    before = {
+        path for path in Path(os.environ.get("TMPDIR", "/tmp")).iterdir() if path.name.startswith("tmp.")
+    }
+    done = script(MODEL, "A", temperature="-1")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "error: inference.temperature=-1.0: must be positive; use inference.greedy=true"
+    ]
+    after = {
+        path for path in Path(os.environ.get("TMPDIR", "/tmp")).iterdir() if path.name.startswith("tmp.")
+    }
+    assert after <= before, "the script's temporary directory is gone"
