@@ -1,4 +1,4 @@
-"""Training step through the recipes (Lightning, NeMo, data loader, metrics) against a bare megatron-core loop.
+"""Training step through the recipes (Lightning, data loader, metrics) against a bare megatron-core loop.
 
     python -m benchmarks.step_time                          # the tiny model, batch 8 x 128
     python -m benchmarks.step_time model=llama_10m data.seq_length=512

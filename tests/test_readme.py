@@ -69,7 +69,11 @@ def test_the_refusal_is_the_one_shown(repository: Path) -> None:
 
 
 def test_every_link_leads_somewhere(repository: Path) -> None:
-    documents = [repository / "README.md", repository / "CONTRIBUTING.md", *(repository / "docs").glob("*.md")]
+    documents = [
+        repository / "README.md",
+        repository / "CONTRIBUTING.md",
+        *(repository / "docs").glob("*.md"),
+    ]
     for document in documents:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
             if "://" not in target:

@@ -220,9 +220,8 @@ class Quickstart:
         self.title("done")
         print(render([before, after], labels=["before training", "after training"]))
         loss = summary["loss"]
-        print(
-            f"loss       {loss['first']:.3f} -> {loss['last']:.3f}; resumed at step {summary['resumed_at_step']}"
-        )
+        resumed_at = summary["resumed_at_step"]
+        print(f"loss       {loss['first']:.3f} -> {loss['last']:.3f}; resumed at step {resumed_at}")
         print(f"speed      {summary['tokens_per_second']:,} tokens/s on {summary['hardware']}")
         print(f"wall time  {time.monotonic() - self.started:.0f} s")
         print(f"model      {self.model}\nsummary    {self.run_dir / 'summary.json'}\nreport     {report}")

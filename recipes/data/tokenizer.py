@@ -221,8 +221,8 @@ def train_tokenizer(
         max_bytes: use at most so many bytes of text of each input, drawn from all of it; None uses all.
         weights: one per input: the shares of text they get. The largest sample with these shares is taken.
         text_key: where the text is in a line of JSON.
-        force: replace an existing tokenizer. Without, one trained from the same inputs with the same settings is
-            kept as it is.
+        force: replace an existing tokenizer. Without, one trained from the same inputs with the same
+            settings is kept as it is.
         log: gets lines of progress.
 
     Raises:

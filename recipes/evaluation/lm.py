@@ -39,8 +39,9 @@ TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
 class ParamLM(TemplateLM):
     """Runs lm-eval's requests on a TextModel, the same way lm-eval's HFLM runs them on a transformers model.
 
-    Sequences are right padded, which a causal model cannot see, so no attention mask is needed. Contexts begin
-    with the token that training documents began with, if there was one; HFLM leaves that to the tokenizer.
+    Sequences are right padded, which a causal model cannot see, so no attention mask is needed. Contexts
+    begin with the token that training documents began with, if there was one; HFLM leaves that to the
+    tokenizer.
     """
 
     def __init__(self, model: TextModel, max_batch_tokens: int = 16384) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
@@ -73,14 +74,18 @@ def _fill_normal(shard: ShardedTensor, std: float, seed: int) -> None:
     for block in range(first_block, last_block + 1):
         block_start = block * ROWS_PER_BLOCK
         # Always a whole block, so that a row's numbers do not depend on where the table ends (padding).
-        values = torch.empty((ROWS_PER_BLOCK, *row_shape), dtype=torch.float32)
-        values.normal_(0.0, std, generator=_generator(seed, shard.key, place, block))
+        random = _generator(seed, shard.key, place, block)
+        values = (
+            torch.from_numpy(random.standard_normal((ROWS_PER_BLOCK, *row_shape), dtype=np.float32)) * std
+        )
         start = max(row_start, block_start)
         stop = min(row_start + row_count, block_start + ROWS_PER_BLOCK, total_rows)
         part: Tensor = values[start - block_start : stop - block_start]
         shard.data[start - row_start : stop - row_start].copy_(part[(slice(None), *columns)])
 
 
-def _generator(seed: int, key: str, place: tuple[int, ...], block: int) -> torch.Generator:
+def _generator(seed: int, key: str, place: tuple[int, ...], block: int) -> np.random.Generator:
+    # numpy's Philox takes 128 bits of key; torch's CPU generator only 32 of its seed, too few for the blocks
+    # of a large model to be sure of different numbers.
     digest = hashlib.sha256(f"{seed}:{key}:{place}:{block}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))

@@ -57,7 +57,7 @@ def init_process_group(world: World) -> None:
 
 def init_model_parallel(parallel: ParallelConfig, seed: int) -> None:
     """megatron-core's process groups and its per-region random states."""
-    from megatron.core import parallel_state, tensor_parallel
+    from megatron.core import parallel_state
 
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
@@ -65,4 +65,12 @@ def init_model_parallel(parallel: ParallelConfig, seed: int) -> None:
         expert_model_parallel_size=parallel.expert_model_parallel_size,
         create_gloo_process_groups=torch.cuda.is_available(),
     )
-    tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+    seed_random_states(seed)
+
+
+def seed_random_states(seed: int) -> None:
+    """Random states for dropout: one per tensor- and pipeline-parallel rank, as in Megatron-LM."""
+    from megatron.core import parallel_state, tensor_parallel
+
+    stage_seed = seed + 100 * parallel_state.get_pipeline_model_parallel_rank()
+    tensor_parallel.model_parallel_cuda_manual_seed(stage_seed, force_reset_rng=True)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from megatron.core import parallel_state, tensor_parallel
+from megatron.core import parallel_state
 from megatron.core.distributed import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
@@ -27,7 +27,7 @@ from recipes.data.tokenizer import TextTokenizer
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights
 from recipes.optim.build import build_optimizer, build_schedule
-from recipes.parallel.setup import resolve_dtype
+from recipes.parallel.setup import resolve_dtype, seed_random_states
 from recipes.training.rundir import RunDirectory
 from recipes.training.step import forward_backward, reduce_losses
 
@@ -141,7 +141,7 @@ class ParamGPT(ModelPT):
         if self._reseeds:
             # Dropout depends on the seed and the step alone: no random state to save, exact when resumed.
             step_seed = (self.run.seed * 1_000_003 + self.trainer.global_step) % 2**31
-            tensor_parallel.model_parallel_cuda_manual_seed(step_seed, force_reset_rng=True)
+            seed_random_states(step_seed)
         self.gpt.train()
         self.ddp.zero_grad_buffer()
         self.megatron_optimizer.zero_grad()

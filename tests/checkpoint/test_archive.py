@@ -86,14 +86,14 @@ def test_hostile_member_is_named_and_nothing_is_written(name: str, tmp_path: Pat
 
 
 def test_huge_declared_size(tmp_path: Path) -> None:
-    """A header that promises 8 EB, with nothing behind it; and a sparse file of as much."""
+    """A header that promises 1 EB, with nothing behind it."""
     archive = archive_of(tmp_path / "huge.nemo", [member("./model_config.yaml", b"a: 1")])
     content = bytearray(archive.read_bytes())
     info = tarfile.TarInfo("./huge")
     info.size = 2**60
     content[:512] = info.tobuf(tarfile.GNU_FORMAT)[:512]
     archive.write_bytes(content)
-    assert "damaged" in refused(archive, tmp_path) or "huge" in str(archive)
+    assert "the archive is damaged" in refused(archive, tmp_path)
 
 
 def test_a_gzip_bomb_is_weighed_before_it_is_unpacked(
@@ -103,9 +103,7 @@ def test_a_gzip_bomb_is_weighed_before_it_is_unpacked(
     bomb = tmp_path / "bomb.nemo"
     bomb.write_bytes(gzip.compress(plain.read_bytes()))
     assert bomb.stat().st_size < 10_000
-    free = os.statvfs(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2_000_000})())
-    assert free.f_bavail
     message = refused(bomb, tmp_path)
     assert "needs 3 MB" in message and "2 MB free" in message and "./zeros" in message
 
