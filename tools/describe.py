@@ -76,7 +76,8 @@ def as_text(description: dict[str, Any]) -> str:
         "non-embedding": f"{description['non_embedding']:,}",
         "active per token": f"{description['active_per_token']:,}",
         "vocabulary rows stored": f"{description['padded_vocab_size']:,}",
-        f"FLOPs per token at {description['seq_length']}": f"{description['flops_per_token'] / 1e9:,.3f} GFLOP",
+        "FLOPs per token": f"{description['flops_per_token'] / 1e9:,.3f} GFLOP",
+        "  at a context of": f"{description['seq_length']:,} tokens",
         "key-value cache": f"{description['kv_bytes_per_token']:,} bytes per token (bf16)",
     }
     return "\n".join([*lines, "", *(f"{name:<26}{value}" for name, value in facts.items())])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from recipes.checkpoint.archive import read_member
 from recipes.checkpoint.manifest import newest_whole_checkpoint, remove_partial, set_aside_newer
 from recipes.config.schema import PretrainConfig
-from recipes.config.world import launched_world
+from recipes.config.world import World, launched_world
 from recipes.errors import UserError
 from recipes.training.console import say, warn
 from recipes.training.quiet import quiet_libraries
-from recipes.training.rundir import RunDirectory, read_metrics
+from recipes.training.rundir import RunDirectory
 
 DONE, STOPPED_BY_SIGNAL, STOPPED_BY_GUARD = 0, 3, 4
 
@@ -31,26 +33,62 @@ def pretrain(config: PretrainConfig) -> int:
     """Trains, resuming if there is something to resume from; returns the exit code."""
     world = launched_world()
     directory = RunDirectory(config)
-    checkpoint = _checkpoint_to_resume(config, directory)
     steps = total_steps(config)
-    done = _step_of(checkpoint) if checkpoint else 0
-    if done >= steps and _has_nemo_of(config, directory, done):
-        if world.rank == 0:
-            written = directory.nemo_file if config.save_nemo else "no model.nemo wanted"
-            say(f"{directory.path} is complete: {done} steps, {written}")
-        return DONE
-    if world.rank == 0:
-        directory.create(config)
-        remove_partial(directory.checkpoints)
-        if checkpoint is not None:
-            set_aside_newer(directory.checkpoints, checkpoint)
     quiet_libraries()
+    checkpoint, complete = _decided_by_first_rank(world, lambda: _prepare(config, directory, steps))
+    if complete:
+        return DONE
     from recipes.parallel.setup import set_cpu_threads
 
     set_cpu_threads(config.trainer.num_threads, world)
     from recipes.training.fit import fit
 
     return fit(config, world, directory, checkpoint, steps)
+
+
+def _decided_by_first_rank(
+    world: World, decide: Callable[[], tuple[Path | None, bool]]
+) -> tuple[Path | None, bool]:
+    """Calls ``decide`` on rank 0 only, which reads every checkpoint file, and gives all ranks its answer.
+
+    Raises:
+        UserError: what rank 0 raised, on every rank.
+    """
+    if world.size == 1:
+        return decide()
+    import torch
+    import torch.distributed as dist
+
+    from recipes.parallel.setup import init_process_group
+
+    init_process_group(world)
+    answer: list[Any] = [None]
+    if world.rank == 0:
+        try:
+            answer = [decide()]
+        except UserError as error:
+            answer = [error]
+    dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
+    if isinstance(answer[0], UserError) or answer[0][1]:
+        dist.destroy_process_group()
+    if isinstance(answer[0], UserError):
+        raise answer[0]
+    return answer[0]
+
+
+def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int) -> tuple[Path | None, bool]:
+    """The checkpoint to resume from, and whether nothing is left to do; makes the run directory otherwise."""
+    checkpoint = _checkpoint_to_resume(config, directory)
+    done = _step_of(checkpoint) if checkpoint else 0
+    if done >= steps and _has_nemo_of(config, directory, done):
+        written = directory.nemo_file if config.save_nemo else "no model.nemo wanted"
+        say(f"{directory.path} is complete: {done} steps, {written}")
+        return checkpoint, True
+    directory.create(config)
+    remove_partial(directory.checkpoints)
+    if checkpoint is not None:
+        set_aside_newer(directory.checkpoints, checkpoint)
+    return checkpoint, False
 
 
 def _checkpoint_to_resume(config: PretrainConfig, directory: RunDirectory) -> Path | None:
@@ -86,8 +124,3 @@ def _has_nemo_of(config: PretrainConfig, directory: RunDirectory, step: int) -> 
 
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step_"))
-
-
-def resumed_steps(metrics_file: Path) -> list[int]:
-    """Steps at which the run was resumed."""
-    return [record["step"] for record in read_metrics(metrics_file) if record.get("event") == "resumed"]

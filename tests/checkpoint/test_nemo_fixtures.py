@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ from tests.support.nemo_files import CONFIG, FIXTURES, MAIN, changed
 
 FP32_FIXTURES = ("classic_te_torch_dist", "classic_te_torch_dist_tp2", "classic_local_torch_dist")
 VOCABULARY = 448
-SHARED = Path(os.environ.get("NEMO_FIXTURES", "/work/shared/fixtures/nemo"))
-# Formats that cannot be read yet: (path below SHARED, what the message must say).
+# Formats that cannot be read yet: (path below FIXTURES, what the message must say).
 NOT_READ = {
     "classic_te_single/model.nemo": "torch_dist",
     "classic_local_single/model.nemo": "torch_dist",
@@ -144,10 +142,8 @@ def test_extracted_directory_is_read_like_the_file(main_model: GPTTextModel, tmp
 
 @pytest.mark.parametrize("path", NOT_READ)
 def test_other_formats_get_one_clear_line(path: str) -> None:
-    if not (SHARED / path).exists():
-        pytest.skip("the other formats' fixtures are not in the repository")
     with pytest.raises(UserError) as caught:
-        load_text_model(str(SHARED / path), precision="fp32", num_threads=1)
+        load_text_model(str(FIXTURES / path), precision="fp32", num_threads=1)
     assert NOT_READ[path] in str(caught.value) and "\n" not in str(caught.value)
 
 
