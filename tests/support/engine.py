@@ -37,6 +37,8 @@ TINY = ModelConfig(
 @contextmanager
 def process_groups(parallel: ParallelConfig = ParallelConfig(), world: World | None = None) -> Iterator[None]:  # noqa: B008
     """Process groups for the layout, one process unless told otherwise."""
+    # A model that another test loaded in this process has left its groups standing.
+    parallel_state.destroy_model_parallel()
     init_process_group(world or World())
     init_model_parallel(parallel, seed=1)
     try:
