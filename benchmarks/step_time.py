@@ -76,7 +76,9 @@ def prepare(directory: Path, overrides: list[str], steps: int) -> PretrainConfig
         [
             "experiment=quickstart",
             f"data_dir={directory}",
-            "data.valid=null",
+            f"data.valid={{en:{directory}/train_en,hi:{directory}/train_hi}}",
+            "trainer.limit_val_batches=1",
+            "trainer.val_check_interval=null",
             f"output_dir={directory}",
             f"trainer.max_steps={steps + WARM_UP + 1}",
             "trainer.checkpoint.every_n_steps=null",
