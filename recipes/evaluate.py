@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recipes.config.hydra_app import run_job
 from recipes.config.schema import EvaluateConfig
-from recipes.config.validate import validate_evaluate
+from recipes.config.validate_jobs import validate_evaluate
 from recipes.training.quiet import quiet_libraries
 
 

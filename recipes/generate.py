@@ -10,7 +10,7 @@ from typing import Any
 
 from recipes.config.hydra_app import run_job
 from recipes.config.schema import GenerateConfig
-from recipes.config.validate import validate_generate
+from recipes.config.validate_jobs import validate_generate
 from recipes.errors import UserError
 from recipes.files import atomic_write
 from recipes.training.quiet import quiet_libraries

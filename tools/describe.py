@@ -41,8 +41,9 @@ def describe(overrides: list[str], seq_length: int | None = None) -> dict[str, A
     Raises:
         UserError: the model or a setting of it is impossible.
     """
+    from recipes.config.checks import refuse
     from recipes.config.hydra_app import compose
-    from recipes.config.validate import refuse, validate_model
+    from recipes.config.validate import validate_model
     from recipes.model import accounting
 
     model = compose("pretrain", ["name=describe", "data.seq_length=1", *overrides]).model

@@ -5,30 +5,26 @@ Every message names the key, its value and the fix.
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
-from typing import NoReturn
 
+from recipes.config.checks import not_negative, one_of, positive, refuse
 from recipes.config.megatron_fields import TRANSFORMER_CONFIG_FIELDS
 from recipes.config.schema import (
     DataConfig,
-    EvaluateConfig,
-    GenerateConfig,
-    InferenceConfig,
     ModelConfig,
     OptimConfig,
     ParallelConfig,
     PretrainConfig,
     TrainerConfig,
 )
+from recipes.config.validate_jobs import PRECISIONS
 from recipes.config.world import launched_world
 from recipes.data.indexed import Sidecar, check_prefix
 from recipes.errors import UserError
 from recipes.model.accounting import kv_channels, num_query_groups, padded_vocab_size
 
 FAMILIES = ("llama",)
-PRECISIONS = ("auto", "bf16", "fp32")
 DECAY_STYLES = ("cosine", "linear", "WSD", "constant", "inverse-square-root")
 WSD_STYLES = ("linear", "cosine", "exponential", "minus_sqrt")
 
@@ -84,11 +80,6 @@ UNUSED_MEGATRON_FIELDS = (
 )
 
 
-def refuse(key: str, value: object, why: str) -> NoReturn:
-    """Raises the :class:`UserError` ``key=value: why``."""
-    raise UserError(f"{key}={value}: {why}")
-
-
 def validate_pretrain(config: PretrainConfig) -> int:
     """Checks everything that can be checked without torch; returns the data-parallel size.
 
@@ -126,16 +117,16 @@ def validate_model(model: ModelConfig) -> None:
     if model.family not in FAMILIES:
         refuse("model.family", model.family, f"known families: {', '.join(FAMILIES)}")
     for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "vocab_size"):
-        _positive(f"model.{key}", getattr(model, key))
-    _positive("model.make_vocab_size_divisible_by", model.make_vocab_size_divisible_by)
-    _positive("model.max_position_embeddings", model.max_position_embeddings)
+        positive(f"model.{key}", getattr(model, key))
+    positive("model.make_vocab_size_divisible_by", model.make_vocab_size_divisible_by)
+    positive("model.max_position_embeddings", model.max_position_embeddings)
     for key in ("num_query_groups", "kv_channels"):
         value = getattr(model, key)
         if value is not None:
-            _positive(f"model.{key}", value)
+            positive(f"model.{key}", value)
     for key in ("layernorm_epsilon", "rotary_base"):
-        _positive(f"model.{key}", getattr(model, key))
-    _not_negative("model.init_method_std", model.init_method_std)
+        positive(f"model.{key}", getattr(model, key))
+    not_negative("model.init_method_std", model.init_method_std)
     if not 0 < model.rotary_percent <= 1:
         refuse("model.rotary_percent", model.rotary_percent, "must be above 0 and at most 1")
     heads = model.num_attention_heads
@@ -149,9 +140,9 @@ def validate_model(model: ModelConfig) -> None:
         refuse("model.num_query_groups", num_query_groups(model), f"must divide num_attention_heads={heads}")
     if model.position_embedding_type == "rope" and kv_channels(model) % 2:
         refuse("model.kv_channels", kv_channels(model), "rotary embeddings need an even head width")
-    _one_of("model.normalization", model.normalization, ("RMSNorm", "LayerNorm"))
-    _one_of("model.activation", model.activation, ("swiglu", "gelu"))
-    _one_of("model.position_embedding_type", model.position_embedding_type, ("rope", "learned_absolute"))
+    one_of("model.normalization", model.normalization, ("RMSNorm", "LayerNorm"))
+    one_of("model.activation", model.activation, ("swiglu", "gelu"))
+    one_of("model.position_embedding_type", model.position_embedding_type, ("rope", "learned_absolute"))
     for key in ("hidden_dropout", "attention_dropout"):
         if not 0.0 <= getattr(model, key) < 1.0:
             refuse(f"model.{key}", getattr(model, key), "must be at least 0 and below 1")
@@ -176,21 +167,21 @@ def validate_model(model: ModelConfig) -> None:
 
 def validate_optim(optim: OptimConfig) -> None:
     """Checks optimizer and schedule."""
-    _one_of("optim.name", optim.name, ("adamw",))
-    _one_of("optim.lr_decay_style", optim.lr_decay_style, DECAY_STYLES)
-    _one_of("optim.lr_wsd_decay_style", optim.lr_wsd_decay_style, WSD_STYLES)
-    _positive("optim.lr", optim.lr)
-    _positive("optim.eps", optim.eps)
+    one_of("optim.name", optim.name, ("adamw",))
+    one_of("optim.lr_decay_style", optim.lr_decay_style, DECAY_STYLES)
+    one_of("optim.lr_wsd_decay_style", optim.lr_wsd_decay_style, WSD_STYLES)
+    positive("optim.lr", optim.lr)
+    positive("optim.eps", optim.eps)
     if not 0 <= optim.min_lr <= optim.lr:
         refuse("optim.min_lr", optim.min_lr, f"must lie between 0 and optim.lr={optim.lr}")
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         refuse("optim.betas", list(optim.betas), "give two numbers, each at least 0 and below 1")
     for key in ("weight_decay", "clip_grad", "lr_warmup_steps"):
-        _not_negative(f"optim.{key}", getattr(optim, key))
+        not_negative(f"optim.{key}", getattr(optim, key))
     for key in ("lr_decay_steps", "lr_wsd_decay_steps"):
         value = getattr(optim, key)
         if value is not None:
-            _positive(f"optim.{key}", value)
+            positive(f"optim.{key}", value)
     if optim.lr_decay_steps is not None and optim.lr_warmup_steps >= optim.lr_decay_steps:
         refuse(
             "optim.lr_warmup_steps",
@@ -214,9 +205,9 @@ def validate_optim(optim: OptimConfig) -> None:
 def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_launcher: bool) -> int:
     """Checks the layout against the model and the launcher; returns the data-parallel size."""
     for key in ("tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size"):
-        _positive(f"parallel.{key}", getattr(parallel, key))
+        positive(f"parallel.{key}", getattr(parallel, key))
     if parallel.world_size is not None:
-        _positive("parallel.world_size", parallel.world_size)
+        positive("parallel.world_size", parallel.world_size)
     tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     divisible = {
         "model.num_attention_heads": model.num_attention_heads,
@@ -266,9 +257,9 @@ def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_lau
 
 def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
     """Checks batches, lengths and intervals."""
-    _one_of("trainer.precision", trainer.precision, PRECISIONS)
-    _positive("trainer.micro_batch_size", trainer.micro_batch_size)
-    _positive("trainer.global_batch_size", trainer.global_batch_size)
+    one_of("trainer.precision", trainer.precision, PRECISIONS)
+    positive("trainer.micro_batch_size", trainer.micro_batch_size)
+    positive("trainer.global_batch_size", trainer.global_batch_size)
     chunk = trainer.micro_batch_size * data_parallel_size
     if trainer.global_batch_size % chunk:
         refuse(
@@ -291,12 +282,12 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
     ):
         value = getattr(trainer, key)
         if value is not None:
-            _positive(f"trainer.{key}", value)
+            positive(f"trainer.{key}", value)
     if trainer.max_time is not None:
         parse_duration(trainer.max_time)
     if trainer.checkpoint.every_n_steps is not None:
-        _positive("trainer.checkpoint.every_n_steps", trainer.checkpoint.every_n_steps)
-    _positive("trainer.checkpoint.keep_last", trainer.checkpoint.keep_last)
+        positive("trainer.checkpoint.every_n_steps", trainer.checkpoint.every_n_steps)
+    positive("trainer.checkpoint.keep_last", trainer.checkpoint.keep_last)
 
 
 def parse_duration(text: str) -> float:
@@ -312,10 +303,10 @@ def parse_duration(text: str) -> float:
 
 def validate_data(data: DataConfig) -> None:
     """Checks what can be said about the data without reading them."""
-    _positive("data.seq_length", data.seq_length)
-    _not_negative("data.num_workers", data.num_workers)
+    positive("data.seq_length", data.seq_length)
+    not_negative("data.num_workers", data.num_workers)
     for name, source in data.train.items():
-        _not_negative(f"data.train.{name}.weight", source.weight)
+        not_negative(f"data.train.{name}.weight", source.weight)
     if data.train and not any(source.weight > 0 for source in data.train.values()):
         raise UserError("data.train: every weight is 0; give at least one source a positive weight")
 
@@ -360,87 +351,3 @@ def validate_tokenizer(config: PretrainConfig, sidecars: dict[str, Sidecar]) -> 
     for key, sidecar in sidecars.items():
         if sidecar.tokenizer_sha256 is not None and sidecar.tokenizer_sha256 != tokenizer.sha256:
             refuse(key, sidecar.prefix, f"was tokenized with another tokenizer than tokenizer.model={path}")
-
-
-def validate_inference(inference: InferenceConfig) -> None:
-    """Checks the sampling options."""
-    if not 0 < inference.temperature < math.inf:
-        refuse("inference.temperature", inference.temperature, "must be positive; use inference.greedy=true")
-    if inference.top_k < 0:
-        refuse("inference.top_k", inference.top_k, "must not be negative; 0 turns it off")
-    if not 0 <= inference.top_p <= 1:
-        refuse("inference.top_p", inference.top_p, "must lie between 0 and 1; 0 turns it off")
-    if not 1 <= inference.repetition_penalty < math.inf:
-        refuse("inference.repetition_penalty", inference.repetition_penalty, "must be at least 1")
-    _positive("inference.tokens_to_generate", inference.tokens_to_generate)
-    if not 0 <= inference.min_tokens_to_generate <= inference.tokens_to_generate:
-        refuse(
-            "inference.min_tokens_to_generate",
-            inference.min_tokens_to_generate,
-            f"must lie between 0 and tokens_to_generate={inference.tokens_to_generate}",
-        )
-
-
-def validate_generate(config: GenerateConfig) -> None:
-    """Checks a completion job."""
-    validate_model_file(config.gpt_model_file)
-    _one_of("precision", config.precision, PRECISIONS)
-    validate_inference(config.inference)
-    _positive("batch_size", config.batch_size)
-    if config.num_threads is not None:
-        _positive("num_threads", config.num_threads)
-    if bool(config.prompts) == bool(config.prompts_jsonl):
-        raise UserError("prompts: give either prompts or prompts_jsonl, for example 'prompts=[\"भारत में\"]'")
-    if config.prompts_jsonl and not Path(config.prompts_jsonl).is_file():
-        refuse("prompts_jsonl", config.prompts_jsonl, "no such file")
-    if config.output_jsonl and not config.prompts_jsonl:
-        refuse("output_jsonl", config.output_jsonl, "would be ignored: it goes with prompts_jsonl")
-
-
-def validate_evaluate(config: EvaluateConfig) -> None:
-    """Checks an evaluation job."""
-    validate_model_file(config.gpt_model_file)
-    _one_of("precision", config.precision, PRECISIONS)
-    if not config.tasks:
-        raise UserError("tasks=[]: nothing to evaluate; choose eval=minibench or 'tasks=[hellaswag_hi]'")
-    for key in ("minibench", "mirror"):
-        directory = getattr(config, key)
-        if directory is not None and not Path(directory).is_dir():
-            refuse(key, directory, "no such directory")
-    if config.minibench is None and any(task.startswith("minibench") for task in config.tasks):
-        raise UserError(
-            "minibench=null: name the generated benchmark's directory, minibench=<corpus>/benchmark"
-        )
-    for key in ("limit", "num_threads"):
-        value = getattr(config, key)
-        if value is not None:
-            _positive(key, value)
-    _not_negative("num_fewshot", config.num_fewshot)
-    _not_negative("bootstrap_iters", config.bootstrap_iters)
-    _positive("max_batch_tokens", config.max_batch_tokens)
-
-
-def validate_model_file(path: str) -> None:
-    """A .nemo file or an extracted directory."""
-    where = Path(path)
-    if not where.exists():
-        refuse("gpt_model_file", path, "no such file; give a .nemo file or the directory it was extracted to")
-    if where.is_dir() and not (where / "model_config.yaml").is_file():
-        refuse(
-            "gpt_model_file", path, "this directory holds no model_config.yaml, so it is no extracted .nemo"
-        )
-
-
-def _positive(key: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        refuse(key, value, "must be positive")
-
-
-def _not_negative(key: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        refuse(key, value, "must not be negative")
-
-
-def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        refuse(key, value, f"choose one of {', '.join(choices)}")

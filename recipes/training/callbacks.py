@@ -207,7 +207,11 @@ def known_peak_flops(device_name: Callable[[], str], configured: float | None) -
         return configured * 1e12
     if not torch.cuda.is_available():
         return None
-    # SXM parts, vendor's data sheets, without sparsity. PCIe variants have lower clocks and are not listed.
-    peaks = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A100-SXM4": 312e12}
-    name = device_name()
-    return next((peak for known, peak in peaks.items() if name.startswith(known)), None)
+    # SXM parts by exact name, vendor's data sheets, without sparsity. PCIe and NVL variants are slower.
+    peaks = {
+        "NVIDIA H200": 989e12,
+        "NVIDIA H100 80GB HBM3": 989e12,
+        "NVIDIA A100-SXM4-40GB": 312e12,
+        "NVIDIA A100-SXM4-80GB": 312e12,
+    }
+    return peaks.get(device_name())

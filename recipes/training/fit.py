@@ -31,6 +31,7 @@ from recipes.config.world import World
 from recipes.data.indexed import check_prefix
 from recipes.data.tokenizer import load_tokenizer
 from recipes.errors import UserError
+from recipes.report import write_report
 from recipes.training.callbacks import (
     SIGNALLED,
     Checkpoints,
@@ -88,6 +89,8 @@ def fit(
     if config.save_nemo:
         model.save_to(str(directory.nemo_file))
     if world.rank == 0:
+        if directory.metrics_file.exists():  # An untrained model has no curves.
+            write_report(directory.path)
         say(f"done   {trainer.global_step} steps in {duration(time.monotonic() - started)}; {directory.path}")
     return _leave(DONE)
 

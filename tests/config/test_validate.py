@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from recipes.config.hydra_app import compose
 from recipes.config.schema import EvaluateConfig, GenerateConfig, PretrainConfig, SourceConfig
-from recipes.config.validate import parse_duration, validate_evaluate, validate_generate, validate_pretrain
+from recipes.config.validate import parse_duration, validate_pretrain
+from recipes.config.validate_jobs import validate_evaluate, validate_generate
 from recipes.errors import UserError
 from tests.support.corpus import TinyData
 

@@ -1,0 +1,81 @@
+"""Refuses impossible settings of completion and evaluation before anything heavy is imported."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from recipes.config.checks import not_negative, one_of, positive, refuse
+from recipes.config.schema import EvaluateConfig, GenerateConfig, InferenceConfig
+from recipes.errors import UserError
+
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+def validate_inference(inference: InferenceConfig) -> None:
+    """Checks the sampling options."""
+    if not 0 < inference.temperature < math.inf:
+        refuse("inference.temperature", inference.temperature, "must be positive; use inference.greedy=true")
+    if inference.top_k < 0:
+        refuse("inference.top_k", inference.top_k, "must not be negative; 0 turns it off")
+    if not 0 <= inference.top_p <= 1:
+        refuse("inference.top_p", inference.top_p, "must lie between 0 and 1; 0 turns it off")
+    if not 1 <= inference.repetition_penalty < math.inf:
+        refuse("inference.repetition_penalty", inference.repetition_penalty, "must be at least 1")
+    positive("inference.tokens_to_generate", inference.tokens_to_generate)
+    if not 0 <= inference.min_tokens_to_generate <= inference.tokens_to_generate:
+        refuse(
+            "inference.min_tokens_to_generate",
+            inference.min_tokens_to_generate,
+            f"must lie between 0 and tokens_to_generate={inference.tokens_to_generate}",
+        )
+
+
+def validate_generate(config: GenerateConfig) -> None:
+    """Checks a completion job."""
+    validate_model_file(config.gpt_model_file)
+    one_of("precision", config.precision, PRECISIONS)
+    validate_inference(config.inference)
+    positive("batch_size", config.batch_size)
+    if config.num_threads is not None:
+        positive("num_threads", config.num_threads)
+    if bool(config.prompts) == bool(config.prompts_jsonl):
+        raise UserError("prompts: give either prompts or prompts_jsonl, for example 'prompts=[\"भारत में\"]'")
+    if config.prompts_jsonl and not Path(config.prompts_jsonl).is_file():
+        refuse("prompts_jsonl", config.prompts_jsonl, "no such file")
+    if config.output_jsonl and not config.prompts_jsonl:
+        refuse("output_jsonl", config.output_jsonl, "would be ignored: it goes with prompts_jsonl")
+
+
+def validate_evaluate(config: EvaluateConfig) -> None:
+    """Checks an evaluation job."""
+    validate_model_file(config.gpt_model_file)
+    one_of("precision", config.precision, PRECISIONS)
+    if not config.tasks:
+        raise UserError("tasks=[]: nothing to evaluate; choose eval=minibench or 'tasks=[hellaswag_hi]'")
+    for key in ("minibench", "mirror"):
+        directory = getattr(config, key)
+        if directory is not None and not Path(directory).is_dir():
+            refuse(key, directory, "no such directory")
+    if config.minibench is None and any(task.startswith("minibench") for task in config.tasks):
+        raise UserError(
+            "minibench=null: name the generated benchmark's directory, minibench=<corpus>/benchmark"
+        )
+    for key in ("limit", "num_threads"):
+        value = getattr(config, key)
+        if value is not None:
+            positive(key, value)
+    not_negative("num_fewshot", config.num_fewshot)
+    not_negative("bootstrap_iters", config.bootstrap_iters)
+    positive("max_batch_tokens", config.max_batch_tokens)
+
+
+def validate_model_file(path: str) -> None:
+    """A .nemo file or an extracted directory."""
+    where = Path(path)
+    if not where.exists():
+        refuse("gpt_model_file", path, "no such file; give a .nemo file or the directory it was extracted to")
+    if where.is_dir() and not (where / "model_config.yaml").is_file():
+        refuse(
+            "gpt_model_file", path, "this directory holds no model_config.yaml, so it is no extracted .nemo"
+        )
