@@ -84,7 +84,7 @@ def test_code_hidden_deep_in_real_metadata_does_not_run(tmp_path: Path, marker: 
 
 @pytest.mark.parametrize(
     "name",
-    ["builtins.eval", "builtins.getattr", "torch.load", "torch.hub.load", "pathlib.os.system", "os.system"],
+    ["builtins.eval", "builtins.setattr", "torch.load", "torch.hub.load", "pathlib.os.system", "os.system"],
 )
 def test_dotted_and_other_callables_are_refused(name: str, tmp_path: Path) -> None:
     module, _, attribute = name.partition(".") if name.count(".") == 1 else name.rpartition(".")
@@ -322,4 +322,30 @@ def test_plain_loader_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_plain(tmp_path / "common.pt")
     with pytest.raises(UserError, match="no whole distributed checkpoint"):
+        check_metadata(tmp_path)
+
+
+def getattr_pickle(cls_module: str, cls_name: str, attribute: str) -> bytes:
+    """What Python 3.11.0 to 3.11.3 write for a member of an Enum: getattr(class, name)."""
+    text = f"cbuiltins\ngetattr\n(c{cls_module}\n{cls_name}\nV{attribute}\ntR."
+    return text.encode()
+
+
+def test_enum_members_as_early_python_311_writes_them(tmp_path: Path) -> None:
+    """Such a pickle is no checkpoint by itself, but its getattr is not what it is refused for."""
+    module = "torch.distributed.checkpoint.metadata"
+    (tmp_path / ".metadata").write_bytes(
+        getattr_pickle(module, "_MEM_FORMAT_ENCODING", "TORCH_CONTIGUOUS_FORMAT")
+    )
+    with pytest.raises(UserError, match="state_dict_metadata"):
+        check_metadata(tmp_path)
+
+
+@pytest.mark.parametrize("attribute", ["__subclasses__", "mro", "__init__", "state_dict_metadata"])
+@pytest.mark.parametrize("name", ["_MEM_FORMAT_ENCODING", "Metadata"])
+def test_getattr_gives_nothing_but_enum_members(name: str, attribute: str, tmp_path: Path) -> None:
+    (tmp_path / ".metadata").write_bytes(
+        getattr_pickle("torch.distributed.checkpoint.metadata", name, attribute)
+    )
+    with pytest.raises(UserError, match="attribute"):
         check_metadata(tmp_path)
