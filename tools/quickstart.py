@@ -292,7 +292,7 @@ def hardware() -> str:
         gpus = subprocess.run(
             ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True
         ).stdout.splitlines()
-    except FileNotFoundError:
+    except OSError:  # No such program, or a directory on the PATH that may not be read.
         gpus = []
     if gpus:
         return f"{len(gpus)} x {gpus[0]}"
