@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, overload
 
@@ -53,11 +53,11 @@ def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[
             # Before it is closed: closing gives up the lock, and an unlocked temporary is taken for stale.
             temporary.replace(target)
             temporary = None
-        _fsync_directory(target.parent)
+        fsync_directory(target.parent)
     except OSError as error:
         if not _is_about(error, target, temporary):
             raise
-        raise UserError(f"cannot write {path}: {error.strerror} ({_free_space(target.parent)})") from error
+        raise UserError(f"cannot write {path}: {error.strerror} ({free_space(target.parent)})") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -121,18 +121,28 @@ def _is_about(error: OSError, *paths: Path | None) -> bool:
     return error.filename is None or str(error.filename) in ours
 
 
-def _free_space(directory: Path) -> str:
+def free_bytes(directory: Path) -> int | None:
+    """Bytes free on the file system of `directory`; None if it cannot say."""
     try:
-        return f"{shutil.disk_usage(directory).free / 1e9:.3g} GB free"
+        return shutil.disk_usage(directory).free
     except OSError:
-        return "free space unknown"
+        return None
 
 
-def _fsync_directory(directory: Path) -> None:
-    """Make a rename survive a power cut; some network file systems refuse, and then offer nothing better."""
+def free_space(directory: Path) -> str:
+    """The same in words, for messages."""
+    free = free_bytes(directory)
+    return "free space unknown" if free is None else f"{free / 1e9:.3g} GB free"
+
+
+def fsync_directory(directory: Path, *, strict: bool = False) -> None:
+    """Make a rename survive a power cut.
+
+    Some network file systems refuse, and then offer nothing better: with `strict` that is an error.
+    """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        with suppress(OSError):
+        with nullcontext() if strict else suppress(OSError):
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import queue
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShard
 from torch.distributed.checkpoint.api import CheckpointException
 
 from recipes.errors import UserError
+from recipes.files import free_bytes, free_space
 
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 # What torch's zip writer says instead when a write under it failed.
@@ -50,7 +50,7 @@ def disk_errors(path: Path, advice: str) -> Iterator[None]:
         reason = _refusal(error, path)
         if reason is None:
             raise
-        raise UserError(f"{path}: cannot be saved: {reason} ({_free_space(path)}); {advice}") from error
+        raise UserError(f"{path}: cannot be saved: {reason} ({free_space(path.parent)}); {advice}") from error
     finally:
         writer_log.setLevel(level)
 
@@ -68,18 +68,6 @@ def _refusal(error: BaseException, path: Path) -> str | None:
             if (isinstance(each, OSError) and each.errno == code) or os.strerror(code) in str(each):
                 return os.strerror(code)
     if any(text in str(each) for each in seen for text in TORCH_REFUSALS):
-        free = _free_bytes(path)  # What was half written is still there.
+        free = free_bytes(path.parent)  # What was half written is still there.
         return os.strerror(errno.ENOSPC) if free is not None and free < 2**20 else "a write failed"
     return None
-
-
-def _free_bytes(path: Path) -> int | None:
-    try:
-        return shutil.disk_usage(path.parent).free
-    except OSError:
-        return None
-
-
-def _free_space(path: Path) -> str:
-    free = _free_bytes(path)
-    return "free space unknown" if free is None else f"{free / 1e6:.0f} MB free there"

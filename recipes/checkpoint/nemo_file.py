@@ -78,6 +78,8 @@ class NemoModel:
     model: ModelConfig
     tokenizer: TextTokenizer
     weights: Path
+    shapes: dict[str, tuple[int, ...]]
+    """Of the stored tensors, by name."""
 
 
 @contextmanager
@@ -122,7 +124,12 @@ def _read_directory(directory: Path, source: Path) -> NemoModel:
         _check_size(model, metadata.state_dict_metadata)
     except UserError as error:
         raise UserError(f"{source}: {CONFIG_FILE}: {error}") from None
-    return NemoModel(source=source, config=config, model=model, tokenizer=tokenizer, weights=weights)
+    shapes = {
+        key: tuple(item.size)
+        for key, item in metadata.state_dict_metadata.items()
+        if isinstance(item, TensorStorageMetadata)
+    }
+    return NemoModel(source, config, model, tokenizer, weights, shapes)
 
 
 def _check_size(model: ModelConfig, stored: dict[str, Any]) -> None:
@@ -202,11 +209,7 @@ def _compare(nemo: NemoModel, wanted: dict[str, Any]) -> None:
 
     A stored tensor that the built model has no place for means that it would compute something else.
     """
-    stored = {
-        key: tuple(item.size)
-        for key, item in check_metadata(nemo.weights).state_dict_metadata.items()
-        if isinstance(item, TensorStorageMetadata)
-    }
+    stored = nemo.shapes
     for part in wanted.values():
         if part.key not in stored:
             raise UserError(f"{nemo.source}: {part.key} is missing, which its configuration asks for")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from recipes.checkpoint.disk import disk_errors, write_sharded
 from recipes.checkpoint.manifest import write_manifest
 from recipes.checkpoint.safety import check_metadata, load_plain, only_plain_data, reason
 from recipes.errors import UserError
+from recipes.files import fsync_directory
 
 # The form of the optimizer state that can be read back under any other layout.
 OPTIMIZER_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
@@ -61,11 +61,11 @@ def save_sharded(directory: Path, state: dict[str, Any], **facts: Any) -> None:
             dist.barrier()
             if rank_zero:
                 write_manifest(partial, **facts)
-                _fsync_directory(partial)
+                fsync_directory(partial, strict=True)
                 if directory.exists():  # Without a manifest, or it would not be written again.
                     shutil.rmtree(directory)
                 partial.rename(directory)
-                _fsync_directory(directory.parent)
+                fsync_directory(directory.parent, strict=True)
     except BaseException:
         if rank_zero:
             shutil.rmtree(partial, ignore_errors=True)
@@ -97,11 +97,3 @@ def load_training_checkpoint(directory: Path, gpt: GPTModel, optimizer: Megatron
     for group, settings in zip(optimizer.param_groups, configured, strict=True):
         group.update(settings)
     return loaded
-
-
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,7 +21,7 @@ from recipes.training.module import ParamGPT
 from recipes.training.rundir import RunDirectory
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-SIGNALLED, OUT_OF_TIME = 1, 2
+SIGNALLED, OUT_OF_TIME, NO_WISH = 1, 2, 3
 REPEAT_S = 5.0
 
 
@@ -145,9 +145,9 @@ class StopControl(Callback):
         """The smallest reason any rank has: a signal comes before the clock."""
         if trainer.world_size == 1:
             return wish
-        worst = torch.tensor(-wish if wish else -99, device=trainer.strategy.root_device)
-        dist.all_reduce(worst, op=dist.ReduceOp.MAX)
-        return 0 if worst.item() == -99 else -int(worst.item())
+        first = torch.tensor(wish or NO_WISH, device=trainer.strategy.root_device)
+        dist.all_reduce(first, op=dist.ReduceOp.MIN)
+        return int(first.item()) % NO_WISH
 
 
 class FinalValidation(Callback):

@@ -31,6 +31,7 @@ from recipes.config.world import World
 from recipes.data.indexed import check_prefix
 from recipes.data.tokenizer import load_tokenizer
 from recipes.errors import UserError
+from recipes.parallel.setup import resolve_dtype
 from recipes.report import write_report
 from recipes.training.callbacks import (
     SIGNALLED,
@@ -174,16 +175,14 @@ def _trainer(
 def _model(config: PretrainConfig, directory: RunDirectory, steps: int, trainer: Any) -> ParamGPT:
     assert config.tokenizer.model is not None
     tokenizer_file = Path(config.tokenizer.model)
-    precision = config.trainer.precision
-    if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() else "fp32"
+    bf16 = resolve_dtype(config.trainer.precision) == torch.bfloat16
     nemo_config = to_nemo_config(
         config.model,
         tokenizer_file=new_tokenizer_name(tokenizer_file),
         seq_length=config.data.seq_length,
         micro_batch_size=config.trainer.micro_batch_size,
         global_batch_size=config.trainer.global_batch_size,
-        precision="bf16" if precision == "bf16" else 32,
+        precision="bf16" if bf16 else 32,
         seed=config.seed,
         document_start=_document_start(config),
     )

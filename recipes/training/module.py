@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -220,9 +221,7 @@ class ParamGPT(ModelPT):
             sidecar = check_prefix(self.run.data.valid[name])
             if sidecar.text_bytes:
                 nats_per_byte = loss * sidecar.tokens / sidecar.text_bytes
-                self.valid_metrics[f"valid.{name}.bits_per_byte"] = (
-                    nats_per_byte / torch.tensor(2.0).log().item()
-                )
+                self.valid_metrics[f"valid.{name}.bits_per_byte"] = nats_per_byte / math.log(2.0)
         self.gpt.train()
 
     # Checkpoints

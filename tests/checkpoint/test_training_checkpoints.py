@@ -254,7 +254,7 @@ def case_without_space(overrides: list[str], where: str) -> Outcome:
 
     patches: dict[str, tuple[Any, str]] = {
         "manifest": (training, "write_manifest"),
-        "fsync": (training, "_fsync_directory"),
+        "fsync": (training, "fsync_directory"),
         "metrics": (RunDirectory, "append_metrics"),
     }
     owner, name = patches[where]
