@@ -43,7 +43,7 @@ def describe(overrides: list[str], seq_length: int | None = None) -> dict[str, A
     """
     from recipes.config.checks import refuse
     from recipes.config.hydra_app import compose
-    from recipes.config.validate import validate_model
+    from recipes.config.validate_model import validate_model
     from recipes.model import accounting
 
     model = compose("pretrain", ["name=describe", "data.seq_length=1", *overrides]).model

@@ -24,7 +24,7 @@ from recipes.checkpoint.disk import disk_errors, write_sharded
 from recipes.checkpoint.nemo_config import from_nemo_config
 from recipes.checkpoint.safety import check_metadata, load_plain, only_plain_data, reason, shown
 from recipes.config.schema import ModelConfig
-from recipes.config.validate import validate_model
+from recipes.config.validate_model import validate_model
 from recipes.data.tokenizer import TextTokenizer, load_tokenizer
 from recipes.errors import UserError
 from recipes.model.accounting import kv_channels

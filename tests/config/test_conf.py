@@ -12,7 +12,8 @@ import pytest
 from recipes.config.hydra_app import CONF_DIR, compose
 from recipes.config.megatron_fields import TRANSFORMER_CONFIG_FIELDS
 from recipes.config.schema import SourceConfig
-from recipes.config.validate import validate_model, validate_pretrain
+from recipes.config.validate import validate_pretrain
+from recipes.config.validate_model import validate_model
 from recipes.errors import UserError
 from recipes.model.accounting import count_parameters, padded_vocab_size
 from tests.support.corpus import TinyData
