@@ -36,19 +36,65 @@ class ModelConfig:
     """RMSNorm or LayerNorm."""
     layernorm_epsilon: float = 1e-5
     activation: str = "swiglu"
-    """swiglu (SiLU-gated) or gelu."""
+    """swiglu (SiLU-gated), geglu (gated by the tanh form of GELU), gelu (exact) or squared_relu."""
     add_bias_linear: bool = False
     position_embedding_type: str = "rope"
     """rope or learned_absolute."""
     rotary_base: int = 10000
+    rotary_base_local: int | None = None
+    """RoPE base of the windowed layers; None: rotary_base."""
     rotary_percent: float = 1.0
+    qk_layernorm: bool = False
+    """RMSNorm of every head's query and key before attention."""
+    window_size: int | None = None
+    """Tokens that a windowed layer attends to, the query's own among them; None: no layer is windowed."""
+    window_pattern: str | None = None
+    """Which layers are windowed, tiled over the layers: S windowed, L full attention, for example SSSL."""
+    final_logit_softcapping: float | None = None
+    """c: logits become c * tanh(logits / c)."""
     share_embeddings_and_output_weights: bool = False
     """Tie the output head to the input embedding."""
+    init_method: str = "normal"
+    """Of the layers' matrices: normal (init_method_std) or kaiming_uniform (torch.nn.Linear's own)."""
     init_method_std: float = 0.02
+    embedding_init_method_std: float | None = None
+    """Of the embedding tables; None: init_method_std."""
     use_scaled_init_method: bool = True
     """Divide the std of output projections by sqrt(2 * num_layers), as Megatron does."""
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
+
+    num_moe_experts: int | None = None
+    """Routed experts of each mixture-of-experts layer; None: every layer is dense."""
+    moe_ffn_hidden_size: int | None = None
+    """Width of one routed expert; None: ffn_hidden_size."""
+    moe_router_topk: int = 2
+    """Routed experts that each token passes through."""
+    moe_layer_freq: int = 1
+    """n: of every n layers the first is a mixture of experts, counted from layer 0."""
+    first_k_dense_replace: int = 0
+    """The first so many layers are dense, whatever moe_layer_freq says."""
+    moe_shared_expert_intermediate_size: int | None = None
+    """Total width of the experts that every token passes through; None: there are none."""
+    moe_router_score_function: str = "softmax"
+    """softmax or sigmoid."""
+    moe_router_pre_softmax: bool = False
+    """Softmax over all experts before the top-k choice, instead of over the chosen."""
+    moe_router_topk_scaling_factor: float | None = None
+    """Factor on the chosen experts' weights; sigmoid scores only."""
+    moe_router_enable_expert_bias: bool = False
+    """Balance by a bias on the scores, corrected after every step, without a loss (arXiv 2408.15664)."""
+    moe_router_bias_update_rate: float = 1e-3
+    moe_router_load_balancing_type: str = "aux_loss"
+    """aux_loss (per micro-batch), seq_aux_loss (per sequence) or none."""
+    moe_aux_loss_coeff: float = 0.0
+    moe_z_loss_coeff: float | None = None
+    moe_importance_loss_coeff: float = 0.0
+    """Weight of the squared coefficient of variation of the experts' gates (arXiv 1701.06538, eq. 6)."""
+    moe_load_loss_coeff: float = 0.0
+    """Weight of that of the experts' expected loads (eq. 11); noisy routers only."""
+    moe_expert_capacity_factor: float | None = None
+    """Tokens beyond this multiple of an even share are dropped by an expert; None: none are."""
     megatron: dict[str, Any] = field(default_factory=dict)
     """Any other field of megatron-core's TransformerConfig, by its own name."""
 
@@ -117,9 +163,24 @@ class ParallelConfig:
 
     tensor_model_parallel_size: int = 1
     pipeline_model_parallel_size: int = 1
+    num_layers_in_first_pipeline_stage: int | None = None
+    """None: as many as the other stages."""
+    num_layers_in_last_pipeline_stage: int | None = None
+    context_parallel_size: int = 1
+    """Every sequence is split over so many ranks."""
     expert_model_parallel_size: int = 1
+    """Experts are split over so many of the data-parallel ranks."""
+    expert_tensor_parallel_size: int | None = None
+    """Tensor parallelism inside the experts; None: tensor_model_parallel_size."""
     sequence_parallel: bool = False
     """Shard norms and dropout along the sequence too; needs tensor_model_parallel_size > 1."""
+    recompute_granularity: str | None = None
+    """full or selective: activations that the backward pass computes again instead of keeping them."""
+    recompute_method: str | None = None
+    """full: uniform (in chunks of recompute_num_layers) or block (a stage's first recompute_num_layers)."""
+    recompute_num_layers: int | None = None
+    recompute_modules: list[str] = field(default_factory=list)
+    """selective: core_attn, mlp, moe, moe_act, layernorm, shared_experts; empty: core_attn."""
     overlap_grad_reduce: bool = False
     """Reduce gradients during the backward pass."""
     overlap_param_gather: bool = False

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from recipes.config.checks import not_negative, one_of, positive, refuse
+from recipes.config.families import check_family_settings
 from recipes.config.megatron_fields import TRANSFORMER_CONFIG_FIELDS
 from recipes.config.schema import ModelConfig
 from recipes.model.accounting import kv_channels, num_query_groups
+from recipes.model.layers import moe_layers
 
-FAMILIES = ("llama",)
+ACTIVATIONS = ("swiglu", "geglu", "gelu", "squared_relu")
+ROUTER_SCORES = ("softmax", "sigmoid")
+LOAD_BALANCING = ("aux_loss", "seq_aux_loss", "none")
+DEFAULTS = {setting.name: setting.default for setting in dataclasses.fields(ModelConfig)}
+MOE_SETTINGS = [key for key in DEFAULTS if key.startswith("moe_") or key == "first_k_dense_replace"]
 
 # TransformerConfig fields that our typed keys, or the run itself, decide.
 OWNED_MEGATRON_FIELDS = {
@@ -25,6 +33,20 @@ OWNED_MEGATRON_FIELDS = {
     "init_method_std": "model.init_method_std",
     "hidden_dropout": "model.hidden_dropout",
     "attention_dropout": "model.attention_dropout",
+    "qk_layernorm": "model.qk_layernorm",
+    "window_size": "model.window_size",
+    "window_attn_skip_freq": "model.window_pattern",
+    "num_moe_experts": "model.num_moe_experts",
+    **{key: f"model.{key}" for key in MOE_SETTINGS if key in TRANSFORMER_CONFIG_FIELDS},
+    "moe_grouped_gemm": "nothing (it is on with Transformer Engine)",
+    "context_parallel_size": "parallel.context_parallel_size",
+    "expert_tensor_parallel_size": "parallel.expert_tensor_parallel_size",
+    "num_layers_in_first_pipeline_stage": "parallel.num_layers_in_first_pipeline_stage",
+    "num_layers_in_last_pipeline_stage": "parallel.num_layers_in_last_pipeline_stage",
+    "recompute_granularity": "parallel.recompute_granularity",
+    "recompute_method": "parallel.recompute_method",
+    "recompute_num_layers": "parallel.recompute_num_layers",
+    "recompute_modules": "parallel.recompute_modules",
     "tensor_model_parallel_size": "parallel.tensor_model_parallel_size",
     "pipeline_model_parallel_size": "parallel.pipeline_model_parallel_size",
     "expert_model_parallel_size": "parallel.expert_model_parallel_size",
@@ -46,36 +68,33 @@ OWNED_MEGATRON_FIELDS = {
 UNUSED_MEGATRON_FIELDS = (
     "add_qkv_bias",
     "attention_output_gate",
-    "context_parallel_size",
     "experimental_attention_variant",
-    "expert_tensor_parallel_size",
     "heterogeneous_block_specs",
     "is_hybrid_model",
     "mtp_num_layers",
     "multi_latent_attention",
-    "num_moe_experts",
     "pipeline_model_parallel_layout",
     "qk_l2_norm",
-    "qk_layernorm",
     "virtual_pipeline_model_parallel_size",
 )
 
 
 def validate_model(model: ModelConfig) -> None:
     """Checks the architecture by itself."""
-    if model.family not in FAMILIES:
-        refuse("model.family", model.family, f"known families: {', '.join(FAMILIES)}")
+    check_family_settings(model)
     for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "vocab_size"):
         positive(f"model.{key}", getattr(model, key))
     positive("model.make_vocab_size_divisible_by", model.make_vocab_size_divisible_by)
     positive("model.max_position_embeddings", model.max_position_embeddings)
-    for key in ("num_query_groups", "kv_channels"):
+    for key in ("num_query_groups", "kv_channels", "rotary_base_local", "final_logit_softcapping"):
         value = getattr(model, key)
         if value is not None:
             positive(f"model.{key}", value)
     for key in ("layernorm_epsilon", "rotary_base"):
         positive(f"model.{key}", getattr(model, key))
     not_negative("model.init_method_std", model.init_method_std)
+    if model.embedding_init_method_std is not None:
+        not_negative("model.embedding_init_method_std", model.embedding_init_method_std)
     if not 0 < model.rotary_percent <= 1:
         refuse("model.rotary_percent", model.rotary_percent, "must be above 0 and at most 1")
     heads = model.num_attention_heads
@@ -90,11 +109,14 @@ def validate_model(model: ModelConfig) -> None:
     if model.position_embedding_type == "rope" and kv_channels(model) % 2:
         refuse("model.kv_channels", kv_channels(model), "rotary embeddings need an even head width")
     one_of("model.normalization", model.normalization, ("RMSNorm", "LayerNorm"))
-    one_of("model.activation", model.activation, ("swiglu", "gelu"))
+    one_of("model.activation", model.activation, ACTIVATIONS)
+    one_of("model.init_method", model.init_method, ("normal", "kaiming_uniform"))
     one_of("model.position_embedding_type", model.position_embedding_type, ("rope", "learned_absolute"))
     for key in ("hidden_dropout", "attention_dropout"):
         if not 0.0 <= getattr(model, key) < 1.0:
             refuse(f"model.{key}", getattr(model, key), "must be at least 0 and below 1")
+    _validate_windows(model)
+    _validate_experts(model)
     for name in model.megatron:
         if name in OWNED_MEGATRON_FIELDS:
             refuse(
@@ -106,9 +128,73 @@ def validate_model(model: ModelConfig) -> None:
                 model.megatron[name],
                 "megatron-core's TransformerConfig has no such field",
             )
-        if name in UNUSED_MEGATRON_FIELDS or name.startswith("moe_"):
+        if name in UNUSED_MEGATRON_FIELDS or (name.startswith("moe_") and model.num_moe_experts is None):
             refuse(
                 f"model.megatron.{name}",
                 model.megatron[name],
                 f"the {model.family} family does not use it; remove it",
             )
+
+
+def _validate_windows(model: ModelConfig) -> None:
+    if (model.window_size is None) != (model.window_pattern is None):
+        refuse(
+            "model.window_size",
+            model.window_size,
+            f"model.window_pattern={model.window_pattern}: set both or neither",
+        )
+    if model.window_size is None or model.window_pattern is None:
+        if model.rotary_base_local is not None:
+            refuse("model.rotary_base_local", model.rotary_base_local, "would be ignored: no windows are set")
+        return
+    positive("model.window_size", model.window_size)
+    if not model.window_pattern or set(model.window_pattern) - set("SL"):
+        refuse("model.window_pattern", repr(model.window_pattern), "write S and L only, for example SSSL")
+
+
+def _validate_experts(model: ModelConfig) -> None:
+    if model.num_moe_experts is None:
+        for key in MOE_SETTINGS:
+            if getattr(model, key) != DEFAULTS[key]:
+                refuse(
+                    f"model.{key}", getattr(model, key), "would be ignored: model.num_moe_experts is not set"
+                )
+        return
+    experts = model.num_moe_experts
+    for key in ("num_moe_experts", "moe_router_topk", "moe_layer_freq", "moe_router_bias_update_rate"):
+        positive(f"model.{key}", getattr(model, key))
+    for key in (
+        "moe_ffn_hidden_size",
+        "moe_shared_expert_intermediate_size",
+        "moe_router_topk_scaling_factor",
+        "moe_expert_capacity_factor",
+    ):
+        if getattr(model, key) is not None:
+            positive(f"model.{key}", getattr(model, key))
+    not_negative("model.first_k_dense_replace", model.first_k_dense_replace)
+    for key in ("moe_aux_loss_coeff", "moe_importance_loss_coeff", "moe_load_loss_coeff"):
+        not_negative(f"model.{key}", getattr(model, key))
+    if model.moe_router_topk > experts:
+        refuse("model.moe_router_topk", model.moe_router_topk, f"more than num_moe_experts={experts}")
+    if not any(moe_layers(model)):
+        refuse(
+            "model.first_k_dense_replace",
+            model.first_k_dense_replace,
+            "leaves no layer with experts; lower it",
+        )
+    one_of("model.moe_router_score_function", model.moe_router_score_function, ROUTER_SCORES)
+    one_of("model.moe_router_load_balancing_type", model.moe_router_load_balancing_type, LOAD_BALANCING)
+    sigmoid = model.moe_router_score_function == "sigmoid"
+    if model.moe_router_enable_expert_bias and not sigmoid:
+        refuse("model.moe_router_enable_expert_bias", True, "needs moe_router_score_function=sigmoid")
+    if model.moe_router_pre_softmax and sigmoid:
+        refuse("model.moe_router_pre_softmax", True, "would be ignored: the scores are sigmoid")
+    rate = model.moe_router_bias_update_rate
+    if rate != DEFAULTS["moe_router_bias_update_rate"] and not model.moe_router_enable_expert_bias:
+        refuse(
+            "model.moe_router_bias_update_rate", rate, "would be ignored: set moe_router_enable_expert_bias"
+        )
+    if model.moe_aux_loss_coeff and model.moe_router_load_balancing_type == "none":
+        refuse(
+            "model.moe_aux_loss_coeff", model.moe_aux_loss_coeff, "would be ignored: load balancing is none"
+        )

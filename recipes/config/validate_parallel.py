@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from recipes.config.checks import positive, refuse
+from recipes.config.checks import one_of, positive, refuse
+from recipes.config.families import check_family_layout
 from recipes.config.schema import ModelConfig, ParallelConfig
 from recipes.config.world import launched_world
 from recipes.model.accounting import num_query_groups, padded_vocab_size
 
+RECOMPUTE_MODULES = ("core_attn", "mlp", "moe", "layernorm", "shared_experts")
+
 
 def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_launcher: bool) -> int:
     """Checks the layout against the model and the launcher; returns the data-parallel size."""
-    for key in ("tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size"):
+    for key in (
+        "tensor_model_parallel_size",
+        "pipeline_model_parallel_size",
+        "context_parallel_size",
+        "expert_model_parallel_size",
+    ):
         positive(f"parallel.{key}", getattr(parallel, key))
+    check_family_layout(model, parallel)
     if parallel.world_size is not None:
         positive("parallel.world_size", parallel.world_size)
     tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    cp = parallel.context_parallel_size
     divisible = {
         "model.num_attention_heads": model.num_attention_heads,
         "model.num_query_groups": num_query_groups(model),
@@ -27,18 +37,8 @@ def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_lau
             refuse(
                 "parallel.tensor_model_parallel_size", tp, f"does not divide {key}={value}; choose a divisor"
             )
-    if model.num_layers % pp:
-        refuse(
-            "parallel.pipeline_model_parallel_size",
-            pp,
-            f"does not divide model.num_layers={model.num_layers}",
-        )
-    if parallel.expert_model_parallel_size > 1:
-        refuse(
-            "parallel.expert_model_parallel_size",
-            parallel.expert_model_parallel_size,
-            f"the {model.family} family has no experts; leave it at 1",
-        )
+    _validate_stages(parallel, model)
+    _validate_recompute(parallel, model)
     if parallel.sequence_parallel and tp == 1:
         refuse("parallel.sequence_parallel", True, "needs tensor_model_parallel_size > 1")
     if parallel.overlap_param_gather and not parallel.overlap_grad_reduce:
@@ -51,11 +51,93 @@ def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_lau
             world_size,
             f"but {launched} process(es) were launched; use torchrun --nproc-per-node, or leave it null",
         )
-    if world_size % (tp * pp):
+    if world_size % (tp * pp * cp):
         refuse(
             "parallel",
-            f"tensor {tp} x pipeline {pp}",
-            f"needs a multiple of {tp * pp} processes, there are {world_size}; "
-            f"launch with torchrun --nproc-per-node {tp * pp}",
+            f"tensor {tp} x pipeline {pp} x context {cp}",
+            f"needs a multiple of {tp * pp * cp} processes, there are {world_size}; "
+            f"launch with torchrun --nproc-per-node {tp * pp * cp}",
         )
-    return world_size // (tp * pp)
+    data_parallel_size = world_size // (tp * pp * cp)
+    _validate_expert_layout(parallel, model, world_size)
+    return data_parallel_size
+
+
+def _validate_stages(parallel: ParallelConfig, model: ModelConfig) -> None:
+    """Every pipeline stage gets layers, and those that are not counted by name get equally many."""
+    pp, left = parallel.pipeline_model_parallel_size, model.num_layers
+    stages_left = pp
+    for key in ("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"):
+        layers = getattr(parallel, key)
+        if layers is None:
+            continue
+        if pp == 1:
+            refuse(f"parallel.{key}", layers, "would be ignored: pipeline_model_parallel_size is 1")
+        positive(f"parallel.{key}", layers)
+        left, stages_left = left - layers, stages_left - 1
+        if left < stages_left or (stages_left == 0 and left):
+            refuse(
+                f"parallel.{key}", layers, f"does not fit model.num_layers={model.num_layers} in {pp} stages"
+            )
+    if stages_left and left % stages_left:
+        refuse(
+            "parallel.pipeline_model_parallel_size",
+            pp,
+            f"does not divide model.num_layers={model.num_layers}"
+            if stages_left == pp
+            else f"{left} layers are left for {stages_left} stages; choose other first and last stages",
+        )
+
+
+def _validate_recompute(parallel: ParallelConfig, model: ModelConfig) -> None:
+    granularity = parallel.recompute_granularity
+    if granularity is not None:
+        one_of("parallel.recompute_granularity", granularity, ("full", "selective"))
+    for key in ("recompute_method", "recompute_num_layers"):
+        value = getattr(parallel, key)
+        if value is not None and granularity != "full":
+            refuse(f"parallel.{key}", value, "would be ignored: needs recompute_granularity=full")
+        if value is None and granularity == "full":
+            fix = "uniform or block" if key == "recompute_method" else "1 or more"
+            refuse(f"parallel.{key}", value, f"recompute_granularity=full needs it; set {fix}")
+    if granularity == "full":
+        one_of("parallel.recompute_method", str(parallel.recompute_method), ("uniform", "block"))
+        positive("parallel.recompute_num_layers", parallel.recompute_num_layers or 0)
+    if parallel.recompute_modules and granularity != "selective":
+        refuse(
+            "parallel.recompute_modules",
+            parallel.recompute_modules,
+            "would be ignored: needs recompute_granularity=selective",
+        )
+    for module in parallel.recompute_modules:
+        one_of("parallel.recompute_modules", module, RECOMPUTE_MODULES)
+        if module in ("moe", "shared_experts") and model.num_moe_experts is None:
+            refuse("parallel.recompute_modules", module, "the model has no experts; remove it")
+
+
+def _validate_expert_layout(parallel: ParallelConfig, model: ModelConfig, world_size: int) -> None:
+    ep, etp = parallel.expert_model_parallel_size, parallel.expert_tensor_parallel_size
+    tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    if model.num_moe_experts is None:
+        if ep > 1:
+            refuse("parallel.expert_model_parallel_size", ep, "the model has no experts; leave it at 1")
+        if etp is not None:
+            refuse("parallel.expert_tensor_parallel_size", etp, "the model has no experts; leave it out")
+        return
+    if model.num_moe_experts % ep:
+        refuse(
+            "parallel.expert_model_parallel_size", ep, f"must divide num_moe_experts={model.num_moe_experts}"
+        )
+    if tp > 1 and not parallel.sequence_parallel:
+        refuse(
+            "parallel.tensor_model_parallel_size", tp, "experts need parallel.sequence_parallel=true with it"
+        )
+    if etp is not None:
+        positive("parallel.expert_tensor_parallel_size", etp)
+    inner = (etp or tp) * ep * pp
+    if world_size % inner:
+        refuse(
+            "parallel.expert_model_parallel_size",
+            ep,
+            f"expert tensor {etp or tp} x expert {ep} x pipeline {pp} must divide {world_size} processes",
+        )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.activations import squared_relu
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
@@ -13,11 +16,23 @@ from torch.nn.functional import gelu, silu
 
 from recipes.config.schema import ModelConfig, ParallelConfig
 from recipes.errors import UserError
-from recipes.model.accounting import kv_channels, num_query_groups, padded_vocab_size
+from recipes.model.accounting import (
+    GATED_ACTIVATIONS,
+    expert_width,
+    kv_channels,
+    num_query_groups,
+    padded_vocab_size,
+)
 from recipes.model.backend import have_transformer_engine, spec_provider
-from recipes.model.families import llama
+from recipes.model.families import load_family
+from recipes.model.layers import layer_windows, moe_layers
 
-FAMILY_BLOCK_SPECS = {"llama": llama.block_spec}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "swiglu": silu,
+    "geglu": partial(gelu, approximate="tanh"),
+    "gelu": gelu,
+    "squared_relu": squared_relu,
+}
 
 
 def transformer_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype) -> TransformerConfig:
@@ -36,14 +51,20 @@ def transformer_config(model: ModelConfig, parallel: ParallelConfig, dtype: torc
         "kv_channels": kv_channels(model),
         "normalization": model.normalization,
         "layernorm_epsilon": model.layernorm_epsilon,
-        "gated_linear_unit": model.activation == "swiglu",
-        "activation_func": silu if model.activation == "swiglu" else gelu,
+        "qk_layernorm": model.qk_layernorm,
+        "gated_linear_unit": model.activation in GATED_ACTIVATIONS,
+        "activation_func": ACTIVATIONS[model.activation],
         "add_bias_linear": model.add_bias_linear,
         "init_method_std": model.init_method_std,
         "hidden_dropout": model.hidden_dropout,
         "attention_dropout": model.attention_dropout,
         "tensor_model_parallel_size": tp,
         "pipeline_model_parallel_size": pp,
+        "num_layers_in_first_pipeline_stage": parallel.num_layers_in_first_pipeline_stage,
+        "num_layers_in_last_pipeline_stage": parallel.num_layers_in_last_pipeline_stage,
+        "context_parallel_size": parallel.context_parallel_size,
+        "expert_model_parallel_size": parallel.expert_model_parallel_size,
+        "expert_tensor_parallel_size": parallel.expert_tensor_parallel_size or tp,
         "sequence_parallel": parallel.sequence_parallel,
         "bf16": dtype == torch.bfloat16,
         "params_dtype": dtype,
@@ -58,14 +79,62 @@ def transformer_config(model: ModelConfig, parallel: ParallelConfig, dtype: torc
         "gradient_accumulation_fusion": False,
         "masked_softmax_fusion": False,
         "persist_layer_norm": False,
-        "bias_activation_fusion": torch.cuda.is_available(),
+        "bias_activation_fusion": torch.cuda.is_available() and model.activation in ("swiglu", "gelu"),
         "bias_dropout_fusion": torch.cuda.is_available(),
         "apply_rope_fusion": have_transformer_engine(),
     }
+    fields |= _window_fields(model) | _expert_fields(model) | _recompute_fields(parallel)
+    fields |= load_family(model.family).config_fields(model)
     try:
         return TransformerConfig(**{**fields, **model.megatron})
     except (AssertionError, ValueError, TypeError) as error:
         raise UserError(f"model.megatron={model.megatron}: megatron-core refuses it: {error}") from error
+
+
+def _window_fields(model: ModelConfig) -> dict[str, Any]:
+    windows = layer_windows(model)
+    if model.window_size is None or not any(windows):
+        return {}
+    return {
+        # megatron-core counts the tokens to the left of the query, ours counts the query too.
+        "window_size": (model.window_size - 1, 0),
+        "window_attn_skip_freq": [int(window is not None) for window in windows],
+    }
+
+
+def _expert_fields(model: ModelConfig) -> dict[str, Any]:
+    if model.num_moe_experts is None:
+        return {}
+    return {
+        "num_moe_experts": model.num_moe_experts,
+        "moe_ffn_hidden_size": expert_width(model),
+        "moe_layer_freq": [int(is_moe) for is_moe in moe_layers(model)],
+        "moe_router_topk": model.moe_router_topk,
+        "moe_shared_expert_intermediate_size": model.moe_shared_expert_intermediate_size,
+        "moe_router_score_function": model.moe_router_score_function,
+        "moe_router_pre_softmax": model.moe_router_pre_softmax,
+        "moe_router_topk_scaling_factor": model.moe_router_topk_scaling_factor,
+        "moe_router_enable_expert_bias": model.moe_router_enable_expert_bias,
+        "moe_router_bias_update_rate": model.moe_router_bias_update_rate,
+        "moe_router_load_balancing_type": model.moe_router_load_balancing_type,
+        "moe_aux_loss_coeff": model.moe_aux_loss_coeff,
+        "moe_z_loss_coeff": model.moe_z_loss_coeff,
+        "moe_expert_capacity_factor": model.moe_expert_capacity_factor,
+        "moe_router_dtype": "fp32",
+        "moe_token_dispatcher_type": "alltoall",
+        "moe_grouped_gemm": have_transformer_engine(),
+    }
+
+
+def _recompute_fields(parallel: ParallelConfig) -> dict[str, Any]:
+    if parallel.recompute_granularity is None:
+        return {}
+    return {
+        "recompute_granularity": parallel.recompute_granularity,
+        "recompute_method": parallel.recompute_method,
+        "recompute_num_layers": parallel.recompute_num_layers,
+        "recompute_modules": list(parallel.recompute_modules) or ["core_attn"],
+    }
 
 
 def _leave_as_is(weight: Tensor) -> Tensor:
@@ -80,9 +149,11 @@ def build_gpt_model(
     ``parallel_output`` keeps logits split over the vocabulary among tensor-parallel ranks (training).
     """
     config = transformer_config(model, parallel, dtype)
-    return GPTModel(
+    family = load_family(model.family)
+    description = {} if family.gpt_model is GPTModel else {"description": model}
+    return family.gpt_model(
         config=config,
-        transformer_layer_spec=FAMILY_BLOCK_SPECS[model.family](config, spec_provider()),
+        transformer_layer_spec=family.block_spec(model, config, spec_provider()),
         vocab_size=padded_vocab_size(model),
         max_sequence_length=model.max_position_embeddings,
         pre_process=parallel_state.is_pipeline_first_stage(),
@@ -92,4 +163,5 @@ def build_gpt_model(
         position_embedding_type=model.position_embedding_type,
         rotary_percent=model.rotary_percent,
         rotary_base=model.rotary_base,
+        **description,
     )

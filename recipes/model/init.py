@@ -8,7 +8,6 @@ own sharded state dict, the same description that its checkpoints rely on.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,26 +18,23 @@ from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from recipes.config.schema import ModelConfig
+from recipes.model.families import load_family
+from recipes.model.initial_values import Constant, Normal, Uniform
 
 ROWS_PER_BLOCK = 1024
-OUTPUT_PROJECTIONS = ("linear_proj.weight", "linear_fc2.weight")
-NORM_GAINS = ("layernorm.weight", "layer_norm_weight")
 
 
 @torch.no_grad()
 def initialize_weights(gpt: GPTModel, model: ModelConfig, seed: int) -> None:
-    """Fills this rank's parameters in place.
-
-    Matrices and tables: normal(0, init_method_std), output projections divided by sqrt(2 * num_layers) as in
-    GPT-2 (Radford et al. 2019, section 2.3) when ``use_scaled_init_method``; norm gains 1; biases 0.
-    """
+    """Fills this rank's parameters in place with what the model's family begins with."""
+    family = load_family(model.family)
     for shard in sharded_tensors(gpt):
-        std = _std(shard.key, model)
+        values = family.initial_values(shard.key, shard.global_shape[-1], model)
         assert shard.data is not None
-        if std is None:
-            shard.data.fill_(1.0 if shard.key.endswith(NORM_GAINS) else 0.0)
+        if isinstance(values, Constant):
+            shard.data.fill_(values.value)
         else:
-            _fill_normal(shard, std, seed)
+            _fill_random(shard, values, seed)
 
 
 def sharded_tensors(gpt: GPTModel) -> Iterator[ShardedTensor]:
@@ -50,16 +46,7 @@ def sharded_tensors(gpt: GPTModel) -> Iterator[ShardedTensor]:
             yield value
 
 
-def _std(key: str, model: ModelConfig) -> float | None:
-    """Standard deviation for a parameter; None for norm gains and biases."""
-    if key.endswith(NORM_GAINS) or key.endswith("bias"):
-        return None
-    if key.endswith(OUTPUT_PROJECTIONS) and model.use_scaled_init_method:
-        return model.init_method_std / math.sqrt(2.0 * model.num_layers)
-    return model.init_method_std
-
-
-def _fill_normal(shard: ShardedTensor, std: float, seed: int) -> None:
+def _fill_random(shard: ShardedTensor, values: Normal | Uniform, seed: int) -> None:
     """Draws the global tensor in blocks of rows and copies the part that this rank holds."""
     leading = shard.prepend_axis_num
     # Leading axes are places in the stack of layers: they choose another random stream.
@@ -75,13 +62,17 @@ def _fill_normal(shard: ShardedTensor, std: float, seed: int) -> None:
         block_start = block * ROWS_PER_BLOCK
         # Always a whole block, so that a row's numbers do not depend on where the table ends (padding).
         random = _generator(seed, shard.key, place, block)
-        values = (
-            torch.from_numpy(random.standard_normal((ROWS_PER_BLOCK, *row_shape), dtype=np.float32)) * std
-        )
+        drawn = torch.from_numpy(_draw(random, values, (ROWS_PER_BLOCK, *row_shape)))
         start = max(row_start, block_start)
         stop = min(row_start + row_count, block_start + ROWS_PER_BLOCK, total_rows)
-        part: Tensor = values[start - block_start : stop - block_start]
+        part: Tensor = drawn[start - block_start : stop - block_start]
         shard.data[start - row_start : stop - row_start].copy_(part[(slice(None), *columns)])
+
+
+def _draw(random: np.random.Generator, values: Normal | Uniform, shape: tuple[int, ...]) -> np.ndarray:
+    if isinstance(values, Normal):
+        return random.standard_normal(shape, dtype=np.float32) * np.float32(values.std)
+    return (2 * random.random(shape, dtype=np.float32) - 1) * np.float32(values.bound)
 
 
 def _generator(seed: int, key: str, place: tuple[int, ...], block: int) -> np.random.Generator:

@@ -80,7 +80,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"model__num_query_groups": 3}, "model.num_query_groups=3: must divide num_attention_heads=4"),
     ({"model__normalization": "rmsnorm"}, "model.normalization=rmsnorm: choose one of RMSNorm, LayerNorm"),
-    ({"model__activation": "relu"}, "model.activation=relu: choose one of swiglu, gelu"),
+    ({"model__activation": "relu"}, "model.activation=relu: the llama family needs swiglu or gelu"),
     ({"model__position_embedding_type": "alibi"}, "model.position_embedding_type=alibi: choose one of rope"),
     ({"model__hidden_dropout": 1.0}, "model.hidden_dropout=1.0: must be at least 0 and below 1"),
     ({"model__attention_dropout": -0.1}, "model.attention_dropout=-0.1: must be at least 0"),
@@ -97,15 +97,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"model__megatron": {"num_moe_experts": 8}},
-        "model.megatron.num_moe_experts=8: the llama family does not use",
+        "model.megatron.num_moe_experts=8: set model.num_moe_experts",
     ),
     (
         {"model__megatron": {"moe_router_topk": 2}},
-        "model.megatron.moe_router_topk=2: the llama family does not use",
+        "model.megatron.moe_router_topk=2: set model.moe_router_topk",
     ),
     (
         {"model__megatron": {"qk_layernorm": True}},
-        "model.megatron.qk_layernorm=True: the llama family does not use",
+        "model.megatron.qk_layernorm=True: set model.qk_layernorm",
     ),
     # The optimizer
     ({"optim__name": "sgd"}, "optim.name=sgd: choose one of adamw"),
@@ -166,7 +166,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"parallel__expert_model_parallel_size": 2},
-        "parallel.expert_model_parallel_size=2: the llama family has no experts; leave it at 1",
+        "parallel.expert_model_parallel_size=2: the model has no experts; leave it at 1",
     ),
     (
         {"parallel__sequence_parallel": True},
@@ -178,12 +178,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"parallel__tensor_model_parallel_size": 2, "parallel__pipeline_model_parallel_size": 2},
-        "parallel=tensor 2 x pipeline 2: needs a multiple of 4 processes, there are 1; "
+        "parallel=tensor 2 x pipeline 2 x context 1: needs a multiple of 4 processes, there are 1; "
         "launch with torchrun --nproc-per-node 4",
     ),
     (
         {"parallel__tensor_model_parallel_size": 2, "parallel__world_size": 3},
-        "parallel=tensor 2 x pipeline 1: needs a multiple of 2 processes, there are 3",
+        "parallel=tensor 2 x pipeline 1 x context 1: needs a multiple of 2 processes, there are 3",
     ),
     (
         {"parallel__world_size": 8, "dry_run": False},
@@ -245,7 +245,7 @@ def test_refused(planned: PretrainConfig, values: dict[str, Any], message: str) 
 
 
 ACCEPTED: list[dict[str, Any]] = [
-    {"model__megatron": {"recompute_granularity": "full"}},
+    {"model__megatron": {"softmax_scale": 0.125}},
     {"model__kv_channels": 64, "model__num_attention_heads": 6, "model__num_query_groups": 3},
     {
         "parallel__tensor_model_parallel_size": 2,
@@ -273,7 +273,7 @@ def test_launched_processes_count(planned: PretrainConfig, monkeypatch: pytest.M
         monkeypatch.setenv(name, value)
     assert refusal(
         changed(planned, parallel__tensor_model_parallel_size=4, model__num_query_groups=4)
-    ).startswith("parallel=tensor 4 x pipeline 1: needs a multiple of 4 processes, there are 6")
+    ).startswith("parallel=tensor 4 x pipeline 1 x context 1: needs a multiple of 4 processes, there are 6")
     assert validate_pretrain(changed(planned, trainer__global_batch_size=48)) == 6
 
 

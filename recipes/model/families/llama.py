@@ -1,16 +1,26 @@
-"""The Llama line (Param-1, Lumen): pre-norm, rotary positions, grouped-query attention, gated MLP."""
+"""The Llama line (Param-1, Lumen, Param-2): pre-norm, rotary positions, grouped-query attention, gated MLP.
+
+With ``qk_layernorm`` it is Qwen3's kind, with ``num_moe_experts`` a mixture of experts.
+"""
 
 from __future__ import annotations
 
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.backends import BackendSpecProvider
+from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_mlp_module_spec_for_backend
 from megatron.core.transformer import ModuleSpec, TransformerConfig, TransformerLayer
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
-from megatron.core.transformer.transformer_layer import TransformerLayerSubmodules
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayerSubmodules,
+    get_transformer_layer_offset,
+)
+
+from recipes.config.schema import ModelConfig
+from recipes.model.families import Family
 
 
 def layer_spec(backend: BackendSpecProvider) -> ModuleSpec:
@@ -54,7 +64,18 @@ def layer_spec(backend: BackendSpecProvider) -> ModuleSpec:
     )
 
 
-def block_spec(config: TransformerConfig, backend: BackendSpecProvider) -> TransformerBlockSubmodules:
+def block_spec(
+    model: ModelConfig, config: TransformerConfig, backend: BackendSpecProvider
+) -> TransformerBlockSubmodules:
     """This pipeline stage's layers and the final norm."""
-    layers = [layer_spec(backend)] * get_num_layers_to_build(config)
+    layers = stage_layers(config, [layer_spec(backend)] * config.num_layers)
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=backend.layer_norm())
+
+
+def stage_layers(config: TransformerConfig, layers: list[ModuleSpec]) -> list[ModuleSpec]:
+    """Of all layers of the model those that this pipeline stage builds."""
+    first = get_transformer_layer_offset(config)
+    return layers[first : first + get_num_layers_to_build(config)]
+
+
+FAMILY = Family(block_spec=block_spec, gpt_model=GPTModel)
