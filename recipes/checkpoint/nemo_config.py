@@ -6,7 +6,10 @@ import dataclasses
 import math
 from typing import Any
 
+from omegaconf import MISSING
+
 from recipes.checkpoint.safety import shown
+from recipes.config.families import COMMON_SETTINGS, NORMAL_INIT, ROTARY
 from recipes.config.schema import ModelConfig
 from recipes.errors import UserError
 from recipes.model.accounting import kv_channels, num_query_groups, padded_vocab_size
@@ -14,6 +17,9 @@ from recipes.model.accounting import kv_channels, num_query_groups, padded_vocab
 FORMAT_VERSION = 1
 CLASSIC_TARGET = "nemo.collections.nlp.models.language_modeling.megatron_gpt_model.MegatronGPTModel"
 CLASSIC_VERSION = "2.0.0"
+OUR_TARGET = "recipes.training.module.ParamGPT"
+# What classic NeMo's configuration can say, and what only decides how weights begin.
+CLASSIC_KEYS = COMMON_SETTINGS | ROTARY | NORMAL_INIT
 
 NORMALIZATIONS = {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}
 ACTIVATIONS = {"swiglu": "swiglu", "fast-swiglu": "swiglu", "gelu": "gelu"}
@@ -33,6 +39,15 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
 }
 
 
+def is_classic(model: ModelConfig) -> bool:
+    """Whether classic NeMo's MegatronGPTModel computes this architecture from its own keys."""
+    return model.family == "llama" and all(
+        getattr(model, setting.name) == setting.default
+        for setting in dataclasses.fields(ModelConfig)
+        if setting.name not in CLASSIC_KEYS - {"qk_layernorm"}
+    )
+
+
 def to_nemo_config(
     model: ModelConfig,
     *,
@@ -46,10 +61,14 @@ def to_nemo_config(
 ) -> dict[str, Any]:
     """The ``model:`` section as classic NeMo writes it for the Llama line.
 
+    What classic NeMo cannot compute has this project's target instead, and its whole description under
+    ``recipes.model``, so that NeMo refuses the file rather than run another model.
+
     ``override_vocab_size`` makes NeMo build the padded table that is stored, whatever its tensor-parallel
     size. The ``recipes`` key is ours and ignored there; its ``document_start`` (bos, eos) is the token that
     stood before every document in training, so that prompts can be given the same start.
     """
+    classic = is_classic(model)
     return {
         "mcore_gpt": True,
         "micro_batch_size": micro_batch_size,
@@ -111,22 +130,19 @@ def to_nemo_config(
             "vocab_size": model.vocab_size,
             "document_start": document_start,
             "megatron": dict(model.megatron),
+            **({} if classic else {"model": dataclasses.asdict(model)}),
         },
-        "target": CLASSIC_TARGET,
+        "target": CLASSIC_TARGET if classic else OUR_TARGET,
         "nemo_version": CLASSIC_VERSION,
     }
 
 
 def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, stored_rows: int) -> ModelConfig:
-    """Reads a classic configuration; ``stored_rows`` is the height of the stored embedding table.
+    """Reads a classic configuration or ours; ``stored_rows`` is the height of the stored embedding table.
 
     Raises:
         UserError: a key is missing, or has a value that no family here computes.
     """
-    for key, supported in SUPPORTED_VALUES.items():
-        if key in config and config[key] not in supported:
-            value = shown(config[key])
-            raise UserError(f"model_config.yaml: {key}={value} is not supported (supported: {supported})")
     ours = config.get("recipes") or {}
     if not isinstance(ours, dict):
         raise UserError("model_config.yaml: recipes is no mapping")
@@ -135,6 +151,12 @@ def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, store
         raise UserError(
             f"model_config.yaml: recipes.format_version={version}: this code reads version {FORMAT_VERSION}"
         )
+    if "model" in ours:
+        return _described(ours["model"], stored_rows)
+    for key, supported in SUPPORTED_VALUES.items():
+        if key in config and config[key] not in supported:
+            value = shown(config[key])
+            raise UserError(f"model_config.yaml: {key}={value} is not supported (supported: {supported})")
     try:
         return _typed(
             family=ours.get("family", "llama"),
@@ -166,9 +188,24 @@ def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, store
         raise UserError(f"model_config.yaml: {error.args[0]} is missing") from None
 
 
+def _described(description: Any, stored_rows: int) -> ModelConfig:
+    """The ModelConfig that is written out under ``recipes.model``."""
+    if not isinstance(description, dict):
+        raise UserError("model_config.yaml: recipes.model is no mapping")
+    known = {field.name for field in dataclasses.fields(ModelConfig)}
+    for key in description:
+        if key not in known:
+            raise UserError(f"model_config.yaml: recipes.model.{shown(key)} is no setting of a model")
+    return _typed(**{**description, "make_vocab_size_divisible_by": stored_rows})
+
+
 def _typed(**values: Any) -> ModelConfig:
     """The ModelConfig of values that come from a file: what has another type than the schema's is refused."""
     for field in dataclasses.fields(ModelConfig):
+        if field.name not in values:
+            if field.default is MISSING:
+                raise UserError(f"model_config.yaml: {field.name} is missing")
+            continue
         value, wanted = values[field.name], str(field.type)
         if value is None and wanted.endswith("| None"):
             continue

@@ -137,19 +137,43 @@ def _check_size(model: ModelConfig, stored: dict[str, Any]) -> None:
     rows, width = stored[EMBEDDING_KEY].size
     if width != model.hidden_size:
         raise UserError(f"hidden_size={model.hidden_size}, but the stored embedding is {rows} x {width}")
+    numbered = set()
     for key, item in stored.items():
-        if not key.startswith(LAYERS_PREFIX) or not isinstance(item, TensorStorageMetadata):
+        if not isinstance(item, TensorStorageMetadata):
             continue
-        if item.size[0] != model.num_layers:
-            raise UserError(f"num_layers={model.num_layers}, but {key} is stored for {item.size[0]} layers")
-        if key.endswith("mlp.linear_fc2.weight") and item.size[-1] != model.ffn_hidden_size:
-            raise UserError(f"ffn_hidden_size={model.ffn_hidden_size}, but {key} is {item.size[-1]} wide")
-        if key.endswith("self_attention.linear_proj.weight"):
-            heads = model.num_attention_heads * kv_channels(model)
-            if item.size[-1] != heads:
+        if key.startswith(LAYERS_PREFIX):
+            number = key.removeprefix(LAYERS_PREFIX).split(".")[0]
+            if number.isdecimal():  # Layers of several kinds are stored one by one, equal ones stacked.
+                numbered.add(number)
+            elif item.size[0] != model.num_layers:
                 raise UserError(
-                    f"the attention heads are {heads} wide in all, but {key} is {item.size[-1]} wide"
+                    f"num_layers={model.num_layers}, but {key} is stored for {item.size[0]} layers"
                 )
+        for ending, (setting, value, axis) in _sizes_by_name(model).items():
+            if key.endswith(ending) and (len(item.size) < max(1, -axis) or item.size[axis] != value):
+                raise UserError(f"{setting}={value}, but {key} is {tuple(item.size)}")
+    if numbered and len(numbered) != model.num_layers:
+        raise UserError(f"num_layers={model.num_layers}, but {len(numbered)} layers are stored")
+
+
+def _sizes_by_name(model: ModelConfig) -> dict[str, tuple[str, int | None, int]]:
+    """Endings of names -> the setting that an axis of such a tensor shows."""
+    heads = model.num_attention_heads * kv_channels(model)
+    return {
+        "mlp.linear_fc2.weight": ("ffn_hidden_size", model.ffn_hidden_size, -1),
+        "self_attention.linear_proj.weight": ("num_attention_heads x kv_channels", heads, -1),
+        "experts.experts.linear_fc2.weight": ("num_moe_experts", model.num_moe_experts, -3),
+        "shared_experts.linear_fc2.weight": (
+            "moe_shared_expert_intermediate_size",
+            model.moe_shared_expert_intermediate_size,
+            -1,
+        ),
+        "embedding.position_embeddings.weight": (
+            "max_position_embeddings",
+            model.max_position_embeddings,
+            0,
+        ),
+    }
 
 
 def read_config(path: Path) -> dict[str, Any]:
