@@ -73,6 +73,22 @@ def save_sharded(directory: Path, state: dict[str, Any], **facts: Any) -> None:
     dist.barrier()
 
 
+def load_checkpoint_weights(directory: Path, gpt: GPTModel) -> None:
+    """Reads the weights alone into place, resharded to the present layout.
+
+    Raises:
+        UserError: the checkpoint holds other tensors than the model.
+    """
+    check_metadata(directory)
+    load_plain(directory / "common.pt")
+    try:
+        with only_plain_data():
+            loaded = dist_checkpointing.load({"model": gpt.sharded_state_dict()}, str(directory))
+    except (CheckpointingException, CheckpointException, KeyError) as error:
+        raise UserError(f"{directory}: does not fit the configured model: {reason(error)}") from error
+    gpt.load_state_dict(loaded["model"])
+
+
 def load_training_checkpoint(directory: Path, gpt: GPTModel, optimizer: MegatronOptimizer) -> dict[str, Any]:
     """Reads weights and optimizer state into place, resharded to the present layout; returns the plain data.
 

@@ -237,6 +237,11 @@ class PretrainConfig:
     resume: str = "auto"
     """auto: continue from the newest whole checkpoint of the run directory, if there is one; never: refuse a
     run directory that holds checkpoints."""
+    init_from: str | None = None
+    """What a new run starts from instead of random weights: the directory of a run (its newest whole
+    checkpoint), one of its checkpoints, or a .nemo file. A run that is resumed has begun already."""
+    init_from_state: str = "weights"
+    """weights, or full: the optimizer's state too. Steps, schedule and data begin anew in both cases."""
     save_nemo: bool = True
     """Write <run directory>/model.nemo when the run is complete."""
     dry_run: bool = False

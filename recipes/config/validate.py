@@ -26,8 +26,8 @@ def validate_pretrain(config: PretrainConfig) -> int:
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,-]*", config.name):
         refuse("name", repr(config.name), "use letters, digits, '.', '_' and '-': it names a directory")
-    if config.resume not in ("auto", "never"):
-        refuse("resume", config.resume, "use auto or never")
+    one_of("resume", config.resume, ("auto", "never"))
+    validate_init(config)
     if not 0 <= config.seed < 2**31:
         refuse("seed", config.seed, "must lie between 0 and 2147483647")
     validate_model(config.model)
@@ -42,8 +42,15 @@ def validate_pretrain(config: PretrainConfig) -> int:
             f"longer than model.max_position_embeddings={config.model.max_position_embeddings}; lower it",
         )
     tp = config.parallel.tensor_model_parallel_size
-    if config.parallel.sequence_parallel and config.data.seq_length % tp:
-        refuse("data.seq_length", config.data.seq_length, f"sequence_parallel needs a multiple of {tp}")
+    cp = config.parallel.context_parallel_size
+    if config.data.seq_length % (2 * cp) and cp > 1:
+        refuse(
+            "data.seq_length",
+            config.data.seq_length,
+            f"context_parallel_size={cp} needs a multiple of {2 * cp}",
+        )
+    if config.parallel.sequence_parallel and config.data.seq_length // cp % tp:
+        refuse("data.seq_length", config.data.seq_length, f"sequence_parallel needs a multiple of {tp * cp}")
     if not config.dry_run:
         sidecars = validate_files(config.data)
         validate_tokenizer(config, sidecars)
@@ -83,6 +90,20 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
     if trainer.checkpoint.every_n_steps is not None:
         positive("trainer.checkpoint.every_n_steps", trainer.checkpoint.every_n_steps)
     positive("trainer.checkpoint.keep_last", trainer.checkpoint.keep_last)
+
+
+def validate_init(config: PretrainConfig) -> None:
+    """Checks what the run starts from."""
+    one_of("init_from_state", config.init_from_state, ("weights", "full"))
+    if config.init_from is None:
+        if config.init_from_state == "full":
+            refuse("init_from_state", "full", "would be ignored: init_from is not set")
+        return
+    path = Path(config.init_from)
+    if not path.exists() and not config.dry_run:
+        refuse("init_from", path, "does not exist; name a run directory, one of its checkpoints, or a .nemo")
+    if config.init_from_state == "full" and path.suffix == ".nemo":
+        refuse("init_from_state", "full", "a .nemo file holds weights only; name a run directory")
 
 
 def parse_duration(text: str) -> float:

@@ -45,7 +45,7 @@ from recipes.training.callbacks import (
 from recipes.training.console import duration, say
 from recipes.training.module import ParamGPT
 from recipes.training.quiet import quiet_libraries
-from recipes.training.run import DONE, STOPPED_BY_GUARD, STOPPED_BY_SIGNAL
+from recipes.training.run import DONE, STOPPED_BY_GUARD, STOPPED_BY_SIGNAL, Start
 from recipes.training.rundir import RunDirectory
 from recipes.training.strategy import MegatronStrategy
 
@@ -63,18 +63,21 @@ class NemoConnector(SaveRestoreConnector):
         save_nemo(Path(save_path), model.gpt, config, self.tokenizer_file)
 
 
-def fit(
-    config: PretrainConfig, world: World, directory: RunDirectory, checkpoint: Path | None, steps: int
-) -> int:
-    """Trains to ``steps`` from ``checkpoint`` or from the start; returns the exit code."""
+def fit(config: PretrainConfig, world: World, directory: RunDirectory, start: Start, steps: int) -> int:
+    """Trains to ``steps`` from where ``start`` says; returns the exit code."""
+    checkpoint = start.checkpoint
     max_time = config.trainer.max_time
     stop = StopControl(parse_duration(max_time) if max_time else None, talks=world.rank == 0)
     stop.install()
     quiet_libraries()  # Again: Lightning and NeMo set their own levels when they are imported.
     if checkpoint is not None:
         _announce_resume(config, world, directory, checkpoint)
+    elif start.init_from is not None and world.rank == 0:
+        say(f"start  from {start.init_from}, {config.init_from_state}")
+        directory.append_metrics({"event": "started", "step": 0, "from": str(start.init_from)})
     trainer = _trainer(config, world, directory, checkpoint, steps, stop)
     model = _model(config, directory, steps, trainer)
+    model.init_from = start.init_from
     started = time.monotonic()
     try:
         trainer.fit(model, ckpt_path=str(checkpoint) if checkpoint else None)
@@ -90,7 +93,7 @@ def fit(
     if config.save_nemo:
         model.save_to(str(directory.nemo_file))
     if world.rank == 0:
-        if directory.metrics_file.exists():  # An untrained model has no curves.
+        if trainer.global_step > 0:  # An untrained model has no curves.
             write_report(directory.path)
         say(f"done   {trainer.global_step} steps in {duration(time.monotonic() - started)}; {directory.path}")
     return _leave(DONE)

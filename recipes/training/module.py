@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from recipes.checkpoint.training import load_training_checkpoint
 from recipes.config.schema import PretrainConfig
 from recipes.data.blend import BlendState, Source, continue_blend
 from recipes.data.indexed import check_prefix
@@ -30,6 +32,7 @@ from recipes.model.init import initialize_weights
 from recipes.optim.build import build_optimizer, build_schedule
 from recipes.parallel.setup import resolve_dtype, seed_random_states
 from recipes.training.rundir import RunDirectory
+from recipes.training.start import load_start_weights
 from recipes.training.step import forward_backward, reduce_losses
 
 
@@ -83,6 +86,7 @@ class ParamGPT(ModelPT):
         self.run, self.tokenizer, self.run_directory = run, tokenizer, run_directory
         self.total_steps = total_steps
         self.dtype_ = resolve_dtype(run.trainer.precision)
+        self.init_from: Path | None = None
         self.blend_state: BlendState | None = None
         self.losses: Tensor | None = None
         self.valid_metrics: dict[str, float] = {}
@@ -98,8 +102,11 @@ class ParamGPT(ModelPT):
         run = self.run
         device = self.trainer.strategy.root_device
         gpt = build_gpt_model(run.model, run.parallel, self.dtype_)
-        initialize_weights(gpt, run.model, run.seed)
+        if self.init_from is None:
+            initialize_weights(gpt, run.model, run.seed)
         gpt.to(device)
+        if self.init_from is not None:
+            load_start_weights(self.init_from, gpt)
         # Outside torch's module tree: Lightning must not move, count or save what megatron-core manages.
         self.__dict__["gpt"] = gpt
         self.__dict__["ddp"] = DistributedDataParallel(
@@ -115,6 +122,8 @@ class ParamGPT(ModelPT):
         self.__dict__["megatron_optimizer"] = build_optimizer(
             run.optim, run.parallel, self.dtype_, [self.ddp]
         )
+        if self.init_from is not None and run.init_from_state == "full":
+            load_training_checkpoint(self.init_from, gpt, self.megatron_optimizer)
         self._connect_gradient_hooks()
 
     def _connect_gradient_hooks(self) -> None:

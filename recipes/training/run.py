@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from recipes.errors import UserError
 from recipes.training.console import say, warn
 from recipes.training.quiet import quiet_libraries
 from recipes.training.rundir import RunDirectory
+from recipes.training.start import find_start
 
 DONE, STOPPED_BY_SIGNAL, STOPPED_BY_GUARD = 0, 3, 4
 
@@ -35,20 +37,30 @@ def pretrain(config: PretrainConfig) -> int:
     directory = RunDirectory(config)
     steps = total_steps(config)
     quiet_libraries()
-    checkpoint, complete = _decided_by_first_rank(world, lambda: _prepare(config, directory, steps))
-    if complete:
+    start = _decided_by_first_rank(world, lambda: _prepare(config, directory, steps))
+    if start.complete:
         return DONE
     from recipes.parallel.setup import set_cpu_threads
 
     set_cpu_threads(config.trainer.num_threads, world)
     from recipes.training.fit import fit
 
-    return fit(config, world, directory, checkpoint, steps)
+    return fit(config, world, directory, start, steps)
 
 
-def _decided_by_first_rank(
-    world: World, decide: Callable[[], tuple[Path | None, bool]]
-) -> tuple[Path | None, bool]:
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins."""
+
+    checkpoint: Path | None
+    """Of this run, to resume from."""
+    init_from: Path | None = None
+    """Of another run, to start from; None while there is something to resume from."""
+    complete: bool = False
+    """Whether nothing is left to do."""
+
+
+def _decided_by_first_rank(world: World, decide: Callable[[], Start]) -> Start:
     """Calls ``decide`` on rank 0 only, which reads every checkpoint file, and gives all ranks its answer.
 
     Raises:
@@ -69,26 +81,28 @@ def _decided_by_first_rank(
         except UserError as error:
             answer = [error]
     dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
-    if isinstance(answer[0], UserError) or answer[0][1]:
+    if isinstance(answer[0], UserError) or answer[0].complete:
         dist.destroy_process_group()
     if isinstance(answer[0], UserError):
         raise answer[0]
-    return answer[0]
+    start: Start = answer[0]
+    return start
 
 
-def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int) -> tuple[Path | None, bool]:
-    """The checkpoint to resume from, and whether nothing is left to do; makes the run directory otherwise."""
+def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int) -> Start:
+    """Where to begin; makes the run directory unless nothing is left to do."""
     checkpoint = _checkpoint_to_resume(config, directory)
     done = _step_of(checkpoint) if checkpoint else 0
     if done >= steps and _has_nemo_of(config, directory, done):
         written = directory.nemo_file if config.save_nemo else "no model.nemo wanted"
         say(f"{directory.path} is complete: {done} steps, {written}")
-        return checkpoint, True
+        return Start(checkpoint, complete=True)
+    init_from = find_start(config.init_from) if config.init_from and checkpoint is None else None
     directory.create(config)
     remove_partial(directory.checkpoints)
     if checkpoint is not None:
         set_aside_newer(directory.checkpoints, checkpoint)
-    return checkpoint, False
+    return Start(checkpoint, init_from)
 
 
 def _checkpoint_to_resume(config: PretrainConfig, directory: RunDirectory) -> Path | None:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.utils import get_batch_on_this_cp_rank
 from torch import Tensor
 
 
@@ -41,11 +42,13 @@ def forward_backward(
 def _forward_step(
     micro_batches: Iterator[dict[str, Tensor]], model: torch.nn.Module
 ) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    batch = next(micro_batches)
+    batch = dict(next(micro_batches))
     tokens = batch["tokens"]
-    position_ids = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    batch["position_ids"] = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    # Under context parallelism a rank keeps one chunk from the front and its mirror image from the back.
+    batch = get_batch_on_this_cp_rank(batch)
     # Attention is causal by construction, so there is no mask to hand over.
-    losses = model(tokens, position_ids, None, labels=batch["labels"])
+    losses = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
     return losses, partial(_sum_of_losses, batch["loss_mask"])
 
 
@@ -62,7 +65,7 @@ def reduce_losses(outputs: list[dict[str, Tensor]], device: torch.device) -> Ten
     if parallel_state.is_pipeline_last_stage():
         for output in outputs:
             total += output["loss"]
-        dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
+        dist.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         dist.broadcast(
             total,

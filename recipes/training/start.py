@@ -1,0 +1,51 @@
+"""Starting a new run from another run's weights, or from its full state: the phases of a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.checkpoint.manifest import MANIFEST, newest_whole_checkpoint, verify
+from recipes.errors import UserError
+from recipes.training.console import warn
+
+if TYPE_CHECKING:
+    from megatron.core.models.gpt import GPTModel
+
+
+def find_start(init_from: str) -> Path:
+    """The whole checkpoint, or the .nemo, that ``init_from`` names; every checkpoint file is verified.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = Path(init_from)
+    if (path / MANIFEST).is_file():
+        verify(path)
+        return path
+    if (path / "checkpoints").is_dir():
+        checkpoint = newest_whole_checkpoint(path / "checkpoints", warn)
+        if checkpoint is None:
+            raise UserError(f"init_from={init_from}: the run has no finished checkpoint yet")
+        return checkpoint
+    if not path.exists():
+        raise UserError(
+            f"init_from={init_from}: does not exist; name a run directory, one of its checkpoints, or a .nemo"
+        )
+    return path
+
+
+def load_start_weights(path: Path, gpt: GPTModel) -> None:
+    """Fills ``gpt`` from a training checkpoint or a .nemo of any layout; its optimizer is built after this.
+
+    Raises:
+        UserError: it holds other tensors than the configured model.
+    """
+    from recipes.checkpoint.nemo_file import load_weights, open_nemo
+    from recipes.checkpoint.training import load_checkpoint_weights
+
+    if (path / MANIFEST).is_file():
+        load_checkpoint_weights(path, gpt)
+        return
+    with open_nemo(path) as nemo:
+        load_weights(nemo, gpt)
