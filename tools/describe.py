@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipes.cli import run_tool
+
+if TYPE_CHECKING:
+    from recipes.config.schema import ModelConfig
 
 EXAMPLES = """examples:
   python -m tools.describe model=param1_2p9b
   python -m tools.describe model=tiny model.num_layers=8 --seq-length 128
-  python -m tools.describe model=lumen_128m --json
+  python -m tools.describe model=param2_17b_a2p4b --json
 
 Arguments are Hydra overrides, as for recipes.pretrain.
 """
@@ -63,7 +66,47 @@ def describe(overrides: list[str], seq_length: int | None = None) -> dict[str, A
         "seq_length": context,
         "flops_per_token": accounting.flops_per_token(model, context),
         "kv_bytes_per_token": 2 * model.num_layers * groups * width * BYTES_PER_CACHED_NUMBER,
+        "kv_bytes_at_seq_length": accounting.kv_cache_bytes(model, context, BYTES_PER_CACHED_NUMBER),
+        "layers": layer_table(model),
     }
+
+
+def layer_table(model: ModelConfig) -> list[dict[str, Any]]:
+    """Consecutive layers of one kind as one row: first and last number, what they are, parameters of each."""
+    from recipes.model import accounting
+    from recipes.model.layers import layer_windows, moe_layers, value_embedding_layers
+
+    heads = f"{model.num_attention_heads} heads, {accounting.num_query_groups(model)} key-value, "
+    heads += f"{accounting.kv_channels(model)} wide"
+    kinds = zip(
+        layer_windows(model),
+        moe_layers(model),
+        value_embedding_layers(model),
+        accounting.layer_parameters(model),
+        strict=True,
+    )
+    rows: list[dict[str, Any]] = []
+    for number, (window, is_moe, has_values, parameters) in enumerate(kinds):
+        kind = {
+            "attention": heads + (", value embedding" if has_values else ""),
+            "window": window,
+            "mlp": _experts(model) if is_moe else f"{model.activation} {model.ffn_hidden_size}",
+            "parameters": parameters,
+        }
+        if rows and {**rows[-1], "first": 0, "last": 0} == {**kind, "first": 0, "last": 0}:
+            rows[-1]["last"] = number
+        else:
+            rows.append({"first": number, "last": number, **kind})
+    return rows
+
+
+def _experts(model: ModelConfig) -> str:
+    from recipes.model.accounting import expert_width
+
+    text = f"{model.moe_router_topk} of {model.num_moe_experts} {model.activation} {expert_width(model)}"
+    if model.moe_shared_expert_intermediate_size is not None:
+        text += f" + shared {model.moe_shared_expert_intermediate_size}"
+    return text
 
 
 def as_text(description: dict[str, Any]) -> str:
@@ -80,8 +123,27 @@ def as_text(description: dict[str, Any]) -> str:
         "FLOPs per token": f"{description['flops_per_token'] / 1e9:,.3f} GFLOP",
         "  at a context of": f"{description['seq_length']:,} tokens",
         "key-value cache": f"{description['kv_bytes_per_token']:,} bytes per token (bf16)",
+        "  at that context": f"{description['kv_bytes_at_seq_length'] / 2**20:,.2f} MiB, windows as they are",
     }
-    return "\n".join([*lines, "", *(f"{name:<26}{value}" for name, value in facts.items())])
+    facts_lines = [f"{name:<26}{value}" for name, value in facts.items()]
+    return "\n".join([*_layer_lines(description["layers"]), "", *lines, "", *facts_lines])
+
+
+def _layer_lines(rows: list[dict[str, Any]]) -> list[str]:
+    table = [("layers", "attention", "sees", "MLP", "parameters each")]
+    for row in rows:
+        first, last = row["first"], row["last"]
+        table.append(
+            (
+                str(first) if first == last else f"{first}-{last}",
+                row["attention"],
+                "everything" if row["window"] is None else f"{row['window']} tokens",
+                row["mlp"],
+                f"{row['parameters']:,}",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 if __name__ == "__main__":

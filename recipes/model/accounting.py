@@ -115,10 +115,26 @@ def parameters_per_part(model: ModelConfig) -> dict[str, int]:
         f"experts ({experts} layers of {model.num_moe_experts})": routed * expert_parameters(model),
         f"shared experts ({experts} layers)": experts * shared,
         f"routers ({experts} layers)": experts * router_parameters(model),
-        "norms and biases": vectors,
+        "norms, biases, scalars": vectors,
         "output head": 0 if model.share_embeddings_and_output_weights else model.vocab_size * hidden,
     }
     return {name: count for name, count in parts.items() if count}
+
+
+def layer_parameters(model: ModelConfig) -> list[int]:
+    """Parameters of each layer, value embeddings with the layer that adds them."""
+    shared = mlp_matrices(model, model.moe_shared_expert_intermediate_size or 0)
+    experts = (model.num_moe_experts or 0) * expert_parameters(model) + shared + router_parameters(model)
+    dense = mlp_matrices(model, model.ffn_hidden_size) + mlp_biases(model, model.ffn_hidden_size)
+    groups = num_query_groups(model)
+    values = model.vocab_size * groups * kv_channels(model) + VALUE_GATE_CHANNELS * groups
+    return [
+        attention_matrices(model)
+        + attention_vectors(model)
+        + (experts if is_moe else dense)
+        + (values if has_values else 0)
+        for is_moe, has_values in zip(moe_layers(model), value_embedding_layers(model), strict=True)
+    ]
 
 
 def count_parameters(model: ModelConfig) -> ParameterCounts:
@@ -183,7 +199,7 @@ def expected_memory_bytes(
     share = layers_here / model.num_layers
     parts = parameters_per_part(model)
     experts = sum(count for name, count in parts.items() if name.startswith("experts"))
-    vectors = parts["norms and biases"]
+    vectors = parts["norms, biases, scalars"]
     tables = ("word embeddings", "position embeddings", "value embeddings", "output head")
     matrices = sum(count for name, count in parts.items() if not name.startswith((*tables, "experts")))
     one_table = pp > 1 or model.share_embeddings_and_output_weights
@@ -196,9 +212,9 @@ def expected_memory_bytes(
     bytes_per_weight = 2 if bf16 else 4
     state = 12 if bf16 else 8
     parameters = others + routed
-    # Experts are repeated on fewer ranks, so fewer ranks share their state.
-    optimizer = others * state // data_parallel_size
-    optimizer += routed * state * parallel.expert_model_parallel_size // data_parallel_size
+    # Context-parallel ranks hold the same weights and share the state too; experts are repeated on fewer.
+    shards = data_parallel_size * parallel.context_parallel_size
+    optimizer = (others + routed * parallel.expert_model_parallel_size) * state // shards
     tokens = micro_batch_size * seq_length // parallel.context_parallel_size
     in_flight = min(pp, 8)  # 1F1B keeps as many micro-batches alive on the first stage as there are stages.
     # Bytes per token and layer at 2 bytes a number: 34h; 10h of them are split by sequence parallel only.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recipes.config.schema import PretrainConfig
+from recipes.config.schema import ParallelConfig, PretrainConfig
 from recipes.config.world import launched_world
 from recipes.model.accounting import (
     count_parameters,
@@ -42,12 +42,7 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
         ("tokens in all", f"{steps * tokens_per_step:,}"),
         ("FLOPs per token", f"{flops / 1e9:,.3f} GFLOP (forward and backward, full attention context)"),
         ("FLOPs in all", f"{flops * steps * tokens_per_step:.3e}"),
-        (
-            "layout",
-            f"{world_size} process(es): tensor {parallel.tensor_model_parallel_size} x pipeline "
-            f"{parallel.pipeline_model_parallel_size} x data {data_parallel_size}"
-            + (", sequence parallel" if parallel.sequence_parallel else ""),
-        ),
+        ("layout", f"{world_size} process(es): {_layout(parallel, data_parallel_size)}"),
         (
             "memory per device",
             f"{sum(memory.values()) / 2**30:,.2f} GiB expected ({'bf16' if bf16 else 'fp32'})",
@@ -59,6 +54,23 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _layout(parallel: ParallelConfig, data_parallel_size: int) -> str:
+    sizes = {
+        "tensor": parallel.tensor_model_parallel_size,
+        "pipeline": parallel.pipeline_model_parallel_size,
+        "context": parallel.context_parallel_size,
+        "data": data_parallel_size,
+    }
+    text = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1 or name != "context")
+    if parallel.sequence_parallel:
+        text += ", sequence parallel"
+    if parallel.expert_model_parallel_size > 1:
+        text += f", experts over {parallel.expert_model_parallel_size}"
+    if parallel.recompute_granularity is not None:
+        text += f", {parallel.recompute_granularity} recomputation"
+    return text
 
 
 def _schedule(config: PretrainConfig, steps: int) -> str:

@@ -15,7 +15,7 @@ from recipes.config.schema import SourceConfig
 from recipes.config.validate import validate_pretrain
 from recipes.config.validate_model import validate_model
 from recipes.errors import UserError
-from recipes.model.accounting import count_parameters, padded_vocab_size
+from recipes.model.accounting import count_parameters, padded_vocab_size, parameters_per_part
 from tests.support.corpus import TinyData
 
 MINIMAL = ["name=x", "data.seq_length=32", "trainer.max_steps=1", "dry_run=true"]
@@ -67,18 +67,21 @@ def test_eval_composes(option: str) -> None:
 
 
 @pytest.mark.parametrize("model", options("model"))
-def test_model_builds(model: str) -> None:
-    """With few layers and a small vocabulary, or the largest would not fit; both only scale the count."""
+def test_model_builds(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its real size, on a device that stores nothing: the built module has the counted parameters."""
     from tests.support.engine import ParallelConfig, build_gpt_model, process_groups, torch
 
     described = compose("pretrain", [*MINIMAL, f"model={model}"]).model
-    small = replace(described, num_layers=min(2, described.num_layers), vocab_size=1000)
     validate_model(described)
-    with process_groups():
-        gpt = build_gpt_model(small, ParallelConfig(), torch.float32)
-    padding = (padded_vocab_size(small) - 1000) * small.hidden_size
-    tables = 1 if small.share_embeddings_and_output_weights else 2
-    assert sum(p.numel() for p in gpt.parameters()) - tables * padding == count_parameters(small).total
+    with process_groups(), torch.device("meta"):
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: torch.device("meta"))
+        gpt = build_gpt_model(described, ParallelConfig(), torch.bfloat16)
+    assert all(parameter.is_meta for parameter in gpt.parameters())
+    padding = padded_vocab_size(described) - described.vocab_size
+    widths = [p.shape[1] for p in gpt.parameters() if p.shape[0] == padded_vocab_size(described)]
+    built = sum(p.numel() for p in gpt.parameters()) - padding * sum(widths)
+    assert built == count_parameters(described).total
+    assert built == sum(parameters_per_part(described).values())
 
 
 def test_megatron_fields_are_the_installed_ones() -> None:
@@ -106,8 +109,8 @@ def test_sources_on_the_command_line() -> None:
 
 
 def test_pass_through_fields_on_the_command_line() -> None:
-    config = compose("pretrain", [*MINIMAL, "+model.megatron.recompute_granularity=full"])
-    assert config.model.megatron == {"recompute_granularity": "full"}
+    config = compose("pretrain", [*MINIMAL, "+model.megatron.fp32_residual_connection=true"])
+    assert config.model.megatron == {"fp32_residual_connection": True}
 
 
 def test_configurations_are_frozen() -> None:
@@ -129,7 +132,7 @@ def test_repeated_composition_does_not_leak(tiny_data: TinyData, tmp_path: Path)
             *tiny_data.overrides(),
             "model.num_layers=7",
             "parallel=tp2_pp2",
-            "+model.megatron.moe_layer_freq=2",
+            "+model.megatron.fp32_residual_connection=true",
         ],
     )
     assert changed.model.num_layers == 7
