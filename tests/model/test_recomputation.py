@@ -1,0 +1,110 @@
+"""Activations computed again in the backward pass give the same gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from recipes.config.hydra_app import CONF_DIR, compose
+from recipes.errors import UserError
+from recipes.model.backend import have_transformer_engine
+from recipes.parallel.setup import seed_random_states
+from tests.support.engine import ModelConfig, ParallelConfig, initialized, process_groups, torch
+
+TINY_MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("tiny*.yaml"))
+SETTINGS = {
+    "full_uniform": {
+        "recompute_granularity": "full",
+        "recompute_method": "uniform",
+        "recompute_num_layers": 1,
+    },
+    "full_uniform_2": {
+        "recompute_granularity": "full",
+        "recompute_method": "uniform",
+        "recompute_num_layers": 2,
+    },
+    "full_block": {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 1},
+    "core_attn": {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
+    "mlp": {"recompute_granularity": "selective", "recompute_modules": ["mlp"]},
+    "moe": {"recompute_granularity": "selective", "recompute_modules": ["moe"]},
+    "shared_experts": {"recompute_granularity": "selective", "recompute_modules": ["shared_experts"]},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine() -> Iterator[None]:
+    with process_groups():
+        yield
+
+
+def described(name: str) -> ModelConfig:
+    model = compose(
+        "pretrain", ["name=x", "data.seq_length=48", "trainer.max_steps=1", f"model={name}"]
+    ).model
+    return replace(model, vocab_size=256)
+
+
+def gradients(model: ModelConfig, parallel: ParallelConfig) -> tuple[dict[str, Any], int]:
+    """Gradients by name, and how many numbers autograd kept for the backward pass."""
+    gpt = initialized(model, parallel=parallel).train()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():  # Away from the initial zeros, through which no gradient would flow.
+        for parameter in gpt.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator).to(parameter.device))
+    text = torch.randint(256, (2, 49), generator=generator).to("cuda")
+    positions = torch.arange(48, device="cuda").expand(2, -1)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Any) -> Any:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = gpt(text[:, :-1].contiguous(), positions, None, labels=text[:, 1:].contiguous()).mean()
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in gpt.named_parameters() if p.grad is not None}
+    return found, sum(kept.values())
+
+
+def applies(setting: str, model: ModelConfig) -> bool:
+    if setting == "shared_experts":
+        return model.moe_shared_expert_intermediate_size is not None
+    return setting != "moe" or model.num_moe_experts is not None
+
+
+@pytest.mark.parametrize("name", TINY_MODELS)
+def test_gradients_are_the_same(name: str) -> None:
+    model = described(name)
+    expected, kept = gradients(model, ParallelConfig())
+    for setting, values in SETTINGS.items():
+        if not applies(setting, model):
+            continue
+        found, kept_less = gradients(model, ParallelConfig(**values))
+        assert found.keys() == expected.keys()
+        for key, gradient in expected.items():
+            assert torch.equal(found[key], gradient), f"{setting}: {key}"
+        assert kept_less < kept, f"{setting} kept as much as without it"
+
+
+def test_layernorm_needs_transformer_engine() -> None:
+    if have_transformer_engine():
+        pytest.skip("it is there")
+    with pytest.raises(UserError, match="recompute_modules=layernorm: needs Transformer Engine"):
+        initialized(
+            described("tiny"),
+            parallel=ParallelConfig(recompute_granularity="selective", recompute_modules=["layernorm"]),
+        )
+
+
+def test_dropout_is_repeated() -> None:
+    """The backward pass drops the same places as the forward pass did."""
+    model = replace(described("tiny"), hidden_dropout=0.2, attention_dropout=0.2)
+    seed_random_states(1)
+    expected, _ = gradients(model, ParallelConfig())
+    seed_random_states(1)
+    found, _ = gradients(model, ParallelConfig(**SETTINGS["full_uniform"]))
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-5, atol=1e-7)
