@@ -5,8 +5,9 @@
 
 Both train a model of the same shapes with the same kind of optimizer on the same random tokens in one
 process, in turns. Prints the ratio of the median step times, ours over theirs; 1.0 or less is the aim. On a
-GPU also tokens per second, the share of the peak FLOP/s, and the most memory. --compile hands the other model to torch.compile, as nanochat trains it. The nanochat checkout (github.com/karpathy/nanochat, January
-2026) is imported from the given path; nothing of it is part of this project.
+GPU also tokens per second, the share of the peak FLOP/s, and the most memory. --compile hands the other model
+to torch.compile, as nanochat trains it. The nanochat checkout (github.com/karpathy/nanochat, January 2026) is
+imported from the given path; nothing of it is part of this project.
 """
 
 from __future__ import annotations
@@ -102,15 +103,15 @@ def transformers_step(config: PretrainConfig, compiled: bool) -> Step:
             rms_norm_eps=model.layernorm_epsilon,
             tie_word_embeddings=model.share_embeddings_and_output_weights,
             attention_dropout=model.attention_dropout,
-            attn_implementation="sdpa",
         )
     )
-    llama.to(device_of(World()), resolve_dtype(config.trainer.precision)).train()
+    llama.set_attn_implementation("sdpa")
+    torch.nn.Module.to(llama, device_of(World()), resolve_dtype(config.trainer.precision))
     optim = config.optim
     optimizer = torch.optim.AdamW(
         llama.parameters(),
         lr=optim.lr,
-        betas=tuple(optim.betas),
+        betas=(optim.betas[0], optim.betas[1]),
         eps=optim.eps,
         weight_decay=optim.weight_decay,
         fused=True,

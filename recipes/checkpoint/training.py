@@ -24,7 +24,7 @@ OPTIMIZER_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 # Settings that lie in the optimizer's parameter groups, so that a checkpoint carries them too. The present
 # configuration counts, or a learning rate changed between two starts would be ignored.
-CONFIGURED = ("max_lr", "min_lr", "lr_mult", "wd_mult", "weight_decay", "betas", "eps")
+CONFIGURED = ("max_lr", "min_lr", "lr_mult", "wd_mult", "weight_decay", "betas", "eps", "default_config")
 
 
 def save_training_checkpoint(

@@ -134,22 +134,44 @@ class DataConfig:
 @dataclass(frozen=True)
 class OptimConfig:
     name: str = "adamw"
+    """adamw, or muon: Muon for the layers' matrices and AdamW for the rest."""
     lr: float = MISSING
-    """Peak learning rate."""
+    """Peak learning rate; with muon, of the matrices."""
     min_lr: float = 0.0
+    """What lr decays to. The rates below decay to the same fraction of themselves, by the same schedule."""
+    embedding_lr: float | None = None
+    """Peak learning rate of the embedding tables; None: lr."""
+    head_lr: float | None = None
+    """Peak learning rate of the untied output head; None: lr."""
+    scalar_lr: float | None = None
+    """muon: peak learning rate of norms, biases and scalars; None: lr."""
     weight_decay: float = 0.1
-    """Not applied to norms and biases (one-dimensional parameters)."""
+    """adamw: not applied to norms and biases (one-dimensional parameters). muon: applied to the matrices
+    only, and there where update and weight agree in sign (cautious)."""
+    muon_momentum: float = 0.95
+    """Nesterov momentum."""
+    muon_num_iterations: int = 5
+    """Polar Express iterations that orthogonalise an update."""
+    muon_beta2: float = 0.95
+    """Decay of the second moment per row or column; 0: that of the present update alone."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Of AdamW, as is eps."""
     eps: float = 1e-8
     clip_grad: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
     lr_decay_style: str = "cosine"
     """cosine, linear, WSD, constant or inverse-square-root."""
     lr_warmup_steps: int = 0
+    lr_warmup_tokens: int | None = None
+    """Warm-up in tokens instead of steps, rounded up to whole steps."""
     lr_decay_steps: int | None = None
     """Step at which min_lr is reached; None: the run's last step."""
+    lr_decay_tokens: int | None = None
+    """The same in tokens, instead."""
     lr_wsd_decay_steps: int | None = None
     """WSD: length of the final decay; None: a tenth of lr_decay_steps."""
+    lr_wsd_decay_tokens: int | None = None
+    """The same in tokens, instead."""
     lr_wsd_decay_style: str = "linear"
     """WSD: linear, cosine, exponential or minus_sqrt."""
 

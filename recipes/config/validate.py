@@ -31,10 +31,11 @@ def validate_pretrain(config: PretrainConfig) -> int:
     if not 0 <= config.seed < 2**31:
         refuse("seed", config.seed, "must lie between 0 and 2147483647")
     validate_model(config.model)
-    validate_optim(config.optim)
     data_parallel_size = validate_parallel(config.parallel, config.model, check_launcher=not config.dry_run)
     validate_trainer(config.trainer, data_parallel_size)
     validate_data(config.data)
+    tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
+    validate_optim(config.optim, config.model, config.parallel, tokens_per_step)
     if config.data.seq_length > config.model.max_position_embeddings:
         refuse(
             "data.seq_length",

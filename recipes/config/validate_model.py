@@ -8,7 +8,7 @@ from recipes.config.checks import not_negative, one_of, positive, refuse
 from recipes.config.families import check_family_settings
 from recipes.config.megatron_fields import TRANSFORMER_CONFIG_FIELDS
 from recipes.config.schema import ModelConfig
-from recipes.model.accounting import kv_channels, num_query_groups
+from recipes.model.accounting import VALUE_GATE_CHANNELS, kv_channels, num_query_groups
 from recipes.model.layers import moe_layers
 
 ACTIVATIONS = ("swiglu", "geglu", "gelu", "squared_relu")
@@ -27,6 +27,8 @@ OWNED_MEGATRON_FIELDS = {
     "kv_channels": "model.kv_channels",
     "normalization": "model.normalization",
     "layernorm_epsilon": "model.layernorm_epsilon",
+    "layernorm_zero_centered_gamma": "nothing (it is on in the gemma3 family)",
+    "hetereogenous_dist_checkpoint": "nothing (it is on in the nano_hindi family)",
     "gated_linear_unit": "model.activation",
     "activation_func": "model.activation",
     "add_bias_linear": "model.add_bias_linear",
@@ -115,6 +117,9 @@ def validate_model(model: ModelConfig) -> None:
     for key in ("hidden_dropout", "attention_dropout"):
         if not 0.0 <= getattr(model, key) < 1.0:
             refuse(f"model.{key}", getattr(model, key), "must be at least 0 and below 1")
+    if model.family == "nano_hindi" and model.hidden_size < VALUE_GATE_CHANNELS:
+        fix = f"value gates read {VALUE_GATE_CHANNELS} channels; choose at least as many"
+        refuse("model.hidden_size", model.hidden_size, fix)
     _validate_windows(model)
     _validate_experts(model)
     for name in model.megatron:
@@ -176,6 +181,10 @@ def _validate_experts(model: ModelConfig) -> None:
         not_negative(f"model.{key}", getattr(model, key))
     if model.moe_router_topk > experts:
         refuse("model.moe_router_topk", model.moe_router_topk, f"more than num_moe_experts={experts}")
+    if model.family == "param_moe" and model.moe_router_topk == experts and model.moe_load_loss_coeff:
+        refuse("model.moe_load_loss_coeff", model.moe_load_loss_coeff, "every expert is always chosen; set 0")
+    if model.family == "llama" and model.add_bias_linear:
+        refuse("model.add_bias_linear", True, "experts of the llama family have no biases; remove it")
     if not any(moe_layers(model)):
         refuse(
             "model.first_k_dense_replace",
@@ -185,6 +194,9 @@ def _validate_experts(model: ModelConfig) -> None:
     one_of("model.moe_router_score_function", model.moe_router_score_function, ROUTER_SCORES)
     one_of("model.moe_router_load_balancing_type", model.moe_router_load_balancing_type, LOAD_BALANCING)
     sigmoid = model.moe_router_score_function == "sigmoid"
+    if model.moe_router_topk == 1 and not sigmoid and not model.moe_router_pre_softmax:
+        fix = "the softmax over one chosen expert is always 1: set moe_router_pre_softmax, or choose more"
+        refuse("model.moe_router_topk", 1, fix)
     if model.moe_router_enable_expert_bias and not sigmoid:
         refuse("model.moe_router_enable_expert_bias", True, "needs moe_router_score_function=sigmoid")
     if model.moe_router_pre_softmax and sigmoid:

@@ -1,46 +1,106 @@
-"""Refuses optimizer settings that contradict each other."""
+"""Refuses optimizer settings that contradict each other, the model or the layout. No torch here."""
 
 from __future__ import annotations
 
-from recipes.config.checks import not_negative, one_of, positive, refuse
-from recipes.config.schema import OptimConfig
+import dataclasses
 
+from recipes.config.checks import not_negative, one_of, positive, refuse
+from recipes.config.schema import ModelConfig, OptimConfig, ParallelConfig
+from recipes.optim.lengths import configured_decay, configured_warmup, configured_wsd_decay
+
+OPTIMIZERS = ("adamw", "muon")
 DECAY_STYLES = ("cosine", "linear", "WSD", "constant", "inverse-square-root")
 WSD_STYLES = ("linear", "cosine", "exponential", "minus_sqrt")
+DEFAULTS = {setting.name: setting.default for setting in dataclasses.fields(OptimConfig)}
+MUON_SETTINGS = ("scalar_lr", "muon_momentum", "muon_num_iterations", "muon_beta2")
+MAX_ITERATIONS = 7
+"""As many as recipes/optim/polar.py has coefficients for; further ones change nothing in float32."""
 
 
-def validate_optim(optim: OptimConfig) -> None:
+def validate_optim(
+    optim: OptimConfig, model: ModelConfig, parallel: ParallelConfig, tokens_per_step: int
+) -> None:
     """Checks optimizer and schedule."""
-    one_of("optim.name", optim.name, ("adamw",))
-    one_of("optim.lr_decay_style", optim.lr_decay_style, DECAY_STYLES)
-    one_of("optim.lr_wsd_decay_style", optim.lr_wsd_decay_style, WSD_STYLES)
+    one_of("optim.name", optim.name, OPTIMIZERS)
     positive("optim.lr", optim.lr)
     positive("optim.eps", optim.eps)
     if not 0 <= optim.min_lr <= optim.lr:
         refuse("optim.min_lr", optim.min_lr, f"must lie between 0 and optim.lr={optim.lr}")
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         refuse("optim.betas", list(optim.betas), "give two numbers, each at least 0 and below 1")
-    for key in ("weight_decay", "clip_grad", "lr_warmup_steps"):
+    for key in ("weight_decay", "clip_grad"):
         not_negative(f"optim.{key}", getattr(optim, key))
-    for key in ("lr_decay_steps", "lr_wsd_decay_steps"):
+    for key in ("embedding_lr", "head_lr", "scalar_lr"):
         value = getattr(optim, key)
         if value is not None:
             positive(f"optim.{key}", value)
-    if optim.lr_decay_steps is not None and optim.lr_warmup_steps >= optim.lr_decay_steps:
+    if optim.head_lr is not None and model.share_embeddings_and_output_weights:
         refuse(
-            "optim.lr_warmup_steps",
-            optim.lr_warmup_steps,
-            f"must be below lr_decay_steps={optim.lr_decay_steps}",
+            "optim.head_lr",
+            optim.head_lr,
+            "would be ignored: the head is tied to the embedding and trained at embedding_lr; set "
+            "optim.head_lr=null",
         )
-    if optim.lr_wsd_decay_steps is not None and optim.lr_decay_style != "WSD":
+    if optim.name == "muon":
+        _validate_muon(optim, parallel)
+    else:
+        for key in MUON_SETTINGS:
+            if getattr(optim, key) != DEFAULTS[key]:
+                refuse(f"optim.{key}", getattr(optim, key), "would be ignored: optim.name is not muon")
+    _validate_schedule(optim, tokens_per_step)
+
+
+def _validate_muon(optim: OptimConfig, parallel: ParallelConfig) -> None:
+    for key in ("muon_momentum", "muon_beta2"):
+        if not 0 <= getattr(optim, key) < 1:
+            refuse(f"optim.{key}", getattr(optim, key), "must be at least 0 and below 1")
+    if not 1 <= optim.muon_num_iterations <= MAX_ITERATIONS:
+        refuse("optim.muon_num_iterations", optim.muon_num_iterations, f"must be 1 to {MAX_ITERATIONS}")
+    if parallel.overlap_param_gather:
         refuse(
-            "optim.lr_wsd_decay_steps", optim.lr_wsd_decay_steps, "would be ignored: needs lr_decay_style=WSD"
+            "parallel.overlap_param_gather",
+            True,
+            "would be ignored: it belongs to adamw's distributed optimizer; turn it off with optim.name=muon",
         )
-    if optim.lr_wsd_decay_steps is not None and optim.lr_decay_steps is not None:
-        longest = optim.lr_decay_steps - optim.lr_warmup_steps
-        if optim.lr_wsd_decay_steps > longest:
+
+
+def _validate_schedule(optim: OptimConfig, tokens_per_step: int) -> None:
+    one_of("optim.lr_decay_style", optim.lr_decay_style, DECAY_STYLES)
+    one_of("optim.lr_wsd_decay_style", optim.lr_wsd_decay_style, WSD_STYLES)
+    not_negative("optim.lr_warmup_steps", optim.lr_warmup_steps)
+    for key in ("lr_decay_steps", "lr_wsd_decay_steps", *_twins().values()):
+        value = getattr(optim, key)
+        if value is not None:
+            positive(f"optim.{key}", value)
+    for in_steps, in_tokens in _twins().items():
+        if getattr(optim, in_tokens) is not None and getattr(optim, in_steps) != DEFAULTS[in_steps]:
             refuse(
-                "optim.lr_wsd_decay_steps",
-                optim.lr_wsd_decay_steps,
-                f"must be at most lr_decay_steps - lr_warmup_steps = {longest}",
+                f"optim.{in_tokens}",
+                getattr(optim, in_tokens),
+                f"optim.{in_steps}={getattr(optim, in_steps)} says the same; set that to "
+                f"{'null' if DEFAULTS[in_steps] is None else DEFAULTS[in_steps]}, or leave this out",
             )
+    wsd_key = "lr_wsd_decay_tokens" if optim.lr_wsd_decay_tokens is not None else "lr_wsd_decay_steps"
+    wsd_decay = configured_wsd_decay(optim, tokens_per_step)
+    if wsd_decay is not None and optim.lr_decay_style != "WSD":
+        refuse(f"optim.{wsd_key}", getattr(optim, wsd_key), "would be ignored: needs lr_decay_style=WSD")
+    decay = configured_decay(optim, tokens_per_step)
+    if decay is None:
+        return
+    decay_key = "lr_decay_tokens" if optim.lr_decay_tokens is not None else "lr_decay_steps"
+    warmup_key = "lr_warmup_tokens" if optim.lr_warmup_tokens is not None else "lr_warmup_steps"
+    warmup = configured_warmup(optim, tokens_per_step)
+    bound = f"{decay_key}={getattr(optim, decay_key)}"
+    if warmup >= decay:
+        refuse(f"optim.{warmup_key}", getattr(optim, warmup_key), f"must be below {bound}")
+    if wsd_decay is not None and wsd_decay > decay - warmup:
+        refuse(
+            f"optim.{wsd_key}",
+            getattr(optim, wsd_key),
+            f"must be at most {decay_key} - {warmup_key} = {decay - warmup} steps",
+        )
+
+
+def _twins() -> dict[str, str]:
+    """Lengths in steps and the same in tokens."""
+    return {f"{length}_steps": f"{length}_tokens" for length in ("lr_warmup", "lr_decay", "lr_wsd_decay")}

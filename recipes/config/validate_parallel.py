@@ -134,6 +134,12 @@ def _validate_expert_layout(parallel: ParallelConfig, model: ModelConfig, world_
         )
     if etp is not None:
         positive("parallel.expert_tensor_parallel_size", etp)
+    if model.add_bias_linear and (etp or tp) > 1:
+        refuse(
+            "parallel.expert_tensor_parallel_size",
+            etp,
+            "experts with biases cannot be split: megatron-core would add a bias once per part; set it to 1",
+        )
     inner = (etp or tp) * ep * pp
     if world_size % inner:
         refuse(

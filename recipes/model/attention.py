@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
+import torch
+from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from megatron.core.transformer import TransformerConfig
@@ -13,25 +16,26 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.utils import divide
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from recipes.errors import UserError
+from recipes.model.causal import causal_attention
+from recipes.model.context_parallel import context_parallel_attention
+from recipes.model.windows import layer_window
 
 # Settings of attention that are Transformer Engine's alone, and what they are when they change nothing.
 PLAIN_SETTINGS = {
     "apply_query_key_layer_scaling": False,
-    "context_parallel_size": 1,
     "qk_clip": False,
     "softmax_type": "vanilla",
-    "window_size": None,
 }
 
 
 class SDPACoreAttention(MegatronModule):
-    """Softmax attention with grouped queries; the attention matrix is never stored.
+    """Causal softmax attention with grouped queries, full or windowed; the attention matrix is never stored.
 
     Takes the place of megatron-core's DotProductAttention, which is 1.5 times slower on the CPU and keeps
-    ``[b, heads, s, s]`` for the backward pass.
+    ``[b, heads, s, s]`` for the backward pass. Windows and context parallelism follow the same fields of
+    TransformerConfig as Transformer Engine's attention.
     """
 
     def __init__(
@@ -52,13 +56,28 @@ class SDPACoreAttention(MegatronModule):
                 raise UserError(
                     f"model.megatron.{field}={value}: needs Transformer Engine's attention; remove it"
                 )
-        self.attn_mask_type = attn_mask_type
+        if attn_mask_type != AttnMaskType.causal:
+            raise ValueError(f"SDPACoreAttention is causal, {attn_mask_type} was asked for")
+        if cp_comm_type not in (None, "all_gather"):
+            raise UserError(
+                f"model.megatron.cp_comm_type={cp_comm_type}: without Transformer Engine there is all_gather "
+                "only; remove it"
+            )
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
+        self.window = layer_window(config, layer_number)
+        if self.window is not None and self.dropout > 0 and torch.cuda.is_available():
+            raise UserError(
+                f"model.attention_dropout={self.dropout}: the windowed kernels on the GPU have no dropout; "
+                "set it to 0 or install Transformer Engine"
+            )
         self.softmax_scale = softmax_scale or 1.0 / math.sqrt(config.kv_channels)
-        tensor_parallel = config.tensor_model_parallel_size
-        heads = divide(config.num_attention_heads, tensor_parallel)
-        self.grouped = divide(config.num_query_groups, tensor_parallel) != heads
+        heads = divide(config.num_attention_heads, config.tensor_model_parallel_size)
         self.hidden_size_per_partition = heads * config.kv_channels
+        self.context_group = None
+        if config.context_parallel_size > 1:
+            self.context_group = (
+                pg_collection.cp if pg_collection else parallel_state.get_context_parallel_group()
+            )
 
     def forward(
         self,
@@ -73,34 +92,42 @@ class SDPACoreAttention(MegatronModule):
         """Attends within each sequence.
 
         Args:
-            query: ``[s, b, heads, d]``.
+            query: ``[s, b, heads, d]``; the last ``s`` positions of the keys. Under context parallelism this
+                rank's two chunks of the sequence, as megatron-core splits it.
             key: ``[s_k, b, groups, d]``; longer than the query while decoding with a cache.
             value: ``[s_k, b, groups, d]``.
-            attention_mask: must be None: the mask is causal, or none while decoding one token.
+            attention_mask: must be None: the mask is causal.
+            attn_mask_type: causal; or none, which is what megatron-core says of every step after the prompt
+                because one new token sees the whole cache. Several do not see each other's future either, and
+                a window holds for all.
 
         Returns:
             ``[s, b, heads * d]``.
         """
         if attention_mask is not None or attention_bias is not None or packed_seq_params is not None:
             raise ValueError("SDPACoreAttention takes no mask, bias or packed sequences: it is causal")
-        mask_type = attn_mask_type or self.attn_mask_type
-        causal = mask_type == AttnMaskType.causal and query.shape[0] > 1
-        if causal and query.shape[0] != key.shape[0]:
-            raise ValueError(
-                "several new tokens cannot be decoded at once: SDPA aligns the causal mask at the start"
-            )
+        if attn_mask_type not in (None, AttnMaskType.causal, AttnMaskType.no_mask):
+            raise ValueError(f"SDPACoreAttention is causal, {attn_mask_type} was asked for")
         dropout = self.dropout if self.training else 0.0
+        attend = partial(self._attend, dropout=dropout)
         # Each tensor-parallel rank has heads of its own, which must not all drop the same places. With
         # sequence parallelism megatron-core has already switched to the rank's own random state.
         own_random_state = dropout > 0 and not self.config.sequence_parallel
         with get_cuda_rng_tracker().fork() if own_random_state else nullcontext():
-            out = scaled_dot_product_attention(
-                query.permute(1, 2, 0, 3),
-                key.permute(1, 2, 0, 3),
-                value.permute(1, 2, 0, 3),
-                dropout_p=dropout,
-                is_causal=causal,
-                scale=self.softmax_scale,
-                enable_gqa=self.grouped,
-            )
-        return out.permute(2, 0, 1, 3).reshape(query.shape[0], query.shape[1], self.hidden_size_per_partition)
+            if self.context_group is not None:
+                out = context_parallel_attention(query, key, value, self.context_group, attend)
+            else:
+                out = attend(query, key, value)
+        return out.reshape(query.shape[0], query.shape[1], self.hidden_size_per_partition)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+        """Causal attention of ``[s, b, heads, d]`` on ``[s_k, b, groups, d]``."""
+        out = causal_attention(
+            query.permute(1, 2, 0, 3),
+            key.permute(1, 2, 0, 3),
+            value.permute(1, 2, 0, 3),
+            scale=self.softmax_scale,
+            window=self.window,
+            dropout=dropout,
+        )
+        return out.permute(2, 0, 1, 3)

@@ -11,6 +11,7 @@ from megatron.core import parallel_state
 from megatron.core.activations import squared_relu
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.moe.moe_layer import MoELayer
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
@@ -79,7 +80,8 @@ def transformer_config(model: ModelConfig, parallel: ParallelConfig, dtype: torc
         "gradient_accumulation_fusion": False,
         "masked_softmax_fusion": False,
         "persist_layer_norm": False,
-        "bias_activation_fusion": torch.cuda.is_available() and model.activation in ("swiglu", "gelu"),
+        # megatron-core's fused GELU is the tanh form, ours is exact.
+        "bias_activation_fusion": torch.cuda.is_available() and model.activation == "swiglu",
         "bias_dropout_fusion": torch.cuda.is_available(),
         "apply_rope_fusion": have_transformer_engine(),
     }
@@ -129,6 +131,8 @@ def _expert_fields(model: ModelConfig) -> dict[str, Any]:
 def _recompute_fields(parallel: ParallelConfig) -> dict[str, Any]:
     if parallel.recompute_granularity is None:
         return {}
+    if "layernorm" in parallel.recompute_modules and not have_transformer_engine():
+        raise UserError("parallel.recompute_modules=layernorm: needs Transformer Engine; remove it")
     return {
         "recompute_granularity": parallel.recompute_granularity,
         "recompute_method": parallel.recompute_method,
@@ -151,7 +155,7 @@ def build_gpt_model(
     config = transformer_config(model, parallel, dtype)
     family = load_family(model.family)
     description = {} if family.gpt_model is GPTModel else {"description": model}
-    return family.gpt_model(
+    gpt = family.gpt_model(
         config=config,
         transformer_layer_spec=family.block_spec(model, config, spec_provider()),
         vocab_size=padded_vocab_size(model),
@@ -165,3 +169,22 @@ def build_gpt_model(
         rotary_base=model.rotary_base,
         **description,
     )
+    _mark_experts(gpt)
+    return gpt
+
+
+def _mark_experts(gpt: GPTModel) -> None:
+    """Has the experts' gradients reduced over the ranks that hold the same experts, and nowhere else.
+
+    megatron-core does so only when experts are distributed over ranks. Inside a tensor-parallel model, those
+    that every rank has whole (expert_tensor_parallel_size 1) would miss the other ranks' tokens, and the
+    biases of distributed ones would be summed over ranks that hold different experts. It also gives experts
+    an optimizer of their own under every layout, and so checkpoints one form.
+    """
+    for module in gpt.modules():
+        if isinstance(module, MoELayer):
+            for parameter in module.experts.parameters():
+                parameter.allreduce = False
+                parameter.sequence_parallel = False
+                # No other rank of the tensor-parallel group has the same part: it counts in gradient norms.
+                parameter.tensor_model_parallel = True

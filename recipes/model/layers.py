@@ -29,6 +29,11 @@ def moe_layers(model: ModelConfig) -> list[bool]:
     ]
 
 
+def draws_random_numbers(model: ModelConfig) -> bool:
+    """Whether a training step draws any: for dropout, or for the noise of param_moe's routers."""
+    return model.hidden_dropout > 0 or model.attention_dropout > 0 or model.family == "param_moe"
+
+
 def value_embedding_layers(model: ModelConfig) -> list[bool]:
     """For each layer whether it adds a value embedding: nano_hindi's every other one, the last included."""
     return [

@@ -1,7 +1,8 @@
 """RMSNorm and LayerNorm on PyTorch's fused kernels, usable with sequence parallelism.
 
 megatron-core's own wrapper around the torch norms refuses sequence parallelism; all that it needs is that
-the weights are marked, so that megatron-core sums their gradients over the tensor-parallel ranks.
+the weights are marked, so that megatron-core sums their gradients over the tensor-parallel ranks. With
+``layernorm_zero_centered_gamma`` the weight is the gain's offset from 1, as in Transformer Engine's norms.
 """
 
 from __future__ import annotations
@@ -19,12 +20,19 @@ class RMSNorm(nn.Module):
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.zero_centred = config.layernorm_zero_centered_gamma
+        self.weight = nn.Parameter(_gain_of_one(config, hidden_size))
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """``[..., h]`` -> ``[..., h]``."""
-        return nn.functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.eps)
+        if not self.zero_centred:
+            return nn.functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.eps)
+        # Near 1 bfloat16 resolves steps of 1/128: the gain of a small offset exists in fp32 only.
+        normed = nn.functional.rms_norm(
+            hidden_states.float(), self.weight.shape, 1.0 + self.weight.float(), self.eps
+        )
+        return normed.to(hidden_states.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -33,14 +41,27 @@ class LayerNorm(nn.Module):
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.zero_centred = config.layernorm_zero_centered_gamma
+        self.weight = nn.Parameter(_gain_of_one(config, hidden_size))
         self.bias = nn.Parameter(torch.zeros(hidden_size, dtype=config.params_dtype))
         for parameter in (self.weight, self.bias):
             parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """``[..., h]`` -> ``[..., h]``."""
-        return nn.functional.layer_norm(hidden_states, self.weight.shape, self.weight, self.bias, self.eps)
+        if not self.zero_centred:
+            return nn.functional.layer_norm(
+                hidden_states, self.weight.shape, self.weight, self.bias, self.eps
+            )
+        gain, bias = 1.0 + self.weight.float(), self.bias.float()
+        normed = nn.functional.layer_norm(hidden_states.float(), gain.shape, gain, bias, self.eps)
+        return normed.to(hidden_states.dtype)
+
+
+def _gain_of_one(config: TransformerConfig, hidden_size: int) -> Tensor:
+    """The weight of a norm that scales nothing."""
+    stored = 0.0 if config.layernorm_zero_centered_gamma else 1.0
+    return torch.full((hidden_size,), stored, dtype=config.params_dtype)
 
 
 class TorchNorm:

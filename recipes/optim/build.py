@@ -15,6 +15,19 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from recipes.config.schema import OptimConfig, ParallelConfig
 from recipes.optim.adamw import AdamW
+from recipes.optim.groups import adamw_overrides, muon_groups
+from recipes.optim.layer_wise import MuonAdamW
+from recipes.optim.lengths import schedule_lengths
+from recipes.optim.matrices import matrix_layout
+from recipes.optim.muon import Muon
+
+
+def uses_distributed_optimizer(optim: OptimConfig) -> bool:
+    """Whether megatron-core's DDP must be made for its distributed optimizer.
+
+    That one cuts gradients into shards wherever a shard ends; Muon needs whole matrices.
+    """
+    return optim.name != "muon"
 
 
 def build_optimizer(
@@ -23,10 +36,10 @@ def build_optimizer(
     dtype: torch.dtype,
     model_chunks: list[DistributedDataParallel],
 ) -> MegatronOptimizer:
-    """Adam over megatron-core's DDP chunks, its state sharded over data-parallel ranks (ZeRO-1).
+    """The configured optimizer over megatron-core's DDP chunks, its state sharded over data-parallel ranks.
 
-    Always the distributed optimizer, on one process too: megatron-core's other optimizers write checkpoints
-    in another form, which it could not read back, and so a run could not change its layout.
+    adamw: always the distributed optimizer (ZeRO-1), on one process too: megatron-core's other optimizers
+    write checkpoints in another form, which it could not read back, and so a run could not change its layout.
     """
     if mcore_optimizer.USING_PYTORCH_OPTIMIZER:
         # Neither Transformer Engine nor Apex is there: ours takes the place of Apex's FusedAdam, whose step
@@ -45,32 +58,68 @@ def build_optimizer(
         clip_grad=optim.clip_grad,
         bf16=dtype == torch.bfloat16,
         params_dtype=dtype,
-        use_distributed_optimizer=True,
+        use_distributed_optimizer=uses_distributed_optimizer(optim),
         overlap_param_gather=parallel.overlap_param_gather,
     )
-    return get_megatron_optimizer(config, model_chunks, use_gloo_process_groups=torch.cuda.is_available())
+    if optim.name == "muon":
+        return _build_muon(optim, config, model_chunks)
+    return get_megatron_optimizer(
+        config,
+        model_chunks,
+        config_overrides=adamw_overrides(optim, config, model_chunks[0].module),
+        use_gloo_process_groups=torch.cuda.is_available(),
+    )
+
+
+def _build_muon(
+    optim: OptimConfig, config: OptimizerConfig, model_chunks: list[DistributedDataParallel]
+) -> MuonAdamW:
+    if any(chunk.ddp_config.use_distributed_optimizer for chunk in model_chunks):
+        raise ValueError("Muon needs whole reduced gradients: DDP without use_distributed_optimizer")
+    matrices, others = muon_groups(optim, config, model_chunks)
+    muon = Muon(
+        matrices,
+        lr=optim.lr,
+        momentum=optim.muon_momentum,
+        iterations=optim.muon_num_iterations,
+        beta2=optim.muon_beta2,
+        weight_decay=optim.weight_decay,
+    )
+    adamw = mcore_optimizer.Adam(
+        others, lr=optim.lr, betas=tuple(optim.betas), eps=optim.eps, weight_decay=0.0
+    )
+    ours = {p for group in matrices for p in group["params"]}
+    layouts = {
+        p: matrix_layout(name, p, chunk.config)
+        for chunk in model_chunks
+        for name, p in chunk.module.named_parameters()
+        if p in ours
+    }
+    return MuonAdamW(muon, adamw, config, layouts)
 
 
 def build_schedule(
-    optim: OptimConfig, optimizer: MegatronOptimizer, total_steps: int
+    optim: OptimConfig, optimizer: MegatronOptimizer, total_steps: int, tokens_per_step: int
 ) -> OptimizerParamScheduler:
-    """Learning rate by optimizer step: linear warm-up, then the decay style, then min_lr."""
-    decay_steps = optim.lr_decay_steps or max(1, total_steps)
+    """Learning rate by optimizer step: linear warm-up, then the decay style, then min_lr.
+
+    Groups with rates of their own (``max_lr``, ``min_lr``) follow the same shape.
+    """
+    lengths = schedule_lengths(optim, tokens_per_step, total_steps)
     return OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,
         max_lr=optim.lr,
         min_lr=optim.min_lr,
-        # A run shorter than its warm-up (a trial) still has a schedule.
-        lr_warmup_steps=min(optim.lr_warmup_steps, decay_steps - 1),
-        lr_decay_steps=decay_steps,
+        lr_warmup_steps=lengths.warmup,
+        lr_decay_steps=lengths.decay,
         lr_decay_style=optim.lr_decay_style,
         start_wd=optim.weight_decay,
         end_wd=optim.weight_decay,
-        wd_incr_steps=decay_steps,
+        wd_incr_steps=lengths.decay,
         wd_incr_style="constant",
         use_checkpoint_opt_param_scheduler=False,
         override_opt_param_scheduler=True,
-        wsd_decay_steps=optim.lr_wsd_decay_steps or max(1, decay_steps // 10),
+        wsd_decay_steps=lengths.wsd_decay,
         lr_wsd_decay_style=optim.lr_wsd_decay_style,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from datetime import timedelta
@@ -14,6 +15,9 @@ from recipes.config.world import World
 from recipes.parallel import cpu_stand_in
 
 TIMEOUT = timedelta(minutes=30)
+
+# The random state of the routers' noise: one per process, since each routes tokens of its own.
+ROUTER_NOISE = "router-noise"
 
 
 def device_of(world: World) -> torch.device:
@@ -71,8 +75,13 @@ def init_model_parallel(parallel: ParallelConfig, seed: int) -> None:
 
 
 def seed_random_states(seed: int) -> None:
-    """Random states for dropout: one per tensor- and pipeline-parallel rank, as in Megatron-LM."""
+    """Random states: of dropout one per tensor- and pipeline-parallel rank, as in Megatron-LM, and one per
+    context-parallel rank, since each has tokens of its own; of the routers' noise one per process.
+    """
     from megatron.core import parallel_state, tensor_parallel
 
     stage_seed = seed + 100 * parallel_state.get_pipeline_model_parallel_rank()
+    stage_seed += 10_000 * parallel_state.get_context_parallel_rank()
     tensor_parallel.model_parallel_cuda_manual_seed(stage_seed, force_reset_rng=True)
+    digest = hashlib.sha256(f"{ROUTER_NOISE}:{seed}:{dist.get_rank()}".encode()).digest()
+    tensor_parallel.get_cuda_rng_tracker().add(ROUTER_NOISE, int.from_bytes(digest[:7], "little"))

@@ -16,6 +16,7 @@ from megatron.core.distributed import (
 )
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import get_canonical_lr_for_logging
 from nemo.core.classes import ModelPT
 from omegaconf import DictConfig
 from torch import Tensor
@@ -29,8 +30,10 @@ from recipes.data.loader import training_loader, training_sources, validation_lo
 from recipes.data.tokenizer import TextTokenizer
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights
-from recipes.optim.build import build_optimizer, build_schedule
+from recipes.model.layers import draws_random_numbers
+from recipes.optim.build import build_optimizer, build_schedule, uses_distributed_optimizer
 from recipes.parallel.setup import resolve_dtype, seed_random_states
+from recipes.training.expert_metrics import experts_use, forget_experts_use
 from recipes.training.rundir import RunDirectory
 from recipes.training.start import load_start_weights
 from recipes.training.step import forward_backward, reduce_losses
@@ -91,7 +94,8 @@ class ParamGPT(ModelPT):
         self.losses: Tensor | None = None
         self.valid_metrics: dict[str, float] = {}
         self._valid_sums: dict[str, Tensor] = {}
-        self._reseeds = run.model.hidden_dropout > 0 or run.model.attention_dropout > 0
+        self._reseeds = draws_random_numbers(run.model)
+        self.experts_use: dict[str, float] = {}
 
     # Building
 
@@ -112,7 +116,7 @@ class ParamGPT(ModelPT):
         self.__dict__["ddp"] = DistributedDataParallel(
             gpt.config,
             DistributedDataParallelConfig(
-                use_distributed_optimizer=True,
+                use_distributed_optimizer=uses_distributed_optimizer(run.optim),
                 overlap_grad_reduce=run.parallel.overlap_grad_reduce,
                 overlap_param_gather=run.parallel.overlap_param_gather,
                 grad_reduce_in_fp32=True,
@@ -141,7 +145,10 @@ class ParamGPT(ModelPT):
 
     def configure_optimizers(self) -> Any:
         self._view = LightningOptimizerView(self.megatron_optimizer)
-        self._schedule = build_schedule(self.run.optim, self.megatron_optimizer, self.total_steps)
+        tokens_per_step = self.run.trainer.global_batch_size * self.run.data.seq_length
+        self._schedule = build_schedule(
+            self.run.optim, self.megatron_optimizer, self.total_steps, tokens_per_step
+        )
         return self._view
 
     # Training
@@ -149,20 +156,28 @@ class ParamGPT(ModelPT):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One optimizer step over the global batch; ``batch`` is this rank's share, ``[n, s]``."""
         if self._reseeds:
-            # Dropout depends on the seed and the step alone: no random state to save, exact when resumed.
+            # Dropout and routers' noise depend on the seed and the step alone: no random state to save, exact
+            # when resumed.
             step_seed = (self.run.seed * 1_000_003 + self.trainer.global_step) % 2**31
             seed_random_states(step_seed)
         self.gpt.train()
         self.ddp.zero_grad_buffer()
         self.megatron_optimizer.zero_grad()
+        has_experts = self.run.model.num_moe_experts is not None
+        if has_experts:
+            forget_experts_use(self.gpt)
         outputs = forward_backward(
             self.ddp, batch, micro_batch_size=self.run.trainer.micro_batch_size, forward_only=False
         )
-        self.learning_rate = self.megatron_optimizer.param_groups[0]["lr"]
+        # optim.lr's schedule, not that of a group with a rate of its own (embeddings, head).
+        self.learning_rate = get_canonical_lr_for_logging(self.megatron_optimizer.param_groups)
         self.optimizers().step()
         self._schedule.step(1)
         if self.is_logging_step(self.trainer.global_step):
             self.losses = reduce_losses(outputs, batch["tokens"].device)
+            if has_experts:
+                micro_batches = len(batch["tokens"]) // self.run.trainer.micro_batch_size
+                self.experts_use = experts_use(self.gpt, self.run.model, micro_batches)
 
     def is_logging_step(self, step: int) -> bool:
         """Whether metrics are written after ``step`` optimizer steps."""

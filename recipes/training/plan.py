@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recipes.config.schema import ParallelConfig, PretrainConfig
+from recipes.config.schema import OptimConfig, ParallelConfig, PretrainConfig
 from recipes.config.world import launched_world
 from recipes.model.accounting import (
     count_parameters,
@@ -10,6 +10,8 @@ from recipes.model.accounting import (
     flops_per_token,
     padded_vocab_size,
 )
+from recipes.optim.curve import draw_learning_rate
+from recipes.optim.lengths import configured_warmup, schedule_lengths
 from recipes.training.run import total_steps
 
 
@@ -49,11 +51,13 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
         ),
         *((f"  {part}", f"{size / 2**30:,.2f} GiB") for part, size in memory.items()),
         ("precision", trainer.precision),
-        ("learning rate", _schedule(config, steps)),
+        ("learning rate", _schedule(config.optim, tokens_per_step, steps)),
+        *_rate_rows(config.optim),
         *_blend_rows(config),
     ]
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    table = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return f"{table}\n\n{draw_learning_rate(config.optim, tokens_per_step, steps)}"
 
 
 def _layout(parallel: ParallelConfig, data_parallel_size: int) -> str:
@@ -73,11 +77,25 @@ def _layout(parallel: ParallelConfig, data_parallel_size: int) -> str:
     return text
 
 
-def _schedule(config: PretrainConfig, steps: int) -> str:
-    optim = config.optim
-    text = f"{optim.lr_decay_style}, {optim.lr:g} to {optim.min_lr:g}, {optim.lr_warmup_steps} warm-up steps"
-    decay = optim.lr_decay_steps or steps
-    return text if decay == steps else f"{text}, decay over {decay:,}"
+def _schedule(optim: OptimConfig, tokens_per_step: int, steps: int) -> str:
+    lengths = schedule_lengths(optim, tokens_per_step, steps)
+    warmup = configured_warmup(optim, tokens_per_step)
+    text = f"{optim.lr_decay_style}, {optim.lr:g} to {optim.min_lr:g}, {warmup} warm-up steps"
+    if warmup > lengths.warmup:
+        text += f" (cut to {lengths.warmup})"
+    if optim.lr_decay_style == "WSD":
+        text += f", {lengths.wsd_decay:,} steps of {optim.lr_wsd_decay_style} decay"
+    return text if lengths.decay == max(1, steps) else f"{text}, decay over {lengths.decay:,}"
+
+
+def _rate_rows(optim: OptimConfig) -> list[tuple[str, str]]:
+    """Peak rates of what does not follow optim.lr."""
+    rates = {"embeddings": optim.embedding_lr, "head": optim.head_lr, "scalars": optim.scalar_lr}
+    return [
+        (f"  {name}", f"{rate:g} to {optim.min_lr * rate / optim.lr:g}")
+        for name, rate in rates.items()
+        if rate is not None
+    ]
 
 
 def _blend_rows(config: PretrainConfig) -> list[tuple[str, str]]:

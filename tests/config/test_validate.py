@@ -57,7 +57,7 @@ NAN, INF = float("nan"), float("inf")
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": "../x"}, "name='../x': use letters"),
     ({"name": ""}, "name='': use letters"),
-    ({"resume": "yes"}, "resume=yes: use auto or never"),
+    ({"resume": "yes"}, "resume=yes: choose one of auto, never"),
     ({"seed": -1}, "seed=-1: must lie between 0 and 2147483647"),
     ({"seed": 2**31}, "seed=2147483648: must lie between"),
     # The model
@@ -242,6 +242,30 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("values", "message"), REFUSED, ids=[message[:60] for _, message in REFUSED])
 def test_refused(planned: PretrainConfig, values: dict[str, Any], message: str) -> None:
     assert refusal(changed(planned, **values)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["parallel=pp2", "parallel.world_size=2"],
+            "parallel.pipeline_model_parallel_size=2: nano_hindi: every layer needs the embedding and the "
+            "token ids, which a later stage does not have; leave it at 1",
+        ),
+        (
+            ["model.hidden_size=24"],
+            "model.hidden_size=24: value gates read 32 channels; choose at least as many",
+        ),
+        (
+            ["model.megatron={hetereogenous_dist_checkpoint:false}"],
+            "model.megatron.hetereogenous_dist_checkpoint=False: set nothing (it is on in the nano_hindi "
+            "family) instead",
+        ),
+    ],
+)
+def test_refused_by_the_nano_hindi_family(overrides: list[str], message: str) -> None:
+    settings = ["name=run", "model=tiny_nano_hindi", "data.seq_length=128", "trainer.max_steps=10"]
+    assert refusal(compose("pretrain", [*settings, "dry_run=true", *overrides])).startswith(message)
 
 
 ACCEPTED: list[dict[str, Any]] = [

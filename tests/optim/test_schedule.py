@@ -11,17 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.config.schema import OptimConfig
+from recipes.optim.curve import HEIGHT, WIDTH, draw_learning_rate
+from recipes.optim.lengths import schedule_lengths
+from recipes.optim.schedule import learning_rate
 from tests.support.engine import torch  # The stand-in for CUDA before megatron-core.
 
 from recipes.optim.build import build_schedule  # isort: skip
 
 assert torch is not None
+TOKENS_PER_STEP = 1000
 
 
 def rates(optim: OptimConfig, total_steps: int, count: int) -> list[float]:
     """Learning rate of the first ``count`` optimizer steps."""
     optimizer: Any = SimpleNamespace(param_groups=[{"params": []}, {"params": [], "wd_mult": 0.0}])
-    schedule = build_schedule(optim, optimizer, total_steps)
+    schedule = build_schedule(optim, optimizer, total_steps, TOKENS_PER_STEP)
     out = []
     for _ in range(count):
         out.append(optimizer.param_groups[0]["lr"])
@@ -103,3 +107,82 @@ def test_a_run_shorter_than_its_warm_up(style: str) -> None:
         actual = rates(optim, total_steps=total, count=total)
         assert actual == sorted(actual)
         assert all(0 <= rate <= 1 for rate in actual)
+
+
+LENGTHS = st.none() | st.integers(1, 70)
+
+
+@given(
+    style=st.sampled_from(["cosine", "linear", "WSD", "constant", "inverse-square-root"]),
+    wsd=st.sampled_from(["linear", "cosine", "exponential", "minus_sqrt"]),
+    lengths=st.tuples(st.integers(0, 70), LENGTHS, LENGTHS),
+    in_tokens=st.booleans(),
+    total=st.integers(0, 70),
+    min_lr=st.floats(0, 3e-4),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_planned_rate_is_megatron_cores(
+    style: str,
+    wsd: str,
+    lengths: tuple[int, int | None, int | None],
+    in_tokens: bool,
+    total: int,
+    min_lr: float,
+) -> None:
+    """recipes/optim/schedule.py, which needs no torch, against the scheduler that trains."""
+    keys = ["lr_warmup", "lr_decay", "lr_wsd_decay"]
+    if in_tokens:  # Anything in a step's last thousand tokens ends with the step.
+        tokens = [
+            None if length is None else max(1, length * 1000 - 37 * n) for n, length in enumerate(lengths)
+        ]
+        values: Any = {f"{key}_tokens": value for key, value in zip(keys, tokens, strict=True)}
+    else:
+        values = {f"{key}_steps": value for key, value in zip(keys, lengths, strict=True)}
+    optim = OptimConfig(lr=3e-4, min_lr=min_lr, lr_decay_style=style, lr_wsd_decay_style=wsd, **values)
+    resolved = schedule_lengths(optim, TOKENS_PER_STEP, total)
+    planned = [learning_rate(step, optim, resolved) for step in range(80)]
+    assert planned == pytest.approx(rates(optim, total, count=80), rel=1e-12, abs=1e-18)
+    assert max(planned) <= 3e-4 * (1 + 1e-12)
+
+
+def test_tokens_are_rounded_up_to_steps() -> None:
+    optim = OptimConfig(
+        lr=1.0, lr_warmup_tokens=3001, lr_decay_tokens=20_000, lr_wsd_decay_tokens=1, lr_decay_style="WSD"
+    )
+    lengths = schedule_lengths(optim, TOKENS_PER_STEP, 500)
+    assert (lengths.warmup, lengths.decay, lengths.wsd_decay) == (4, 20, 1)
+
+
+def test_groups_keep_their_proportion() -> None:
+    """A group with a rate of its own decays by the same shape to the same fraction of its peak."""
+    optim = OptimConfig(lr=2e-3, min_lr=2e-4, lr_warmup_steps=5)
+    group: dict[str, Any] = {"params": [], "max_lr": 2e-2, "min_lr": 2e-3}
+    optimizer: Any = SimpleNamespace(param_groups=[{"params": []}, group])
+    schedule = build_schedule(optim, optimizer, 50, TOKENS_PER_STEP)
+    for _ in range(60):
+        assert group["lr"] == pytest.approx(10 * optimizer.param_groups[0]["lr"], rel=1e-12)
+        schedule.step(1)
+
+
+def test_curve() -> None:
+    optim = OptimConfig(lr=3e-4, lr_warmup_steps=100, lr_decay_style="linear")
+    *plot, axis, steps, tokens = draw_learning_rate(optim, TOKENS_PER_STEP, 1000).splitlines()
+    assert len(plot) == HEIGHT and plot[0].startswith(" 3.00e-04 |")
+    bars = [line.split("|")[1].ljust(WIDTH) for line in plot]
+    heights = [sum(row[column] == "*" for row in bars) for column in range(WIDTH)]
+    peak = WIDTH * 100 // 1000
+    assert heights[:peak] == sorted(heights[:peak]) and heights[0] < 3
+    assert heights[peak] == HEIGHT
+    assert heights[peak:] == sorted(heights[peak:], reverse=True) and heights[-1] == 0
+    for column in range(peak + 1, WIDTH):
+        assert heights[column] == pytest.approx(HEIGHT * (WIDTH - column) / (WIDTH - peak), abs=1)
+    assert axis.endswith("-" * WIDTH)
+    assert steps.split() == ["step", "0", "1,000"] and tokens.split() == ["tokens", "0", "1,000,000"]
+
+
+@pytest.mark.parametrize("total", [0, 1, 2, 59, 10**7])
+def test_every_length_of_run_has_a_curve(total: int) -> None:
+    for style in ("cosine", "constant", "WSD", "inverse-square-root"):
+        text = draw_learning_rate(OptimConfig(lr=1e-3, lr_decay_style=style), 4_000_000, total)
+        assert max(len(line) for line in text.splitlines()) <= 75
+        assert text.count("\n") == HEIGHT + 2 and "*" in text

@@ -1,131 +1,67 @@
-"""A small mixture-of-experts model of megatron-core's own, trained and saved in a pool worker."""
+"""Cases about experts that pool workers run."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from recipes.config.schema import OptimConfig, ParallelConfig
+from recipes.config.schema import ModelConfig, ParallelConfig
 from recipes.config.world import launched_world
-from tests.support.engine import GPTModel, process_groups, torch
-
-STEPS = 6
 
 
-def build_moe(parallel: ParallelConfig) -> GPTModel:
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
-    from megatron.core.transformer import TransformerConfig
+def pretrain_with_equal_noise(overrides: list[str]) -> tuple[int, list[dict[str, Any]]]:
+    """A whole run of recipes.pretrain in which a token's noise follows from its hidden state.
 
-    torch.manual_seed(1234)
-    config = TransformerConfig(
-        num_layers=2,
-        hidden_size=32,
-        num_attention_heads=4,
-        num_query_groups=2,
-        ffn_hidden_size=64,
-        use_cpu_initialization=True,
-        expert_model_parallel_size=parallel.expert_model_parallel_size,
-        gated_linear_unit=True,
-        activation_func=torch.nn.functional.silu,
-        normalization="RMSNorm",
-        add_bias_linear=False,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-        bias_dropout_fusion=False,
-        masked_softmax_fusion=False,
-        apply_rope_fusion=False,
-        gradient_accumulation_fusion=False,
-        persist_layer_norm=False,
-        bias_activation_fusion=False,
-        num_moe_experts=4,
-        moe_router_topk=2,
-        moe_token_dispatcher_type="alltoall",
-        moe_aux_loss_coeff=1e-2,
-        moe_grouped_gemm=False,
-        moe_layer_freq=[1, 0],
-    )
-    spec = get_gpt_decoder_block_spec(config, use_transformer_engine=False, normalization="RMSNorm")
-    return GPTModel(config, spec, vocab_size=128, max_sequence_length=32, position_embedding_type="rope")
+    So every layout routes it alike; otherwise each process has noise of its own.
+    """
+    from tests.support.cases import pretrain_case
+    from tests.support.engine import torch
+
+    from recipes.model.noisy_router import NoisyTopKRouter  # isort: skip
+
+    def from_content(self: Any, input: Any, logits: Any) -> Any:
+        return torch.sin(37 * input[..., : logits.shape[-1]].detach())
+
+    drawn = NoisyTopKRouter.standard_normal
+    NoisyTopKRouter.standard_normal = from_content  # type: ignore[method-assign]
+    try:
+        return pretrain_case(overrides)
+    finally:
+        NoisyTopKRouter.standard_normal = drawn  # type: ignore[method-assign]
 
 
-def train_moe(parallel: ParallelConfig, directory: str) -> dict[str, Any]:
-    """Losses of a few steps, then a checkpoint, a damaged model, and the losses after loading."""
-    from megatron.core import dist_checkpointing, parallel_state
-    from megatron.core.distributed import (
-        DistributedDataParallel,
-        DistributedDataParallelConfig,
-        finalize_model_grads,
-    )
-    from megatron.core.pipeline_parallel import get_forward_backward_func
+def initial_experts(model: ModelConfig, parallel: ParallelConfig) -> dict[tuple[str, int], Any]:
+    """This rank's initial expert parameters as arrays, by name and the expert's number in the model."""
+    from tests.support.engine import initialized, process_groups
 
-    from recipes.checkpoint.training import OPTIMIZER_METADATA
-    from recipes.optim.build import build_optimizer
+    from recipes.model.build import MoELayer  # isort: skip
 
-    world = launched_world()
-    with process_groups(parallel, world):
-        gpt = build_moe(parallel)
-        ddp = DistributedDataParallel(
-            gpt.config, DistributedDataParallelConfig(use_distributed_optimizer=True), gpt
-        )
-        optimizer = build_optimizer(OptimConfig(lr=1e-2), parallel, torch.float32, [ddp])
-        gpt.config.finalize_model_grads_func = finalize_model_grads
-        gpt.config.grad_scale_func = optimizer.scale_loss
-        # Expert parallelism shares the data-parallel ranks: each has samples of its own.
-        text = torch.randint(128, (4, 33), generator=torch.Generator().manual_seed(0))
-        mine = text[parallel_state.get_data_parallel_rank() :: parallel_state.get_data_parallel_world_size()]
+    with process_groups(parallel, launched_world()):
+        gpt = initialized(model, 1, parallel)
+        found = {}
+        for name, layer in gpt.named_modules():
+            if isinstance(layer, MoELayer):
+                for number, expert in zip(
+                    layer.local_expert_indices, layer.experts.local_experts, strict=True
+                ):
+                    for part, parameter in expert.named_parameters():
+                        found[f"{name}.{part}", number] = parameter.detach().cpu().numpy().copy()
+        return found
 
-        def loss_of(losses: Any) -> Any:
-            loss = losses.float().mean()
-            return loss, {"loss": loss.detach()}
 
-        def forward_step(_: Any, model: Any) -> Any:
-            positions = torch.arange(32).expand(len(mine), -1)
-            return model(mine[:, :-1].contiguous(), positions, None, labels=mine[:, 1:].contiguous()), loss_of
+def router_noise(parallel: ParallelConfig, seed: int) -> Any:
+    """Two draws of this rank's router noise after seeding, then the random state that dropout uses."""
+    from dataclasses import replace
 
-        def step(forward_only: bool = False) -> float:
-            ddp.zero_grad_buffer()
-            optimizer.zero_grad()
-            (output,) = get_forward_backward_func()(
-                forward_step_func=forward_step,
-                data_iterator=None,
-                model=[ddp],
-                num_microbatches=1,
-                seq_length=32,
-                micro_batch_size=len(mine),
-                forward_only=forward_only,
-            )
-            if not forward_only:
-                optimizer.step()
-            total = output["loss"].clone()
-            torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group())
-            return total.item() / parallel_state.get_data_parallel_world_size()
+    from tests.support.engine import TINY, initialized, process_groups, torch
 
-        losses = [step() for _ in range(STEPS)]
-        path = Path(directory)
-        if world.rank == 0:
-            path.mkdir()
-        torch.distributed.barrier()
-        state = gpt.sharded_state_dict()
-        dist_checkpointing.save(
-            {"model": state, "optimizer": optimizer.sharded_state_dict(state, metadata=OPTIMIZER_METADATA)},
-            directory,
-        )
-        continued = [step() for _ in range(2)]
-        state = gpt.sharded_state_dict()
-        loaded = dist_checkpointing.load(
-            {
-                "model": state,
-                "optimizer": optimizer.sharded_state_dict(
-                    state, is_loading=True, metadata=OPTIMIZER_METADATA
-                ),
-            },
-            directory,
-        )
-        gpt.load_state_dict(loaded["model"])
-        optimizer.load_state_dict(loaded["optimizer"])
-        return {
-            "losses": losses,
-            "continued": continued,
-            "again": [step() for _ in range(2)],
-            "experts": len([name for name, _ in gpt.named_parameters() if "local_experts" in name]),
-        }
+    from recipes.model.router import routers  # isort: skip
+    from recipes.parallel.setup import seed_random_states  # isort: skip
+
+    model = replace(TINY, family="param_moe", num_moe_experts=4, normalization="LayerNorm", activation="gelu")
+    model = replace(model, add_bias_linear=True, position_embedding_type="learned_absolute")
+    with process_groups(parallel, launched_world()):
+        router = routers(initialized(model, 1, parallel))[0]
+        seed_random_states(seed)
+        logits = torch.zeros(8, 2, 4, device="cuda")
+        noise = [router.standard_normal(logits, logits).cpu().numpy() for _ in range(2)]
+        return noise, torch.rand(4, device="cuda").cpu().numpy()

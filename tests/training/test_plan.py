@@ -39,7 +39,8 @@ PARAM1 = [
 
 def plan(overrides: list[str]) -> dict[str, str]:
     config = compose("pretrain", overrides)
-    text = describe_run(config, validate_pretrain(config))
+    text, plot = describe_run(config, validate_pretrain(config)).split("\n\n")
+    assert "*" in plot and plot.splitlines()[-1].split()[:2] == ["tokens", "0"]
     rows = [re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in text.splitlines()]
     assert all(len(row) == 2 for row in rows)
     return dict(rows)
@@ -69,6 +70,15 @@ def test_precision_and_decay_are_told() -> None:
     rows = plan([*PARAM1, "trainer.precision=fp32", "optim.lr_decay_steps=9000"])
     assert rows["memory per device"].endswith("(fp32)")
     assert rows["learning rate"].endswith("decay over 9,000")
+
+
+def test_lengths_in_tokens_and_rates_by_kind() -> None:
+    step = 2048 * 2048
+    changes = ["optim.lr_warmup_steps=0", f"optim.lr_warmup_tokens={step * 1999 + 1}"]
+    changes += ["optim.lr_decay_style=WSD", f"optim.lr_wsd_decay_tokens={step * 50_000}"]
+    rows = plan([*PARAM1, *changes, "optim.embedding_lr=3e-3", "optim.head_lr=6e-4"])
+    assert rows["learning rate"] == "WSD, 0.0003 to 3e-06, 2000 warm-up steps, 50,000 steps of linear decay"
+    assert (rows["embeddings"], rows["head"]) == ("0.003 to 3e-05", "0.0006 to 6e-06")
 
 
 def test_without_sources() -> None:

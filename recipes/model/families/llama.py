@@ -1,6 +1,7 @@
 """The Llama line (Param-1, Lumen, Param-2): pre-norm, rotary positions, grouped-query attention, gated MLP.
 
-With ``qk_layernorm`` it is Qwen3's kind, with ``num_moe_experts`` a mixture of experts.
+With ``qk_layernorm`` it is Qwen3's kind; with ``num_moe_experts`` layers hold a mixture of experts, of
+Mixtral's kind with softmax scores and of DeepSeek-V3's with sigmoid scores and an expert bias.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.backends import BackendSpecProvider
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_mlp_module_spec_for_backend
+from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec_for_backend
 from megatron.core.transformer import ModuleSpec, TransformerConfig, TransformerLayer
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
@@ -21,45 +23,68 @@ from megatron.core.transformer.transformer_layer import (
 
 from recipes.config.schema import ModelConfig
 from recipes.model.families import Family
+from recipes.model.layers import moe_layers
+from recipes.model.router import Router
 
 
-def layer_spec(backend: BackendSpecProvider) -> ModuleSpec:
-    """One transformer layer.
+def qkv_linear(backend: BackendSpecProvider) -> type:
+    """The module of the query, key and value projection, with the norm before it where they are fused."""
+    if backend.fuse_layernorm_and_linear():
+        fused: type = backend.column_parallel_layer_norm_linear()
+        return fused
+    return backend.column_parallel_linear()
+
+
+def experts_spec(
+    config: TransformerConfig, backend: BackendSpecProvider, router: type[Router] = Router
+) -> ModuleSpec:
+    """megatron-core's mixture of experts with our router; grouped matrix products with Transformer Engine."""
+    spec = get_moe_module_spec_for_backend(
+        backend=backend, num_experts=config.num_moe_experts, moe_grouped_gemm=config.moe_grouped_gemm
+    )
+    spec.submodules.router = router
+    return spec
+
+
+def layer_spec(
+    config: TransformerConfig,
+    backend: BackendSpecProvider,
+    *,
+    linear_qkv: type | None = None,
+    experts: ModuleSpec | None = None,
+) -> ModuleSpec:
+    """One transformer layer: dense, or with ``experts`` in the place of the MLP.
 
     Transformer Engine fuses each norm into the linear layer behind it; without it the norms are modules of
-    their own, and the map gives their weights Transformer Engine's names in checkpoints.
+    their own, and the map gives their weights Transformer Engine's names in checkpoints. The norm before
+    experts feeds the router too: it is a module of its own everywhere, and so is its name.
     """
     fused = backend.fuse_layernorm_and_linear()
-    norm = IdentityOp if fused else backend.layer_norm()
+    norm = backend.layer_norm()
+    qk_norm = backend.layer_norm(for_qk=True) if config.qk_layernorm else IdentityOp
+    canonical_names = {} if fused else {"input_layernorm.": "self_attention.linear_qkv.layer_norm_"}
+    if not fused and experts is None:
+        canonical_names["pre_mlp_layernorm."] = "mlp.linear_fc1.layer_norm_"
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=norm,
+            input_layernorm=IdentityOp if fused else norm,
             self_attention=ModuleSpec(
                 module=SelfAttention,
                 params={"attn_mask_type": AttnMaskType.causal},
                 submodules=SelfAttentionSubmodules(
-                    linear_qkv=(
-                        backend.column_parallel_layer_norm_linear()
-                        if fused
-                        else backend.column_parallel_linear()
-                    ),
+                    linear_qkv=linear_qkv or qkv_linear(backend),
                     core_attention=backend.core_attention(),
                     linear_proj=backend.row_parallel_linear(),
+                    q_layernorm=qk_norm,
+                    k_layernorm=qk_norm,
                 ),
             ),
             self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=norm,
-            mlp=get_mlp_module_spec_for_backend(backend=backend),
+            pre_mlp_layernorm=IdentityOp if fused and experts is None else norm,
+            mlp=experts or get_mlp_module_spec_for_backend(backend=backend),
             mlp_bda=get_bias_dropout_add,
-            sharded_state_dict_keys_map=(
-                {}
-                if fused
-                else {
-                    "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
-                    "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
-                }
-            ),
+            sharded_state_dict_keys_map=canonical_names,
         ),
     )
 
@@ -68,8 +93,14 @@ def block_spec(
     model: ModelConfig, config: TransformerConfig, backend: BackendSpecProvider
 ) -> TransformerBlockSubmodules:
     """This pipeline stage's layers and the final norm."""
-    layers = stage_layers(config, [layer_spec(backend)] * config.num_layers)
-    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=backend.layer_norm())
+    dense = layer_spec(config, backend)
+    layers = [dense] * model.num_layers
+    if any(moe_layers(model)):
+        mixture = layer_spec(config, backend, experts=experts_spec(config, backend))
+        layers = [mixture if is_moe else dense for is_moe in moe_layers(model)]
+    return TransformerBlockSubmodules(
+        layer_specs=stage_layers(config, layers), layer_norm=backend.layer_norm()
+    )
 
 
 def stage_layers(config: TransformerConfig, layers: list[ModuleSpec]) -> list[ModuleSpec]:

@@ -1,0 +1,148 @@
+"""Gemma 3's text architecture (Gemma Team 2025, arXiv 2503.19786, section 2), as transformers computes it.
+
+Norms before and after each sub-layer, with gains stored as offsets from 1; norms of queries and keys; a gated
+MLP with tanh GELU; word embeddings scaled by sqrt(hidden_size); rotary positions of one base on layers with
+full attention and of another on windowed layers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from megatron.core.models.backends import BackendSpecProvider
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer import ModuleSpec, TransformerConfig
+from megatron.core.transformer.attention import SelfAttention
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from torch import Tensor
+
+from recipes.config.schema import ModelConfig
+from recipes.errors import UserError
+from recipes.model.families import Family, llama
+from recipes.model.initial_values import NORM_GAINS, Constant, InitialValues, megatron_initial_values
+from recipes.model.layers import layer_windows
+
+FULL, WINDOWED = 0, 1  # Places in the stacked rotary embeddings.
+
+
+class TwoBaseRotaryEmbedding(RotaryEmbedding):
+    """Rotary angles of both bases in one tensor, the only kind that megatron-core hands through its layers.
+
+    Pipeline stages, context parallelism and recomputation treat it as they treat a single base's.
+    """
+
+    def __init__(self, config: TransformerConfig, model: ModelConfig) -> None:
+        options = {
+            "kv_channels": config.kv_channels,
+            "rotary_percent": model.rotary_percent,
+            "rotary_interleaved": config.rotary_interleaved,
+            "use_cpu_initialization": config.use_cpu_initialization,
+        }
+        super().__init__(rotary_base=model.rotary_base, **options)
+        self.windowed = RotaryEmbedding(rotary_base=model.rotary_base_local or model.rotary_base, **options)
+
+    def forward(self, max_seq_len: int, *args: Any, **options: Any) -> Tensor:
+        """Angles ``[2, s, 1, 1, d]``: FULL, WINDOWED. ``s`` is this context-parallel rank's part."""
+        full = super().forward(max_seq_len, *args, **options)
+        return torch.stack((full, self.windowed(max_seq_len, *args, **options)))
+
+
+class Gemma3Attention(SelfAttention):
+    """Self-attention that takes its own layer's rotary angles."""
+
+    def __init__(self, *args: Any, rotary_place: int, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.rotary_place = rotary_place
+
+    def forward(
+        self, hidden_states: Tensor, *args: Any, rotary_pos_emb: Tensor, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """``[s, b, h]`` -> ``[s, b, h]`` and no bias; ``rotary_pos_emb`` is TwoBaseRotaryEmbedding's."""
+        output: tuple[Tensor, Tensor | None] = super().forward(
+            hidden_states, *args, rotary_pos_emb=rotary_pos_emb[self.rotary_place], **options
+        )
+        return output
+
+
+class Gemma3Model(GPTModel):
+    """GPTModel with scaled word embeddings and two rotary bases."""
+
+    def __init__(self, config: TransformerConfig, *, description: ModelConfig, **options: Any) -> None:
+        if config.flash_decode:
+            raise UserError("model.megatron.flash_decode=True: decodes with a single rotary base; remove it")
+        super().__init__(config=config, **options)
+        self.rotary_pos_emb = TwoBaseRotaryEmbedding(config, description)
+
+    def _preprocess(
+        self, input_ids: Tensor, position_ids: Tensor, decoder_input: Tensor | None = None, **options: Any
+    ) -> tuple[Any, ...]:
+        if decoder_input is None and self.pre_process:
+            embedded = self.embedding(input_ids=input_ids, position_ids=position_ids)
+            # The factor is rounded to the weights' type as in transformers: 25.25 for sqrt(640) in bfloat16.
+            factor = torch.tensor(math.sqrt(self.config.hidden_size), dtype=self.config.params_dtype)
+            decoder_input = embedded * factor.item()
+        prepared: tuple[Any, ...] = super()._preprocess(input_ids, position_ids, decoder_input, **options)
+        return prepared
+
+
+def with_post_norm(linear: type, norm: type) -> type:
+    """A row-parallel linear layer class whose output is normed, named as NeMo names it in checkpoints.
+
+    The norm belongs to the sub-layer's last matrix rather than to the layer around it: so dropout, residual
+    and recomputation stay megatron-core's, and the weight's name ends in ``linear_*.post_layernorm.weight``.
+    """
+
+    class PostNormLinear(linear):
+        def __init__(
+            self, input_size: int, output_size: int, *, config: TransformerConfig, **options: Any
+        ) -> None:
+            super().__init__(input_size, output_size, config=config, **options)
+            self.post_layernorm = norm(config=config, hidden_size=output_size, eps=config.layernorm_epsilon)
+
+        def forward(self, hidden_states: Tensor) -> tuple[Tensor, None]:
+            output, _ = super().forward(hidden_states)  # The family has no biases.
+            return self.post_layernorm(output), None
+
+    return PostNormLinear
+
+
+def layer_spec(config: TransformerConfig, backend: BackendSpecProvider, *, windowed: bool) -> ModuleSpec:
+    """One transformer layer: the Llama line's, with the norms after and the choice of rotary angles."""
+    spec = llama.layer_spec(config, backend)
+    attention, mlp = spec.submodules.self_attention, spec.submodules.mlp
+    row_parallel = with_post_norm(backend.row_parallel_linear(), backend.layer_norm())
+    attention.module = Gemma3Attention
+    attention.params["rotary_place"] = WINDOWED if windowed else FULL
+    attention.submodules.linear_proj = row_parallel
+    mlp.submodules.linear_fc2 = row_parallel
+    return spec
+
+
+def block_spec(
+    model: ModelConfig, config: TransformerConfig, backend: BackendSpecProvider
+) -> TransformerBlockSubmodules:
+    """This pipeline stage's layers and the final norm."""
+    layers = [layer_spec(config, backend, windowed=window is not None) for window in layer_windows(model)]
+    return TransformerBlockSubmodules(
+        layer_specs=llama.stage_layers(config, layers), layer_norm=backend.layer_norm()
+    )
+
+
+def config_fields(model: ModelConfig) -> dict[str, Any]:
+    """What megatron-core must know beside what every family tells it."""
+    return {"layernorm_zero_centered_gamma": True}
+
+
+def initial_values(name: str, fan_in: int, model: ModelConfig) -> InitialValues:
+    """As everywhere, but norm gains begin at 1 by an offset of 0."""
+    if name.endswith(NORM_GAINS):
+        return Constant(0.0)
+    return megatron_initial_values(name, fan_in, model)
+
+
+FAMILY = Family(
+    block_spec=block_spec, gpt_model=Gemma3Model, config_fields=config_fields, initial_values=initial_values
+)

@@ -1,0 +1,135 @@
+"""Sliding windows: which layer has one, which keys it shows, and the GPU kernels that skip all others.
+
+A window of w tokens counts the query itself, as transformers' ``sliding_window`` does. megatron-core's
+``window_size=(left, 0)`` sees ``left + 1``.
+
+FlexAttention and FlashAttention-3 need CUDA. What has not run on a GPU yet is listed in docs/untested.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.utils import is_layer_window_attention
+from torch import Tensor
+
+from recipes.errors import UserError
+
+
+def layer_window(config: TransformerConfig, layer_number: int) -> int | None:
+    """How many tokens the layer attends to, the query's own among them; None: all before it.
+
+    Args:
+        layer_number: from 1, over all pipeline stages.
+
+    Raises:
+        UserError: the window looks ahead or has no left end; neither is a causal sliding window.
+    """
+    if config.window_size is None:
+        return None
+    left, right = config.window_size
+    if left < 0 or right != 0:
+        raise UserError(
+            f"model.megatron.window_size={tuple(config.window_size)}: causal windows are (left, 0) with "
+            "left >= 0; set model.window_size and model.window_pattern"
+        )
+    if not is_layer_window_attention(config.window_size, config.window_attn_skip_freq, layer_number):
+        return None
+    return int(left) + 1
+
+
+def sees(before: int, window: int | None) -> Callable[[Any, Any, Any, Any], Any]:
+    """The mask as a function of (sample, head, query index, key index), FlexAttention's ``mask_mod``.
+
+    Args:
+        before: number of keys before the first query's own.
+        window: tokens that a query sees, its own among them; None: all before it.
+    """
+
+    def mask_mod(sample: Any, head: Any, query: Any, key: Any) -> Any:
+        position = query + before
+        if window is None:
+            return key <= position
+        return (key <= position) & (key > position - window)
+
+    return mask_mod
+
+
+def visible(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """The mask as a table ``[queries, keys]``, true where the query sees the key.
+
+    The last query is at the last key.
+    """
+    query = torch.arange(queries, device=device)[:, None]
+    key = torch.arange(keys, device=device)[None, :]
+    table: Tensor = sees(keys - queries, window)(None, None, query, key)
+    return table
+
+
+def windowed_attention_on_gpu(query: Tensor, key: Tensor, value: Tensor, window: int, scale: float) -> Tensor:
+    """Windowed causal attention that skips what no query sees; the last query is at the last key.
+
+    FlashAttention-3 where it is installed, on Hopper GPUs and in half precision; FlexAttention elsewhere.
+
+    Args:
+        query: ``[b, heads, s, d]``.
+        key: ``[b, groups, s_k, d]``.
+        value: ``[b, groups, s_k, d]``.
+
+    Returns:
+        ``[b, heads, s, d]``.
+    """
+    if query.dtype in (torch.bfloat16, torch.float16) and _have_flash_attention_3(query.device):
+        return flash_attention_3(query, key, value, window, scale)
+    mask = block_mask(query.shape[2], key.shape[2], window, query.device)
+    out: Tensor = _compiled_flex_attention()(
+        query, key, value, block_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+    )
+    return out
+
+
+@cache
+def _have_flash_attention_3(device: torch.device) -> bool:
+    """Its kernels are written for Hopper (compute capability 9) alone."""
+    hopper = torch.cuda.get_device_capability(device)[0] == 9
+    return hopper and importlib.util.find_spec("flash_attn_interface") is not None
+
+
+def flash_attention_3(query: Tensor, key: Tensor, value: Tensor, window: int, scale: float) -> Tensor:
+    """FlashAttention-3 (arXiv 2407.08608) from Dao-AILab's ``flash_attn_interface``, shapes as above."""
+    from flash_attn_interface import flash_attn_func
+
+    out = flash_attn_func(
+        *(tensor.transpose(1, 2) for tensor in (query, key, value)),  # It takes [b, s, heads, d].
+        softmax_scale=scale,
+        causal=True,  # Aligned at the end: the last query is at the last key.
+        window_size=(window - 1, 0),
+    )
+    # Releases before mid-2025 return the log-sum-exp too.
+    attended: Tensor = out[0] if isinstance(out, tuple) else out
+    return attended.transpose(1, 2)
+
+
+@cache
+def _compiled_flex_attention() -> Callable[..., Any]:
+    # Imported where it is used: on the CPU nothing needs it.
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+@lru_cache(maxsize=64)
+def block_mask(queries: int, keys: int, window: int, device: torch.device) -> Any:
+    """FlexAttention's table of the blocks of keys that each block of queries sees, built once per shape."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    # Compiled, it reduces to blocks without writing out [queries, keys].
+    build = torch.compile(create_block_mask) if device.type == "cuda" else create_block_mask
+    # The first use may be a validation step: a mask made in inference mode could not train later.
+    with torch.inference_mode(False):
+        return build(sees(keys - queries, window), None, None, queries, keys, device=device)

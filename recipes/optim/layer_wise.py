@@ -1,0 +1,166 @@
+"""Muon and AdamW in one optimizer, whole parameters distributed over data-parallel ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedStateDict, ShardedTensor, ShardedTensorFactory
+from megatron.core.dist_checkpointing.optimizer import (
+    get_param_id_to_sharded_param_map,
+    make_sharded_optimizer_tensor,
+)
+from megatron.core.optimizer import OptimizerConfig
+from megatron.core.optimizer.layer_wise_optimizer import LayerWiseDistributedOptimizer
+from megatron.core.optimizer.optimizer import FP32Optimizer
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch import Tensor, nn
+
+from recipes.optim.matrices import MatrixLayout
+from recipes.optim.muon import Muon
+
+
+class MuonAdamW(LayerWiseDistributedOptimizer):
+    """megatron-core's layer-wise optimizer around a :class:`Muon` and an AdamW.
+
+    Gradients are reduced to all ranks; each rank updates the parameters that it owns, has state and (with
+    bf16 weights) float32 copies of them alone, and sends them to the others. All of that is megatron-core's
+    but two things. Its sending copies the whole model once more and needs NCCL. Its checkpoints know one
+    layout only; these are read under any other.
+
+    Args:
+        muon, adamw: over all parameters of this rank's model, no state yet.
+        layouts: of every parameter that Muon has.
+    """
+
+    def __init__(
+        self,
+        muon: Muon,
+        adamw: torch.optim.Optimizer,
+        config: OptimizerConfig,
+        layouts: dict[nn.Parameter, MatrixLayout],
+    ) -> None:
+        self.muon, self.adamw = muon, adamw
+        self.num_steps = 0
+        parameters = [p for each in (muon, adamw) for group in each.param_groups for p in group["params"]]
+        groups = ProcessGroupCollection.use_mpu_process_groups()
+        optimizers: list[Any] = [muon, adamw]
+        if not config.bf16:
+            optimizers = [FP32Optimizer(optimizer, config, _no_state) for optimizer in optimizers]
+        super().__init__(optimizers, config, groups, [_no_state, _no_state] if config.bf16 else None)
+        # The optimizers now have this rank's share of the parameters, of bf16 ones the float32 copies.
+        mains = [(p, getattr(p, "main_param", p)) for p in parameters]
+        shared = {id(p) for group in self.param_groups for p in group["params"]}
+        self.owned = [(p, main) for p, main in mains if id(main) in shared]
+        muon.layouts = {main: layouts[p] for p, main in self.owned if p in layouts}
+
+    def step(self) -> Any:
+        self.num_steps += 1
+        return super().step()
+
+    @torch.no_grad()
+    def allgather_params(self) -> None:
+        """Every owner sends its updated parameters, in place."""
+        groups = self.pg_collection
+        assert groups is not None
+        pending = []
+        for owners, group in (
+            (self.dp_cp_params_list, groups.dp_cp),
+            (self.expt_dp_params_list, groups.expt_dp),
+        ):
+            for rank, params in enumerate(owners or []):
+                source = dist.get_global_rank(group, rank)
+                pending += [dist.broadcast(p.data, source, group, async_op=True) for p in params]
+        for each in pending:
+            each.wait()
+
+    # Checkpoints: state by the parameters' canonical names, so that another layout finds it.
+
+    def sharded_state_dict(
+        self, model_sharded_state_dict: ShardedStateDict, is_loading: bool = False, **_: Any
+    ) -> ShardedStateDict:
+        """``{"num_steps": int, "state": {place in ``owned``: {key: sharded tensor}}}``."""
+        self._initialize_state()
+        shards = get_param_id_to_sharded_param_map(model_sharded_state_dict, [p for p, _ in self.owned])
+        state = {str(i): self._sharded_state(shards[i], *owned) for i, owned in enumerate(self.owned)}
+        return {"num_steps": self.num_steps, "state": state}
+
+    def _sharded_state(
+        self, shard: ShardedTensor | ShardedTensorFactory, parameter: Tensor, main: Tensor
+    ) -> dict[str, Any]:
+        tensors = dict(self._state_of(main))
+        second_moments = tensors.pop("second_moments", [])
+        if main is not parameter:
+            tensors["fp32_param"] = main
+        sharded: dict[str, Any] = {}
+        for key, tensor in tensors.items():
+            sharded[key] = make_sharded_optimizer_tensor(shard, tensor, f"optimizer.state.{key}")
+            # The data-parallel part of a replica's name is 0: no other rank has this state.
+            sharded[key].replica_id = (*shard.replica_id[:2], 0)
+        for place, moment in enumerate(second_moments):
+            key = f"second_moment_{place}"
+            sharded[key] = whole_vector(
+                shard, moment, f"optimizer.state.{key}", self._tensor_rank(shard, main)
+            )
+        return sharded
+
+    def _state_of(self, main: Tensor) -> dict[str, Any]:
+        return (self.muon if main in self.muon.layouts else self.adamw).state[main]
+
+    def _initialize_state(self) -> None:
+        self.muon.initialize_state()
+        for group in self.adamw.param_groups:
+            for p in group["params"]:
+                if not self.adamw.state[p]:
+                    self.adamw.state[p] = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
+
+    def _tensor_rank(self, shard: ShardedTensor | ShardedTensorFactory, main: Tensor) -> int:
+        """Which of the tensor-parallel replicas this rank is of what is whole on all of them."""
+        group = self.muon.layouts[main].group
+        return int(group.rank() if group is not None else shard.replica_id[1])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes what was read for :meth:`sharded_state_dict`."""
+        self.num_steps = int(state_dict["num_steps"])
+        if self.num_steps:
+            for group in self.adamw.param_groups:
+                group["step"] = self.num_steps
+        for i, (parameter, main) in enumerate(self.owned):
+            loaded = state_dict["state"][str(i)]
+            for key, tensor in self._state_of(main).items():
+                if key == "second_moments":
+                    for place, moment in enumerate(tensor):
+                        moment.copy_(loaded[f"second_moment_{place}"])
+                else:
+                    tensor.copy_(loaded[key])
+            if main is not parameter:
+                main.data.copy_(loaded["fp32_param"])
+
+
+def whole_vector(
+    shard: ShardedTensor | ShardedTensorFactory, vector: Tensor, prefix: str, tensor_rank: int
+) -> ShardedTensor:
+    """A checkpoint's entry for a vector ``[k]`` that belongs to a parameter, whole on tensor-parallel ranks.
+
+    It is found by the parameter's name and, where layers or experts are stacked under one name, its place.
+    """
+    parts = nested_values(shard.build()) if isinstance(shard, ShardedTensorFactory) else iter((shard,))
+    place: ShardedTensor = next(iter(parts))
+    leading = place.prepend_axis_num
+    return ShardedTensor(
+        f"{prefix}.{shard.key}",
+        vector,
+        vector.dtype,
+        tuple(vector.shape),
+        (*place.global_shape[:leading], len(vector)),
+        (*place.global_offset[:leading], 0),
+        (*place.axis_fragmentations[:leading], 1),
+        replica_id=(shard.replica_id[0], tensor_rank, 0),
+        prepend_axis_num=leading,
+    )
+
+
+def _no_state(*_: Any) -> None:
+    """For megatron-core's wrappers: state is made in :meth:`MuonAdamW.sharded_state_dict`."""

@@ -1,0 +1,139 @@
+"""Muon for the matrices of the layers, each whole whatever part of it this rank holds.
+
+Momentum and orthogonalisation: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks",
+with the Polar Express (arXiv 2505.16932) as the iteration. Second moment per row or column: NorMuon (arXiv
+2510.05491), which knows rows only; over the shorter side as in nanochat. Cautious weight decay: arXiv
+2510.12402.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recipes.optim.matrices import MatrixLayout
+from recipes.optim.polar import polar_express
+
+# Matrices of one shape are orthogonalised together, up to so many elements: the launches of single small
+# matrices would take longer than their products, and the copies of many large ones too much memory.
+BATCH_ELEMENTS = 2**25
+TINY = 1e-10
+
+
+class Muon(torch.optim.Optimizer):
+    """One step, for every matrix W ``[R, C]`` with gradient G (mu momentum, b beta2, r decay):
+
+        M <- mu M + (1 - mu) G
+        O  = polar((1 - mu) G + mu M)                                  Nesterov's look ahead
+        v <- b v + (1 - b) mean(O^2)                                   over columns if R >= C, else over rows
+        N  = O / sqrt(v), scaled to the Frobenius norm of O
+        W <- W - lr sqrt(max(1, R / C)) (N + r W where N and W agree in sign)
+
+    Args:
+        params: parameter groups.
+        lr, momentum, weight_decay, beta2: as above.
+        iterations: of the Polar Express; in bfloat16 on CUDA, in float32 on the CPU, where bfloat16 is slow.
+
+    :attr:`layouts` must name every parameter's matrices before the first step. Gradients are consumed: after
+    a step they hold Nesterov's look ahead.
+
+    State of a parameter: ``momentum``, of its shape, and ``second_moments``, a list with v of each of its
+    matrices, float32 ``[max(R, C)]``, the same on every tensor-parallel rank.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.95,
+        iterations: int = 5,
+        beta2: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        self.momentum, self.iterations, self.beta2 = momentum, iterations, beta2
+        self.layouts: dict[Tensor, MatrixLayout] = {}
+
+    def initialize_state(self) -> None:
+        """Zeroes for every parameter that has no state yet."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if not self.state[p]:
+                    shapes = self.layouts[p].global_shapes(p.shape)
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+                    self.state[p]["second_moments"] = [
+                        torch.zeros(max(shape), dtype=torch.float32, device=p.device) for shape in shapes
+                    ]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of every parameter; each must have a gradient."""
+        if closure is not None:
+            raise ValueError("Muon.step takes no closure")
+        self.initialize_state()
+        for group in self.param_groups:
+            for p in group["params"]:
+                momentum = self.state[p]["momentum"]
+                momentum.lerp_(p.grad, 1 - self.momentum)
+                p.grad.lerp_(momentum, self.momentum)
+            for layout, batch in self._batches(group["params"]):
+                self._update(layout, batch, group["lr"], group["weight_decay"])
+
+    def _batches(self, params: list[Tensor]) -> Iterator[tuple[MatrixLayout, list[tuple[Tensor, int]]]]:
+        """Matrices of one shape and split, each as its parameter and its place there.
+
+        The order is that of ``params``, the same on every tensor-parallel rank: they gather together.
+        """
+        alike: dict[Any, list[tuple[Tensor, int]]] = defaultdict(list)
+        for p in params:
+            layout = self.layouts[p]
+            for place, shape in enumerate(layout.global_shapes(p.shape)):
+                alike[shape, layout.partition_dim, layout.group, p.device].append((p, place))
+        for (shape, *_), matrices in alike.items():
+            size = max(1, BATCH_ELEMENTS // (shape[0] * shape[1]))
+            for start in range(0, len(matrices), size):
+                yield self.layouts[matrices[start][0]], matrices[start : start + size]
+
+    def _update(
+        self, layout: MatrixLayout, batch: list[tuple[Tensor, int]], lr: float, weight_decay: float
+    ) -> None:
+        ahead = torch.stack([self._part(p, p.grad, place).flatten(0, 1) for p, place in batch])
+        ahead = layout.gather(ahead.bfloat16() if ahead.is_cuda else ahead)
+        updates = polar_express(ahead, self.iterations).float()
+        moments = [self.state[p]["second_moments"][place] for p, place in batch]
+        updates = normalize(updates, moments, self.beta2)
+        rate = lr * max(1.0, updates.shape[1] / updates.shape[2]) ** 0.5
+        for (p, place), update in zip(batch, layout.share(updates), strict=True):
+            weight = self._part(p, p, place)
+            update = update.reshape(weight.shape)
+            agree = update * weight > 0
+            weight.sub_(update + weight_decay * weight * agree, alpha=rate)
+
+    def _part(self, p: Tensor, tensor: Tensor | None, place: int) -> Tensor:
+        """The share of one of ``p``'s matrices in a tensor of its shape, ``[periods, rows, c]``."""
+        assert tensor is not None
+        return self.layouts[p].parts(tensor)[place]
+
+
+def normalize(updates: Tensor, moments: list[Tensor], beta2: float) -> Tensor:
+    """Divides rows or columns by the root of their second moments and keeps every Frobenius norm.
+
+    Args:
+        updates: ``[n, R, C]``.
+        moments: n vectors ``[max(R, C)]``, changed in place: of rows if R >= C, else of columns.
+
+    The sides of an orthogonalised matrix differ: vectors along the longer side all have length 1 already.
+    """
+    shorter = 2 if updates.shape[1] >= updates.shape[2] else 1
+    mean_squares = updates.square().mean(dim=shorter)
+    for moment, mean_square in zip(moments, mean_squares, strict=True):
+        moment.lerp_(mean_square, 1 - beta2)
+    scale = torch.stack(moments).clamp_min(TINY).rsqrt()
+    before = mean_squares.sum(dim=1, keepdim=True)
+    after = (mean_squares * scale.square()).sum(dim=1, keepdim=True)
+    scale = scale * (before / after.clamp_min(TINY)).sqrt()
+    return updates * scale.unsqueeze(shorter)

@@ -1,0 +1,127 @@
+"""Causal attention, full and windowed, against the attention matrix written out in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.support import engine  # noqa: F401  The stand-in for CUDA comes before megatron-core.
+from tests.support.dense_attention import attention_inputs, dense_attention
+
+from recipes.model.causal import BLOCK, causal_attention  # isort: skip
+
+
+def with_gradients(
+    attend: Callable[..., Tensor], inputs: tuple[Tensor, ...], gradient: Tensor
+) -> list[Tensor]:
+    """The output and the gradients of query, key and value."""
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
+    out = attend(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, gradient.to(out.dtype))]
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> dict[str, int]:
+    queries = draw(st.integers(1, 3 * BLOCK))
+    groups = draw(st.integers(1, 3))
+    return {
+        "samples": draw(st.integers(1, 2)),
+        "heads": groups * draw(st.integers(1, 3)),
+        "groups": groups,
+        "queries": queries,
+        "keys": queries + draw(st.sampled_from([0, 0, 1, 7, BLOCK, 130])),
+        "width": draw(st.sampled_from([1, 4, 8, 20])),
+    }
+
+
+ALIGNED = {"samples": 2, "heads": 6, "groups": 2, "queries": 200, "keys": 200, "width": 8}
+
+
+@given(shape=shapes(), window=st.none() | st.integers(1, 200), scale=st.sampled_from([0.1, 1.0]))
+@example(shape=ALIGNED, window=1, scale=1.0)
+@example(shape=ALIGNED, window=199, scale=1.0)
+@example(shape=ALIGNED, window=200, scale=1.0)
+@example(shape=ALIGNED, window=200 - BLOCK, scale=1.0)  # One whole block.
+@example(shape=ALIGNED, window=199 - BLOCK, scale=1.0)  # And one query more.
+@example(shape={**ALIGNED, "keys": 230}, window=31, scale=1.0)  # As many keys before as the window reaches.
+@example(shape={**ALIGNED, "keys": 230}, window=32, scale=1.0)
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_forward_and_gradients(shape: dict[str, int], window: int | None, scale: float) -> None:
+    *inputs, gradient = attention_inputs(**shape)
+    ours = with_gradients(
+        lambda *tensors: causal_attention(*tensors, scale=scale, window=window), tuple(inputs), gradient
+    )
+    expected = with_gradients(
+        lambda *tensors: dense_attention(*tensors, scale, window), tuple(inputs), gradient
+    )
+    for got, wanted in zip(ours, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 2e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize("keys", [200, 230])
+def test_training_precisions(dtype: torch.dtype, atol: float, window: int | None, keys: int) -> None:
+    *inputs, gradient = (t.to(dtype) for t in attention_inputs(2, 6, 2, 200, keys, 32))
+    ours = with_gradients(
+        lambda *tensors: causal_attention(*tensors, scale=0.2, window=window), tuple(inputs), gradient
+    )
+    expected = with_gradients(
+        lambda *tensors: dense_attention(*tensors, 0.2, window), tuple(inputs), gradient
+    )
+    for got, wanted in zip(ours, expected, strict=True):
+        assert got.dtype == dtype
+        torch.testing.assert_close(got.double(), wanted.double(), rtol=0, atol=atol)
+
+
+def test_windowed_dropout_keeps_the_mean_and_the_window() -> None:
+    """The weights are read off by one-hot values."""
+    length, window = 2 * BLOCK, 3
+    query, key, _, _ = attention_inputs(1, 1, 1, length, length, 8)
+    one_hot = torch.eye(length, dtype=torch.float64)[None, None]
+    draws = torch.stack(
+        [causal_attention(query, key, one_hot, scale=0.1, window=window, dropout=0.5) for _ in range(600)]
+    )
+    exact = dense_attention(query, key, one_hot, 0.1, window)
+    assert (draws[:, exact == 0] == 0).all()
+    seen = draws[:, exact > 0]
+    assert 0.48 < (seen == 0).double().mean() < 0.52
+    torch.testing.assert_close(seen.mean(0), exact[exact > 0], rtol=0.2, atol=0)
+
+
+def test_a_validation_step_before_training_changes_nothing() -> None:
+    """What a first call in inference mode may cache must not be unusable for the backward pass."""
+    *inputs, gradient = attention_inputs(1, 4, 2, 100, 100, 8)
+
+    def attend(*tensors: Tensor) -> Tensor:
+        return causal_attention(*tensors, scale=0.3, window=17)
+
+    with torch.inference_mode():
+        attend(*inputs)
+    _, *gradients = with_gradients(attend, tuple(inputs), gradient)
+    assert all(tensor.abs().max() > 0 for tensor in gradients)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("queries", "keys"), [(1024, 1024), (512, 1024), (5, 900), (1, 900)])
+@pytest.mark.parametrize("window", [None, 256])
+def test_on_the_gpu(dtype: torch.dtype, queries: int, keys: int, window: int | None) -> None:
+    *inputs, gradient = (t.to(dtype) for t in attention_inputs(2, 6, 2, queries, keys, 64))
+    expected = with_gradients(
+        lambda *tensors: dense_attention(*tensors, 0.125, window), tuple(inputs), gradient
+    )
+    ours = with_gradients(
+        lambda *tensors: causal_attention(*tensors, scale=0.125, window=window),
+        tuple(tensor.cuda() for tensor in inputs),
+        gradient.cuda(),
+    )
+    for got, wanted in zip(ours, expected, strict=True):
+        torch.testing.assert_close(
+            got.cpu().double(), wanted.double(), rtol=0, atol=1e-3 if dtype == torch.float32 else 0.05
+        )

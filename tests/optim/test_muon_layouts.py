@@ -1,0 +1,171 @@
+"""Muon and AdamW under every layout: one run, and checkpoints that go from one layout to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cases import pretrain_case
+from tests.support.corpus import TinyData
+from tests.support.pool import GlooPool
+from tests.support.run_cases import Outcome, run_case
+
+LAYOUTS = {
+    "single": (1, "single"),
+    "dp2": (2, "single"),
+    "tp2": (2, "tp2"),
+    "tp2_sp": (2, "tp2_sp"),
+    "tp2_pp2": (4, "tp2_pp2"),
+}
+# Rates for a model of 64 channels that trains 20 steps.
+MUON = ["optim=muon", "optim.embedding_lr=0.02"]
+# Experts: a shared one and routed ones, in every layer but the first.
+MOE = [
+    "model.num_moe_experts=4",
+    "model.moe_ffn_hidden_size=32",
+    "model.first_k_dense_replace=1",
+    "model.moe_shared_expert_intermediate_size=32",
+    "model.moe_aux_loss_coeff=0.01",
+]
+EXPERT_LAYOUTS = {
+    "single": (1, "single", "1"),
+    "ep2": (2, "single", "2"),
+    "tp2_sp": (2, "tp2_sp", "1"),
+}
+
+Run = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def run(gloo_pool: GlooPool, tiny_data: TinyData) -> Run:
+    def run(
+        directory: Path, layout: str, *overrides: str, tied: bool = False, **changes: str
+    ) -> list[dict[str, Any]]:
+        world_size, parallel = LAYOUTS[layout]
+        settings = tiny_data.overrides(
+            output_dir=str(directory),
+            save_nemo="false",
+            model__share_embeddings_and_output_weights=str(tied).lower(),
+            **changes,
+        )
+        head = "optim.head_lr=null" if tied else "optim.head_lr=0.004"
+        overrides = (*settings, *MUON, head, f"parallel={parallel}", *overrides)
+        results = gloo_pool.run(world_size, pretrain_case, list(overrides))
+        assert [code for code, _ in results] == [0] * world_size
+        return results[0][1]
+
+    return run
+
+
+def column(metrics: list[dict[str, Any]], key: str) -> dict[int, float]:
+    return {record["step"]: record[key] for record in metrics if "loss" in record}
+
+
+@pytest.fixture(scope="module")
+def singles(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, list[dict[str, Any]]]:
+    """The run on one process with the head tied and not."""
+    return {tied: run(tmp_path_factory.mktemp("single"), "single", tied=tied) for tied in (False, True)}
+
+
+# With a tied head on another pipeline stage than the table, it is that table's copy.
+@pytest.mark.parametrize(
+    ("layout", "tied"), [("dp2", False), ("tp2", False), ("tp2_sp", False), ("tp2_pp2", True)]
+)
+def test_layout_repeats_the_single_process(
+    layout: str, tied: bool, singles: dict[bool, list[dict[str, Any]]], run: Run, tmp_path: Path
+) -> None:
+    metrics, single = run(tmp_path, layout, tied=tied), singles[tied]
+    expected = column(single, "loss")
+    assert len(expected) == 20 and expected[20] < expected[1] - 1.5, "the model must have learned something"
+    assert column(metrics, "loss") == pytest.approx(expected, rel=1e-5)
+    assert column(metrics, "grad_norm") == pytest.approx(column(single, "grad_norm"), rel=1e-3)
+    # What is logged is the matrices' rate: cosine from 0.02 after 2 steps of warm-up.
+    assert column(metrics, "lr")[3] == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "tied"),
+    [
+        ("single", "single", False),
+        ("single", "dp2", False),
+        ("dp2", "tp2", False),
+        ("tp2_pp2", "single", True),
+    ],
+)
+def test_checkpoint_continues_under_another_layout(
+    first: str,
+    second: str,
+    tied: bool,
+    singles: dict[bool, list[dict[str, Any]]],
+    run: Run,
+    tmp_path: Path,
+) -> None:
+    run(tmp_path, first, tied=tied, trainer__max_steps="10")
+    metrics = run(tmp_path, second, tied=tied)
+    assert {"event": "resumed", "step": 10, "checkpoint": "step_00000010"} in metrics
+    tolerance = 0 if first == second else 1e-5
+    assert column(metrics, "loss") == pytest.approx(column(singles[tied], "loss"), rel=tolerance)
+
+
+def test_bfloat16_resumes_exactly(run: Run, tmp_path: Path) -> None:
+    """The float32 copies of the weights are in the checkpoint, in one with two owners too."""
+    precision = "trainer.precision=bf16"
+    whole = column(run(tmp_path / "whole", "dp2", precision), "loss")
+    run(tmp_path, "dp2", precision, trainer__max_steps="10")
+    assert column(run(tmp_path, "dp2", precision), "loss") == whole
+    assert whole[20] < whole[1] - 1.5
+    alone = column(run(tmp_path / "alone", "single", precision), "loss")
+    assert alone == pytest.approx(whole, rel=2e-3)
+
+
+def test_rates_may_change_on_the_way(run: Run, tmp_path: Path) -> None:
+    """The present configuration counts, not what the checkpoint's groups had."""
+    run(tmp_path, "single", trainer__max_steps="10")
+    slow = ["optim.lr=1e-9", "optim.embedding_lr=1e-9", "optim.head_lr=1e-9", "optim.scalar_lr=1e-9"]
+    losses = column(run(tmp_path, "single", *slow, optim__lr_decay_style="constant"), "loss")
+    moving = [losses[step] for step in range(12, 21)]
+    assert max(moving) - min(moving) < 0.5  # Other batches, the same weights.
+    assert min(moving) > losses[11] - 0.5
+
+
+@pytest.mark.parametrize(("first", "second"), [("adamw", "muon"), ("muon", "adamw")])
+def test_another_optimizers_checkpoint_is_refused(
+    first: str, second: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    def outcome(optimizer: str, steps: str) -> Outcome:
+        settings = tiny_data.overrides(
+            output_dir=str(tmp_path),
+            save_nemo="false",
+            trainer__max_steps=steps,
+            model__share_embeddings_and_output_weights="false",
+        )
+        (result,) = gloo_pool.run(1, run_case, [*settings, f"optim={optimizer}"])
+        return result
+
+    assert outcome(first, "2").code == 0
+    refused = outcome(second, "4")
+    assert refused.code == 2 and "does not fit" in refused.message and "\n" not in refused.message
+
+
+@pytest.mark.parametrize("layout", ["ep2", "tp2_sp"])
+def test_experts(layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    """Every expert is a matrix of its own, wherever it is; a checkpoint of one process goes on there."""
+
+    def train(name: str, layout: str, steps: int) -> dict[int, float]:
+        world_size, parallel, experts = EXPERT_LAYOUTS[layout]
+        settings = tiny_data.overrides(
+            output_dir=str(tmp_path / name), save_nemo="false", trainer__max_steps=str(steps)
+        )
+        tied = "model.share_embeddings_and_output_weights=false"
+        spread = [f"parallel={parallel}", f"parallel.expert_model_parallel_size={experts}"]
+        results = gloo_pool.run(world_size, pretrain_case, [*settings, *MUON, tied, *MOE, *spread])
+        assert [code for code, _ in results] == [0] * world_size
+        return column(results[0][1], "loss")
+
+    whole = train("whole", "single", 12)
+    train("resumed", "single", 6)
+    assert train("resumed", layout, 12) == pytest.approx(whole, rel=1e-4)
+    assert whole[12] < whole[1] - 1
