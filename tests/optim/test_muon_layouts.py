@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +66,32 @@ def column(metrics: list[dict[str, Any]], key: str) -> dict[int, float]:
     return {record["step"]: record[key] for record in metrics if "loss" in record}
 
 
+@dataclass(frozen=True)
+class Single:
+    """A run on one process that saved half-way too."""
+
+    directory: Path
+    metrics: list[dict[str, Any]]
+
+    def half(self, tmp_path: Path, step: int = 10) -> Path:
+        """A copy that has come to ``step`` only."""
+        shutil.copytree(self.directory, tmp_path, dirs_exist_ok=True)
+        (tmp_path / "tiny" / "metrics.jsonl").unlink()
+        last, saved = sorted((tmp_path / "tiny" / "checkpoints").iterdir(), reverse=True)
+        assert saved.name == f"step_{step:08}"
+        shutil.rmtree(last)
+        return tmp_path
+
+
 @pytest.fixture(scope="module")
-def singles(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, list[dict[str, Any]]]:
+def singles(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Single]:
     """The run on one process with the head tied and not."""
-    return {tied: run(tmp_path_factory.mktemp("single"), "single", tied=tied) for tied in (False, True)}
+    out = {}
+    for tied in (False, True):
+        directory = tmp_path_factory.mktemp("single")
+        metrics = run(directory, "single", tied=tied, trainer__checkpoint__every_n_steps="10")
+        out[tied] = Single(directory, metrics)
+    return out
 
 
 # With a tied head on another pipeline stage than the table, it is that table's copy.
@@ -75,9 +99,9 @@ def singles(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, li
     ("layout", "tied"), [("dp2", False), ("tp2", False), ("tp2_sp", False), ("tp2_pp2", True)]
 )
 def test_layout_repeats_the_single_process(
-    layout: str, tied: bool, singles: dict[bool, list[dict[str, Any]]], run: Run, tmp_path: Path
+    layout: str, tied: bool, singles: dict[bool, Single], run: Run, tmp_path: Path
 ) -> None:
-    metrics, single = run(tmp_path, layout, tied=tied), singles[tied]
+    metrics, single = run(tmp_path, layout, tied=tied), singles[tied].metrics
     expected = column(single, "loss")
     assert len(expected) == 20 and expected[20] < expected[1] - 1.5, "the model must have learned something"
     assert column(metrics, "loss") == pytest.approx(expected, rel=1e-5)
@@ -99,15 +123,20 @@ def test_checkpoint_continues_under_another_layout(
     first: str,
     second: str,
     tied: bool,
-    singles: dict[bool, list[dict[str, Any]]],
+    singles: dict[bool, Single],
     run: Run,
     tmp_path: Path,
 ) -> None:
-    run(tmp_path, first, tied=tied, trainer__max_steps="10")
+    if first == "single":
+        singles[tied].half(tmp_path)
+    else:
+        run(tmp_path, first, tied=tied, trainer__max_steps="10")
     metrics = run(tmp_path, second, tied=tied)
     assert {"event": "resumed", "step": 10, "checkpoint": "step_00000010"} in metrics
     tolerance = 0 if first == second else 1e-5
-    assert column(metrics, "loss") == pytest.approx(column(singles[tied], "loss"), rel=tolerance)
+    expected = column(singles[tied].metrics, "loss")
+    for step in range(11, 21):
+        assert column(metrics, "loss")[step] == pytest.approx(expected[step], rel=tolerance)
 
 
 def test_bfloat16_resumes_exactly(run: Run, tmp_path: Path) -> None:
@@ -121,9 +150,9 @@ def test_bfloat16_resumes_exactly(run: Run, tmp_path: Path) -> None:
     assert alone == pytest.approx(whole, rel=2e-3)
 
 
-def test_rates_may_change_on_the_way(run: Run, tmp_path: Path) -> None:
+def test_rates_may_change_on_the_way(singles: dict[bool, Single], run: Run, tmp_path: Path) -> None:
     """The present configuration counts, not what the checkpoint's groups had."""
-    run(tmp_path, "single", trainer__max_steps="10")
+    singles[False].half(tmp_path)
     slow = ["optim.lr=1e-9", "optim.embedding_lr=1e-9", "optim.head_lr=1e-9", "optim.scalar_lr=1e-9"]
     losses = column(run(tmp_path, "single", *slow, optim__lr_decay_style="constant"), "loss")
     moving = [losses[step] for step in range(12, 21)]
@@ -150,22 +179,31 @@ def test_another_optimizers_checkpoint_is_refused(
     assert refused.code == 2 and "does not fit" in refused.message and "\n" not in refused.message
 
 
-@pytest.mark.parametrize("layout", ["ep2", "tp2_sp"])
-def test_experts(layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
-    """Every expert is a matrix of its own, wherever it is; a checkpoint of one process goes on there."""
-
-    def train(name: str, layout: str, steps: int) -> dict[int, float]:
+@pytest.fixture(scope="module")
+def train_experts(gloo_pool: GlooPool, tiny_data: TinyData) -> Callable[[Path, str], dict[int, float]]:
+    def train(directory: Path, layout: str) -> dict[int, float]:
         world_size, parallel, experts = EXPERT_LAYOUTS[layout]
         settings = tiny_data.overrides(
-            output_dir=str(tmp_path / name), save_nemo="false", trainer__max_steps=str(steps)
+            output_dir=str(directory),
+            save_nemo="false",
+            trainer__max_steps="12",
+            trainer__checkpoint__every_n_steps="6",
+            model__share_embeddings_and_output_weights="false",
         )
-        tied = "model.share_embeddings_and_output_weights=false"
         spread = [f"parallel={parallel}", f"parallel.expert_model_parallel_size={experts}"]
-        results = gloo_pool.run(world_size, pretrain_case, [*settings, *MUON, tied, *MOE, *spread])
+        results = gloo_pool.run(world_size, pretrain_case, [*settings, *MUON, *MOE, *spread])
         assert [code for code, _ in results] == [0] * world_size
         return column(results[0][1], "loss")
 
-    whole = train("whole", "single", 12)
-    train("resumed", "single", 6)
-    assert train("resumed", layout, 12) == pytest.approx(whole, rel=1e-4)
+    return train
+
+
+def test_experts(train_experts: Callable[[Path, str], dict[int, float]], tmp_path: Path) -> None:
+    """Every expert is a matrix of its own, wherever it is; a checkpoint of one process goes on there."""
+    whole = train_experts(tmp_path / "single", "single")
     assert whole[12] < whole[1] - 1
+    single = Single(tmp_path / "single", [])
+    for layout in ("ep2", "tp2_sp"):
+        found = train_experts(single.half(tmp_path / layout, 6), layout)
+        assert sorted(found) == list(range(7, 13))
+        assert found == pytest.approx({step: whole[step] for step in found}, rel=1e-4)
