@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import shutil
 import tarfile
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from recipes.errors import UserError
 from recipes.files import atomic_write
@@ -122,6 +125,55 @@ def pack_archive(directory: Path, path: Path) -> None:
         tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
         archive.add(directory, arcname="./")
+
+
+class ArchiveWriter:
+    """Writes a .nemo member by member, so that a large one need not lie on the disk before.
+
+    Members are named and laid out as classic NeMo's: an uncompressed tar, names starting with ``./``.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.add_directory("")
+
+    def add_directory(self, name: str) -> None:
+        member = self._member(f"{name}/" if name else "")
+        member.type, member.mode = tarfile.DIRTYPE, 0o755
+        self.file.write(member.tobuf(tarfile.GNU_FORMAT))
+
+    def add(self, name: str, content: bytes) -> None:
+        with self.open(name) as stream:
+            stream.write(content)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """A member to be written; its header, which holds the size, is filled in when it is closed."""
+        header = self.file.tell()
+        self.file.write(bytes(tarfile.BLOCKSIZE))
+        start = self.file.tell()
+        yield self.file
+        end = self.file.tell()
+        member = self._member(name)
+        member.size = end - start
+        self.file.write(bytes(-member.size % tarfile.BLOCKSIZE))
+        after = self.file.tell()
+        self.file.seek(header)
+        self.file.write(member.tobuf(tarfile.GNU_FORMAT))
+        self.file.seek(after)
+
+    def close(self) -> None:
+        """Two empty blocks end a tar; its length is a multiple of 20 blocks, as tarfile leaves it."""
+        self.file.write(bytes(2 * tarfile.BLOCKSIZE))
+        self.file.write(bytes(-self.file.tell() % tarfile.RECORDSIZE))
+
+    @staticmethod
+    def _member(name: str) -> tarfile.TarInfo:
+        member = tarfile.TarInfo(f"./{name}")
+        if len(member.name.encode()) > tarfile.LENGTH_NAME:
+            raise ValueError(f"{name}: too long for one header")
+        member.mtime = int(time.time())
+        return member
 
 
 def read_member(path: Path, basename: str) -> bytes:

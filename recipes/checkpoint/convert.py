@@ -1,0 +1,241 @@
+"""One stored model to another form, tensor by tensor: no GPU, and never the whole model in memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+import yaml
+
+from recipes.checkpoint.archive import ArchiveWriter
+from recipes.checkpoint.manifest import write_manifest
+from recipes.checkpoint.nemo_config import is_classic, to_nemo_config
+from recipes.checkpoint.sources import Source, open_source
+from recipes.checkpoint.sources.source import LARGEST_TOKENIZER
+from recipes.checkpoint.stored_keys import key_of
+from recipes.checkpoint.torch_dist_writer import (
+    METADATA_JSON,
+    SHARD_NAME,
+    TorchDistWriter,
+    common_state,
+    extra_state_keys,
+)
+from recipes.errors import UserError
+from recipes.files import atomic_write, fsync_directory
+
+TARGETS = ("nemo", "hf", "nemo2", "torch_dist")
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+# A router decides by small differences: it is never stored in fewer bits than it came with.
+KEPT_WIDE = ".router."
+COPY_BYTES = 2**20
+
+Progress = Callable[[int, int], None]
+"""Told of bytes read and bytes in all."""
+
+
+@dataclass
+class Conversion:
+    """What every writer needs."""
+
+    source: Source
+    dtype: str
+    progress: Progress | None
+    done: int = 0
+
+    def dtype_of(self, name: str, stored: torch.dtype) -> torch.dtype:
+        """The type that a tensor is written in."""
+        wanted = DTYPES.get(self.dtype, stored)
+        narrower = wanted.itemsize < stored.itemsize
+        return stored if not stored.is_floating_point or (KEPT_WIDE in name and narrower) else wanted
+
+    def tell(self, bytes_read: int) -> None:
+        """Counts what was read."""
+        self.done += bytes_read
+        if self.progress is not None:
+            self.progress(self.done, sum(tensor.nbytes for tensor in self.source.tensors.values()))
+
+    @property
+    def precision(self) -> str | int:
+        """As classic NeMo's configuration says it, by the type of most weights."""
+        table = self.source.tensors["embedding.word_embeddings.weight"]
+        return "bf16" if self.dtype_of(table.name, table.dtype) == torch.bfloat16 else 32
+
+
+def convert(path: Path, target: Path, to: str, dtype: str = "keep", progress: Progress | None = None) -> None:
+    """Writes the model at ``path`` to ``target``, which must not exist and appears only when it is whole.
+
+    Args:
+        path: anything that :func:`~recipes.checkpoint.sources.open_source` reads.
+        target: a new file (nemo) or a new directory.
+        to: nemo, hf, nemo2 or torch_dist.
+        dtype: keep, bf16 or fp32; routers are not narrowed.
+
+    Raises:
+        UserError: the source cannot be read, the target exists or has no form for this model.
+    """
+    if target.exists():
+        raise UserError(f"{target} exists; name a new file or directory")
+    if not target.absolute().parent.is_dir():
+        raise UserError(f"{target.absolute().parent}: no such directory; make it first")
+    with open_source(path) as source:
+        WRITERS[to](Conversion(source, dtype, progress), target)
+
+
+def _write_tensors(conversion: Conversion, stream: BinaryIO, prefix: str) -> TorchDistWriter:
+    """All weights in megatron-core's distributed form, keys beginning with ``prefix``."""
+    source = conversion.source
+    writer = TorchDistWriter(stream)
+    for name, tensor in source.tensors.items():
+        key, place, stack = key_of(name, source.model)
+        writer.add_tensor(prefix + key, tensor, conversion.dtype_of(name, tensor.dtype), place, stack)
+        conversion.tell(tensor.nbytes)
+    if is_classic(source.model):
+        for key in extra_state_keys(prefix, source.model.num_layers):
+            writer.add_extra_state(key)
+    return writer
+
+
+def _nemo_config(conversion: Conversion, tokenizer_file: str) -> dict[str, Any]:
+    """As training would have written it, with what the source's own configuration knows of its training."""
+    source, known = conversion.source, conversion.source.config
+    ours = known.get("recipes")
+    start = ours.get("document_start") if isinstance(ours, dict) else "bos"
+    return to_nemo_config(
+        source.model,
+        tokenizer_file=tokenizer_file,
+        seq_length=int(known.get("encoder_seq_length") or source.model.max_position_embeddings),
+        micro_batch_size=int(known.get("micro_batch_size") or 1),
+        global_batch_size=int(known.get("global_batch_size") or 1),
+        precision=conversion.precision,
+        seed=int(known.get("seed") or 1234),
+        document_start=start,
+    )
+
+
+def _sentencepiece(source: Source) -> tuple[bytes, str]:
+    """The tokenizer's file and its name without a uuid that an earlier .nemo gave it."""
+    tokenizer = source.tokenizer
+    if tokenizer.library != "sentencepiece" or tokenizer.blob is None:
+        raise UserError(
+            f"{source.path}: has no SentencePiece model, which NeMo's form needs; use --to hf"
+        )
+    name = re.sub(r"^[0-9a-f]{32}_", "", Path(tokenizer.name).name)
+    return tokenizer.blob.read(LARGEST_TOKENIZER), name
+
+
+def _to_nemo(conversion: Conversion, target: Path) -> None:
+    """A classic .nemo, written in one go: nothing is unpacked or packed on the way."""
+    content, name = _sentencepiece(conversion.source)
+    name = f"{uuid.uuid4().hex}_{name}"
+    with atomic_write(target) as file:
+        archive = ArchiveWriter(file)
+        archive.add(name, content)
+        config = yaml.safe_dump(_nemo_config(conversion, name), sort_keys=False)
+        archive.add("model_config.yaml", config.encode())
+        archive.add_directory("model_weights")
+        with archive.open(f"model_weights/{SHARD_NAME}") as stream:
+            writer = _write_tensors(conversion, stream, "model.")
+        archive.add("model_weights/.metadata", writer.metadata())
+        archive.add("model_weights/common.pt", common_state())
+        archive.add("model_weights/metadata.json", METADATA_JSON.encode())
+        archive.close()
+
+
+def _weights_directory(conversion: Conversion, directory: Path, prefix: str, common: bytes) -> None:
+    directory.mkdir()
+    with (directory / SHARD_NAME).open("wb") as stream:
+        writer = _write_tensors(conversion, stream, prefix)
+    (directory / ".metadata").write_bytes(writer.metadata())
+    (directory / "common.pt").write_bytes(common)
+    (directory / "metadata.json").write_text(METADATA_JSON, encoding="utf-8")
+
+
+def _to_torch_dist(conversion: Conversion, target: Path) -> None:
+    """Weights as a training checkpoint holds them; ``init_from`` starts a run from it."""
+    from dataclasses import asdict
+
+    with new_directory(target) as directory:
+        state = {"global_step": 0, "recipes": {"model": asdict(conversion.source.model)}}
+        step = directory / "step"
+        _weights_directory(conversion, step, "", common_state(state))
+        for path in step.iterdir():
+            path.rename(directory / path.name)
+        step.rmdir()
+        write_manifest(directory, step=0)
+
+
+def _to_nemo2(conversion: Conversion, target: Path) -> None:
+    """A NeMo 2 directory of the Llama line: weights and ``context/model.yaml``.
+
+    NeMo's own loader also wants ``context/io.json``, a program of Python objects that is not written.
+    """
+    from recipes.checkpoint.nemo2_config import to_nemo2_config
+
+    source = conversion.source
+    if not is_classic(source.model):
+        raise UserError("--to nemo2: NeMo 2's LlamaModel computes another architecture; use hf or nemo")
+    content, name = _sentencepiece(source)
+    with new_directory(target) as directory:
+        _weights_directory(conversion, directory / "weights", "module.", common_state())
+        context = directory / "context"
+        context.mkdir()
+        (context / name).write_bytes(content)
+        config = to_nemo2_config(source.model, tokenizer_file=name, bf16=conversion.precision == "bf16")
+        (context / "model.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+
+
+def _to_hf(conversion: Conversion, target: Path) -> None:
+    from recipes.checkpoint.huggingface.export import write_huggingface
+
+    with new_directory(target) as directory:
+        write_huggingface(conversion.source, directory, conversion.dtype_of, conversion.tell)
+
+
+WRITERS: dict[str, Callable[[Conversion, Path], None]] = {
+    "nemo": _to_nemo,
+    "hf": _to_hf,
+    "nemo2": _to_nemo2,
+    "torch_dist": _to_torch_dist,
+}
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A directory under a temporary name that becomes ``target`` when the block ends well.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        yield partial
+        for path in partial.rglob("*"):
+            if path.is_file():
+                _fsync(path)
+            else:
+                fsync_directory(path)
+        fsync_directory(partial)
+        partial.rename(target)
+        fsync_directory(target.absolute().parent)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

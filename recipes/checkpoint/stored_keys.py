@@ -1,0 +1,37 @@
+"""Under which key of a distributed checkpoint a tensor of one layer, or of one expert, is stored."""
+
+from __future__ import annotations
+
+import re
+
+from recipes.config.schema import ModelConfig
+
+LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
+EXPERT = re.compile(r"(.*\.experts)\.(linear_fc[12]\.\w+?)(\d+)")
+
+
+def layers_are_stacked(model: ModelConfig) -> bool:
+    """Whether megatron-core stores all layers' tensors of a name as one; unequal layers it numbers."""
+    return model.num_moe_experts is None and model.family != "nano_hindi"
+
+
+def key_of(name: str, model: ModelConfig) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    """Key, place on its leading axes, and their lengths, for a canonical name (sources/names.py).
+
+    Example:
+        >>> key_of("decoder.layers.3.mlp.linear_fc2.weight", dense_model)
+        ("decoder.layers.mlp.linear_fc2.weight", (3,), (32,))
+    """
+    place: tuple[int, ...] = ()
+    stack: tuple[int, ...] = ()
+    key = name
+    layer = LAYER.fullmatch(name)
+    if layer is not None and layers_are_stacked(model):
+        key = f"decoder.layers.{layer[2]}"
+        place, stack = (int(layer[1]),), (model.num_layers,)
+    expert = EXPERT.fullmatch(key)
+    if expert is not None:
+        assert model.num_moe_experts is not None
+        key = f"{expert[1]}.experts.{expert[2]}"
+        place, stack = (*place, int(expert[3])), (*stack, model.num_moe_experts)
+    return key, place, stack

@@ -1,0 +1,74 @@
+"""Turn a stored model into another form: ``python -m tools.convert SRC DST --to nemo|hf|...``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from recipes.cli import run_tool
+
+EXAMPLES = """examples:
+  python -m tools.convert outputs/quickstart/model.nemo quickstart_hf --to hf
+  python -m tools.convert param1.nemo param1_hf --to hf --dtype bf16 --verify
+  python -m tools.convert param1_hf param1.nemo --to nemo
+  python -m tools.convert outputs/quickstart/checkpoints/step_00002400 step2400.nemo --to nemo
+
+SRC is a .nemo of any generation or the directory it was unpacked to, a NeMo 2 directory, a training
+checkpoint or run directory of this project, or a Hugging Face directory. What it is and how it is built is read
+from it. DST must not exist yet. Nothing in SRC is executed; neither a GPU nor memory for the whole model is
+needed.
+"""
+BAR_SECONDS = 0.5
+
+
+class Progress:
+    """One line on a terminal: share, rate and time left."""
+
+    def __init__(self) -> None:
+        self.started = self.shown = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if not sys.stderr.isatty() or (now - self.shown < BAR_SECONDS and done < total):
+            return
+        self.shown = now
+        rate = done / max(now - self.started, 1e-9)
+        left = (total - done) / max(rate, 1e-9)
+        print(
+            f"\r{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:,.0f} MB/s, {left:,.0f} s left   ",
+            end="" if done < total else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Converts, and with --verify compares the logits of both sides."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.convert",
+        description="Turn one stored model into another form.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, metavar="SRC", help="a stored model of any kind")
+    parser.add_argument("target", type=Path, metavar="DST", help="a new file (nemo) or a new directory")
+    parser.add_argument("--to", required=True, choices=("nemo", "hf", "nemo2", "torch_dist"))
+    parser.add_argument("--dtype", default="keep", choices=("keep", "bf16", "fp32"), help="of the weights")
+    parser.add_argument("--verify", action="store_true", help="compare both sides' logits afterwards")
+    options = parser.parse_args()
+    from recipes.checkpoint.convert import convert
+
+    started = time.monotonic()
+    convert(options.source, options.target, options.to, options.dtype, Progress())
+    print(f"wrote  {options.target} in {time.monotonic() - started:,.1f} s")
+    if options.verify:
+        from recipes.checkpoint.verify import compare_logits
+
+        difference, largest = compare_logits(options.source, options.target)
+        print(f"verify largest difference of logits {difference:.3g} (largest logit {largest:.3g})")
+
+
+if __name__ == "__main__":
+    run_tool(main)
