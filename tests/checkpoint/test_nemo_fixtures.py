@@ -1,8 +1,9 @@
-"""Checkpoints that NVIDIA's NeMo 2.0.0 wrote, against the logits and completions that it computed itself."""
+"""Checkpoints that NVIDIA's NeMo wrote, against the logits and completions that it computed itself."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,25 @@ import pytest
 import torch
 import yaml
 
-from recipes.checkpoint.archive import extract_archive
+from recipes.checkpoint.archive import extract_archive, pack_archive
 from recipes.config.schema import InferenceConfig
 from recipes.errors import UserError
 from recipes.inference.complete import complete, score
 from recipes.inference.text_model import GPTTextModel, load_text_model
 from tests.support.nemo_files import CONFIG, FIXTURES, MAIN, changed
+from tests.support.stored_forms import compressed, legacy_name, rank_files, zarr_directory
 
-FP32_FIXTURES = ("classic_te_torch_dist", "classic_te_torch_dist_tp2", "classic_local_torch_dist")
-VOCABULARY = 448
-# Formats that cannot be read yet: (path below FIXTURES, what the message must say).
-NOT_READ = {
-    "classic_te_single/model.nemo": "torch_dist",
-    "classic_local_single/model.nemo": "torch_dist",
-    "classic_te_zarr/model.nemo": "torch_dist",
-    "nemo2_local/ckpt": "model_config.yaml",
-    "nemo2_v200_te/ckpt": "model_config.yaml",
+FP32_FIXTURES = {
+    "classic_te_torch_dist": "model.nemo",
+    "classic_te_torch_dist_tp2": "model.nemo",
+    "classic_local_torch_dist": "model.nemo",
+    "classic_te_zarr": "model.nemo",
+    "classic_te_single": "model.nemo",
+    "classic_local_single": "model.nemo",
+    "nemo2_v200_te": "ckpt",
+    "nemo2_local": "ckpt",
 }
+VOCABULARY = 448
 NEMO_OUTPUT: dict[str, Any] = json.loads((MAIN / "nemo_generate.json").read_text(encoding="utf-8"))
 GREEDY = InferenceConfig(greedy=True, tokens_to_generate=16, repetition_penalty=1.0)
 
@@ -45,7 +48,7 @@ def main_model() -> GPTTextModel:
 
 @pytest.mark.parametrize("name", FP32_FIXTURES)
 def test_logits_are_nemos(name: str, record_property: Any) -> None:
-    model = load_text_model(str(FIXTURES / name / "model.nemo"), precision="fp32", num_threads=1)
+    model = load_text_model(str(FIXTURES / name / FP32_FIXTURES[name]), precision="fp32", num_threads=1)
     expected = torch.load(FIXTURES / name / "logits.pt", weights_only=True)
     logits = all_logits(model, expected["input_ids"])
     difference = (logits - expected["logits"]).abs().max().item()
@@ -140,11 +143,54 @@ def test_extracted_directory_is_read_like_the_file(main_model: GPTTextModel, tmp
     assert torch.equal(model.logits(tokens), main_model.logits(tokens))
 
 
-@pytest.mark.parametrize("path", NOT_READ)
-def test_other_formats_get_one_clear_line(path: str) -> None:
-    with pytest.raises(UserError) as caught:
-        load_text_model(str(FIXTURES / path), precision="fp32", num_threads=1)
-    assert NOT_READ[path] in str(caught.value) and "\n" not in str(caught.value)
+def test_every_fixture_is_read() -> None:
+    names = {path.name for path in FIXTURES.iterdir()}
+    assert names == {*FP32_FIXTURES, "classic_te_torch_dist_bf16"} and len(names) == 9
+
+
+FORMS: dict[str, Callable[[Path, Path], Path]] = {
+    "mp_rank, 2 ranks": lambda out, scratch: rank_files(out, scratch, tp=2),
+    "tp_rank_pp_rank, 2 x 2": lambda out, scratch: rank_files(out, scratch, tp=2, pp=2),
+    "mp_rank, 2 ranks, before megatron-core": lambda out, scratch: rank_files(
+        out, scratch, tp=2, rename=legacy_name
+    ),
+    "zarr of NeMo 1.23, 2 ranks": lambda out, scratch: zarr_directory(out, scratch, torch.float32, tp=2),
+}
+COMPRESSED = {
+    f"{name}, compressed": lambda out, scratch, name=name: compressed(FIXTURES / name / "model.nemo", out)
+    for name in ("classic_te_single", "classic_te_torch_dist", "classic_te_zarr")
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "packed"),
+    [
+        *((form, packed) for form in FORMS for packed in (False, True)),
+        *((form, False) for form in COMPRESSED),
+    ],
+)
+def test_further_forms_of_the_same_model(form: str, packed: bool, tmp_path: Path) -> None:
+    """Written here from the fixture's tensors; read unpacked and inside of a .nemo."""
+    path = (FORMS | COMPRESSED)[form](tmp_path / "model", tmp_path / "scratch")
+    if packed:
+        pack_archive(path, tmp_path / "model.nemo")
+        path = tmp_path / "model.nemo"
+    model = load_text_model(str(path), precision="fp32", num_threads=1)
+    expected = torch.load(MAIN / "logits.pt", weights_only=True)
+    difference = (all_logits(model, expected["input_ids"]) - expected["logits"]).abs().max().item()
+    print(f"{form}: {difference:.2e}")
+    assert difference < 2e-5
+
+
+def test_bf16_zarr(tmp_path: Path) -> None:
+    """The same bf16 numbers as in the bf16 fixture, so the same logits."""
+    path = zarr_directory(tmp_path / "model", tmp_path / "scratch", torch.bfloat16)
+    model = load_text_model(str(path), precision="fp32", num_threads=1)
+    expected = torch.load(FIXTURES / "classic_te_torch_dist_bf16" / "logits.pt", weights_only=True)
+    exact = expected["logits_fp32_compute_from_bf16_weights"]
+    difference = (all_logits(model, expected["input_ids"]) - exact).abs().max().item()
+    print(f"bf16 zarr: {difference:.2e}")
+    assert difference < 2e-5
 
 
 @pytest.mark.parametrize(

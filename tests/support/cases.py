@@ -30,3 +30,42 @@ def nemo_logits(path: str, tokens: list[list[int]]) -> Any:
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
     return logits
+
+
+def training_logits(step_directory: str, tokens: list[list[int]]) -> Any:
+    """Logits ``[b, s, V]`` of a training checkpoint, loaded as a run that resumes from it loads it."""
+    import torch
+
+    from recipes.checkpoint.nemo_config import from_nemo_config
+    from recipes.checkpoint.safety import load_plain
+    from recipes.checkpoint.training import load_checkpoint_weights
+    from recipes.config.schema import ParallelConfig
+    from tests.support.engine import build_gpt_model, process_groups
+
+    state = load_plain(Path(step_directory) / "common.pt")["recipes"]["model"]
+    rows = state["make_vocab_size_divisible_by"]
+    model = from_nemo_config({"recipes": {"model": state}}, tokenizer_vocab_size=0, stored_rows=rows)
+    with process_groups():
+        gpt = build_gpt_model(model, ParallelConfig(), torch.float32, parallel_output=False).to("cuda")
+        load_checkpoint_weights(Path(step_directory), gpt)
+        ids = torch.tensor(tokens).to("cuda")
+        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        with torch.inference_mode():
+            return gpt.eval()(ids, positions, None).float().cpu().numpy()
+
+
+def completions(path: str, prompts: list[str]) -> list[str]:
+    """Greedy completions of a .nemo."""
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+
+    from recipes.config.schema import InferenceConfig
+    from recipes.inference.complete import complete
+    from recipes.inference.text_model import load_text_model
+
+    model = load_text_model(path, precision="fp32", num_threads=1)
+    settings = InferenceConfig(greedy=True, tokens_to_generate=8)
+    texts = [completion.completion for completion in complete(model, prompts, settings, batch_size=2, seed=1)]
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
+    return texts

@@ -1,0 +1,390 @@
+"""Exported directories in transformers' own classes, and back again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from recipes.checkpoint.huggingface import write as write_module
+from recipes.checkpoint.huggingface.config import architecture_of, to_hf_config
+from recipes.checkpoint.huggingface.config_in import from_hf_config
+from recipes.checkpoint.huggingface.read import open_huggingface
+from recipes.checkpoint.huggingface.tables import rules_of
+from recipes.config.families import check_family_settings
+from recipes.config.hydra_app import CONF_DIR, compose
+from recipes.config.schema import ModelConfig
+from recipes.errors import UserError
+from tests.support.engine import TINY, initialized, process_groups
+from tests.support.huggingface_models import export, shaken, stored_in, tensors_of
+
+LLAMA = replace(
+    TINY,
+    hidden_size=48,
+    kv_channels=16,
+    rotary_base=500,
+    layernorm_epsilon=1e-3,
+)
+QWEN3 = replace(LLAMA, qk_layernorm=True)
+EXPERTS = replace(QWEN3, num_moe_experts=6, moe_ffn_hidden_size=40)
+GLM4 = replace(
+    EXPERTS,
+    moe_router_topk=3,
+    first_k_dense_replace=1,
+    share_embeddings_and_output_weights=True,
+    moe_shared_expert_intermediate_size=80,
+    moe_router_score_function="sigmoid",
+    moe_router_enable_expert_bias=True,
+    moe_router_topk_scaling_factor=2.5,
+)
+GEMMA3 = replace(
+    LLAMA,
+    family="gemma3",
+    activation="geglu",
+    qk_layernorm=True,
+    rotary_base_local=50,
+    window_size=5,
+    window_pattern="SSL",
+    share_embeddings_and_output_weights=True,
+)
+NANO = replace(
+    LLAMA,
+    family="nano_hindi",
+    activation="squared_relu",
+    qk_layernorm=True,
+    window_size=5,
+    window_pattern="SSSL",
+    num_layers=5,
+    final_logit_softcapping=15.0,
+)
+PARAM_MOE = replace(
+    LLAMA,
+    family="param_moe",
+    num_query_groups=None,
+    activation="gelu",
+    normalization="LayerNorm",
+    add_bias_linear=True,
+    position_embedding_type="learned_absolute",
+    rotary_base=10000,
+    num_moe_experts=4,
+    moe_layer_freq=2,
+)
+CASES = {
+    "llama": LLAMA,
+    "llama_tied_mha": replace(LLAMA, num_query_groups=4, share_embeddings_and_output_weights=True),
+    "llama_mqa": replace(LLAMA, num_query_groups=1, vocab_size=256),
+    "qwen3": QWEN3,
+    "qwen3_moe": EXPERTS,
+    "qwen3_moe_unnormalised": replace(EXPERTS, moe_router_pre_softmax=True),
+    "qwen3_moe_some_layers": replace(EXPERTS, first_k_dense_replace=1, moe_layer_freq=2),
+    "mixtral": replace(EXPERTS, qk_layernorm=False, moe_ffn_hidden_size=None),
+    "glm4_moe": GLM4,
+    "glm4_moe_partly_rotated": replace(GLM4, rotary_percent=0.5, qk_layernorm=False),
+    "glm4_moe_one_expert": replace(GLM4, moe_router_topk=1, moe_router_topk_scaling_factor=None),
+    "gemma3": GEMMA3,
+    "gemma3_untied_full": replace(
+        GEMMA3,
+        share_embeddings_and_output_weights=False,
+        window_size=None,
+        window_pattern=None,
+        rotary_base_local=None,
+    ),
+    "nano_hindi": NANO,
+    "nano_hindi_full": replace(NANO, window_size=None, window_pattern=None, final_logit_softcapping=None),
+    "param_moe": PARAM_MOE,
+}
+TINY_YAML = sorted(path.stem for path in (CONF_DIR / "model").glob("tiny*.yaml"))
+# What only training uses; a Hugging Face configuration has no place for it.
+TRAINING_ONLY = {
+    "make_vocab_size_divisible_by",
+    "init_method",
+    "init_method_std",
+    "embedding_init_method_std",
+    "use_scaled_init_method",
+    "hidden_dropout",
+    "attention_dropout",
+    "moe_router_bias_update_rate",
+    "moe_router_load_balancing_type",
+    "moe_aux_loss_coeff",
+    "moe_importance_loss_coeff",
+    "moe_load_loss_coeff",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine() -> Iterator[None]:
+    with process_groups():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_module_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remote code is copied and imported from here."""
+    cache = str(tmp_path / "modules")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
+
+
+def loaded(directory: Path, model: ModelConfig, **options: Any) -> Any:
+    """By transformers, with nothing missing and nothing left over."""
+    from transformers import AutoModelForCausalLM
+
+    found, info = AutoModelForCausalLM.from_pretrained(
+        directory,
+        output_loading_info=True,
+        attn_implementation="sdpa" if architecture_of(model).remote else "eager",
+        trust_remote_code=architecture_of(model).remote,
+        **options,
+    )
+    assert type(found).__name__ == architecture_of(model).name
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return found.eval()
+
+
+def tokens_for(model: ModelConfig, length: int = 24) -> torch.Tensor:
+    return torch.randint(model.vocab_size, (3, length), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_in_transformers(case: str, tmp_path: Path) -> None:
+    model = CASES[case]
+    check_family_settings(model)
+    gpt = shaken(initialized(model)).eval()
+    directory = export(tmp_path / "hf", model, stored_in(tmp_path / "ours", tensors_of(gpt)))
+    theirs = loaded(directory, model)
+    tokens = tokens_for(model)
+    positions = torch.arange(tokens.shape[1]).expand_as(tokens)
+    with torch.no_grad():
+        ours = gpt(tokens, positions, None)[..., : model.vocab_size]
+        expected = theirs(tokens).logits
+    assert expected.dtype == torch.float32 and expected.std() > 0.2, "the comparison would say nothing"
+    assert (ours - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("case", ["nano_hindi", "param_moe"])
+def test_remote_code_generates(case: str, tmp_path: Path) -> None:
+    """Greedily as the full forward says, also for a padded prompt; and it trains."""
+    model = CASES[case]
+    gpt = shaken(initialized(model)).eval()
+    stored = stored_in(tmp_path / "ours", tensors_of(gpt))
+    directory = export(tmp_path / "hf", model, stored, eos_id=2, pad_id=3)
+    theirs = loaded(directory, model)
+    prompt = tokens_for(model, 6)[:1]
+    tokens = theirs.generate(prompt, max_new_tokens=8, do_sample=False, eos_token_id=None)
+    positions = torch.arange(tokens.shape[1])[None]
+    with torch.no_grad():
+        choice = gpt(tokens, positions, None)[..., : model.vocab_size].argmax(-1)
+    assert tokens.shape == (1, 14) and torch.equal(choice[:, 5:-1], tokens[:, 6:])
+    padded = torch.cat((torch.full((1, 3), 3), prompt), dim=1)
+    mask = torch.tensor([[0] * 3 + [1] * 6])
+    again = theirs.generate(padded, attention_mask=mask, max_new_tokens=8, do_sample=False, eos_token_id=None)
+    assert torch.equal(again[:, 3:], tokens)
+    loss = theirs.train()(tokens, labels=tokens).loss
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is not None for p in theirs.parameters())
+
+
+def test_remote_code_stands_alone(repository: Path) -> None:
+    for path in (repository / "recipes/checkpoint/huggingface/remote_code").glob("*_*.py"):
+        imports = [line for line in path.read_text().splitlines() if "import" in line.split()[:3]]
+        assert imports and not any("recipes" in line or "megatron" in line for line in imports)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", TINY_YAML)
+def test_round_trip_is_exact(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    model = described(name, vocab_size=2000)
+    tensors = {
+        key: tensor if ".router." in key else tensor.to(dtype)
+        for key, tensor in tensors_of(shaken(initialized(model))).items()
+    }
+    directory = export(tmp_path / "hf", model, stored_in(tmp_path / "ours", tensors))
+    back = open_huggingface(directory)
+    assert back.tensors.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        found = back.tensors[key].load()
+        assert found.dtype == tensor.dtype and found.shape == tensor.shape, key
+        if found.shape[0] == 2048:
+            assert not found[2000:].any(), "padded rows come back as zeros"
+            found, tensor = found[:2000], tensor[:2000]
+        assert torch.equal(found, tensor.cpu()), key
+    assert computed(back.model) == computed(model)
+    check_family_settings(back.model)
+
+
+def described(name: str, **changes: Any) -> ModelConfig:
+    settings = ["name=x", "data.seq_length=64", "trainer.max_steps=1", f"model={name}"]
+    return replace(compose("pretrain", settings).model, **changes)
+
+
+def computed(model: ModelConfig) -> dict[str, Any]:
+    """What decides the function that the model computes, defaults filled in."""
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(ModelConfig)}
+    fields["kv_channels"] = model.kv_channels or model.hidden_size // model.num_attention_heads
+    fields["num_query_groups"] = model.num_query_groups or model.num_attention_heads
+    if model.num_moe_experts:
+        fields["moe_ffn_hidden_size"] = model.moe_ffn_hidden_size or model.ffn_hidden_size
+    if model.family == "param_moe":
+        fields["rotary_base"] = None
+    return {key: value for key, value in fields.items() if key not in TRAINING_ONLY}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_config_comes_back(case: str) -> None:
+    model = CASES[case]
+    config = json.loads(json.dumps(to_hf_config(model, dtype="float32", bos_id=1, eos_id=2, pad_id=None)))
+    back = from_hf_config(config)
+    different = {
+        key: (value, computed(back)[key])
+        for key, value in computed(model).items()
+        if value != computed(back)[key]
+    }
+    # Widths that the class has in one place only, and a setting of expert layers that says the same.
+    assert different.keys() <= {"ffn_hidden_size"} if case == "mixtral" else not different
+    assert rules_of(back) == rules_of(model)
+
+
+def test_older_and_newer_keys() -> None:
+    config = to_hf_config(LLAMA, dtype="bfloat16", bos_id=1, eos_id=2, pad_id=None)
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 500.0
+    assert config["dtype"] == config["torch_dtype"] == "bfloat16"
+    older = {
+        key: value for key, value in config.items() if key not in ("rope_parameters", "head_dim", "dtype")
+    }
+    older["head_dim"] = None
+    assert from_hf_config(older).rotary_base == 500
+    gemma = to_hf_config(GEMMA3, dtype="float32", bos_id=None, eos_id=None, pad_id=None)
+    del gemma["rope_parameters"]
+    assert from_hf_config(gemma).rotary_base_local == 50
+
+
+def test_published_param_class_is_llama(tmp_path: Path) -> None:
+    gpt = shaken(initialized(LLAMA))
+    directory = export(tmp_path / "hf", LLAMA, stored_in(tmp_path / "ours", tensors_of(gpt)))
+    config = json.loads((directory / "config.json").read_text())
+    config |= {"model_type": "parambharatgen", "architectures": ["ParamBharatGenForCausalLM"]}
+    config["auto_map"] = {"AutoConfig": "modeling_evil.Config"}  # Never looked at.
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "modeling_evil.py").write_text("raise SystemExit")
+    weights = load_file(directory / "model.safetensors")
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    save_file(weights, directory / "model.safetensors")
+    found = open_huggingface(directory)
+    assert computed(found.model) == computed(LLAMA)
+    name = "decoder.layers.1.self_attention.linear_qkv.weight"
+    assert torch.equal(found.tensors[name].load(), tensors_of(gpt)[name].cpu())
+    assert found.tokenizer is None and found.tokenizer_files == ()
+    (directory / "tokenizer.json").write_text("{}")
+    assert [path.name for path in open_huggingface(directory).tokenizer_files] == ["tokenizer.json"]
+    (directory / "tokenizer.model").write_text("")
+    assert open_huggingface(directory).tokenizer == directory / "tokenizer.model"
+
+
+@pytest.mark.parametrize("case", ["qwen3_moe", "mixtral", "glm4_moe"])
+def test_fused_experts_are_read(case: str, tmp_path: Path) -> None:
+    """As transformers 5 holds them in memory, and may store them."""
+    model = CASES[case]
+    tensors = tensors_of(shaken(initialized(model)))
+    directory = export(tmp_path / "hf", model, stored_in(tmp_path / "ours", tensors))
+    state = {key: value.contiguous() for key, value in loaded(directory, model).state_dict().items()}
+    if model.share_embeddings_and_output_weights:
+        state.pop("lm_head.weight")
+    if case == "mixtral":
+        state = {key.replace(".mlp.", ".block_sparse_moe."): value for key, value in state.items()}
+    assert any(key.endswith("experts.gate_up_proj") for key in state)
+    save_file(state, directory / "model.safetensors")
+    found = open_huggingface(directory).tensors
+    for key, tensor in tensors.items():
+        expected = tensor.cpu().clone()
+        if key in ("embedding.word_embeddings.weight", "output_layer.weight"):
+            expected[model.vocab_size :] = 0
+        assert torch.equal(found[key].load(), expected), key
+
+
+def test_tied_head(tmp_path: Path) -> None:
+    model = replace(LLAMA, share_embeddings_and_output_weights=True)
+    stored = stored_in(tmp_path / "ours", tensors_of(initialized(model)))
+    directory = export(tmp_path / "hf", model, stored)
+    weights = load_file(directory / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    save_file(weights | {"lm_head.weight": embedding.clone()}, directory / "model.safetensors")
+    assert torch.equal(
+        open_huggingface(directory).tensors["embedding.word_embeddings.weight"].load()[:250], embedding
+    )
+    save_file(weights | {"lm_head.weight": embedding + 1}, directory / "model.safetensors")
+    with pytest.raises(UserError, match="lm_head.weight is another than model.embed_tokens.weight"):
+        open_huggingface(directory)
+
+
+def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several files and their index, in blocks smaller than a tensor, load as one file does."""
+    monkeypatch.setattr(write_module, "SHARD_BYTES", 40_000)
+    monkeypatch.setattr(write_module, "BLOCK_BYTES", 1_000)
+    tensors = tensors_of(shaken(initialized(GLM4)))
+    done: list[int] = []
+    stored = stored_in(tmp_path / "ours", tensors)
+    directory = export(tmp_path / "hf", GLM4, stored)
+    write_module.write_weights(directory, stored, rules_of(GLM4), lambda name, dtype: dtype, done.append)
+    assert sum(done) == sum(tensor.nbytes for tensor in stored.values())
+    index = json.loads((directory / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in directory.glob("*.safetensors"))
+    assert len(files) > 2 and files == sorted(set(index["weight_map"].values()))
+    assert index["metadata"]["total_size"] == sum(
+        tensor.nbytes for file in files for tensor in load_file(directory / file).values()
+    )
+    loaded(directory, GLM4)
+    found = open_huggingface(directory).tensors
+    assert all(
+        torch.equal(found[key].load()[: GLM4.vocab_size], tensor.cpu()[: GLM4.vocab_size])
+        for key, tensor in tensors.items()
+    )
+
+
+def test_stored_types_are_chosen_per_tensor(tmp_path: Path) -> None:
+    stored = stored_in(tmp_path / "ours", tensors_of(shaken(initialized(GLM4))))
+    directory = tmp_path / "hf"
+    directory.mkdir()
+
+    def dtype_of(name: str, dtype: torch.dtype) -> torch.dtype:
+        return dtype if ".router." in name else torch.bfloat16
+
+    write_module.write_weights(directory, stored, rules_of(GLM4), dtype_of, lambda done: None)
+    weights = load_file(directory / "model.safetensors")
+    wide = {name for name, weight in weights.items() if weight.dtype == torch.float32}
+    assert wide == {
+        f"model.layers.{layer}.mlp.gate.{part}"
+        for layer in (1, 2, 3)
+        for part in ("weight", "e_score_correction_bias")
+    }
+    name = "model.layers.0.self_attn.o_proj.weight"
+    expected = stored["decoder.layers.0.self_attention.linear_proj.weight"].load().bfloat16()
+    assert torch.equal(weights[name], expected)
+
+
+REFUSED = {
+    "window_size": replace(LLAMA, window_size=8, window_pattern="SL"),
+    "normalization": replace(LLAMA, normalization="LayerNorm"),
+    "activation": replace(LLAMA, activation="gelu"),
+    "add_bias_linear": replace(LLAMA, add_bias_linear=True),
+    "position_embedding_type": replace(LLAMA, position_embedding_type="learned_absolute"),
+    "rotary_percent": replace(LLAMA, rotary_percent=0.5),
+    "megatron": replace(LLAMA, megatron={"rotary_interleaved": True}),
+    "num_attention_heads": replace(LLAMA, hidden_size=50),
+    "moe_expert_capacity_factor": replace(EXPERTS, moe_expert_capacity_factor=1.0),
+    "qk_layernorm": replace(EXPERTS, qk_layernorm=False, moe_router_pre_softmax=True),
+    "moe_layer_freq": replace(GLM4, moe_layer_freq=2),
+    "moe_router_enable_expert_bias": replace(GLM4, moe_router_enable_expert_bias=False),
+    "moe_shared_expert_intermediate_size": replace(GLM4, moe_shared_expert_intermediate_size=60),
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_settings_without_a_class_are_refused_by_name(key: str) -> None:
+    with pytest.raises(UserError, match=rf"^model\.{key}="):
+        to_hf_config(REFUSED[key], dtype="float32", bos_id=None, eos_id=None, pad_id=None)
