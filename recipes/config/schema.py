@@ -242,6 +242,8 @@ class TrainerConfig:
     """torch CPU threads per process; None: the machine's cores shared by the local processes."""
     peak_tflops: float | None = None
     """Dense peak of one device, for MFU; None: known for H100/H200/A100, else no MFU is reported."""
+    compile: bool = False
+    """torch.compile for every transformer layer: slow to begin, faster after that; see docs/decisions.md."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
 

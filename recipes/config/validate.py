@@ -43,6 +43,8 @@ def validate_pretrain(config: PretrainConfig) -> int:
             f"longer than model.max_position_embeddings={config.model.max_position_embeddings}; lower it",
         )
     tp = config.parallel.tensor_model_parallel_size
+    if config.trainer.compile and config.model.num_moe_experts is not None:
+        refuse("trainer.compile", True, "megatron-core's experts cannot be compiled; leave it false")
     cp = config.parallel.context_parallel_size
     if config.data.seq_length % (2 * cp) and cp > 1:
         refuse(

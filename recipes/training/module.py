@@ -129,6 +129,9 @@ class ParamGPT(ModelPT):
         if self.init_from is not None and run.init_from_state == "full":
             load_training_checkpoint(self.init_from, gpt, self.megatron_optimizer)
         self._connect_gradient_hooks()
+        if run.trainer.compile:
+            for layer in gpt.decoder.layers:
+                layer.compile()
 
     def _connect_gradient_hooks(self) -> None:
         config = self.gpt.config

@@ -57,6 +57,10 @@ NAN, INF = float("nan"), float("inf")
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": "../x"}, "name='../x': use letters"),
     ({"name": ""}, "name='': use letters"),
+    (
+        {"trainer__compile": True, "model__num_moe_experts": 4, "model__moe_router_topk": 2},
+        "trainer.compile=True: megatron-core's experts cannot be compiled",
+    ),
     ({"resume": "yes"}, "resume=yes: choose one of auto, never"),
     ({"seed": -1}, "seed=-1: must lie between 0 and 2147483647"),
     ({"seed": 2**31}, "seed=2147483648: must lie between"),

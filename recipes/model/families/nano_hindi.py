@@ -29,6 +29,7 @@ from recipes.model.accounting import padded_vocab_size
 from recipes.model.families import Family
 from recipes.model.initial_values import OUTPUT_PROJECTIONS, Constant, InitialValues, Normal, Uniform
 from recipes.model.layers import value_embedding_layers
+from recipes.model.soft_cap import SoftCap
 from recipes.model.value_embedding import ValueEmbeddedAttention
 
 UNUSABLE_MEGATRON_FIELDS = {
@@ -106,11 +107,6 @@ def _mix(hidden_states: Tensor, embedded: Tensor, resid: Tensor, x0: Tensor) -> 
     return resid.squeeze() * hidden_states + x0.squeeze() * embedded
 
 
-@jit_fuser
-def _soft_capped(logits: Tensor, cap: float) -> Tensor:
-    return cap * torch.tanh(logits.float() / cap)
-
-
 class NanoHindiModel(GPTModel):
     """GPTModel with normed word embeddings, which every layer sees, and soft-capped logits in fp32."""
 
@@ -145,7 +141,7 @@ class NanoHindiModel(GPTModel):
         return self._capped(output) if labels is None else output
 
     def _capped(self, logits: Tensor) -> Tensor:
-        return logits.float() if self.soft_cap is None else _soft_capped(logits, self.soft_cap)
+        return logits.float() if self.soft_cap is None else SoftCap.apply(logits, self.soft_cap)
 
 
 def layer_spec(model: ModelConfig, backend: BackendSpecProvider, *, embeds_values: bool) -> ModuleSpec:
