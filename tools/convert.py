@@ -16,9 +16,9 @@ EXAMPLES = """examples:
   python -m tools.convert outputs/quickstart/checkpoints/step_00002400 step2400.nemo --to nemo
 
 SRC is a .nemo of any generation or the directory it was unpacked to, a NeMo 2 directory, a training
-checkpoint or run directory of this project, or a Hugging Face directory. What it is and how it is built is read
-from it. DST must not exist yet. Nothing in SRC is executed; neither a GPU nor memory for the whole model is
-needed.
+checkpoint or run directory of this project, or a Hugging Face directory. What it is and how it is built is
+read from it. DST must not exist yet. Nothing in SRC is executed; neither a GPU nor memory for the whole model
+is needed.
 """
 BAR_SECONDS = 0.5
 

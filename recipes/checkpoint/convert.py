@@ -124,9 +124,7 @@ def _sentencepiece(source: Source) -> tuple[bytes, str]:
     """The tokenizer's file and its name without a uuid that an earlier .nemo gave it."""
     tokenizer = source.tokenizer
     if tokenizer.library != "sentencepiece" or tokenizer.blob is None:
-        raise UserError(
-            f"{source.path}: has no SentencePiece model, which NeMo's form needs; use --to hf"
-        )
+        raise UserError(f"{source.path}: has no SentencePiece model, which NeMo's form needs; use --to hf")
     name = re.sub(r"^[0-9a-f]{32}_", "", Path(tokenizer.name).name)
     return tokenizer.blob.read(LARGEST_TOKENIZER), name
 

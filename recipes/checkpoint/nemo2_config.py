@@ -85,6 +85,13 @@ def from_nemo2_config(
     Raises:
         UserError: a field is missing, or has a value that no family here computes.
     """
+    try:
+        return _translated(document, tokenizer_vocab_size, stored_rows)
+    except UserError as error:
+        raise UserError(str(error).replace("model_config.yaml", FILE)) from None
+
+
+def _translated(document: dict[str, Any], pieces: int, stored_rows: int) -> ModelConfig:
     config = document.get("config")
     if not isinstance(config, dict):
         raise UserError(f"{FILE}: config is no mapping")
@@ -100,7 +107,7 @@ def from_nemo2_config(
         values |= _expert_layers(config)
     # A field that is not written has its class's default. NeMo 2 writes all of TransformerConfig's.
     values |= {
-        "vocab_size": tokenizer_vocab_size,
+        "vocab_size": pieces,
         "make_vocab_size_divisible_by": stored_rows,
         "max_position_embeddings": _first(config, "max_position_embeddings", "seq_length"),
         "normalization": known_value(
@@ -113,10 +120,7 @@ def from_nemo2_config(
         "rotary_percent": config.get("rotary_percent", 1.0),
         "share_embeddings_and_output_weights": config.get("share_embeddings_and_output_weights", True),
     }
-    try:
-        return typed_model(**values)
-    except UserError as error:
-        raise UserError(str(error).replace("model_config.yaml", FILE)) from None
+    return typed_model(**values)
 
 
 def _first(config: dict[str, Any], *keys: str) -> Any:

@@ -158,7 +158,7 @@ def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, store
             value = shown(config[key])
             raise UserError(f"model_config.yaml: {key}={value} is not supported (supported: {supported})")
     try:
-        return _typed(
+        return typed_model(
             family=ours.get("family", "llama"),
             num_layers=config["num_layers"],
             hidden_size=config["hidden_size"],
@@ -170,9 +170,11 @@ def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, store
             # The stored table is what it is: its height is the multiple.
             make_vocab_size_divisible_by=stored_rows,
             max_position_embeddings=config["max_position_embeddings"],
-            normalization=_known("normalization", config.get("normalization", "layernorm"), NORMALIZATIONS),
+            normalization=known_value(
+                "normalization", config.get("normalization", "layernorm"), NORMALIZATIONS
+            ),
             layernorm_epsilon=config.get("layernorm_epsilon", 1e-5),
-            activation=_known("activation", config.get("activation", "gelu"), ACTIVATIONS),
+            activation=known_value("activation", config.get("activation", "gelu"), ACTIVATIONS),
             add_bias_linear=config.get("bias", True),
             position_embedding_type=config.get("position_embedding_type", "learned_absolute"),
             rotary_base=config.get("rotary_base", 10000),
@@ -196,10 +198,10 @@ def _described(description: Any, stored_rows: int) -> ModelConfig:
     for key in description:
         if key not in known:
             raise UserError(f"model_config.yaml: recipes.model.{shown(key)} is no setting of a model")
-    return _typed(**{**description, "make_vocab_size_divisible_by": stored_rows})
+    return typed_model(**{**description, "make_vocab_size_divisible_by": stored_rows})
 
 
-def _typed(**values: Any) -> ModelConfig:
+def typed_model(**values: Any) -> ModelConfig:
     """The ModelConfig of values that come from a file: what has another type than the schema's is refused."""
     for field in dataclasses.fields(ModelConfig):
         if field.name not in values:
@@ -235,7 +237,7 @@ def _converted(value: Any, wanted: str) -> Any:
     return number
 
 
-def _known(key: str, value: Any, table: dict[str, str]) -> str:
+def known_value(key: str, value: Any, table: dict[str, str]) -> str:
     if not isinstance(value, str) or value not in table:
         raise UserError(
             f"model_config.yaml: {key}={shown(value)} is not supported (supported: {', '.join(table)})"

@@ -11,12 +11,13 @@ import io
 import math
 import os
 import pickle
+import re
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from recipes.errors import UserError
 
@@ -69,16 +70,44 @@ def _enum_member(cls: Any, name: str) -> Any:
     raise pickle.UnpicklingError(f"it asks for the attribute {shown(name)} of {shown(cls)}")
 
 
-class _AllowListUnpickler(pickle.Unpickler):
+class PlainUnpickler(pickle._Unpickler):
+    """Reads a pickle with an allow-list that ``find_class`` is.
+
+    Python's own implementation, as torch's weights_only has one: the C one allocates its memo as an array, so
+    that one changed byte in a file can ask for 30 GB.
+    """
+
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("builtins", "getattr"):
-            return _enum_member
-        if name in ALLOWED_CLASSES.get(module, set()):
-            return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+    def _build(self) -> None:
+        target = self.stack[-2]  # type: ignore[attr-defined]
+        # A state for a class would change that class for the whole process.
+        if isinstance(target, type | Enum) or callable(target):
+            raise pickle.UnpicklingError(f"it changes {shown(target)}")
+        self.load_build()  # type: ignore[attr-defined]
+
+    dispatch[pickle.BUILD[0]] = _build  # type: ignore[assignment]
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("it refers to objects outside itself")
+
+
+class _MetadataUnpickler(PlainUnpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _enum_member
+        if name not in ALLOWED_CLASSES.get(module, set()):
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        if module.startswith("megatron."):
+            return _MegatronRecord
+        return super(PlainUnpickler, self).find_class(module, name)
+
+
+class _MegatronRecord:
+    """MCoreMetadata, MCoreSavePlan: no methods. Importing megatron-core for them would take seconds."""
 
 
 def check_metadata(directory: Path) -> Any:
@@ -92,22 +121,27 @@ def check_metadata(directory: Path) -> Any:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; this is no whole distributed checkpoint") from None
+    return parse_metadata(data, str(path), sum(file.stat().st_size for file in directory.glob("*.distcp")))
+
+
+def parse_metadata(data: bytes, name: str, present: int) -> Any:
+    """The content of a ``.metadata`` called ``name``, whose .distcp files have ``present`` bytes together.
+
+    Raises:
+        UserError: it is damaged, or names anything but what such files consist of.
+    """
     try:
-        metadata = _AllowListUnpickler(io.BytesIO(data)).load()
-    except Exception as error:  # A damaged pickle can raise nearly anything.
-        raise UserError(f"{path}: not the metadata of a checkpoint: {reason(error)}") from None
-    try:
+        metadata = _MetadataUnpickler(io.BytesIO(data)).load()
         declared = sum(map(_stored_bytes, metadata.state_dict_metadata.values()))
         for storage in metadata.storage_data.values():
             if Path(storage.relative_path).name != storage.relative_path:
                 raise ValueError(f"{shown(str(storage.relative_path))} lies outside of it")
-        present = sum(file.stat().st_size for file in directory.glob("*.distcp"))
-    except Exception as error:
-        raise UserError(f"{path}: not the metadata of a checkpoint: {reason(error)}") from None
+    except Exception as error:  # A damaged pickle can raise nearly anything.
+        raise UserError(f"{name}: not the metadata of a checkpoint: {reason(error)}") from None
     # Before anybody allocates what it declares.
     if declared > present:
         raise UserError(
-            f"{directory}: its tensors have {declared:,} bytes, its files only {present:,}; it is damaged"
+            f"{name}: its tensors have {declared:,} bytes, its files only {present:,}; it is damaged"
         )
     return metadata
 
@@ -172,11 +206,29 @@ def load_plain(path: Path) -> Any:
     Raises:
         UserError: the file is missing, damaged, or holds anything else.
     """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; this is no whole checkpoint") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse_plain(data, str(path))
+
+
+def parse_plain(data: bytes, name: str) -> Any:
+    """The content of such a file called ``name``.
+
+    Raises:
+        UserError: it is damaged, or holds anything else.
+    """
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; this is no whole checkpoint") from None
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path}: not readable as plain data: {reason(error)}") from None
+        # torch explains at length how to run the file all the same; what it names says more.
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        why = f"it names {named[1]}" if named else reason(error)
+        if "Weights only load failed" in why:
+            why = "damaged, or no file of torch.save"
+        raise UserError(f"{name}: not readable as plain data: {why}") from None

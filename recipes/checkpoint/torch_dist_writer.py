@@ -10,7 +10,8 @@ import io
 import json
 import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -25,10 +26,13 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from recipes.checkpoint.safety import check_metadata
 from recipes.checkpoint.sources.lazy import LazyTensor
 from recipes.errors import UserError
+from recipes.files import atomic_write
 
 SHARD_NAME = "__0_0.distcp"
+EXTRA_SHARD_NAME = "__0_1.distcp"  # megatron-core writes one file per rank here, __<rank>_0.distcp.
 METADATA_JSON = json.dumps(
     {
         "sharded_backend": "torch_dist",
@@ -47,8 +51,8 @@ class TorchDistWriter:
     def __init__(self, stream: BinaryIO, shard_name: str = SHARD_NAME) -> None:
         self.stream, self.shard_name = stream, shard_name
         self.position = 0
-        self._items: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
-        self._places: dict[MetadataIndex, _StorageInfo] = {}
+        self.items: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
+        self.places: dict[MetadataIndex, _StorageInfo] = {}
 
     def add_tensor(
         self,
@@ -64,7 +68,7 @@ class TorchDistWriter:
             UserError: it cannot be read, or others of the stack have another shape or type.
         """
         size = torch.Size((*stack, *tensor.shape))
-        item = self._items.setdefault(key, TensorStorageMetadata(TensorProperties(dtype=dtype), size, []))
+        item = self.items.setdefault(key, TensorStorageMetadata(TensorProperties(dtype=dtype), size, []))
         assert isinstance(item, TensorStorageMetadata)
         if item.properties.dtype != dtype or item.size != size:
             raise UserError(f"{tensor.name} has another shape or type than that of other layers")
@@ -82,7 +86,7 @@ class TorchDistWriter:
         nothing, item = io.BytesIO(), io.BytesIO()
         torch.save(None, nothing)
         torch.save([nothing], item)
-        self._items[key] = BytesStorageMetadata()
+        self.items[key] = BytesStorageMetadata()
         self._place(MetadataIndex(key), item.getvalue())
 
     def _write(self, index: MetadataIndex, tensor: Tensor) -> None:
@@ -92,12 +96,12 @@ class TorchDistWriter:
 
     def _place(self, index: MetadataIndex, payload: bytes | memoryview) -> None:
         self.stream.write(payload)
-        self._places[index] = _StorageInfo(self.shard_name, self.position, len(payload))
+        self.places[index] = _StorageInfo(self.shard_name, self.position, len(payload))
         self.position += len(payload)
 
     def metadata(self) -> bytes:
         """The content of ``.metadata``."""
-        return dump_metadata(Metadata(dict(self._items), storage_data=self._places))
+        return dump_metadata(Metadata(dict(self.items), storage_data=self.places))
 
 
 def _row_blocks(shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[tuple[int, int]]:
@@ -124,6 +128,24 @@ def dump_metadata(metadata: Metadata) -> bytes:
         if isinstance(item, TensorStorageMetadata)
     }
     return pickle.dumps(plain, protocol=4)
+
+
+def make_classic(directory: Path, extra_states: Iterable[str]) -> None:
+    """Rewrites what megatron-core's own writer left so that classic NeMo reads it.
+
+    Its metadata names classes that came after megatron-core 0.9, and without Transformer Engine the extra
+    states are missing that a model made of its modules asks for.
+    """
+    metadata = check_metadata(directory)
+    missing = [key for key in extra_states if key not in metadata.state_dict_metadata]
+    with (directory / EXTRA_SHARD_NAME).open("xb") as stream:
+        writer = TorchDistWriter(stream, EXTRA_SHARD_NAME)
+        for key in missing:
+            writer.add_extra_state(key)
+    metadata.state_dict_metadata.update(writer.items)
+    metadata.storage_data.update(writer.places)
+    with atomic_write(directory / ".metadata") as file:
+        file.write(dump_metadata(metadata))
 
 
 def extra_state_keys(prefix: str, layers: int) -> list[str]:

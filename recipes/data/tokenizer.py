@@ -73,7 +73,7 @@ class TextTokenizer:
             # An empty model loads without complaint and then answers everything with 0.
             if not model or not self._processor.LoadFromSerializedProto(model):
                 raise RuntimeError("no pieces")
-        except RuntimeError:
+        except (RuntimeError, UnicodeDecodeError):  # The latter from its own message about a damaged piece.
             raise UserError(
                 f"{name} is not a SentencePiece model, or is damaged ({len(model)} bytes)"
             ) from None

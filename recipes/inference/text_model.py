@@ -134,7 +134,7 @@ class GPTTextModel:
 
 
 def load_text_model(path: str, *, precision: str = "auto", num_threads: int | None = None) -> GPTTextModel:
-    """Loads a .nemo file or an extracted directory.
+    """Loads a stored model of any kind that recipes.checkpoint.sources reads.
 
     Raises:
         UserError: it cannot be read.
@@ -160,6 +160,12 @@ def load_text_model(path: str, *, precision: str = "auto", num_threads: int | No
 
 def _document_start(nemo: NemoModel) -> int | None:
     """What came before each document in training: recorded by us; NeMo's own files are prompted with BOS."""
-    recorded = (nemo.config.get("recipes") or {}).get("document_start")
+    ours = nemo.config.get("recipes") or {}
+    if "consumed_tokens" in ours and "document_start" not in ours:
+        raise UserError(
+            f"{nemo.source}: how its training documents began is not known, for the run's config.yaml or "
+            "its data are gone; load the run's model.nemo"
+        )
+    recorded = ours.get("document_start")
     start = {"bos": nemo.tokenizer.bos_id, "eos": nemo.tokenizer.eos_id, None: nemo.tokenizer.bos_id}
     return start.get(recorded)

@@ -28,7 +28,7 @@ class SoftCap(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """The derivative is ``1 - tanh^2``."""
         (tanh,) = ctx.saved_tensors
         return _times_derivative(gradient, tanh).to(ctx.dtype), None

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.utils._device import _device_constructors
 
 CPU = torch.device("cpu")
 
@@ -159,6 +160,9 @@ def _redirect_factories() -> None:
 
         return wrapper
 
+    # torch.device contexts act on a set of factories that torch makes at the first use: now, while these are
+    # its own. Otherwise transformers' from_pretrained leaves its rotary frequencies uninitialised.
+    _device_constructors()
     for name in _FACTORIES:
         setattr(torch, name, on_cpu(getattr(torch, name)))
 

@@ -18,88 +18,29 @@ from recipes.checkpoint.huggingface.config import architecture_of, to_hf_config
 from recipes.checkpoint.huggingface.config_in import from_hf_config
 from recipes.checkpoint.huggingface.read import open_huggingface
 from recipes.checkpoint.huggingface.tables import rules_of
+from recipes.checkpoint.huggingface.tokenizer import special_ids, write_tokenizer
 from recipes.config.families import check_family_settings
 from recipes.config.hydra_app import CONF_DIR, compose
 from recipes.config.schema import ModelConfig
+from recipes.data.tokenizer import load_tokenizer
 from recipes.errors import UserError
-from tests.support.engine import TINY, initialized, process_groups
-from tests.support.huggingface_models import export, shaken, stored_in, tensors_of
-
-LLAMA = replace(
-    TINY,
-    hidden_size=48,
-    kv_channels=16,
-    rotary_base=500,
-    layernorm_epsilon=1e-3,
-)
-QWEN3 = replace(LLAMA, qk_layernorm=True)
-EXPERTS = replace(QWEN3, num_moe_experts=6, moe_ffn_hidden_size=40)
-GLM4 = replace(
+from tests.support.corpus import TinyData
+from tests.support.engine import initialized, process_groups
+from tests.support.huggingface_models import (
+    CASES,
     EXPERTS,
-    moe_router_topk=3,
-    first_k_dense_replace=1,
-    share_embeddings_and_output_weights=True,
-    moe_shared_expert_intermediate_size=80,
-    moe_router_score_function="sigmoid",
-    moe_router_enable_expert_bias=True,
-    moe_router_topk_scaling_factor=2.5,
-)
-GEMMA3 = replace(
+    GEMMA3,
+    GLM4,
     LLAMA,
-    family="gemma3",
-    activation="geglu",
-    qk_layernorm=True,
-    rotary_base_local=50,
-    window_size=5,
-    window_pattern="SSL",
-    share_embeddings_and_output_weights=True,
+    export,
+    loaded,
+    module_cache,
+    shaken,
+    stored_in,
+    tensors_of,
+    tokens_for,
 )
-NANO = replace(
-    LLAMA,
-    family="nano_hindi",
-    activation="squared_relu",
-    qk_layernorm=True,
-    window_size=5,
-    window_pattern="SSSL",
-    num_layers=5,
-    final_logit_softcapping=15.0,
-)
-PARAM_MOE = replace(
-    LLAMA,
-    family="param_moe",
-    num_query_groups=None,
-    activation="gelu",
-    normalization="LayerNorm",
-    add_bias_linear=True,
-    position_embedding_type="learned_absolute",
-    rotary_base=10000,
-    num_moe_experts=4,
-    moe_layer_freq=2,
-)
-CASES = {
-    "llama": LLAMA,
-    "llama_tied_mha": replace(LLAMA, num_query_groups=4, share_embeddings_and_output_weights=True),
-    "llama_mqa": replace(LLAMA, num_query_groups=1, vocab_size=256),
-    "qwen3": QWEN3,
-    "qwen3_moe": EXPERTS,
-    "qwen3_moe_unnormalised": replace(EXPERTS, moe_router_pre_softmax=True),
-    "qwen3_moe_some_layers": replace(EXPERTS, first_k_dense_replace=1, moe_layer_freq=2),
-    "mixtral": replace(EXPERTS, qk_layernorm=False, moe_ffn_hidden_size=None),
-    "glm4_moe": GLM4,
-    "glm4_moe_partly_rotated": replace(GLM4, rotary_percent=0.5, qk_layernorm=False),
-    "glm4_moe_one_expert": replace(GLM4, moe_router_topk=1, moe_router_topk_scaling_factor=None),
-    "gemma3": GEMMA3,
-    "gemma3_untied_full": replace(
-        GEMMA3,
-        share_embeddings_and_output_weights=False,
-        window_size=None,
-        window_pattern=None,
-        rotary_base_local=None,
-    ),
-    "nano_hindi": NANO,
-    "nano_hindi_full": replace(NANO, window_size=None, window_pattern=None, final_logit_softcapping=None),
-    "param_moe": PARAM_MOE,
-}
+
 TINY_YAML = sorted(path.stem for path in (CONF_DIR / "model").glob("tiny*.yaml"))
 # What only training uses; a Hugging Face configuration has no place for it.
 TRAINING_ONLY = {
@@ -119,36 +60,9 @@ TRAINING_ONLY = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    with process_groups():
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with process_groups(), module_cache(tmp_path_factory.mktemp("modules")):
         yield
-
-
-@pytest.fixture(autouse=True)
-def own_module_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remote code is copied and imported from here."""
-    cache = str(tmp_path / "modules")
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
-
-
-def loaded(directory: Path, model: ModelConfig, **options: Any) -> Any:
-    """By transformers, with nothing missing and nothing left over."""
-    from transformers import AutoModelForCausalLM
-
-    found, info = AutoModelForCausalLM.from_pretrained(
-        directory,
-        output_loading_info=True,
-        attn_implementation="sdpa" if architecture_of(model).remote else "eager",
-        trust_remote_code=architecture_of(model).remote,
-        **options,
-    )
-    assert type(found).__name__ == architecture_of(model).name
-    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    return found.eval()
-
-
-def tokens_for(model: ModelConfig, length: int = 24) -> torch.Tensor:
-    return torch.randint(model.vocab_size, (3, length), generator=torch.Generator().manual_seed(3))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -167,33 +81,28 @@ def test_logits_in_transformers(case: str, tmp_path: Path) -> None:
     assert (ours - expected).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("case", ["nano_hindi", "param_moe"])
-def test_remote_code_generates(case: str, tmp_path: Path) -> None:
-    """Greedily as the full forward says, also for a padded prompt; and it trains."""
-    model = CASES[case]
-    gpt = shaken(initialized(model)).eval()
-    stored = stored_in(tmp_path / "ours", tensors_of(gpt))
-    directory = export(tmp_path / "hf", model, stored, eos_id=2, pad_id=3)
+@pytest.mark.parametrize("case", ["llama", "qwen3_moe", "mixtral", "glm4_moe", "gemma3", "nano_hindi"])
+def test_tokenizer_beside_the_model(case: str, tiny_data: TinyData, tmp_path: Path) -> None:
+    """transformers takes tokenizer.json as it is, whatever the model's own tokenizer class would do."""
+    from transformers import AutoTokenizer
+
+    model = replace(CASES[case], vocab_size=800)
+    stored = stored_in(tmp_path / "ours", tensors_of(shaken(initialized(model))))
+    ours = load_tokenizer(tiny_data.tokenizer)
+    ids = special_ids(ours, "eos")
+    directory = export(tmp_path / "hf", model, stored, bos_id=ids.bos, eos_id=ids.eos, pad_id=ids.pad)
+    assert write_tokenizer(directory, tiny_data.tokenizer, document_start="eos", max_length=64) == []
+    remote = architecture_of(model).remote
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=remote)
+    for text in ("  The river — नदी\n\n12 \u2581 🙂", "है"):
+        encoded = tokenizer(text, return_tensors="pt")
+        assert encoded["input_ids"][0].tolist() == [ours.eos_id, *ours.encode(text)]
     theirs = loaded(directory, model)
-    prompt = tokens_for(model, 6)[:1]
-    tokens = theirs.generate(prompt, max_new_tokens=8, do_sample=False, eos_token_id=None)
-    positions = torch.arange(tokens.shape[1])[None]
-    with torch.no_grad():
-        choice = gpt(tokens, positions, None)[..., : model.vocab_size].argmax(-1)
-    assert tokens.shape == (1, 14) and torch.equal(choice[:, 5:-1], tokens[:, 6:])
-    padded = torch.cat((torch.full((1, 3), 3), prompt), dim=1)
-    mask = torch.tensor([[0] * 3 + [1] * 6])
-    again = theirs.generate(padded, attention_mask=mask, max_new_tokens=8, do_sample=False, eos_token_id=None)
-    assert torch.equal(again[:, 3:], tokens)
-    loss = theirs.train()(tokens, labels=tokens).loss
-    loss.backward()
-    assert loss.isfinite() and all(p.grad is not None for p in theirs.parameters())
-
-
-def test_remote_code_stands_alone(repository: Path) -> None:
-    for path in (repository / "recipes/checkpoint/huggingface/remote_code").glob("*_*.py"):
-        imports = [line for line in path.read_text().splitlines() if "import" in line.split()[:3]]
-        assert imports and not any("recipes" in line or "megatron" in line for line in imports)
+    assert (theirs.generation_config.bos_token_id, theirs.generation_config.eos_token_id) == (2, 2)
+    encoded.pop("token_type_ids", None)
+    assert (
+        theirs.generate(**encoded, max_new_tokens=3, do_sample=False).shape[1] > encoded["input_ids"].shape[1]
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -245,8 +154,8 @@ def test_config_comes_back(case: str) -> None:
         for key, value in computed(model).items()
         if value != computed(back)[key]
     }
-    # Widths that the class has in one place only, and a setting of expert layers that says the same.
-    assert different.keys() <= {"ffn_hidden_size"} if case == "mixtral" else not different
+    # Layer 1 is dense already because only every second one has experts.
+    assert different.keys() == ({"first_k_dense_replace"} if case == "qwen3_moe_some_layers" else set())
     assert rules_of(back) == rules_of(model)
 
 
@@ -318,7 +227,7 @@ def test_tied_head(tmp_path: Path) -> None:
         open_huggingface(directory).tensors["embedding.word_embeddings.weight"].load()[:250], embedding
     )
     save_file(weights | {"lm_head.weight": embedding + 1}, directory / "model.safetensors")
-    with pytest.raises(UserError, match="lm_head.weight is another than model.embed_tokens.weight"):
+    with pytest.raises(UserError, match=r"lm_head\.weight is another than model\.embed_tokens\.weight"):
         open_huggingface(directory)
 
 

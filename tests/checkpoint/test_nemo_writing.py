@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickletools
 import re
 import tarfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from recipes.checkpoint.archive import extract_archive, pack_archive
 from recipes.checkpoint.nemo_config import CLASSIC_TARGET
+from recipes.checkpoint.safety import parse_metadata
 from recipes.config.schema import InferenceConfig
 from recipes.inference.complete import complete
 from recipes.inference.text_model import GPTTextModel, load_text_model
@@ -124,6 +126,33 @@ def test_tar_layout_is_nemos(trained: tuple[Path, torch.Tensor], tiny_data: Tiny
     assert files[tokenizer] == tiny_data.tokenizer.read_bytes()
     assert yaml.safe_load(files[CONFIG])["tokenizer"]["model"] == f"nemo:{tokenizer[2:]}"
     assert b"torch_dist" in files["./model_weights/metadata.json"]
+
+
+def classes_of(pickled: bytes) -> set[str]:
+    """Modules and names that a pickle would import."""
+    strings: list[str] = []
+    found = set()
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name == "GLOBAL":
+            found.add(str(argument).replace(" ", "."))
+        elif opcode.name == "STACK_GLOBAL":
+            found.add(".".join(strings[-2:]))
+        elif isinstance(argument, str):
+            strings.append(argument)
+    return found
+
+
+def test_metadata_needs_nothing_that_classic_nemo_lacks(trained: tuple[Path, torch.Tensor]) -> None:
+    """NeMo 2.0 has megatron-core 0.9, whose checkpoints name torch's classes only, and torch 2.4."""
+    ours = read_tar(trained[0])["./model_weights/.metadata"]
+    nemos = read_tar(MAIN / "model.nemo")["./model_weights/.metadata"]
+    assert not [name for name in classes_of(ours) if name.startswith("megatron")]
+    stored = parse_metadata(ours, "ours", 10**9)
+    expected = parse_metadata(nemos, "NeMo's", 10**9)
+    tied = "model.output_layer.weight" not in stored.state_dict_metadata
+    head = {"model.output_layer.weight"} if tied else set()
+    assert set(stored.state_dict_metadata) == set(expected.state_dict_metadata) - head
+    assert set(stored.mcore_data) == {key for key in stored.state_dict_metadata if "_extra_state" not in key}
 
 
 def test_model_config_is_nemos(trained: tuple[Path, torch.Tensor]) -> None:

@@ -177,7 +177,7 @@ def test_names() -> None:
 
 LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
     "single": (1, {}),
-    "tp2": (2, {"tensor_model_parallel_size": 2}),
+    "tp2": (2, {"tensor_model_parallel_size": 2, "expert_tensor_parallel_size": 1}),
     "pp2": (2, {"pipeline_model_parallel_size": 2}),
     "ep2": (2, {"expert_model_parallel_size": 2}),
 }
@@ -220,6 +220,17 @@ def test_experts_over_ranks(name: str, written: Callable[[str, str], Path], gloo
         experts = [name for name in source.tensors if ".experts.linear_fc2.weight" in name]
         with_experts = 3 if name == "experts" else 2
         assert len(experts) == 4 * with_experts and source.tensors[experts[0]].shape[0] == 64
+
+
+def test_muons_state_is_left_alone(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    """It is saved under other keys than AdamW's."""
+    settings = tiny_data.overrides(output_dir=str(tmp_path), trainer__max_steps="2", save_nemo="false")
+    untied = "model.share_embeddings_and_output_weights=false"
+    (outcome,) = gloo_pool.run(1, run_case, [*settings, untied, "optim=muon"])
+    assert outcome.code == 0, outcome.message
+    with open_source(tmp_path / "tiny") as source:
+        assert source.model.num_layers == 4 and source.skipped > 0
+        assert len(source.tensors) == 3 + 4 * len(PER_LAYER)
 
 
 def test_training_checkpoints(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
@@ -330,6 +341,12 @@ def _stacked_twice(metadata: Any) -> None:
     metadata.state_dict_metadata[FC2.replace("model.", "module.")] = metadata.state_dict_metadata[FC2]
 
 
+def _no_length(metadata: Any) -> None:
+    for index, storage in metadata.storage_data.items():
+        if index.fqn == FC2:
+            del storage.length
+
+
 def _many_layers(metadata: Any) -> None:
     item = metadata.state_dict_metadata[FC2]
     item.size = torch.Size([2**20, 1, 1])
@@ -350,6 +367,7 @@ def _many_layers(metadata: Any) -> None:
         (_other_type, "metadata says"),
         (_stacked_twice, "missing|twice|declared|bytes"),
         (_many_layers, "shape|parts|bytes"),
+        (_no_length, "length"),
     ],
 )
 def test_damaged_torch_dist(edit: Callable[[Any], None], named: str, tmp_path: Path) -> None:

@@ -137,3 +137,10 @@ def test_random_regions_differ_and_come_back() -> None:
             again = torch.rand(4)
         assert not torch.equal(inside, again)
         assert not torch.equal(torch.rand(4), inside)
+
+
+def test_device_contexts_still_act() -> None:
+    """transformers builds models on the meta device before it loads their weights."""
+    with torch.device("meta"):
+        made = (torch.empty(2), torch.arange(3), torch.full((2,), 1.0), torch.nn.Linear(2, 2).weight)
+    assert {tensor.device.type for tensor in made} == {"meta"}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from recipes.checkpoint.huggingface.config import to_generation_config, to_hf_config
+from recipes.checkpoint.huggingface.config import architecture_of, to_generation_config, to_hf_config
 from recipes.checkpoint.huggingface.remote import write_remote_code
 from recipes.checkpoint.huggingface.tables import rules_of
 from recipes.checkpoint.huggingface.write import write_weights
@@ -18,7 +21,83 @@ from recipes.checkpoint.sources.blob import Blob
 from recipes.checkpoint.sources.lazy import LazyTensor, Stored, row_major, whole
 from recipes.checkpoint.sources.names import canonical_names
 from recipes.config.schema import ModelConfig
-from tests.support.engine import GPTModel
+from tests.support.engine import TINY, GPTModel
+
+LLAMA = replace(
+    TINY,
+    hidden_size=48,
+    kv_channels=16,
+    rotary_base=500,
+    layernorm_epsilon=1e-3,
+)
+QWEN3 = replace(LLAMA, qk_layernorm=True)
+EXPERTS = replace(QWEN3, num_moe_experts=6, moe_ffn_hidden_size=40)
+GLM4 = replace(
+    EXPERTS,
+    moe_router_topk=3,
+    first_k_dense_replace=1,
+    share_embeddings_and_output_weights=True,
+    moe_shared_expert_intermediate_size=80,
+    moe_router_score_function="sigmoid",
+    moe_router_enable_expert_bias=True,
+    moe_router_topk_scaling_factor=2.5,
+)
+GEMMA3 = replace(
+    LLAMA,
+    family="gemma3",
+    activation="geglu",
+    qk_layernorm=True,
+    rotary_base_local=50,
+    window_size=5,
+    window_pattern="SSL",
+    share_embeddings_and_output_weights=True,
+)
+NANO = replace(
+    LLAMA,
+    family="nano_hindi",
+    activation="squared_relu",
+    qk_layernorm=True,
+    window_size=5,
+    window_pattern="SSSL",
+    num_layers=5,
+    final_logit_softcapping=15.0,
+)
+PARAM_MOE = replace(
+    LLAMA,
+    family="param_moe",
+    num_query_groups=None,
+    activation="gelu",
+    normalization="LayerNorm",
+    add_bias_linear=True,
+    position_embedding_type="learned_absolute",
+    rotary_base=10000,
+    num_moe_experts=4,
+    moe_layer_freq=2,
+)
+CASES = {
+    "llama": LLAMA,
+    "llama_tied_mha": replace(LLAMA, num_query_groups=4, share_embeddings_and_output_weights=True),
+    "llama_mqa": replace(LLAMA, num_query_groups=1, vocab_size=256),
+    "qwen3": QWEN3,
+    "qwen3_moe": EXPERTS,
+    "qwen3_moe_unnormalised": replace(EXPERTS, moe_router_pre_softmax=True),
+    "qwen3_moe_some_layers": replace(EXPERTS, first_k_dense_replace=1, moe_layer_freq=2),
+    "mixtral": replace(EXPERTS, qk_layernorm=False, moe_ffn_hidden_size=None),
+    "glm4_moe": GLM4,
+    "glm4_moe_partly_rotated": replace(GLM4, rotary_percent=0.5, qk_layernorm=False),
+    "glm4_moe_one_expert": replace(GLM4, moe_router_topk=1, moe_router_topk_scaling_factor=None),
+    "gemma3": GEMMA3,
+    "gemma3_untied_full": replace(
+        GEMMA3,
+        share_embeddings_and_output_weights=False,
+        window_size=None,
+        window_pattern=None,
+        rotary_base_local=None,
+    ),
+    "nano_hindi": NANO,
+    "nano_hindi_full": replace(NANO, window_size=None, window_pattern=None, final_logit_softcapping=None),
+    "param_moe": PARAM_MOE,
+}
 
 
 def shaken(gpt: GPTModel) -> GPTModel:
@@ -66,3 +145,31 @@ def export(directory: Path, model: ModelConfig, tensors: Mapping[str, LazyTensor
     write_weights(directory, tensors, rules_of(model), lambda name, dtype: dtype, lambda done: None)
     write_remote_code(directory, model)
     return directory
+
+
+@contextmanager
+def module_cache(directory: Path) -> Iterator[None]:
+    """Remote code is copied to and imported from here, one place for all tests of a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(directory))
+        yield
+
+
+def loaded(directory: Path, model: ModelConfig, **options: Any) -> Any:
+    """By transformers, with nothing missing and nothing left over."""
+    from transformers import AutoModelForCausalLM
+
+    found, info = AutoModelForCausalLM.from_pretrained(
+        directory,
+        output_loading_info=True,
+        attn_implementation="eager",
+        trust_remote_code=architecture_of(model).remote,
+        **options,
+    )
+    assert type(found).__name__ == architecture_of(model).name
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return found.eval()
+
+
+def tokens_for(model: ModelConfig, length: int = 24) -> torch.Tensor:
+    return torch.randint(model.vocab_size, (3, length), generator=torch.Generator().manual_seed(3))

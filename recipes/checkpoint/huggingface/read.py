@@ -1,0 +1,253 @@
+"""Reads a Hugging Face directory: config.json, and weights in safetensors as tensors of ours.
+
+Nothing is executed and no code of the directory is looked at. A tensor's numbers are read when it is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipes.checkpoint.huggingface.config_in import FILE, from_hf_config
+from recipes.checkpoint.huggingface.rules import Rule
+from recipes.checkpoint.huggingface.safetensors_file import parse_json, read_safetensors
+from recipes.checkpoint.huggingface.tables import EMBEDDING, HEAD, rules_of
+from recipes.checkpoint.huggingface.write import INDEX_FILE, SINGLE_FILE
+from recipes.checkpoint.safety import shown
+from recipes.checkpoint.sources.files import DirectoryFiles, Files
+from recipes.checkpoint.sources.lazy import LazyTensor, Part, Stored, row_major, whole
+from recipes.config.schema import ModelConfig
+from recipes.errors import UserError
+from recipes.model.accounting import num_query_groups
+from recipes.model.layers import moe_layers
+
+LARGEST_JSON = 50_000_000
+MOST_TENSORS = 500_000
+MOST_GROUPS = 200_000  # Over all layers.
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# What transformers' models computed for themselves and older versions stored.
+DERIVED = ("rotary_emb.inv_freq",)
+TOKENIZER = "tokenizer.model"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True)
+class HuggingFaceDirectory:
+    """What a directory holds, under our names."""
+
+    config: dict[str, Any]
+    """config.json as it is."""
+    model: ModelConfig
+    tensors: Mapping[str, LazyTensor]
+    """Canonical name -> tensor, padded rows of vocabularies being zero."""
+    tokenizer: Path | None
+    """tokenizer.model, a SentencePiece model, where there is one."""
+    tokenizer_files: tuple[Path, ...]
+    """Files of a Hugging Face tokenizer. This project cannot use one without tokenizer.model yet; they can be
+    carried along."""
+
+
+def open_huggingface(path: Path) -> HuggingFaceDirectory:
+    """Reads config.json and the headers of the weights.
+
+    Raises:
+        UserError: it is no such directory, is damaged, or holds a model that no family here computes.
+    """
+    files = DirectoryFiles(path)
+    config = parse_json(files.get(FILE).read(LARGEST_JSON), f"{path}/{FILE}")
+    stored = _stored_tensors(files)
+    model = from_hf_config(config)
+    _check_counts(model, len(stored), files.label)
+    stored = _with_single_experts(_without_derived(stored), model, files.label)
+    if model.share_embeddings_and_output_weights and HEAD in stored:
+        stored = _without_tied_head(stored, files.label)
+    beside = [path / name for name in TOKENIZER_FILES if files.find(name)]
+    return HuggingFaceDirectory(
+        config=config,
+        model=model,
+        tensors=_merged(stored, rules_of(model), files.label),
+        tokenizer=path / TOKENIZER if files.find(TOKENIZER) else None,
+        tokenizer_files=tuple(beside),
+    )
+
+
+def _stored_tensors(files: Files) -> dict[str, Stored]:
+    """Every tensor of the directory, under their names."""
+    single = files.find(SINGLE_FILE)
+    if single is not None:
+        return read_safetensors(single)
+    index = files.find(INDEX_FILE)
+    if index is None:
+        if any(map(files.find, PICKLED)):
+            raise UserError(
+                f"{files.label}: its weights are pickled (.bin), which can run code when they are read; save "
+                "the model with safetensors first (transformers: save_pretrained)"
+            )
+        raise UserError(f"{files.label}: holds neither {SINGLE_FILE} nor {INDEX_FILE}")
+    places = parse_json(index.read(LARGEST_JSON), index.name).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise UserError(f"{index.name}: weight_map is missing")
+    found: dict[str, Stored] = {}
+    blobs = {}
+    for shard in sorted({_shard_name(name, index.name) for name in places.values()}):
+        blob = files.find(shard)
+        if blob is None:
+            raise UserError(f"{files.label}: {shown(shard)}: no such file, which {INDEX_FILE} names")
+        blobs[shard] = blob
+    for shard, blob in blobs.items():
+        for name, stored in read_safetensors(blob).items():
+            if places.get(name) != shard:
+                raise UserError(f"{blob.name}: {shown(name)} is not where {INDEX_FILE} says")
+            found[name] = stored
+        if len(found) > MOST_TENSORS:
+            raise UserError(f"{files.label}: holds more than {MOST_TENSORS:,} tensors; it is damaged")
+    for name in places.keys() - found.keys():
+        raise UserError(f"{files.label}/{places[name]}: {shown(name)} is missing, which {INDEX_FILE} names")
+    return found
+
+
+def _shard_name(name: Any, index: str) -> str:
+    if not isinstance(name, str) or name != Path(name).name or not name.endswith(".safetensors"):
+        raise UserError(f"{index}: {shown(name)} is no name of a file beside it; refused")
+    return name
+
+
+def _check_counts(model: ModelConfig, tensors: int, label: str) -> None:
+    """Before anything is made for every layer and expert that config.json asks for."""
+    if model.num_layers > tensors:
+        raise UserError(
+            f"{label}: num_hidden_layers={model.num_layers}, but its weights are {tensors} tensors in all"
+        )
+    groups = num_query_groups(model)
+    if model.num_layers * groups > MOST_GROUPS:
+        raise UserError(f"{label}: config.json: num_key_value_heads={groups} is more than any model has")
+
+
+def _without_derived(stored: dict[str, Stored]) -> dict[str, Stored]:
+    return {name: tensor for name, tensor in stored.items() if not name.endswith(DERIVED)}
+
+
+def _with_single_experts(stored: dict[str, Stored], model: ModelConfig, label: str) -> dict[str, Stored]:
+    """transformers 5 may store all experts of a layer as one tensor: its parts under the older names."""
+    layers = sum(moe_layers(model))
+    if not layers or model.num_moe_experts is None:
+        return stored
+    single = dict(stored)
+    for name, tensor in stored.items():
+        prefix, _, kind = name.rpartition(".experts.")
+        mixtral = prefix.endswith("block_sparse_moe")
+        if kind not in ("gate_up_proj", "down_proj"):
+            continue
+        if len(tensor.shape) != 3 or tensor.shape[0] != model.num_moe_experts:
+            raise UserError(
+                f"{label}: {name} has the shape {tensor.shape}, config.json says "
+                f"{model.num_moe_experts} experts"
+            )
+        del single[name]
+        for expert in range(model.num_moe_experts):
+            for part, begin, rows in _expert_parts(kind, tensor.shape[1], mixtral):
+                box = tensor.box((expert, begin, 0), (1, rows, tensor.shape[2]))
+                shape = (rows, tensor.shape[2])
+                single[f"{prefix}.experts.{expert}.{part}.weight"] = Stored(
+                    box.blob, box.dtype, shape, row_major(shape), box.offset
+                )
+    if layers * model.num_moe_experts > len(single):
+        raise UserError(
+            f"{label}: config.json asks for {layers} layers of {model.num_moe_experts} experts, its weights "
+            f"are {len(stored)} tensors"
+        )
+    return single
+
+
+def _expert_parts(kind: str, rows: int, mixtral: bool) -> Iterator[tuple[str, int, int]]:
+    if kind == "down_proj":
+        yield ("w2" if mixtral else kind), 0, rows
+        return
+    names = ("w1", "w3") if mixtral else ("gate_proj", "up_proj")
+    for number, name in enumerate(names):
+        yield name, number * (rows // 2), rows // 2
+
+
+def _without_tied_head(stored: dict[str, Stored], label: str) -> dict[str, Stored]:
+    """A tied head that is stored all the same must be the embedding."""
+    head, embedding = stored[HEAD], stored.get(EMBEDDING)
+    if embedding is None:
+        # Some writers keep the head instead of the embedding.
+        return {(EMBEDDING if name == HEAD else name): tensor for name, tensor in stored.items()}
+    if head.shape != embedding.shape or head.dtype != embedding.dtype or not _equal(head, embedding):
+        raise UserError(f"{label}: tie_word_embeddings is true, but {HEAD} is another than {EMBEDDING}")
+    return {name: tensor for name, tensor in stored.items() if name != HEAD}
+
+
+def _equal(a: Stored, b: Stored) -> bool:
+    """In blocks of rows."""
+    rows = a.shape[0] if a.shape else 1
+    step = max(1, 2**24 // max(1, torch.Size(a.shape[1:]).numel()))
+    left, right = whole("", a), whole("", b)
+    tail = a.shape[1:]
+    for start in range(0, rows, step):
+        begin, size = (start,) + (0,) * len(tail), (min(step, rows - start), *tail)
+        if not torch.equal(left.box(begin, size).load(), right.box(begin, size).load()):
+            return False
+    return True
+
+
+def _merged(stored: dict[str, Stored], rules: list[Rule], label: str) -> dict[str, LazyTensor]:
+    """Ours, made of parts of theirs."""
+    unused = set(stored)
+    tensors = {}
+    for rule in rules:
+        parts = []
+        for name, shape in zip(rule.theirs, rule.shapes(), strict=True):
+            if name not in stored:
+                raise UserError(f"{label}: {name} is missing, which config.json asks for")
+            if stored[name].shape != shape:
+                raise UserError(
+                    f"{label}: {name} has the shape {stored[name].shape}, config.json asks for {shape}"
+                )
+            unused.discard(name)
+            parts.append(stored[name])
+        tensors[rule.ours] = _lazy(rule, parts, label)
+    for name in sorted(unused):
+        raise UserError(f"{label}: {shown(name)} is left over: config.json's model has no place for it")
+    return tensors
+
+
+def _lazy(rule: Rule, stored: list[Stored], label: str) -> LazyTensor:
+    dtype = stored[0].dtype
+    for name, tensor in zip(rule.theirs, stored, strict=True):
+        if tensor.dtype not in TYPES:
+            raise UserError(f"{label}: {name} is {tensor.dtype}; weights must be fp32, bf16 or fp16")
+        if tensor.dtype != dtype:
+            raise UserError(f"{label}: {name} is {tensor.dtype}, {rule.theirs[0]} is {dtype}")
+    tail = rule.shape[1:]
+    origin = (0,) * len(tail)
+    parts = [
+        Part(
+            (run.place, *origin),
+            (run.rows, *tail),
+            partial(stored.__getitem__, run.which),
+            (run.start, *origin),
+        )
+        for run in rule.runs
+    ]
+    if rule.padding():
+        size = (rule.padding(), *tail)
+        padding = Stored(None, dtype, size, row_major(size))
+        start = (rule.shape[0] - rule.padding(), *origin)
+        parts.append(Part(start, size, lambda: padding, (0, *origin)))
+    return LazyTensor(rule.ours, rule.shape, dtype, tuple(parts))

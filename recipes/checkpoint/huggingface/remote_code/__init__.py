@@ -1,0 +1,1 @@
+"""Files that are copied into exported directories: they import neither this project nor megatron-core."""

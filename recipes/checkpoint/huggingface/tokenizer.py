@@ -1,0 +1,276 @@
+"""Writes a SentencePiece model as a Hugging Face tokenizer: tokenizer.model, tokenizer.json and its settings.
+
+tokenizer.json gives the ids that :class:`recipes.data.tokenizer.TextTokenizer` gives, NFC included. Where it
+differs (each is tested):
+
+- Special tokens written out in a text (``<s>``) are those tokens, as everywhere in transformers;
+  SentencePiece reads them as text. With byte-pair encoding, ``split_special_tokens=True`` does so too.
+- Bytes that are no UTF-8 decode to one U+FFFD for every byte of the run that they stand in; SentencePiece
+  keeps the run's whole characters.
+- Unigram models whose best segmentations nearly tie: SentencePiece adds scores in 32 bits, tokenizers in 64.
+  In the generated corpus there is no such case.
+- Models without byte fallback: SentencePiece decodes the unknown token to " ⁇ ".
+
+With byte fallback and no dummy prefix, as this project trains them, pieces are written with plain spaces
+in the place of SentencePiece's sign U+2581, which then is a character like any other, as TextTokenizer has
+it. Other models take that character for a space; where they remove extra spaces, tokenizer.json does not
+remove it.
+
+Models with normalisation rules (nmt_nfkc and the like) have no tokenizer.json: tokenizers applies the rules
+to whole groups of characters, so that marks (of Devanagari too) after certain characters are lost.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.data.tokenizer import TextTokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SPACE = "▁"  # U+2581
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+UNIGRAM, BPE = 1, 2
+# What every exported tokenizer is compared on before it is written.
+PROBES = (
+    "The river rises in the hills, 1,200 km from the sea (3.14%).",
+    "नदी पहाड़ों से निकलती है और १२०० किलोमीटर चलकर समुद्र में मिलती है।",
+    "  leading and   several spaces ",
+    "tabs\tand\nnewlines\r\n\n and\u00a0other\u2003spaces\u200b",
+    "\x00\x01\x1f\x7f control",
+    "क\u200dष क\u200cष 🙂 👩\u200d👩\u200d👧 \U0001f1ee\U0001f1f3 漢字 ﬁ x² e\u0301",
+    "<0x0A> <0xE2> aaaaaaa ababababa        ........",
+    "",
+)
+
+
+class CannotExpress(Exception):
+    """The model does something that tokenizer.json has no words for."""
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids for config.json and generation_config.json."""
+
+    bos: int | None
+    """What stands before every document: with ``document_start`` eos that is the end-of-document token."""
+    eos: int
+    pad: int | None
+
+
+def special_ids(tokenizer: TextTokenizer, document_start: str | None) -> SpecialIds:
+    """``document_start``: bos, eos, or None where nothing is known to have stood before documents."""
+    bos = tokenizer.eos_id if document_start == "eos" else tokenizer.bos_id
+    return SpecialIds(bos=bos, eos=tokenizer.eos_id, pad=tokenizer.pad_id)
+
+
+def write_tokenizer(
+    directory: Path, model_file: Path, *, document_start: str | None, max_length: int
+) -> list[str]:
+    """Writes tokenizer.model, tokenizer.json and tokenizer_config.json.
+
+    Args:
+        directory: where they go.
+        model_file: a SentencePiece model.
+        document_start: bos, eos or None; the token that encoding puts before a text.
+        max_length: the model's longest sequence.
+
+    Returns:
+        Warnings: why there is tokenizer.model alone, if so.
+
+    Raises:
+        UserError: it is no SentencePiece model.
+    """
+    tokenizer = load_tokenizer(model_file)
+    shutil.copyfile(model_file, directory / "tokenizer.model")
+    try:
+        fast = build_fast_tokenizer(model_file.read_bytes(), tokenizer, document_start)
+        check_probes(fast, tokenizer)
+    except CannotExpress as reason:
+        return [
+            f"{model_file.name}: {reason}; only tokenizer.model is written, which transformers reads with "
+            "classes of its own (LlamaTokenizer) or not at all"
+        ]
+    fast.save(str(directory / "tokenizer.json"))
+    settings = _settings(tokenizer, document_start, max_length)
+    text = json.dumps(settings, ensure_ascii=False, indent=2) + "\n"
+    (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    return []
+
+
+def build_fast_tokenizer(model: bytes, tokenizer: TextTokenizer, document_start: str | None) -> Tokenizer:
+    """The same tokenizer for the ``tokenizers`` library; ``model`` is the file that ``tokenizer`` came from.
+
+    Raises:
+        CannotExpress: the model does something that the library cannot do.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import AddedToken, Tokenizer, processors
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
+    _refuse_what_has_no_words(proto)
+    plain_spaces = (
+        proto.trainer_spec.byte_fallback
+        and not proto.normalizer_spec.add_dummy_prefix
+        and not proto.normalizer_spec.remove_extra_whitespaces
+    )
+    space = " " if plain_spaces else SPACE
+    pieces = [piece.piece.replace(SPACE, space) for piece in proto.pieces]
+    fast = Tokenizer(_bpe(proto, pieces) if proto.trainer_spec.model_type == BPE else _unigram(proto, pieces))
+    fast.normalizer = _normalizer(proto.normalizer_spec, space)
+    splitter = _byte_name_splitter(proto)
+    if splitter is not None:
+        fast.pre_tokenizer = splitter
+    fast.decoder = _decoder(proto.normalizer_spec, space)
+    for piece, name in zip(proto.pieces, pieces, strict=True):
+        if piece.type in (CONTROL, UNKNOWN):
+            fast.add_special_tokens([AddedToken(name, special=True, normalized=False)])
+        elif piece.type == USER_DEFINED:
+            fast.add_tokens([AddedToken(name, special=False, normalized=True)])
+    start = special_ids(tokenizer, document_start).bos
+    if document_start is not None and start is not None:
+        name = pieces[start]
+        fast.post_processor = processors.TemplateProcessing(
+            single=[name, "$A"], pair=[name, "$A", "$B"], special_tokens=[(name, start)]
+        )
+    return fast
+
+
+def check_probes(fast: Tokenizer, tokenizer: TextTokenizer) -> None:
+    """Compares ids and decoded texts on PROBES.
+
+    Raises:
+        CannotExpress: they differ.
+    """
+    for text in PROBES:
+        expected = tokenizer.encode(text)
+        ids = fast.encode(text, add_special_tokens=False).ids
+        if ids != expected:
+            raise CannotExpress(f"tokenizer.json would encode {text[:40]!r} as {ids[:8]}, not {expected[:8]}")
+        if tokenizer.unk_id not in ids and fast.decode(ids) != tokenizer.decode(ids):
+            raise CannotExpress(f"tokenizer.json would decode {text[:40]!r} otherwise")
+
+
+def _refuse_what_has_no_words(proto: Any) -> None:
+    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    if trainer.model_type not in (UNIGRAM, BPE):
+        raise CannotExpress("it is neither a unigram nor a BPE model")
+    if trainer.treat_whitespace_as_suffix or not normalizer.escape_whitespaces:
+        raise CannotExpress("it treats spaces in a way of its own")
+    if normalizer.precompiled_charsmap:
+        raise CannotExpress(
+            f"its normalisation rules ({normalizer.name or 'unnamed'}) would treat some marks otherwise"
+        )
+    if any(" " in piece.piece for piece in proto.pieces):
+        raise CannotExpress("it has pieces with plain spaces")
+    kinds = {piece.type for piece in proto.pieces}
+    if UNUSED in kinds:
+        raise CannotExpress("some of its pieces are unused and segmented again")
+    if USER_DEFINED in kinds and (trainer.model_type == UNIGRAM or normalizer.add_dummy_prefix):
+        raise CannotExpress("it has user-defined symbols")
+    normal = {piece.piece for piece in proto.pieces if piece.type in (NORMAL, USER_DEFINED)}
+    for piece in proto.pieces:
+        if piece.type == NORMAL and not all(character in normal for character in piece.piece):
+            raise CannotExpress(f"its piece {piece.piece!r} has a character that is no piece")
+
+
+def _unigram(proto: Any, pieces: list[str]) -> Any:
+    from tokenizers import models
+
+    scores = [(name, float(piece.score)) for name, piece in zip(pieces, proto.pieces, strict=True)]
+    unknown = next(number for number, piece in enumerate(proto.pieces) if piece.type == UNKNOWN)
+    return models.Unigram(scores, unk_id=unknown, byte_fallback=proto.trainer_spec.byte_fallback)
+
+
+def _bpe(proto: Any, pieces: list[str]) -> Any:
+    from tokenizers import models
+
+    scores = {
+        name: piece.score for name, piece in zip(pieces, proto.pieces, strict=True) if piece.type == NORMAL
+    }
+    merges = [
+        pair for name in sorted(scores, key=lambda name: -scores[name]) for pair in _pairs(name, scores)
+    ]
+    unknown = next(name for name, piece in zip(pieces, proto.pieces, strict=True) if piece.type == UNKNOWN)
+    return models.BPE(
+        vocab={name: number for number, name in enumerate(pieces)},
+        merges=merges,
+        unk_token=unknown,
+        fuse_unk=True,
+        byte_fallback=proto.trainer_spec.byte_fallback,
+    )
+
+
+def _pairs(name: str, known: dict[str, float]) -> Iterator[tuple[str, str]]:
+    """Every two pieces that SentencePiece would join to this one: it looks at the result alone."""
+    for place in range(1, len(name)):
+        if name[:place] in known and name[place:] in known:
+            yield name[:place], name[place:]
+
+
+def _normalizer(spec: Any, space: str) -> Any:
+    from tokenizers import Regex, normalizers
+
+    steps: list[Any] = [normalizers.NFC()]  # Which TextTokenizer applies to every text.
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    if spec.add_dummy_prefix:
+        steps.append(normalizers.Prepend(space))
+    if space != " ":
+        steps.append(normalizers.Replace(" ", space))
+    return normalizers.Sequence(steps)
+
+
+def _byte_name_splitter(proto: Any) -> Any:
+    """Keeps unigram models from reading the text "<0x0A>" as that byte's piece; no piece is cut apart."""
+    from tokenizers import Regex, pre_tokenizers
+
+    if proto.trainer_spec.model_type != UNIGRAM or not proto.trainer_spec.byte_fallback:
+        return None
+    if any("<0" in piece.piece for piece in proto.pieces if piece.type == NORMAL):
+        raise CannotExpress("it has pieces that begin as the names of bytes do")
+    return pre_tokenizers.Split(Regex("<(?=0x[0-9A-F]{2}>)"), behavior="isolated")
+
+
+def _decoder(spec: Any, space: str) -> Any:
+    from tokenizers import decoders
+
+    steps: list[Any] = [] if space == " " else [decoders.Replace(space, " ")]
+    steps += [decoders.ByteFallback(), decoders.Fuse()]
+    if spec.add_dummy_prefix:
+        # SentencePiece drops the first space, or where it removes extra spaces all that the text begins with.
+        steps.append(decoders.Strip(" ", 2**16 if spec.remove_extra_whitespaces else 1, 0))
+    return decoders.Sequence(steps)
+
+
+def _settings(tokenizer: TextTokenizer, document_start: str | None, max_length: int) -> dict[str, Any]:
+    """tokenizer_config.json."""
+    ids = special_ids(tokenizer, document_start)
+    named = {"bos_token": ids.bos, "eos_token": ids.eos, "unk_token": tokenizer.unk_id, "pad_token": ids.pad}
+    names = {key: tokenizer.id_to_piece(token) for key, token in named.items() if token is not None}
+    added = {
+        str(token): {
+            "content": tokenizer.id_to_piece(token),
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": True,
+        }
+        for token in sorted({token for token in named.values() if token is not None})
+    }
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **names,
+        "add_bos_token": document_start is not None and ids.bos is not None,
+        "add_eos_token": False,
+        "added_tokens_decoder": added,
+        "model_max_length": max_length,
+        "clean_up_tokenization_spaces": False,
+    }

@@ -1,0 +1,94 @@
+"""A stored model of any generation: what it is, and its tensors, none of which is read yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from recipes.checkpoint.safety import shown
+from recipes.checkpoint.sources.blob import Blob
+from recipes.checkpoint.sources.fits import check_fits, embedding_shape
+from recipes.checkpoint.sources.lazy import LazyTensor
+from recipes.config.schema import ModelConfig
+from recipes.config.validate_model import validate_model
+from recipes.data.tokenizer import TextTokenizer
+from recipes.errors import UserError
+
+LARGEST_TOKENIZER = 100_000_000
+
+
+@dataclass(frozen=True)
+class StoredTokenizer:
+    """The tokenizer that a checkpoint carries or names."""
+
+    library: str
+    name: str
+    """Of its file, as the configuration says."""
+    blob: Blob | None
+    """Its file; None: it is not where the configuration says."""
+
+    def load(self) -> TextTokenizer:
+        """
+        Raises:
+            UserError: it is missing, damaged, or of a library that cannot be read.
+        """
+        if self.library != "sentencepiece":
+            raise UserError(
+                f"tokenizer.library={shown(self.library)}: only SentencePiece models can be read so far"
+            )
+        if self.blob is None:
+            raise UserError(f"cannot read the tokenizer {shown(self.name)}: no such file in the checkpoint")
+        return TextTokenizer(self.blob.read(LARGEST_TOKENIZER), self.blob.name)
+
+
+@dataclass
+class Source:
+    """A stored model. Reading its tensors needs what :func:`open_source` holds open."""
+
+    path: Path
+    generation: str
+    """classic, nemo2, training or another opener's word."""
+    version: str | None
+    """Of the writer, as the files say."""
+    kind: str
+    """In words."""
+    config: dict[str, Any]
+    """As it is stored."""
+    tensors: Mapping[str, LazyTensor]
+    """By canonical name, see names.py."""
+    tokenizer: StoredTokenizer
+    describe: Callable[[int, int], ModelConfig] = field(repr=False)
+    """Reads the configuration: ``describe(tokenizer's size, rows of the stored embedding)``."""
+    files: Mapping[str, int] = field(default_factory=dict)
+    """Files of weights -> bytes."""
+    skipped: int = 0
+    """Stored entries that are no weights and were not looked at: extra states, optimizer state."""
+    needs_tokenizer: bool = True
+    """Whether the configuration leaves the vocabulary's size to the tokenizer."""
+
+    @cached_property
+    def text_tokenizer(self) -> TextTokenizer:
+        """The tokenizer, loaded; raises UserError as :meth:`StoredTokenizer.load`."""
+        return self.tokenizer.load()
+
+    @cached_property
+    def model(self) -> ModelConfig:
+        """The architecture.
+
+        Raises:
+            UserError: it cannot be computed here, or the stored tensors are not its.
+        """
+        rows, _ = embedding_shape(str(self.path), self.tensors)
+        pieces = self.text_tokenizer.vocab_size if self.needs_tokenizer else rows
+        if pieces > rows:
+            raise UserError(f"{self.path}: its tokenizer has {pieces} pieces, its embedding {rows} rows")
+        try:
+            model = self.describe(pieces, rows)
+            validate_model(model)
+            check_fits(model, self.tensors)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+        return model

@@ -1,0 +1,196 @@
+"""Say what a stored model is: ``python -m tools.inspect model.nemo``. Its weights are not loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.cli import run_tool
+from recipes.errors import UserError
+
+if TYPE_CHECKING:
+    from recipes.checkpoint.sources import LazyTensor, Source
+    from recipes.config.schema import ModelConfig
+
+EXAMPLES = """examples:
+  python -m tools.inspect outputs/quickstart/model.nemo
+  python -m tools.inspect model_extracted --check
+  python -m tools.inspect outputs/my_run --json | jq .model.num_layers
+
+PATH is a .nemo of any NeMo version, the directory that it was unpacked to, a NeMo 2 directory, or a run of
+this project or one of its checkpoints. Nothing in it is executed.
+
+Exit code 0: sound as far as was looked; 2: problems were found, or PATH cannot be read.
+"""
+ROWS_AT_ONCE = 1 << 24  # Numbers tested for being finite at once: their masks need memory too.
+
+
+def main() -> None:
+    """Prints the description; ends with the first problem, if any."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.inspect",
+        description="Say what a stored model is and whether anything is wrong with it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="a file or directory")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="read all weights once: checksums where the format has them, and numbers that are not finite",
+    )
+    options = parser.parse_args()
+    from recipes.checkpoint.sources import open_source
+
+    with open_source(options.path, verify=options.check) as source:
+        description, problems = describe(source)
+        if options.check:
+            problems += check(source.tensors.values())
+    description["checked"] = options.check
+    description["problems"] = problems
+    print(json.dumps(description, indent=2) if options.json else as_text(description))
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise UserError(f"{problems[0]}{more}")
+
+
+def describe(source: Source) -> tuple[dict[str, Any], list[str]]:
+    """What the files' indices say, and what does not fit together."""
+    problems: list[str] = []
+    tokenizer: dict[str, Any] = {"library": source.tokenizer.library, "file": source.tokenizer.name}
+    try:
+        loaded = source.text_tokenizer
+        tokenizer |= {"pieces": loaded.vocab_size, "bos_id": loaded.bos_id, "eos_id": loaded.eos_id}
+    except UserError as error:
+        problems.append(str(error))
+    model: dict[str, Any] | None = None
+    try:
+        model = _architecture(source.model)
+    except UserError as error:
+        if str(error) not in problems:
+            problems.append(str(error))
+    dtypes: Counter[str] = Counter()
+    for tensor in source.tensors.values():
+        dtypes[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes // tensor.dtype.itemsize
+    return {
+        "path": str(source.path),
+        "kind": source.kind,
+        "generation": source.generation,
+        "version": source.version,
+        "model": model,
+        "tokenizer": tokenizer,
+        "tensors": len(source.tensors),
+        "stored_numbers": sum(dtypes.values()),
+        "dtypes": dict(dtypes),
+        "entries_not_looked_at": source.skipped,
+        "files": dict(source.files),
+        "bytes": sum(source.files.values()),
+    }, problems
+
+
+def _architecture(model: ModelConfig) -> dict[str, Any]:
+    from recipes.model import accounting
+
+    described = {
+        "family": model.family,
+        "num_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "num_query_groups": accounting.num_query_groups(model),
+        "kv_channels": accounting.kv_channels(model),
+        "vocab_size": model.vocab_size,
+        "padded_vocab_size": accounting.padded_vocab_size(model),
+        "max_position_embeddings": model.max_position_embeddings,
+        "normalization": model.normalization,
+        "activation": model.activation,
+        "position_embedding_type": model.position_embedding_type,
+        "tied_embeddings": model.share_embeddings_and_output_weights,
+        "parameters": accounting.count_parameters(model).total,
+    }
+    if model.num_moe_experts is not None:
+        described |= {"num_moe_experts": model.num_moe_experts, "moe_router_topk": model.moe_router_topk}
+    return described
+
+
+def check(tensors: Any) -> list[str]:
+    """Reads every tensor once, one at a time; what is wrong with them."""
+    tensors = list(tensors)
+    total, done = sum(tensor.nbytes for tensor in tensors), 0
+    problems = []
+    for tensor in tensors:
+        if (problem := _problem(tensor)) is not None:
+            problems.append(problem)
+        done += tensor.nbytes
+        if sys.stderr.isatty():
+            print(f"\r{done / 1e6:,.0f} of {total / 1e6:,.0f} MB", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    return problems
+
+
+def _problem(tensor: LazyTensor) -> str | None:
+    import torch
+
+    try:
+        numbers = tensor.load(verify=True)
+    except UserError as error:
+        return str(error)
+    if not numbers.is_floating_point():
+        return None
+    wrong = sum(int((~torch.isfinite(some)).sum()) for some in numbers.view(-1).split(ROWS_AT_ONCE))
+    return f"{tensor.name}: {wrong:,} of {numbers.numel():,} numbers are not finite" if wrong else None
+
+
+def as_text(described: dict[str, Any]) -> str:
+    """The description in lines."""
+    model, tokenizer = described["model"], described["tokenizer"]
+    lines = [("", f"{described['path']}: {described['kind']}")]
+    if model is not None:
+        lines += [
+            (
+                "model",
+                f"{model['family']}, {model['num_layers']} layers, hidden {model['hidden_size']}, "
+                f"FFN {model['ffn_hidden_size']} {model['activation']}, {model['num_attention_heads']} heads "
+                f"({model['num_query_groups']} key-value, {model['kv_channels']} wide)",
+            ),
+            (
+                "",
+                f"{model['normalization']}, {model['position_embedding_type']}, "
+                f"{'tied' if model['tied_embeddings'] else 'untied'} embeddings, "
+                f"{model['max_position_embeddings']} positions",
+            ),
+        ]
+        if "num_moe_experts" in model:
+            lines.append(("", f"{model['num_moe_experts']} experts, {model['moe_router_topk']} per token"))
+        lines += [
+            ("parameters", f"{model['parameters']:,}"),
+            ("vocabulary", f"{model['vocab_size']:,}, {model['padded_vocab_size']:,} rows stored"),
+        ]
+    pieces = f", {tokenizer['pieces']:,} pieces" if "pieces" in tokenizer else ""
+    dtypes = ", ".join(f"{name} ({count:,} numbers)" for name, count in described["dtypes"].items())
+    lines += [
+        ("tokenizer", f"{tokenizer['library']}{pieces}, {tokenizer['file']}"),
+        ("tensors", f"{described['tensors']}, {dtypes}"),
+        ("weights", f"{len(described['files'])} files, {described['bytes'] / 1e6:,.1f} MB"),
+        *(("", f"{size / 1e6:12,.1f} MB  {name}") for name, size in list(described["files"].items())[:8]),
+    ]
+    if len(described["files"]) > 8:
+        lines.append(("", f"{len(described['files']) - 8} more files (--json names all)"))
+    if described["entries_not_looked_at"]:
+        lines.append(("left alone", f"{described['entries_not_looked_at']} extra and optimizer states"))
+    none = "none" if described["checked"] else "none seen (--check reads the weights too)"
+    lines += [
+        ("problems" if not number else "", text)
+        for number, text in enumerate(described["problems"] or [none])
+    ]
+    return "\n".join(f"{label:<12}{text}" if number else text for number, (label, text) in enumerate(lines))
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -1,0 +1,66 @@
+"""Pack an extracted model: ``python -m tools.pack model_extracted model.nemo``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from recipes.cli import run_tool
+from recipes.errors import UserError
+
+EXAMPLES = """examples:
+  python -m tools.extract model.nemo model_extracted
+  python -m tools.pack model_extracted changed.nemo
+
+The inverse of tools.extract: an uncompressed tar, as NeMo writes it. The directory must be a model that can
+be read; the file must not exist yet, and appears only when it is whole.
+"""
+
+
+def main() -> None:
+    """Looks at the directory, then packs it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.pack",
+        description="Pack an extracted model into a .nemo archive.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("directory", type=Path, help="what tools.extract, or NeMo, unpacked")
+    parser.add_argument("archive", type=Path, help="a new .nemo file")
+    arguments = parser.parse_args()
+    directory, archive = arguments.directory, arguments.archive
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such directory")
+    if archive.exists():
+        raise UserError(f"{archive} exists; name a new file")
+    if archive.resolve().is_relative_to(directory.resolve()):
+        raise UserError(f"{archive} lies in {directory}, so it would hold itself; name a file elsewhere")
+    refuse_links(directory)
+
+    from recipes.checkpoint.archive import pack_archive
+    from recipes.checkpoint.sources import open_source
+
+    with open_source(directory) as source:
+        if source.generation != "classic":
+            raise UserError(f"{directory}: {source.kind}; only what was a .nemo can be packed as one")
+        kind, _ = source.kind, source.model  # The model too, or a file would be written that nobody can load.
+    pack_archive(directory, archive)
+    print(f"packed {directory} ({kind}) into {archive}, {archive.stat().st_size / 1e6:,.1f} MB")
+
+
+def refuse_links(directory: Path) -> None:
+    """A reader of archives refuses links and devices in them.
+
+    Raises:
+        UserError: names the first one.
+    """
+    for folder, folders, files in os.walk(directory):
+        for name in [*folders, *files]:
+            path = Path(folder, name)
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise UserError(f"{path} is a link or a device; a .nemo holds plain files: copy it there")
+
+
+if __name__ == "__main__":
+    run_tool(main)
