@@ -30,11 +30,13 @@ from recipes.checkpoint.torch_dist_writer import (
 )
 from recipes.errors import UserError
 from recipes.files import atomic_write, fsync_directory
+from recipes.training.console import warn
 
 TARGETS = ("nemo", "hf", "nemo2", "torch_dist")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-# A router decides by small differences: it is never stored in fewer bits than it came with.
-KEPT_WIDE = ".router."
+# Routers decide by small differences, and scalars near 1 need more than bfloat16 resolves: they are never stored
+# in fewer bits than they came with.
+KEPT_WIDE = (".router.", ".resid_lambda", ".x0_lambda")
 COPY_BYTES = 2**20
 
 Progress = Callable[[int, int], None]
@@ -54,7 +56,11 @@ class Conversion:
         """The type that a tensor is written in."""
         wanted = DTYPES.get(self.dtype, stored)
         narrower = wanted.itemsize < stored.itemsize
-        return stored if not stored.is_floating_point or (KEPT_WIDE in name and narrower) else wanted
+        return (
+            stored
+            if not stored.is_floating_point or (narrower and any(part in name for part in KEPT_WIDE))
+            else wanted
+        )
 
     def tell(self, bytes_read: int) -> None:
         """Counts what was read."""
@@ -106,8 +112,6 @@ def _write_tensors(conversion: Conversion, stream: BinaryIO, prefix: str) -> Tor
 def _nemo_config(conversion: Conversion, tokenizer_file: str) -> dict[str, Any]:
     """As training would have written it, with what the source's own configuration knows of its training."""
     source, known = conversion.source, conversion.source.config
-    ours = known.get("recipes")
-    start = ours.get("document_start") if isinstance(ours, dict) else "bos"
     return to_nemo_config(
         source.model,
         tokenizer_file=tokenizer_file,
@@ -116,7 +120,7 @@ def _nemo_config(conversion: Conversion, tokenizer_file: str) -> dict[str, Any]:
         global_batch_size=int(known.get("global_batch_size") or 1),
         precision=conversion.precision,
         seed=int(known.get("seed") or 1234),
-        document_start=start,
+        document_start=source.document_start,
     )
 
 
@@ -194,7 +198,8 @@ def _to_hf(conversion: Conversion, target: Path) -> None:
     from recipes.checkpoint.huggingface.export import write_huggingface
 
     with new_directory(target) as directory:
-        write_huggingface(conversion.source, directory, conversion.dtype_of, conversion.tell)
+        for warning in write_huggingface(conversion.source, directory, conversion.dtype_of, conversion.tell):
+            warn(warning)
 
 
 WRITERS: dict[str, Callable[[Conversion, Path], None]] = {

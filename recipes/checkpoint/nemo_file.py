@@ -78,6 +78,8 @@ class NemoModel:
     tokenizer: TextTokenizer
     tensors: Mapping[str, LazyTensor]
     """By canonical name, see recipes/checkpoint/sources/names.py."""
+    document_start: str | None
+    """What stood before every document in training: bos, eos, or nothing that is known."""
 
 
 @contextmanager
@@ -88,7 +90,14 @@ def open_nemo(path: Path) -> Iterator[NemoModel]:
         UserError: hostile, damaged, or of a kind that cannot be read.
     """
     with open_source(path) as source:
-        yield NemoModel(source.path, source.config, source.model, source.text_tokenizer, source.tensors)
+        yield NemoModel(
+            source.path,
+            source.config,
+            source.model,
+            source.text_tokenizer,
+            source.tensors,
+            source.document_start,
+        )
 
 
 @torch.no_grad()

@@ -166,6 +166,5 @@ def _document_start(nemo: NemoModel) -> int | None:
             f"{nemo.source}: how its training documents began is not known, for the run's config.yaml or "
             "its data are gone; load the run's model.nemo"
         )
-    recorded = ours.get("document_start")
     start = {"bos": nemo.tokenizer.bos_id, "eos": nemo.tokenizer.eos_id, None: nemo.tokenizer.bos_id}
-    return start.get(recorded)
+    return start.get(nemo.document_start)

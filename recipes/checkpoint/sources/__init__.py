@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from recipes.checkpoint.sources.files import Files, open_files
+from recipes.checkpoint.sources.huggingface import open_hugging_face
 from recipes.checkpoint.sources.lazy import LazyTensor
 from recipes.checkpoint.sources.nemo import open_classic, open_nemo2
 from recipes.checkpoint.sources.run import open_training
@@ -16,7 +17,7 @@ from recipes.errors import UserError
 __all__ = ["OPENERS", "LazyTensor", "Source", "open_source"]
 
 Opener = Callable[[Path, Files, bool], Source | None]
-OPENERS: list[Opener] = [open_classic, open_nemo2, open_training]
+OPENERS: list[Opener] = [open_classic, open_nemo2, open_training, open_hugging_face]
 """Each looks at the files' names and answers None for what is not its own."""
 
 
@@ -37,5 +38,6 @@ def open_source(path: Path, *, verify: bool = True) -> Iterator[Source]:
                 return
     raise UserError(
         f"{path}: holds no model that is known here: no model_config.yaml (classic NeMo), "
-        "no context/model.yaml (NeMo 2), no manifest.json or checkpoints/ (a training run)"
+        "no context/model.yaml (NeMo 2), no manifest.json or checkpoints/ (a training run), no config.json "
+        "(Hugging Face)"
     )

@@ -74,6 +74,15 @@ class Source:
         """The tokenizer, loaded; raises UserError as :meth:`StoredTokenizer.load`."""
         return self.tokenizer.load()
 
+    @property
+    def document_start(self) -> str | None:
+        """What stood before every document in training: bos or eos; None where nothing says it."""
+        if self.generation == "huggingface":
+            bos = self.config.get("bos_token_id")
+            return None if bos is None else "eos" if bos == self.config.get("eos_token_id") else "bos"
+        ours = self.config.get("recipes")
+        return ours.get("document_start") if isinstance(ours, dict) else "bos"  # As NeMo prompts its own.
+
     @cached_property
     def model(self) -> ModelConfig:
         """The architecture.
