@@ -34,8 +34,8 @@ from recipes.training.console import warn
 
 TARGETS = ("nemo", "hf", "nemo2", "torch_dist")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-# Routers decide by small differences, and scalars near 1 need more than bfloat16 resolves: they are never stored
-# in fewer bits than they came with.
+# Routers decide by small differences, and scalars near 1 need more than bfloat16 resolves: they are never
+# stored in fewer bits than they came with.
 KEPT_WIDE = (".router.", ".resid_lambda", ".x0_lambda")
 COPY_BYTES = 2**20
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,11 +18,9 @@ from megatron.core.models.gpt import GPTModel
 from recipes.checkpoint.archive import pack_archive
 from recipes.checkpoint.disk import disk_errors, write_sharded
 from recipes.checkpoint.nemo_config import CLASSIC_TARGET
-from recipes.checkpoint.sources import LazyTensor, open_source
+from recipes.checkpoint.sources import Source
 from recipes.checkpoint.sources.names import leading_axes, name_at, names_of
 from recipes.checkpoint.torch_dist_writer import extra_state_keys, make_classic
-from recipes.config.schema import ModelConfig
-from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
 from recipes.model.init import sharded_tensors
 
@@ -68,47 +63,15 @@ def save_nemo(path: Path, gpt: GPTModel, config: dict[str, Any], tokenizer_file:
     dist.barrier()
 
 
-@dataclass(frozen=True)
-class NemoModel:
-    """An opened model: what it describes, and its tensors, not yet read."""
-
-    source: Path
-    config: dict[str, Any]
-    model: ModelConfig
-    tokenizer: TextTokenizer
-    tensors: Mapping[str, LazyTensor]
-    """By canonical name, see recipes/checkpoint/sources/names.py."""
-    document_start: str | None
-    """What stood before every document in training: bos, eos, or nothing that is known."""
-
-
-@contextmanager
-def open_nemo(path: Path) -> Iterator[NemoModel]:
-    """Opens a .nemo, an extracted directory, or any other stored model that open_source knows.
-
-    Raises:
-        UserError: hostile, damaged, or of a kind that cannot be read.
-    """
-    with open_source(path) as source:
-        yield NemoModel(
-            source.path,
-            source.config,
-            source.model,
-            source.text_tokenizer,
-            source.tensors,
-            source.document_start,
-        )
-
-
 @torch.no_grad()
-def load_weights(nemo: NemoModel, gpt: GPTModel) -> None:
+def load_weights(source: Source, gpt: GPTModel) -> None:
     """Fills ``gpt`` with the stored weights: this rank's part of them under the present layout.
 
     Raises:
         UserError: a tensor is missing or has another shape than the configuration says.
     """
     shards = list(sharded_tensors(gpt))
-    _compare(nemo, shards)
+    _compare(source, shards)
     for shard in shards:
         assert shard.data is not None
         # Leading axes of a sharded key count layers and experts; stored tensors are one per layer and expert.
@@ -118,11 +81,11 @@ def load_weights(nemo: NemoModel, gpt: GPTModel) -> None:
         for place in product(*map(range, shard.local_shape[:own])):
             above = shard.global_offset[: leading - own]
             counted = tuple(a + b for a, b in zip(shard.global_offset[leading - own :], place, strict=False))
-            tensor = nemo.tensors[name_at(shard.key, above + counted)]
+            tensor = source.tensors[name_at(shard.key, above + counted)]
             tensor.box(within, shard.local_shape[own:]).read_into(shard.data[place])
 
 
-def _compare(nemo: NemoModel, shards: list[ShardedTensor]) -> None:
+def _compare(source: Source, shards: list[ShardedTensor]) -> None:
     """The model's tensors and the stored ones are the same set, in the same shapes.
 
     A stored tensor that the built model has no place for means that it would compute something else.
@@ -132,13 +95,12 @@ def _compare(nemo: NemoModel, shards: list[ShardedTensor]) -> None:
         asked = shape[leading_axes(key) :]
         for _, name in names_of(key, shape):
             wanted.add(name)
-            if name not in nemo.tensors:
-                raise UserError(f"{nemo.source}: {name} is missing, which its configuration asks for")
-            if nemo.tensors[name].shape != asked:
-                raise UserError(
-                    f"{nemo.source}: {name} is {nemo.tensors[name].shape}, its configuration asks for {asked}"
-                )
-    unused = sorted(nemo.tensors.keys() - wanted)
+            if name not in source.tensors:
+                raise UserError(f"{source.path}: {name} is missing, which its configuration asks for")
+            if source.tensors[name].shape != asked:
+                stored = source.tensors[name].shape
+                raise UserError(f"{source.path}: {name} is {stored}, its configuration asks for {asked}")
+    unused = sorted(source.tensors.keys() - wanted)
     if unused and parallel_state.get_pipeline_model_parallel_world_size() == 1:
         more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
-        raise UserError(f"{nemo.source}: stores {unused[0]}{more}, which its configuration has no place for")
+        raise UserError(f"{source.path}: stores {unused[0]}{more}, which its configuration has no place for")

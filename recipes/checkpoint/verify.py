@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recipes.errors import UserError
+from recipes.training.quiet import quiet_libraries
 
 PROMPTS = (
     "The monsoon reaches Kerala in the first days of June.",
@@ -28,6 +29,7 @@ def compare_logits(source: Path, target: Path) -> tuple[float, float]:
     Raises:
         UserError: a side cannot be loaded.
     """
+    quiet_libraries()
     tokens = _tokens(source)
     ours = _our_logits(source, tokens)
     gc.collect()
@@ -52,16 +54,25 @@ def _tokens(path: Path) -> Tensor:
     return torch.tensor(rows) % vocabulary
 
 
+@torch.inference_mode()
 def _our_logits(path: Path, tokens: Tensor) -> Tensor:
-    from recipes.inference.text_model import load_text_model
+    from recipes.checkpoint.nemo_file import load_weights
+    from recipes.checkpoint.sources import open_source
+    from recipes.inference.text_model import build_for_inference
 
-    model = load_text_model(str(path), precision="fp32")
-    return model.logits(tokens.to(model.device)).float().cpu()
+    with open_source(path, verify=False) as source:  # Not by a tokenizer: torch_dist weights have none.
+        gpt = build_for_inference(source.model, precision="fp32").eval()
+        load_weights(source, gpt)
+    tokens = tokens.to(next(gpt.parameters()).device)
+    positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    return gpt(tokens, positions, None, runtime_gather_output=True).float().cpu()
 
 
 def _transformers_logits(path: Path, tokens: Tensor) -> Tensor:
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     # The remote code that a family without a class leaves with is this project's own.
     own_code = "auto_map" in json.loads((path / "config.json").read_text(encoding="utf-8"))
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=own_code)

@@ -17,8 +17,9 @@ from megatron.core import parallel_state
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.gpt import GPTModel
 
-from recipes.checkpoint.nemo_file import NemoModel, load_weights, open_nemo
-from recipes.config.schema import ParallelConfig
+from recipes.checkpoint.nemo_file import load_weights
+from recipes.checkpoint.sources import Source, open_source
+from recipes.config.schema import ModelConfig, ParallelConfig
 from recipes.config.world import World
 from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
@@ -139,32 +140,38 @@ def load_text_model(path: str, *, precision: str = "auto", num_threads: int | No
     Raises:
         UserError: it cannot be read.
     """
-    world = World()
-    set_cpu_threads(num_threads, world)
-    init_process_group(world)
-    with open_nemo(Path(path)) as nemo:
-        parallel = ParallelConfig()
-        if not parallel_state.model_parallel_is_initialized():  # By an earlier model in this process.
-            init_model_parallel(parallel, seed=1)
-        gpt = build_gpt_model(nemo.model, parallel, resolve_dtype(precision), parallel_output=False)
-        gpt.to(device_of(world))
-        load_weights(nemo, gpt)
+    set_cpu_threads(num_threads, World())
+    with open_source(Path(path)) as source:
+        tokenizer = source.text_tokenizer
+        gpt = build_for_inference(source.model, precision)
+        load_weights(source, gpt)
         return GPTTextModel(
             gpt,
-            nemo.tokenizer,
+            tokenizer,
             name=Path(path).stem,
-            max_sequence_length=nemo.model.max_position_embeddings,
-            document_start_id=_document_start(nemo),
+            max_sequence_length=source.model.max_position_embeddings,
+            document_start_id=_document_start(source),
         )
 
 
-def _document_start(nemo: NemoModel) -> int | None:
+def build_for_inference(model: ModelConfig, precision: str) -> GPTModel:
+    """The model on this process's device, its weights not filled."""
+    world, parallel = World(), ParallelConfig()
+    init_process_group(world)
+    if not parallel_state.model_parallel_is_initialized():  # By an earlier model in this process.
+        init_model_parallel(parallel, seed=1)
+    gpt = build_gpt_model(model, parallel, resolve_dtype(precision), parallel_output=False)
+    return gpt.to(device_of(world))
+
+
+def _document_start(source: Source) -> int | None:
     """What came before each document in training: recorded by us; NeMo's own files are prompted with BOS."""
-    ours = nemo.config.get("recipes") or {}
-    if "consumed_tokens" in ours and "document_start" not in ours:
+    ours = source.config.get("recipes") or {}
+    if source.generation == "training" and "document_start" not in ours:
         raise UserError(
-            f"{nemo.source}: how its training documents began is not known, for the run's config.yaml or "
+            f"{source.path}: how its training documents began is not known, for the run's config.yaml or "
             "its data are gone; load the run's model.nemo"
         )
-    start = {"bos": nemo.tokenizer.bos_id, "eos": nemo.tokenizer.eos_id, None: nemo.tokenizer.bos_id}
-    return start.get(nemo.document_start)
+    tokenizer = source.text_tokenizer
+    start = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, None: tokenizer.bos_id}
+    return start.get(source.document_start)

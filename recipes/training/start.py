@@ -41,11 +41,12 @@ def load_start_weights(path: Path, gpt: GPTModel) -> None:
     Raises:
         UserError: it holds other tensors than the configured model.
     """
-    from recipes.checkpoint.nemo_file import load_weights, open_nemo
+    from recipes.checkpoint.nemo_file import load_weights
+    from recipes.checkpoint.sources import open_source
     from recipes.checkpoint.training import load_checkpoint_weights
 
     if (path / MANIFEST).is_file():
         load_checkpoint_weights(path, gpt)
         return
-    with open_nemo(path) as nemo:
-        load_weights(nemo, gpt)
+    with open_source(path) as source:
+        load_weights(source, gpt)

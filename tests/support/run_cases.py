@@ -134,3 +134,13 @@ def kill_at_step(
     finally:
         process.kill()
     return process.returncode, out, err
+
+
+def wait_for_file(directory: Path, alive: Callable[[], bool], limit_s: float = 60) -> None:
+    """Returns when anything lies in ``directory``."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline and alive():
+        if any(directory.iterdir()):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"nothing was written to {directory}")

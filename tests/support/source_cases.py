@@ -90,7 +90,8 @@ def load_case(name: str, path: str, layout: dict[str, int]) -> int:
     """Fills a model from the file; every element must be what initialisation gives. Counts them."""
     import torch
 
-    from recipes.checkpoint.nemo_file import load_weights, open_nemo
+    from recipes.checkpoint.nemo_file import load_weights
+    from recipes.checkpoint.sources import open_source
     from recipes.model.init import initialize_weights, sharded_tensors
     from tests.support.run_cases import forget_groups
 
@@ -98,9 +99,9 @@ def load_case(name: str, path: str, layout: dict[str, int]) -> int:
     with torch.no_grad():
         for parameter in gpt.parameters():
             parameter.fill_(float("nan"))
-    with open_nemo(Path(path)) as nemo:
-        assert nemo.model.family == model.family and nemo.model.num_layers == model.num_layers
-        load_weights(nemo, gpt)
+    with open_source(Path(path)) as source:
+        assert source.model.family == model.family and source.model.num_layers == model.num_layers
+        load_weights(source, gpt)
     loaded = [shard.data.clone() for shard in sharded_tensors(gpt)]
     initialize_weights(gpt, model, 5)
     compared = 0
