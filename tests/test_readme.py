@@ -47,7 +47,7 @@ def environment() -> dict[str, str]:
 @pytest.mark.timeout(900)
 def test_the_steps_one_by_one(copy: Path, repository: Path) -> None:
     steps = commands(section((repository / "README.md").read_text(), "The steps, one by one"))
-    assert len(steps) == 13, steps
+    assert len(steps) == 15, steps
     for command in steps:
         command = re.sub(r"trainer\.max_steps=\d+", FEW_STEPS, command)
         done = subprocess.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,34 @@ def step_directory(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step_{step:08d}"
 
 
-def write_manifest(directory: Path, **facts: Any) -> None:
-    """Records every file below ``directory``, and ``facts``."""
-    files = {
-        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+def describe_file(path: Path) -> dict[str, Any]:
+    """The entry of one file: its size in bytes and its SHA-256."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def write_manifest(directory: Path, known: Mapping[str, dict[str, Any]] | None = None, **facts: Any) -> None:
+    """Records every file below ``directory``, and ``facts``.
+
+    Args:
+        known: Entries of files, by relative name, that their writers have described already.
+    """
+    known = known or {}
+    names = {
+        str(path.relative_to(directory)): path
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
+    files = {name: known.get(name) or describe_file(path) for name, path in names.items()}
     with atomic_write(directory / MANIFEST) as file:
         file.write(json.dumps({"format_version": 1, **facts, "files": files}, indent=2).encode())
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest, its files' entries in order; the files themselves are not looked at.
+
+    Raises:
+        UserError: there is none, or it is unreadable.
+    """
     try:
         manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         for name, expected in manifest["files"].items():
@@ -48,7 +65,7 @@ def verify(directory: Path) -> dict[str, Any]:
     Raises:
         UserError: a file is missing or differs; the message names it.
     """
-    manifest = _read_manifest(directory)
+    manifest = read_manifest(directory)
     for name, expected in manifest["files"].items():
         path = directory / name
         if not path.is_file():
@@ -109,11 +126,3 @@ def set_aside_newer(checkpoints: Path, whole: Path) -> None:
             aside = path.with_name(f"damaged_{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
-
-
-def keep_newest(checkpoints: Path, count: int) -> None:
-    """Deletes all but the newest ``count`` finished checkpoints."""
-    for path in finished_checkpoints(checkpoints)[:-count]:
-        # The manifest goes first: a half-deleted directory is then no checkpoint.
-        (path / MANIFEST).unlink()
-        shutil.rmtree(path)
