@@ -20,6 +20,7 @@ from recipes.errors import UserError
 from recipes.files import free_bytes, free_space
 
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+NOTHING_LEFT = "nothing was left behind, earlier checkpoints are untouched"
 # What torch's zip writer says instead when a write under it failed.
 TORCH_REFUSALS = ("PytorchStreamWriter failed", "unexpected pos")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,6 +64,12 @@ def prune(
     return Best(paths[ranked[0]], loss)
 
 
+def forget_missing_best(checkpoints: Path) -> None:
+    """Removes ``best`` if the checkpoint it points to has been set aside; the next save points it anew."""
+    if not (checkpoints / BEST).exists():
+        _point_to(checkpoints / BEST, None)
+
+
 def _valid_loss(checkpoint: Path) -> float | None:
     try:
         loss = read_manifest(checkpoint).get(VALID_LOSS)
@@ -79,7 +84,7 @@ def _point_to(link: Path, name: str | None) -> None:
         if link.is_symlink():
             link.unlink()
         return
-    if link.is_symlink() and os.readlink(link) == name:
+    if link.is_symlink() and link.readlink() == Path(name):
         return
     temporary = link.with_name(f".{link.name}.partial")
     temporary.unlink(missing_ok=True)

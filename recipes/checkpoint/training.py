@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
-from recipes.checkpoint.disk import disk_errors, write_sharded
-from recipes.checkpoint.manifest import write_manifest
+from recipes.checkpoint.disk import write_sharded
+from recipes.checkpoint.publish import failure_of, new_partial, publish
 from recipes.checkpoint.safety import check_metadata, load_plain, only_plain_data, reason
 from recipes.errors import UserError
-from recipes.files import fsync_directory
 
 # The form of the optimizer state that can be read back under any other layout.
 OPTIMIZER_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
@@ -27,50 +24,24 @@ OPTIMIZER_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 CONFIGURED = ("max_lr", "min_lr", "lr_mult", "wd_mult", "weight_decay", "betas", "eps", "default_config")
 
 
-def save_training_checkpoint(
-    directory: Path, gpt: GPTModel, optimizer: MegatronOptimizer, plain: dict[str, Any], **facts: Any
-) -> None:
-    """Writes weights, optimizer state and ``plain`` data; ``directory`` appears whole or not at all.
+def training_state(gpt: GPTModel, optimizer: MegatronOptimizer, plain: dict[str, Any]) -> dict[str, Any]:
+    """Weights, optimizer state and ``plain`` data as one sharded state dict."""
+    model_state = gpt.sharded_state_dict()
+    optimizer_state = optimizer.sharded_state_dict(model_state, metadata=OPTIMIZER_METADATA)
+    return {"model": model_state, "optimizer": optimizer_state, **plain}
+
+
+def save_sharded(directory: Path, state: dict[str, Any], **facts: Any) -> None:
+    """Writes a sharded state dict; ``directory`` appears whole or not at all.
 
     ``facts`` go into its manifest.
 
     Raises:
-        UserError: the disk is full or refuses; nothing is left behind.
+        UserError: the disk is full or refuses; nothing is left behind. Every rank raises it.
     """
-    model_state = gpt.sharded_state_dict()
-    state = {
-        "model": model_state,
-        "optimizer": optimizer.sharded_state_dict(model_state, metadata=OPTIMIZER_METADATA),
-        **plain,
-    }
-    save_sharded(directory, state, step=plain.get("global_step"), **facts)
-
-
-def save_sharded(directory: Path, state: dict[str, Any], **facts: Any) -> None:
-    """Saves a sharded state dict atomically: a partial name, the manifest last, then the real name."""
-    partial = directory.with_name(f".{directory.name}.partial")
-    rank_zero = dist.get_rank() == 0
-    if rank_zero:
-        shutil.rmtree(partial, ignore_errors=True)
-        with disk_errors(directory, "earlier checkpoints are untouched"):
-            partial.mkdir(parents=True)
-    dist.barrier()
-    try:
-        with disk_errors(directory, "nothing was left behind, earlier checkpoints are untouched"):
-            write_sharded(state, partial)
-            dist.barrier()
-            if rank_zero:
-                write_manifest(partial, **facts)
-                fsync_directory(partial, strict=True)
-                if directory.exists():  # Without a manifest, or it would not be written again.
-                    shutil.rmtree(directory)
-                partial.rename(directory)
-                fsync_directory(directory.parent, strict=True)
-    except BaseException:
-        if rank_zero:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-    dist.barrier()
+    partial = new_partial(directory)
+    failure = failure_of(lambda: write_sharded(state, partial), partial, directory)
+    publish(partial, directory, {}, facts, failure)
 
 
 def load_checkpoint_weights(directory: Path, gpt: GPTModel) -> None:

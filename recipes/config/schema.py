@@ -217,6 +217,14 @@ class CheckpointConfig:
     """None: only at the end and when the run is stopped."""
     keep_last: int = 2
     """How many of the newest step_* directories stay."""
+    keep_best: int = 0
+    """How many of the best by validation loss (mean of the held-out sets) stay too; checkpoints/best then
+    points to the best. Those count that were saved at a step that was validated."""
+    keep_every_n_steps: int | None = None
+    """Checkpoints of every n-th step stay for ever; a multiple of every_n_steps."""
+    asynchronous: bool = False
+    """Write in the background while training goes on; needs memory for a copy of the state. At the end and
+    on a signal a checkpoint is always waited for."""
 
 
 @dataclass(frozen=True)

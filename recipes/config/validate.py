@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from recipes.config.checks import not_negative, one_of, positive, refuse
-from recipes.config.schema import DataConfig, PretrainConfig, TrainerConfig
+from recipes.config.schema import CheckpointConfig, DataConfig, PretrainConfig, TrainerConfig
 from recipes.config.validate_jobs import PRECISIONS
 from recipes.config.validate_model import validate_model
 from recipes.config.validate_optim import validate_optim
@@ -33,6 +33,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     validate_model(config.model)
     data_parallel_size = validate_parallel(config.parallel, config.model, check_launcher=not config.dry_run)
     validate_trainer(config.trainer, data_parallel_size)
+    validate_checkpoint(config.trainer.checkpoint, config.trainer.val_check_interval, list(config.data.valid))
     validate_data(config.data)
     tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
     validate_optim(config.optim, config.model, config.parallel, tokens_per_step)
@@ -90,9 +91,52 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
             positive(f"trainer.{key}", value)
     if trainer.max_time is not None:
         parse_duration(trainer.max_time)
-    if trainer.checkpoint.every_n_steps is not None:
-        positive("trainer.checkpoint.every_n_steps", trainer.checkpoint.every_n_steps)
-    positive("trainer.checkpoint.keep_last", trainer.checkpoint.keep_last)
+
+
+def validate_checkpoint(checkpoint: CheckpointConfig, valid_every: int | None, held_out: list[str]) -> None:
+    """Checks when checkpoints are written and which of them stay."""
+    key, every = "trainer.checkpoint", checkpoint.every_n_steps
+    if every is not None:
+        positive(f"{key}.every_n_steps", every)
+    positive(f"{key}.keep_last", checkpoint.keep_last)
+    not_negative(f"{key}.keep_best", checkpoint.keep_best)
+    if every is None:
+        if checkpoint.asynchronous:
+            refuse(f"{key}.asynchronous", True, f"would be ignored: set {key}.every_n_steps")
+        if checkpoint.keep_every_n_steps is not None:
+            refuse(
+                f"{key}.keep_every_n_steps",
+                checkpoint.keep_every_n_steps,
+                f"would be ignored: set {key}.every_n_steps",
+            )
+    elif checkpoint.keep_every_n_steps is not None:
+        positive(f"{key}.keep_every_n_steps", checkpoint.keep_every_n_steps)
+        if checkpoint.keep_every_n_steps % every:
+            refuse(
+                f"{key}.keep_every_n_steps",
+                checkpoint.keep_every_n_steps,
+                f"must be a multiple of {key}.every_n_steps={every}",
+            )
+    if checkpoint.keep_best:
+        _validate_keep_best(checkpoint.keep_best, every, valid_every, held_out)
+
+
+def _validate_keep_best(count: int, every: int | None, valid_every: int | None, held_out: list[str]) -> None:
+    """The best are chosen among checkpoints of validated steps: both intervals must meet."""
+    key = "trainer.checkpoint.keep_best"
+    if not held_out:
+        refuse(key, count, "would be ignored: data.valid names no held-out set")
+    if every is None:
+        refuse(key, count, "would be ignored: set trainer.checkpoint.every_n_steps")
+    if valid_every is None:
+        refuse(key, count, "would be ignored: set trainer.val_check_interval")
+    if every % valid_every and valid_every % every:
+        refuse(
+            key,
+            count,
+            f"no checkpoint would be validated regularly: make trainer.val_check_interval={valid_every} a "
+            f"multiple or a divisor of trainer.checkpoint.every_n_steps={every}",
+        )
 
 
 def validate_init(config: PretrainConfig) -> None:

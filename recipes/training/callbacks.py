@@ -1,4 +1,4 @@
-"""What happens around the training steps: metrics and progress, checkpoints, stopping."""
+"""What happens around the training steps: metrics and progress, stopping."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 
-from recipes.checkpoint.manifest import keep_newest, step_directory
 from recipes.config.schema import PretrainConfig
 from recipes.model.accounting import flops_per_token
 from recipes.training.console import duration, say
@@ -164,42 +163,6 @@ class FinalValidation(Callback):
         trainer.validating = True
         trainer.fit_loop.epoch_loop.val_loop.run()
         trainer.training = True
-
-
-class Checkpoints(Callback):
-    """Saves every n steps and at the end of the process, and keeps the newest few."""
-
-    def __init__(
-        self, config: PretrainConfig, directory: RunDirectory, stop: StopControl, *, resumed: bool
-    ) -> None:
-        self.config, self.directory, self.stop = config.trainer.checkpoint, directory, stop
-        self.resumed = resumed
-        self.saved_step = -1
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if self.resumed:
-            self.saved_step = trainer.global_step
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        every = self.config.every_n_steps
-        due = every is not None and trainer.global_step % every == 0
-        if due or self.stop.stopped_by == SIGNALLED:
-            self.save(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self.save(trainer)
-
-    def save(self, trainer: Trainer) -> None:
-        step = trainer.global_step
-        path = step_directory(self.directory.checkpoints, step)
-        if step == self.saved_step:
-            return
-        started = time.monotonic()
-        trainer.save_checkpoint(path)
-        self.saved_step = step
-        if trainer.is_global_zero:
-            keep_newest(self.directory.checkpoints, self.config.keep_last)
-            say(f"saved  {path} in {duration(time.monotonic() - started)}")
 
 
 def known_peak_flops(device_name: Callable[[], str], configured: float | None) -> float | None:

@@ -35,13 +35,13 @@ from recipes.parallel.setup import resolve_dtype
 from recipes.report import write_report
 from recipes.training.callbacks import (
     SIGNALLED,
-    Checkpoints,
     FinalValidation,
     GuardError,
     Metrics,
     StopControl,
     known_peak_flops,
 )
+from recipes.training.checkpoints import Checkpoints
 from recipes.training.console import duration, say
 from recipes.training.module import ParamGPT
 from recipes.training.quiet import quiet_libraries
@@ -170,7 +170,7 @@ def _trainer(
             Metrics(config, directory, steps, peak),
             stop,
             FinalValidation(),
-            Checkpoints(config, directory, stop, resumed=checkpoint is not None),
+            Checkpoints(config, directory.checkpoints, stop, resumed=checkpoint is not None),
         ],
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from recipes.checkpoint.archive import read_member
 from recipes.checkpoint.manifest import newest_whole_checkpoint, remove_partial, set_aside_newer
+from recipes.checkpoint.retention import forget_missing_best
 from recipes.config.schema import PretrainConfig
 from recipes.config.world import World, launched_world
 from recipes.errors import UserError
@@ -102,6 +103,7 @@ def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int) -> Sta
     remove_partial(directory.checkpoints)
     if checkpoint is not None:
         set_aside_newer(directory.checkpoints, checkpoint)
+        forget_missing_best(directory.checkpoints)
     return Start(checkpoint, init_from)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,23 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from recipes.checkpoint.training import load_training_checkpoint, save_training_checkpoint
+from recipes.checkpoint.background import BackgroundSave
+from recipes.checkpoint.training import load_training_checkpoint, save_sharded, training_state
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import World
 from recipes.parallel.setup import device_of, init_model_parallel, init_process_group
 
 # The parts of Lightning's own checkpoint that are kept: plain numbers, lists and dictionaries.
 LIGHTNING_KEYS = ("pytorch-lightning_version", "epoch", "global_step", "loops", "lr_schedulers", "recipes")
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """What ``trainer.save_checkpoint(path, storage_options=...)`` takes."""
+
+    asynchronous: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """For the manifest."""
 
 
 class LaunchedEnvironment(ClusterEnvironment):
@@ -71,6 +82,7 @@ class MegatronStrategy(ParallelStrategy):
     def __init__(self, world: World, parallel: ParallelConfig, seed: int) -> None:
         super().__init__(cluster_environment=LaunchedEnvironment(world))
         self.world, self.parallel, self.seed = world, parallel, seed
+        self.background = BackgroundSave()
 
     @property
     def root_device(self) -> torch.device:
@@ -127,16 +139,21 @@ class MegatronStrategy(ParallelStrategy):
         return {}
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: SaveOptions | None = None
     ) -> None:
+        """Writes the checkpoint or, if the options say so, begins to; :attr:`background` finishes it."""
+        options = storage_options or SaveOptions()
         plain = {key: checkpoint[key] for key in LIGHTNING_KEYS if key in checkpoint}
-        save_training_checkpoint(
-            Path(filepath),
-            self._module.gpt,
-            self._module.megatron_optimizer,
-            plain,
-            config_sha256=self._module.run_directory.config_sha256(self._module.run),
-        )
+        state = training_state(self._module.gpt, self._module.megatron_optimizer, plain)
+        facts = {
+            "step": plain["global_step"],
+            "config_sha256": self._module.run_directory.config_sha256(self._module.run),
+            **options.facts,
+        }
+        if options.asynchronous:
+            self.background.start(Path(filepath), state, **facts)
+        else:
+            save_sharded(Path(filepath), state, **facts)
 
     def load_checkpoint(self, checkpoint_path: str | Path) -> dict[str, Any]:
         """Reads weights and optimizer state into place; returns Lightning's part."""

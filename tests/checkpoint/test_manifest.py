@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from recipes.checkpoint.manifest import (
     MANIFEST,
     finished_checkpoints,
-    keep_newest,
     newest_whole_checkpoint,
     remove_partial,
     set_aside_newer,
@@ -21,6 +20,7 @@ from recipes.checkpoint.manifest import (
     verify,
     write_manifest,
 )
+from recipes.checkpoint.retention import prune
 from recipes.errors import UserError
 
 
@@ -131,23 +131,13 @@ def test_unfinished_directories_do_not_exist(checkpoints: Path, warnings: list[s
     assert sorted(path.name for path in checkpoints.iterdir()) == ["notes.txt", "step_00000005", "step_8"]
 
 
-def test_keep_newest(checkpoints: Path) -> None:
-    for step in (1, 2, 3, 10, 11):
-        make(checkpoints, step)
-    keep_newest(checkpoints, 2)
-    assert [path.name for path in finished_checkpoints(checkpoints)] == ["step_00000010", "step_00000011"]
-    assert len(list(checkpoints.iterdir())) == 2
-    keep_newest(checkpoints, 5)
-    assert len(finished_checkpoints(checkpoints)) == 2
-
-
 def test_damaged_newer_ones_are_set_aside_not_counted(checkpoints: Path) -> None:
     whole, damaged = make(checkpoints, 10), make(checkpoints, 20)
     set_aside_newer(checkpoints, whole)
     assert finished_checkpoints(checkpoints) == [whole]
     assert (checkpoints / f"damaged_{damaged.name}" / "common.pt").exists()
     make(checkpoints, 15)
-    keep_newest(checkpoints, 1)
+    prune(checkpoints, keep_last=1)
     assert [path.name for path in finished_checkpoints(checkpoints)] == ["step_00000015"]
     make(checkpoints, 20)
     set_aside_newer(checkpoints, step_directory(checkpoints, 15))  # A second time under the same name.

@@ -246,15 +246,15 @@ def case_without_space(overrides: list[str], where: str) -> Outcome:
     """A run in which one kind of write finds no space left."""
     import errno
 
-    import recipes.checkpoint.training as training
+    import recipes.checkpoint.publish as publish
     from recipes.training.rundir import RunDirectory
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     patches: dict[str, tuple[Any, str]] = {
-        "manifest": (training, "write_manifest"),
-        "fsync": (training, "fsync_directory"),
+        "manifest": (publish, "write_manifest"),
+        "fsync": (publish, "fsync_directory"),
         "metrics": (RunDirectory, "append_metrics"),
     }
     owner, name = patches[where]

@@ -28,6 +28,8 @@ FAMILIES = {
 EP2, WHOLE_EXPERTS = "parallel.expert_model_parallel_size=2", "parallel.expert_tensor_parallel_size=1"
 LAYOUTS = {
     "single": (1, []),
+    "dp2": (2, []),
+    "cp2": (2, ["parallel.context_parallel_size=2"]),
     "ep2": (2, [EP2]),
     "tp2_sp": (2, ["parallel=tp2_sp"]),
     "tp2_sp_whole_experts": (2, ["parallel=tp2_sp", WHOLE_EXPERTS]),
@@ -37,11 +39,15 @@ LAYOUTS = {
     "tp2_sp_dp2_ep2": (4, ["parallel=tp2_sp", EP2, WHOLE_EXPERTS]),
 }
 CASES = [
+    ("param2", "dp2"),
+    ("param2", "cp2"),
     ("param2", "ep2"),
     ("param2", "tp2_sp"),
     ("param2", "pp2_uneven"),
     ("param2", "tp2_sp_dp2_ep2"),
+    ("param_moe", "cp2"),
     ("param_moe", "ep2"),
+    ("param_moe", "pp2_uneven"),
     ("param_moe", "tp2_sp_whole_experts"),
     ("param_moe", "tp2_sp_ep2"),
 ]
