@@ -222,9 +222,6 @@ class CheckpointConfig:
     points to the best. Those count that were saved at a step that was validated."""
     keep_every_n_steps: int | None = None
     """Checkpoints of every n-th step stay for ever; a multiple of every_n_steps."""
-    asynchronous: bool = False
-    """Write in the background while training goes on; needs memory for a copy of the state. At the end and
-    on a signal a checkpoint is always waited for."""
 
 
 @dataclass(frozen=True)

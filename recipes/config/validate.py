@@ -101,8 +101,6 @@ def validate_checkpoint(checkpoint: CheckpointConfig, valid_every: int | None, h
     positive(f"{key}.keep_last", checkpoint.keep_last)
     not_negative(f"{key}.keep_best", checkpoint.keep_best)
     if every is None:
-        if checkpoint.asynchronous:
-            refuse(f"{key}.asynchronous", True, f"would be ignored: set {key}.every_n_steps")
         if checkpoint.keep_every_n_steps is not None:
             refuse(
                 f"{key}.keep_every_n_steps",

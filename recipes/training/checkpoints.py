@@ -8,11 +8,10 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
-from recipes.checkpoint.background import BackgroundSave
 from recipes.checkpoint.manifest import step_directory
 from recipes.checkpoint.retention import VALID_LOSS, Best, prune
 from recipes.config.schema import PretrainConfig
-from recipes.training.callbacks import SIGNALLED, GuardError, StopControl
+from recipes.training.callbacks import SIGNALLED, StopControl
 from recipes.training.console import duration, say
 from recipes.training.strategy import SaveOptions
 
@@ -21,7 +20,7 @@ class Checkpoints(Callback):
     """Saves every n steps and at the end of the process, and keeps the newest, the best and every n-th.
 
     Of a step that is validated too, the checkpoint is written after the validation, with its loss in the
-    manifest. A save in the background is looked after at the end of every step, by all ranks alike.
+    manifest.
     """
 
     def __init__(self, config: PretrainConfig, directory: Path, stop: StopControl, *, resumed: bool) -> None:
@@ -40,14 +39,13 @@ class Checkpoints(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         assert not self.waits_for_validation, "the step before was not validated"
-        self._finish(trainer, wait=False)
         step, every = trainer.global_step, self.config.every_n_steps
         if self.stop.stopped_by == SIGNALLED:
             self.save(trainer)
         elif every is not None and step % every == 0:
             self.waits_for_validation = self.valid_every is not None and step % self.valid_every == 0
             if not self.waits_for_validation:
-                self.save(trainer, asynchronous=self.config.asynchronous)
+                self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         losses = [value for key, value in pl_module.valid_metrics.items() if key.endswith(".loss")]
@@ -55,36 +53,23 @@ class Checkpoints(Callback):
             self.validated_step, self.valid_loss = trainer.global_step, sum(losses) / len(losses)
         if self.waits_for_validation:
             self.waits_for_validation = False
-            self.save(trainer, asynchronous=self.config.asynchronous)
+            self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.waits_for_validation = False
         self.save(trainer)
 
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        if isinstance(exception, GuardError):  # All ranks come here, and what was begun is of a sound step.
-            self._finish(trainer, wait=True)
-        else:
-            self._background(trainer).abandon()
-
-    def save(self, trainer: Trainer, *, asynchronous: bool = False) -> None:
-        """Writes the present step's checkpoint unless there is one, after whatever is still being written."""
-        self._finish(trainer, wait=True)
+    def save(self, trainer: Trainer) -> None:
+        """Writes the present step's checkpoint unless there is one."""
         step = trainer.global_step
         if step == self.saved_step:
             return
         path = step_directory(self.directory, step)
         facts = {VALID_LOSS: self.valid_loss} if step == self.validated_step else {}
         self.started = time.monotonic()
-        trainer.save_checkpoint(path, storage_options=SaveOptions(asynchronous, facts))
+        trainer.save_checkpoint(path, storage_options=SaveOptions(facts))
         self.saved_step = step
-        if not asynchronous:
-            self._saved(trainer, path)
-
-    def _finish(self, trainer: Trainer, *, wait: bool) -> None:
-        path = self._background(trainer).finish(wait=wait)
-        if path is not None:
-            self._saved(trainer, path)
+        self._saved(trainer, path)
 
     def _saved(self, trainer: Trainer, path: Path) -> None:
         if not trainer.is_global_zero:
@@ -99,8 +84,3 @@ class Checkpoints(Callback):
         if best is not None and best != self.best:
             say(f"best   {best.path.name}, validation loss {best.valid_loss:.4f}")
         self.best = best
-
-    @staticmethod
-    def _background(trainer: Trainer) -> BackgroundSave:
-        background: BackgroundSave = trainer.strategy.background  # type: ignore[attr-defined]
-        return background

@@ -15,7 +15,6 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from recipes.checkpoint.background import BackgroundSave
 from recipes.checkpoint.training import load_training_checkpoint, save_sharded, training_state
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import World
@@ -29,7 +28,6 @@ LIGHTNING_KEYS = ("pytorch-lightning_version", "epoch", "global_step", "loops", 
 class SaveOptions:
     """What ``trainer.save_checkpoint(path, storage_options=...)`` takes."""
 
-    asynchronous: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
     """For the manifest."""
 
@@ -82,7 +80,6 @@ class MegatronStrategy(ParallelStrategy):
     def __init__(self, world: World, parallel: ParallelConfig, seed: int) -> None:
         super().__init__(cluster_environment=LaunchedEnvironment(world))
         self.world, self.parallel, self.seed = world, parallel, seed
-        self.background = BackgroundSave()
 
     @property
     def root_device(self) -> torch.device:
@@ -141,19 +138,18 @@ class MegatronStrategy(ParallelStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: SaveOptions | None = None
     ) -> None:
-        """Writes the checkpoint or, if the options say so, begins to; :attr:`background` finishes it."""
         options = storage_options or SaveOptions()
         plain = {key: checkpoint[key] for key in LIGHTNING_KEYS if key in checkpoint}
+        # Written at the end of a validation, this would make a resumed run believe itself in the midst of one
+        # and validate only what is left of it.
+        plain["loops"]["fit_loop"].pop("epoch_loop.val_loop.batch_progress", None)
         state = training_state(self._module.gpt, self._module.megatron_optimizer, plain)
         facts = {
             "step": plain["global_step"],
             "config_sha256": self._module.run_directory.config_sha256(self._module.run),
             **options.facts,
         }
-        if options.asynchronous:
-            self.background.start(Path(filepath), state, **facts)
-        else:
-            save_sharded(Path(filepath), state, **facts)
+        save_sharded(Path(filepath), state, **facts)
 
     def load_checkpoint(self, checkpoint_path: str | Path) -> dict[str, Any]:
         """Reads weights and optimizer state into place; returns Lightning's part."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -25,7 +26,8 @@ def make(checkpoints: Path, step: int, loss: float | None = None) -> Path:
     directory = step_directory(checkpoints, step)
     directory.mkdir(parents=True)
     (directory / "common.pt").write_bytes(step.to_bytes(4, "big"))
-    write_manifest(directory, step=step, **({} if loss is None else {"valid_loss": loss}))
+    facts: dict[str, Any] = {"step": step} if loss is None else {"step": step, "valid_loss": loss}
+    write_manifest(directory, **facts)
     return directory
 
 
