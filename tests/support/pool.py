@@ -8,6 +8,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 120
@@ -69,7 +70,7 @@ class GlooPool:
 
 
 def _threads(process_id: int) -> int:
-    return len(os.listdir(f"/proc/{process_id}/task"))
+    return sum(1 for _ in Path(f"/proc/{process_id}/task").iterdir())
 
 
 def _free_port() -> int:
