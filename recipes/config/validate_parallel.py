@@ -89,6 +89,14 @@ def _validate_stages(parallel: ParallelConfig, model: ModelConfig) -> None:
         )
 
 
+def stage_sizes(parallel: ParallelConfig, model: ModelConfig) -> list[int]:
+    """Layers of each pipeline stage."""
+    first, last = parallel.num_layers_in_first_pipeline_stage, parallel.num_layers_in_last_pipeline_stage
+    given = [n for n in (first, last) if n is not None]
+    others = parallel.pipeline_model_parallel_size - len(given)
+    return given + [(model.num_layers - sum(given)) // others] * others if others else given
+
+
 def _validate_recompute(parallel: ParallelConfig, model: ModelConfig) -> None:
     granularity = parallel.recompute_granularity
     if granularity is not None:
@@ -102,7 +110,11 @@ def _validate_recompute(parallel: ParallelConfig, model: ModelConfig) -> None:
             refuse(f"parallel.{key}", value, f"recompute_granularity=full needs it; set {fix}")
     if granularity == "full":
         one_of("parallel.recompute_method", str(parallel.recompute_method), ("uniform", "block"))
-        positive("parallel.recompute_num_layers", parallel.recompute_num_layers or 0)
+        chunk = parallel.recompute_num_layers or 0
+        positive("parallel.recompute_num_layers", chunk)
+        if parallel.recompute_method == "uniform" and any(n % chunk for n in stage_sizes(parallel, model)):
+            sizes = stage_sizes(parallel, model)
+            refuse("parallel.recompute_num_layers", chunk, f"must divide the layers of every stage, {sizes}")
     if parallel.recompute_modules and granularity != "selective":
         refuse(
             "parallel.recompute_modules",

@@ -61,6 +61,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"trainer__compile": True, "model__num_moe_experts": 4, "model__moe_router_topk": 2},
         "trainer.compile=True: megatron-core's experts cannot be compiled",
     ),
+    (
+        {
+            "parallel__recompute_granularity": "full",
+            "parallel__recompute_method": "uniform",
+            "parallel__recompute_num_layers": 3,
+        },
+        "parallel.recompute_num_layers=3: must divide the layers of every stage, [4]",
+    ),
     ({"resume": "yes"}, "resume=yes: choose one of auto, never"),
     ({"seed": -1}, "seed=-1: must lie between 0 and 2147483647"),
     ({"seed": 2**31}, "seed=2147483648: must lie between"),

@@ -62,6 +62,7 @@ def gradients(model: ModelConfig, parallel: ParallelConfig) -> tuple[dict[str, A
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
+    seed_random_states(1)  # Noisy routers draw as they did.
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = gpt(text[:, :-1].contiguous(), positions, None, labels=text[:, 1:].contiguous()).mean()
     loss.backward()
@@ -70,6 +71,8 @@ def gradients(model: ModelConfig, parallel: ParallelConfig) -> tuple[dict[str, A
 
 
 def applies(setting: str, model: ModelConfig) -> bool:
+    if setting == "full_uniform_2" and model.num_layers % 2:
+        return False  # Refused: chunks must come out even.
     if setting == "shared_experts":
         return model.moe_shared_expert_intermediate_size is not None
     return setting != "moe" or model.num_moe_experts is not None
@@ -85,7 +88,12 @@ def test_gradients_are_the_same(name: str) -> None:
         found, kept_less = gradients(model, ParallelConfig(**values))
         assert found.keys() == expected.keys()
         for key, gradient in expected.items():
-            assert torch.equal(found[key], gradient), f"{setting}: {key}"
+            if model.family == "nano_hindi":  # Every layer adds to x0's gradient, in another order then.
+                torch.testing.assert_close(
+                    found[key], gradient, rtol=1e-5, atol=1e-6 * float(gradient.abs().max())
+                )
+            else:
+                assert torch.equal(found[key], gradient), f"{setting}: {key}"
         assert kept_less < kept, f"{setting} kept as much as without it"
 
 
