@@ -226,7 +226,7 @@ def test_user_errors_of_a_real_process(tiny_data: TinyData, tmp_path: Path) -> N
     process = start(overrides(tiny_data, tmp_path, resume="sometimes"))
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
-    assert err == "error: resume=sometimes: use auto or never\n"
+    assert err == "error: resume=sometimes: choose one of auto, never\n"
 
 
 def free_port() -> int:
