@@ -8,7 +8,8 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -66,7 +67,12 @@ class Conversion:
         """Counts what was read."""
         self.done += bytes_read
         if self.progress is not None:
-            self.progress(self.done, sum(tensor.nbytes for tensor in self.source.tensors.values()))
+            self.progress(self.done, self.total)
+
+    @cached_property
+    def total(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.source.tensors.values())
 
     @property
     def precision(self) -> str | int:
@@ -151,8 +157,7 @@ def _to_nemo(conversion: Conversion, target: Path) -> None:
         archive.close()
 
 
-def _weights_directory(conversion: Conversion, directory: Path, prefix: str, common: bytes) -> None:
-    directory.mkdir()
+def _write_weights(conversion: Conversion, directory: Path, prefix: str, common: bytes) -> None:
     with (directory / SHARD_NAME).open("wb") as stream:
         writer = _write_tensors(conversion, stream, prefix)
     (directory / ".metadata").write_bytes(writer.metadata())
@@ -162,15 +167,9 @@ def _weights_directory(conversion: Conversion, directory: Path, prefix: str, com
 
 def _to_torch_dist(conversion: Conversion, target: Path) -> None:
     """Weights as a training checkpoint holds them; ``init_from`` starts a run from it."""
-    from dataclasses import asdict
-
     with new_directory(target) as directory:
         state = {"global_step": 0, "recipes": {"model": asdict(conversion.source.model)}}
-        step = directory / "step"
-        _weights_directory(conversion, step, "", common_state(state))
-        for path in step.iterdir():
-            path.rename(directory / path.name)
-        step.rmdir()
+        _write_weights(conversion, directory, "", common_state(state))
         write_manifest(directory, step=0)
 
 
@@ -186,7 +185,9 @@ def _to_nemo2(conversion: Conversion, target: Path) -> None:
         raise UserError("--to nemo2: NeMo 2's LlamaModel computes another architecture; use hf or nemo")
     content, name = _sentencepiece(source)
     with new_directory(target) as directory:
-        _weights_directory(conversion, directory / "weights", "module.", common_state())
+        weights = directory / "weights"
+        weights.mkdir()
+        _write_weights(conversion, weights, "module.", common_state())
         context = directory / "context"
         context.mkdir()
         (context / name).write_bytes(content)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +20,13 @@ def step_directory(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step_{step:08d}"
 
 
-def describe_file(path: Path) -> dict[str, Any]:
-    """The entry of one file: its size in bytes and its SHA-256."""
-    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-
-
-def write_manifest(directory: Path, known: Mapping[str, dict[str, Any]] | None = None, **facts: Any) -> None:
-    """Records every file below ``directory``, and ``facts``.
-
-    Args:
-        known: Entries of files, by relative name, that their writers have described already.
-    """
-    known = known or {}
-    names = {
-        str(path.relative_to(directory)): path
+def write_manifest(directory: Path, **facts: Any) -> None:
+    """Records every file below ``directory``, and ``facts``."""
+    files = {
+        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
-    files = {name: known.get(name) or describe_file(path) for name, path in names.items()}
     with atomic_write(directory / MANIFEST) as file:
         file.write(json.dumps({"format_version": 1, **facts, "files": files}, indent=2).encode())
 

@@ -49,17 +49,10 @@ def failure_of(write: Callable[[], object], partial: Path, directory: Path) -> s
     return None
 
 
-def publish(
-    partial: Path,
-    directory: Path,
-    described: Mapping[str, dict[str, Any]],
-    facts: Mapping[str, Any],
-    failure: str | None = None,
-) -> None:
+def publish(partial: Path, directory: Path, facts: Mapping[str, Any], failure: str | None = None) -> None:
     """Gives a written checkpoint its manifest and then its name; called by all ranks.
 
     Args:
-        described: Entries of the manifest that are known already.
         facts: What else goes into the manifest.
         failure: Why there is nothing to publish; rank 0's counts.
 
@@ -70,7 +63,7 @@ def publish(
         try:
             if failure is None:
                 with disk_errors(directory, NOTHING_LEFT):
-                    _rename(partial, directory, described, facts)
+                    _rename(partial, directory, facts)
         except UserError as error:
             failure = str(error)
         finally:
@@ -83,10 +76,8 @@ def publish(
         raise UserError(failure)
 
 
-def _rename(
-    partial: Path, directory: Path, described: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]
-) -> None:
-    write_manifest(partial, described, **facts)
+def _rename(partial: Path, directory: Path, facts: Mapping[str, Any]) -> None:
+    write_manifest(partial, **facts)
     fsync_directory(partial, strict=True)
     if directory.exists():  # Without a manifest, or it would not be written again.
         shutil.rmtree(directory)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from recipes.checkpoint.sources.names import LAYER
 from recipes.config.schema import ModelConfig
 
-LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
 EXPERT = re.compile(r"(.*\.experts)\.(linear_fc[12]\.\w+?)(\d+)")
 
 

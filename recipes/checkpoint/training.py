@@ -41,7 +41,7 @@ def save_sharded(directory: Path, state: dict[str, Any], **facts: Any) -> None:
     """
     partial = new_partial(directory)
     failure = failure_of(lambda: write_sharded(state, partial), partial, directory)
-    publish(partial, directory, {}, facts, failure)
+    publish(partial, directory, facts, failure)
 
 
 def load_checkpoint_weights(directory: Path, gpt: GPTModel) -> None:

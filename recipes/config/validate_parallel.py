@@ -7,6 +7,7 @@ from recipes.config.families import check_family_layout
 from recipes.config.schema import ModelConfig, ParallelConfig
 from recipes.config.world import launched_world
 from recipes.model.accounting import num_query_groups, padded_vocab_size
+from recipes.model.layers import stage_sizes
 
 RECOMPUTE_MODULES = ("core_attn", "mlp", "moe", "layernorm", "shared_experts")
 
@@ -89,14 +90,6 @@ def _validate_stages(parallel: ParallelConfig, model: ModelConfig) -> None:
         )
 
 
-def stage_sizes(parallel: ParallelConfig, model: ModelConfig) -> list[int]:
-    """Layers of each pipeline stage."""
-    first, last = parallel.num_layers_in_first_pipeline_stage, parallel.num_layers_in_last_pipeline_stage
-    given = [n for n in (first, last) if n is not None]
-    others = parallel.pipeline_model_parallel_size - len(given)
-    return given + [(model.num_layers - sum(given)) // others] * others if others else given
-
-
 def _validate_recompute(parallel: ParallelConfig, model: ModelConfig) -> None:
     granularity = parallel.recompute_granularity
     if granularity is not None:
@@ -112,8 +105,8 @@ def _validate_recompute(parallel: ParallelConfig, model: ModelConfig) -> None:
         one_of("parallel.recompute_method", str(parallel.recompute_method), ("uniform", "block"))
         chunk = parallel.recompute_num_layers or 0
         positive("parallel.recompute_num_layers", chunk)
-        if parallel.recompute_method == "uniform" and any(n % chunk for n in stage_sizes(parallel, model)):
-            sizes = stage_sizes(parallel, model)
+        sizes = stage_sizes(model, parallel)
+        if parallel.recompute_method == "uniform" and any(layers % chunk for layers in sizes):
             refuse("parallel.recompute_num_layers", chunk, f"must divide the layers of every stage, {sizes}")
     if parallel.recompute_modules and granularity != "selective":
         refuse(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from recipes.config.schema import ModelConfig, ParallelConfig
-from recipes.model.layers import layer_windows, moe_layers, value_embedding_layers
+from recipes.model.layers import layer_windows, moe_layers, stage_sizes, value_embedding_layers
 
 GATED_ACTIVATIONS = ("swiglu", "geglu")
 # nano_hindi's value embeddings pass a gate that looks at the first so many channels.
@@ -195,7 +195,7 @@ def expected_memory_bytes(
     """
     tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     hidden, padded = model.hidden_size, padded_vocab_size(model)
-    layers_here = most_layers_of_a_stage(model, parallel)
+    layers_here = max(stage_sizes(model, parallel))
     share = layers_here / model.num_layers
     parts = parameters_per_part(model)
     experts = sum(count for name, count in parts.items() if name.startswith("experts"))
@@ -229,12 +229,3 @@ def expected_memory_bytes(
         "optimizer": optimizer,
         "activations": int(tokens * activation * layers_here * in_flight) + logits,
     }
-
-
-def most_layers_of_a_stage(model: ModelConfig, parallel: ParallelConfig) -> int:
-    """Layers of the pipeline stage that has most."""
-    first, last = parallel.num_layers_in_first_pipeline_stage, parallel.num_layers_in_last_pipeline_stage
-    given = [layers for layers in (first, last) if layers is not None]
-    stages_left = parallel.pipeline_model_parallel_size - len(given)
-    rest = math.ceil((model.num_layers - sum(given)) / stages_left) if stages_left else 0
-    return max([rest, *given])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recipes.config.schema import ModelConfig
+from recipes.config.schema import ModelConfig, ParallelConfig
 
 
 def layer_windows(model: ModelConfig) -> list[int | None]:
@@ -40,3 +40,11 @@ def value_embedding_layers(model: ModelConfig) -> list[bool]:
         model.family == "nano_hindi" and layer % 2 == (model.num_layers - 1) % 2
         for layer in range(model.num_layers)
     ]
+
+
+def stage_sizes(model: ModelConfig, parallel: ParallelConfig) -> list[int]:
+    """Layers of each pipeline stage; those with a count of their own come first."""
+    first, last = parallel.num_layers_in_first_pipeline_stage, parallel.num_layers_in_last_pipeline_stage
+    given = [layers for layers in (first, last) if layers is not None]
+    others = parallel.pipeline_model_parallel_size - len(given)
+    return given + [(model.num_layers - sum(given)) // others] * others if others else given

@@ -14,9 +14,14 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from recipes.config.schema import ModelConfig, ParallelConfig
 from tests.support.engine import GPTModel, initialized, process_groups
-from tests.support.parity import LENGTH, assert_gradients_agree, batch, gradients, split_qkv
+from tests.support.parity import (
+    assert_cached_greedy_is_the_full_forward,
+    assert_gradients_agree,
+    batch,
+    gradients,
+    split_qkv,
+)
 
-from megatron.core.inference.contexts import StaticInferenceContext  # isort: skip
 from recipes.errors import UserError  # isort: skip
 from recipes.model.accounting import count_parameters  # isort: skip
 from recipes.model.build import build_gpt_model, transformer_config  # isort: skip
@@ -191,27 +196,7 @@ def test_bfloat16_rounds_as_transformers_does() -> None:
 @pytest.mark.parametrize("variant", ["tied", "mqa", "full_attention"])
 def test_greedy_decoding_with_the_cache_repeats_the_full_forward(variant: str) -> None:
     gpt = shaken(initialized(replace(GEMMA, **VARIANTS[variant]))).eval()
-    tokens, _, positions = batch(VOCABULARY)
-    tokens = tokens.clone()
-    prompt = 4  # Shorter than the window: decoding leaves it behind.
-    context = StaticInferenceContext(max_batch_size=len(tokens), max_sequence_length=LENGTH)
-    read = 0
-    with torch.inference_mode():
-        for place in range(prompt, LENGTH):
-            logits = gpt(
-                tokens[:, read:place],
-                positions[:, read:place],
-                None,
-                inference_context=context,
-                runtime_gather_output=True,
-            )
-            context.increment_sequence_len_offset(place - read)
-            read = place
-            expected = gpt(tokens[:, :place], positions[:, :place], None)[:, -1]
-            torch.testing.assert_close(logits[:, -1], expected, rtol=0, atol=1e-5)
-            tokens[:, place] = logits[:, -1].argmax(-1)
-        whole = gpt(tokens[:, :-1], positions[:, :-1], None)[:, prompt - 1 :].argmax(-1)
-    assert torch.equal(whole, tokens[:, prompt:])
+    assert_cached_greedy_is_the_full_forward(gpt, VOCABULARY)
 
 
 # Which module of the first layer runs again during the backward pass.

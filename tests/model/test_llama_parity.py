@@ -13,8 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from recipes.config.schema import ModelConfig
 from tests.support.engine import TINY, GPTModel, initialized, process_groups
-
-SAMPLES, LENGTH = 3, 33
+from tests.support.parity import assert_gradients_agree, batch, gradients
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,28 +60,6 @@ def llama_names(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str, 
         for letter, parts in rows.items():
             out[f"{theirs}self_attn.{letter}_proj.weight"] = torch.cat(parts)
     return out
-
-
-def batch(vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens, labels and positions, each ``[b, s]``."""
-    text = torch.randint(vocab_size, (SAMPLES, LENGTH + 1), generator=torch.Generator().manual_seed(3))
-    text = text.to("cuda")
-    positions = torch.arange(LENGTH, device=text.device).expand(SAMPLES, -1)
-    return text[:, :-1].contiguous(), text[:, 1:].contiguous(), positions
-
-
-def gradients(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-
-
-def assert_gradients_agree(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, gradient in theirs.items():
-        scale = gradient.abs().max().item()
-        assert scale > 0, name
-        torch.testing.assert_close(
-            ours[name], gradient, rtol=0, atol=2e-5 * scale, msg=lambda m, n=name: f"{n}: {m}"
-        )
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])

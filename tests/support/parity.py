@@ -7,6 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from tests.support.engine import GPTModel
+
+from megatron.core.inference.contexts import StaticInferenceContext  # isort: skip
+
 SAMPLES, LENGTH = 3, 33
 
 
@@ -40,3 +44,28 @@ def assert_gradients_agree(ours: Mapping[str, Tensor], theirs: Mapping[str, Tens
         torch.testing.assert_close(
             ours[name], gradient, rtol=0, atol=2e-5 * scale, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def assert_cached_greedy_is_the_full_forward(gpt: GPTModel, vocab_size: int) -> None:
+    """Greedy decoding with a key-value cache, from a prompt shorter than any window and out of it."""
+    tokens, _, positions = batch(vocab_size)
+    tokens = tokens.clone()
+    prompt = 4  # Shorter than the window: decoding leaves it behind.
+    context = StaticInferenceContext(max_batch_size=len(tokens), max_sequence_length=LENGTH)
+    read = 0
+    with torch.inference_mode():
+        for place in range(prompt, LENGTH):
+            logits = gpt(
+                tokens[:, read:place],
+                positions[:, read:place],
+                None,
+                inference_context=context,
+                runtime_gather_output=True,
+            )
+            context.increment_sequence_len_offset(place - read)
+            read = place
+            expected = gpt(tokens[:, :place], positions[:, :place], None)[:, -1]
+            torch.testing.assert_close(logits[:, -1], expected, rtol=0, atol=1e-5)
+            tokens[:, place] = logits[:, -1].argmax(-1)
+        whole = gpt(tokens[:, :-1], positions[:, :-1], None)[:, prompt - 1 :].argmax(-1)
+    assert torch.equal(whole, tokens[:, prompt:])
