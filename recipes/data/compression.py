@@ -1,0 +1,48 @@
+"""Opening text files that may be compressed: .gz with the standard library, .zst and .bz2 with pyarrow."""
+
+import gzip
+import io
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from recipes.errors import UserError
+
+_BY_PYARROW = {".zst": "zstd", ".bz2": "bz2"}
+COMPRESSED = (".gz", *_BY_PYARROW)
+
+
+def is_compressed(path: str | Path) -> bool:
+    """Whether the name says that the file is compressed."""
+    return Path(path).suffix in COMPRESSED
+
+
+def uncompressed_suffix(path: str | Path) -> str:
+    """The suffix that says what the text is: `.jsonl` of `a.jsonl` and of `a.jsonl.zst`."""
+    path = Path(path)
+    return Path(path.stem).suffix if is_compressed(path) else path.suffix
+
+
+def open_stream(path: str | Path) -> BinaryIO:
+    """Open a file for reading, decompressed where its name says so; it can be read forward only.
+
+    Damage shows while reading, as an OSError or EOFError: callers pass it through :func:`damaged`.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    path = Path(path)
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path))
+    if path.suffix in _BY_PYARROW:
+        import pyarrow
+
+        with path.open("rb"):  # For Python's own errors about a file that is missing or unreadable.
+            pass
+        stream = pyarrow.input_stream(str(path), compression=_BY_PYARROW[path.suffix])
+        return cast(BinaryIO, io.BufferedReader(stream, 1 << 20))
+    return path.open("rb")
+
+
+def damaged(path: str | Path, error: Exception) -> UserError:
+    """What reading a damaged compressed file raised, as a message for the user."""
+    return UserError(f"{path} is damaged or incomplete: {error}")
