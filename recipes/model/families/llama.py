@@ -24,6 +24,7 @@ from megatron.core.transformer.transformer_layer import (
 from recipes.config.schema import ModelConfig
 from recipes.model.families import Family
 from recipes.model.layers import moe_layers
+from recipes.model.mlp import MLP
 from recipes.model.router import Router
 
 
@@ -33,6 +34,13 @@ def qkv_linear(backend: BackendSpecProvider) -> type:
         fused: type = backend.column_parallel_layer_norm_linear()
         return fused
     return backend.column_parallel_linear()
+
+
+def mlp_spec(backend: BackendSpecProvider) -> ModuleSpec:
+    """megatron-core's MLP, in our class."""
+    spec = get_mlp_module_spec_for_backend(backend=backend)
+    spec.module = MLP
+    return spec
 
 
 def experts_spec(
@@ -82,7 +90,7 @@ def layer_spec(
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=IdentityOp if fused and experts is None else norm,
-            mlp=experts or get_mlp_module_spec_for_backend(backend=backend),
+            mlp=experts or mlp_spec(backend),
             mlp_bda=get_bias_dropout_add,
             sharded_state_dict_keys_map=canonical_names,
         ),
