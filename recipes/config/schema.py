@@ -222,6 +222,41 @@ class CheckpointConfig:
     points to the best. Those count that were saved at a step that was validated."""
     keep_every_n_steps: int | None = None
     """Checkpoints of every n-th step stay for ever; a multiple of every_n_steps."""
+    async_save: bool = True
+    """Write a checkpoint while training goes on: a step's state is copied to host memory (as much as the
+    checkpoint is large), and a thread writes it. The save at the end, and that of a signal, is waited for."""
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """Sampling, spelled and meant as in NeMo's megatron_gpt_inference.yaml."""
+
+    greedy: bool = False
+    """Always the likeliest token; temperature, top_k, top_p and repetition_penalty are then ignored."""
+    top_k: int = 0
+    """0: no limit."""
+    top_p: float = 0.9
+    temperature: float = 1.0
+    add_BOS: bool | None = None
+    """Put BOS before the prompt. None: what documents started with in training, as the model file records it;
+    for NeMo's own files that is NeMo's default, true."""
+    tokens_to_generate: int = 30
+    """Counted from the longest prompt of the batch, so shorter ones get more."""
+    repetition_penalty: float = 1.2
+    min_tokens_to_generate: int = 0
+    compute_logprob: bool = False
+    """Score the prompts instead of continuing them."""
+    end_strings: list[str] = field(default_factory=lambda: ["<|endoftext|>"])
+
+
+@dataclass(frozen=True)
+class SamplesConfig:
+    """Completions that a run prints and records as it goes, to read what the loss does not say."""
+
+    every_n_steps: int | None = None
+    """None: no samples."""
+    prompts: list[str] = field(default_factory=list)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
 
 
 @dataclass(frozen=True)
@@ -250,6 +285,7 @@ class TrainerConfig:
     compile: bool = False
     """torch.compile for every transformer layer: slow to begin, faster after that; see docs/decisions.md."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
 
 
 @dataclass(frozen=True)
@@ -281,28 +317,6 @@ class PretrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-
-
-@dataclass(frozen=True)
-class InferenceConfig:
-    """Sampling, spelled and meant as in NeMo's megatron_gpt_inference.yaml."""
-
-    greedy: bool = False
-    """Always the likeliest token; temperature, top_k, top_p and repetition_penalty are then ignored."""
-    top_k: int = 0
-    """0: no limit."""
-    top_p: float = 0.9
-    temperature: float = 1.0
-    add_BOS: bool | None = None
-    """Put BOS before the prompt. None: what documents started with in training, as the model file records it;
-    for NeMo's own files that is NeMo's default, true."""
-    tokens_to_generate: int = 30
-    """Counted from the longest prompt of the batch, so shorter ones get more."""
-    repetition_penalty: float = 1.2
-    min_tokens_to_generate: int = 0
-    compute_logprob: bool = False
-    """Score the prompts instead of continuing them."""
-    end_strings: list[str] = field(default_factory=lambda: ["<|endoftext|>"])
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,14 @@ import re
 from pathlib import Path
 
 from recipes.config.checks import not_negative, one_of, positive, refuse
-from recipes.config.schema import CheckpointConfig, DataConfig, PretrainConfig, TrainerConfig
-from recipes.config.validate_jobs import PRECISIONS
+from recipes.config.schema import (
+    CheckpointConfig,
+    DataConfig,
+    PretrainConfig,
+    SamplesConfig,
+    TrainerConfig,
+)
+from recipes.config.validate_jobs import PRECISIONS, validate_inference
 from recipes.config.validate_model import validate_model
 from recipes.config.validate_optim import validate_optim
 from recipes.config.validate_parallel import validate_parallel
@@ -34,6 +40,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     data_parallel_size = validate_parallel(config.parallel, config.model, check_launcher=not config.dry_run)
     validate_trainer(config.trainer, data_parallel_size)
     validate_checkpoint(config.trainer.checkpoint, config.trainer.val_check_interval, list(config.data.valid))
+    validate_samples(config.trainer.samples, config.parallel.context_parallel_size)
     validate_data(config.data)
     tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
     validate_optim(config.optim, config.model, config.parallel, tokens_per_step)
@@ -135,6 +142,28 @@ def _validate_keep_best(count: int, every: int | None, valid_every: int | None, 
             f"no checkpoint would be validated regularly: make trainer.val_check_interval={valid_every} a "
             f"multiple or a divisor of trainer.checkpoint.every_n_steps={every}",
         )
+
+
+def validate_samples(samples: SamplesConfig, context_parallel_size: int) -> None:
+    """Checks the completions that a run makes as it goes."""
+    key = "trainer.samples"
+    if samples.every_n_steps is None:
+        if samples.prompts:
+            refuse(f"{key}.prompts", list(samples.prompts), f"would be ignored: set {key}.every_n_steps")
+        return
+    positive(f"{key}.every_n_steps", samples.every_n_steps)
+    if not samples.prompts or not all(samples.prompts):
+        refuse(f"{key}.prompts", list(samples.prompts), "give at least one, and none that is empty")
+    if context_parallel_size > 1:
+        refuse(
+            f"{key}.every_n_steps",
+            samples.every_n_steps,
+            f"does not go with parallel.context_parallel_size={context_parallel_size}, which splits every "
+            "sequence; set it to null and complete from the checkpoints",
+        )
+    validate_inference(samples.inference, f"{key}.inference")
+    if samples.inference.compute_logprob:
+        refuse(f"{key}.inference.compute_logprob", True, "scores prompts; samples continue them")
 
 
 def validate_init(config: PretrainConfig) -> None:

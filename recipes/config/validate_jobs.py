@@ -12,20 +12,20 @@ from recipes.errors import UserError
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
-def validate_inference(inference: InferenceConfig) -> None:
-    """Checks the sampling options."""
+def validate_inference(inference: InferenceConfig, key: str = "inference") -> None:
+    """Checks the sampling options, which stand under ``key``."""
     if not 0 < inference.temperature < math.inf:
-        refuse("inference.temperature", inference.temperature, "must be positive; use inference.greedy=true")
+        refuse(f"{key}.temperature", inference.temperature, f"must be positive; use {key}.greedy=true")
     if inference.top_k < 0:
-        refuse("inference.top_k", inference.top_k, "must not be negative; 0 turns it off")
+        refuse(f"{key}.top_k", inference.top_k, "must not be negative; 0 turns it off")
     if not 0 <= inference.top_p <= 1:
-        refuse("inference.top_p", inference.top_p, "must lie between 0 and 1; 0 turns it off")
+        refuse(f"{key}.top_p", inference.top_p, "must lie between 0 and 1; 0 turns it off")
     if not 1 <= inference.repetition_penalty < math.inf:
-        refuse("inference.repetition_penalty", inference.repetition_penalty, "must be at least 1")
-    positive("inference.tokens_to_generate", inference.tokens_to_generate)
+        refuse(f"{key}.repetition_penalty", inference.repetition_penalty, "must be at least 1")
+    positive(f"{key}.tokens_to_generate", inference.tokens_to_generate)
     if not 0 <= inference.min_tokens_to_generate <= inference.tokens_to_generate:
         refuse(
-            "inference.min_tokens_to_generate",
+            f"{key}.min_tokens_to_generate",
             inference.min_tokens_to_generate,
             f"must lie between 0 and tokens_to_generate={inference.tokens_to_generate}",
         )

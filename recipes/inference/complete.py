@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recipes.config.schema import InferenceConfig
 from recipes.errors import UserError
+from recipes.inference.decoding import TextGenerator
 from recipes.inference.sampling import choose_next
 from recipes.inference.text_model import GPTTextModel
 
@@ -33,7 +34,7 @@ class Score:
     """Natural log-probability of each token after the first."""
 
 
-def prompt_ids(model: GPTTextModel, prompt: str, settings: InferenceConfig) -> list[int]:
+def prompt_ids(model: TextGenerator, prompt: str, settings: InferenceConfig) -> list[int]:
     """The prompt's tokens, after the token that a document starts with if that is wanted."""
     start = model.document_start_id
     if settings.add_BOS is not None:
@@ -45,7 +46,7 @@ def prompt_ids(model: GPTTextModel, prompt: str, settings: InferenceConfig) -> l
 
 
 def complete(
-    model: GPTTextModel, prompts: list[str], settings: InferenceConfig, *, batch_size: int, seed: int
+    model: TextGenerator, prompts: list[str], settings: InferenceConfig, *, batch_size: int, seed: int
 ) -> Iterator[Completion]:
     """Yields a completion per prompt, in order.
 
@@ -71,14 +72,14 @@ def complete(
             yield Completion(prompt, _new_text(model, row, ids), row + ids)
 
 
-def _ends(model: GPTTextModel, generated: list[int], end_strings: list[str]) -> bool:
+def _ends(model: TextGenerator, generated: list[int], end_strings: list[str]) -> bool:
     if generated[-1] == model.eos_id:
         return True
     others = [text for text in end_strings if text != END_OF_TEXT]
     return bool(others) and model.decode(generated).endswith(tuple(others))
 
 
-def _new_text(model: GPTTextModel, prompt: list[int], generated: list[int]) -> str:
+def _new_text(model: TextGenerator, prompt: list[int], generated: list[int]) -> str:
     # Decoded together with the prompt: a first piece may carry the space between the two.
     return model.decode(prompt + generated)[len(model.decode(prompt)) :]
 

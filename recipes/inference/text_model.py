@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from recipes.config.schema import ModelConfig, ParallelConfig
 from recipes.config.world import World
 from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
+from recipes.inference.decoding import StopRule, TextGenerator
 from recipes.model.build import build_gpt_model
 from recipes.parallel.setup import (
     device_of,
@@ -32,13 +33,8 @@ from recipes.parallel.setup import (
     set_cpu_threads,
 )
 
-Chooser = Callable[[Tensor, Tensor], Tensor]
-"""``choose(logits [b, V], context [b, s]) -> ids [b]``."""
-StopRule = Callable[[int, list[int]], bool]
-"""``stop(row, ids generated so far)``."""
 
-
-class GPTTextModel:
+class GPTTextModel(TextGenerator):
     """A GPTModel with its tokenizer; offers what generation and recipes.evaluation need."""
 
     def __init__(
@@ -50,24 +46,16 @@ class GPTTextModel:
         max_sequence_length: int,
         document_start_id: int | None,
     ) -> None:
-        self.gpt, self.tokenizer, self.name = gpt.eval(), tokenizer, name
-        self.max_sequence_length = max_sequence_length
-        self.document_start_id = document_start_id
-        """The token that stood before every document in training; None: there was none."""
-        self.vocab_size = tokenizer.vocab_size
-        self.bos_id, self.eos_id = tokenizer.bos_id, tokenizer.eos_id
+        super().__init__(
+            tokenizer,
+            next(gpt.parameters()).device,
+            max_sequence_length=max_sequence_length,
+            document_start_id=document_start_id,
+        )
+        self.gpt, self.name = gpt.eval(), name
         self.eos_text: str | None = tokenizer.id_to_piece(tokenizer.eos_id)
-        self.device = next(gpt.parameters()).device
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids without BOS and EOS."""
-        return self.tokenizer.encode(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids; special tokens leave no text."""
-        return self.tokenizer.decode(list(ids))
-
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """``[b, s]`` -> ``[b, s, vocab_size]``; causal, so right padding changes nothing."""
         return self._forward(tokens, 0, None)[..., : self.vocab_size]
@@ -82,56 +70,19 @@ class GPTTextModel:
         limits = [len(prompt) + max_new_tokens for prompt in prompts]
         return self.generate(prompts, limits, lambda logits, _: logits.argmax(-1), stop)
 
-    @torch.inference_mode()
-    def generate(
-        self,
-        prompts: list[list[int]],
-        limits: list[int],
-        choose: Chooser,
-        stop: StopRule,
-        *,
-        min_new_tokens: int = 0,
-    ) -> list[list[int]]:
-        """Continues each prompt until ``stop`` or until prompt and continuation have ``limits[row]`` ids.
-
-        As NeMo does: all rows advance together from the shortest prompt's end, with a key-value cache; a row
-        whose prompt is longer is fed its own prompt until it ends.
-
-        Raises:
-            UserError: a prompt is empty, or longer than the model's sequences.
-        """
-        longest = max(len(prompt) for prompt in prompts)
-        if not all(prompts):
-            raise UserError("a prompt is empty; give it text")
-        if longest >= self.max_sequence_length:
-            raise UserError(
-                f"a prompt has {longest} tokens; the model reads {self.max_sequence_length}; shorten it"
-            )
-        end = min(max(limits), self.max_sequence_length)
-        rows = torch.full((len(prompts), end), self.eos_id, dtype=torch.long, device=self.device)
-        for row, prompt in enumerate(prompts):
-            rows[row, : len(prompt)] = torch.tensor(prompt, device=self.device)
-        context = StaticInferenceContext(max_batch_size=len(prompts), max_sequence_length=end)
-        generated: list[list[int]] = [[] for _ in prompts]
-        live = set(range(len(prompts)))
+    def _reader(self, rows: Tensor) -> Callable[[int], Tensor]:
+        # What was read stays in a key-value cache.
+        context = StaticInferenceContext(max_batch_size=rows.shape[0], max_sequence_length=rows.shape[1])
         read = 0
-        for place in range(min(len(prompt) for prompt in prompts), end):
-            logits = self._forward(rows[:, read:place], read, context)[:, -1, : self.vocab_size]
+
+        def next_logits(place: int) -> Tensor:
+            nonlocal read
+            logits = self._forward(rows[:, read:place], read, context)[:, -1]
             context.increment_sequence_len_offset(place - read)
             read = place
-            starting = [row for row in live if len(prompts[row]) <= place]
-            for row in starting:
-                if len(generated[row]) < min_new_tokens:
-                    logits[row, self.eos_id] = float("-inf")
-            ids = choose(logits, rows[:, :place])
-            for row in starting:
-                rows[row, place] = ids[row]
-                generated[row].append(int(ids[row]))
-                if stop(row, generated[row]) or place + 1 >= limits[row]:
-                    live.discard(row)
-            if not live:
-                break
-        return generated
+            return logits
+
+        return next_logits
 
 
 def load_text_model(path: str, *, precision: str = "auto", num_threads: int | None = None) -> GPTTextModel:

@@ -37,6 +37,7 @@ def render(run: RunData) -> str:
         _pair([sections.learning_rate(run), sections.validation_table(run)]),
         sections.accuracy(run),
         sections.completions(run),
+        sections.samples(run),
         sections.configuration(run),
         "<footer>Made from metrics.jsonl, config.yaml and summary.json of the run directory.</footer>",
     ]

@@ -67,6 +67,8 @@ class RunData:
     resumed: list[int]
     #: Steps whose loss or gradient norm was NaN or infinite.
     non_finite: list[int]
+    #: Completions made while training: step, prompt, completion.
+    samples: list[tuple[int, str, str]]
     #: Lines of metrics.jsonl that could not be read.
     unreadable_lines: int
     elapsed_s: float | None
@@ -110,6 +112,7 @@ def read_run(run_dir: Path) -> RunData:
         valid={},
         resumed=[],
         non_finite=[],
+        samples=[],
         unreadable_lines=0,
         elapsed_s=None,
         config=_read_config(run_dir / "config.yaml"),
@@ -133,8 +136,14 @@ def _read_metrics(path: Path, run: RunData) -> None:
         if record.get("event") == "resumed":
             run.resumed.append(step)
             run.non_finite = [s for s in run.non_finite if s <= step]
+            run.samples = [sample for sample in run.samples if sample[0] <= step]
             for curve in _curves(run):
                 curve.drop_after(step)
+            continue
+        if record.get("event") == "sample":
+            prompt, text = record.get("prompt"), record.get("completion")
+            if isinstance(prompt, str) and isinstance(text, str):
+                run.samples.append((step, prompt, text))
             continue
         _add_record(run, step, record)
         elapsed = number(record.get("elapsed_s"))

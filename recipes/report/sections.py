@@ -18,6 +18,7 @@ from recipes.report.svg import Bar, BarGroup, Line, Mark, bar_chart, format_numb
 _SET_COLOURS = ("c2", "c3", "c4", "c5")
 _LANGUAGES = {"en": "English", "hi": "Hindi"}
 _MAX_COMPLETIONS = 50
+_SHOWN_STEPS = 5  # of those at which a run made samples
 _MAX_TEXT_CHARS = 4_000
 _MAX_MARKS = 200
 
@@ -190,12 +191,32 @@ def completions(run: RunData) -> str:
     for entry in texts[:_MAX_COMPLETIONS]:
         prompt, text = entry.get("prompt"), entry.get("completion")
         if isinstance(prompt, str) and isinstance(text, str):
-            items.append(f"<li>{_paragraph(prompt, 'prompt')}{_paragraph(text, 'answer')}</li>")
+            items.append(_completion(prompt, text))
+    return _listed_completions("Completions", items)
+
+
+def samples(run: RunData) -> str:
+    """What the model wrote while it was trained: at the first and last such step and some between."""
+    steps = sorted({step for step, _, _ in run.samples})
+    shown = {steps[place * (len(steps) - 1) // (_SHOWN_STEPS - 1)] for place in range(_SHOWN_STEPS) if steps}
+    items = [
+        _completion(prompt, text, f'<p class="note">Step {step:,}</p>')
+        for step, prompt, text in run.samples
+        if step in shown
+    ]
+    return _listed_completions("Samples while training", items[-_MAX_COMPLETIONS:])
+
+
+def _completion(prompt: str, text: str, heading: str = "") -> str:
+    return f"<li>{heading}{_paragraph(prompt, 'prompt')}{_paragraph(text, 'answer')}</li>"
+
+
+def _listed_completions(title: str, items: list[str]) -> str:
     if not items:
         return ""
     note = "Each prompt in grey, then the model's continuation, as it came."
     listed = f'<ul class="samples">{"".join(items)}</ul>'
-    return f'<section><h2>Completions</h2><p class="note">{note}</p>{listed}</section>'
+    return f'<section><h2>{title}</h2><p class="note">{note}</p>{listed}</section>'
 
 
 def configuration(run: RunData) -> str:

@@ -86,9 +86,12 @@ class Metrics(Callback):
             return None
         return tokens_per_second * self.flops_per_token / (self.peak_flops * trainer.world_size)
 
+    def leave_out_time(self, step: int) -> None:
+        """What came between ``step`` and now was no training: the next rate leaves it out."""
+        self.last_time, self.last_step = time.monotonic(), step
+
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        # Validation is no training time: the next rate leaves it out.
-        self.last_time, self.last_step = time.monotonic(), trainer.global_step
+        self.leave_out_time(trainer.global_step)
         if not trainer.is_global_zero or not pl_module.valid_metrics:
             return
         record = {"step": trainer.global_step, **pl_module.valid_metrics}

@@ -47,6 +47,7 @@ from recipes.training.module import ParamGPT
 from recipes.training.quiet import quiet_libraries
 from recipes.training.run import DONE, STOPPED_BY_GUARD, STOPPED_BY_SIGNAL, Start
 from recipes.training.rundir import RunDirectory
+from recipes.training.samples import Samples
 from recipes.training.strategy import MegatronStrategy
 
 
@@ -146,6 +147,7 @@ def _trainer(
     stop: StopControl,
 ) -> Trainer:
     peak = known_peak_flops(torch.cuda.get_device_name, config.trainer.peak_tflops)
+    metrics = Metrics(config, directory, steps, peak)
     valid_every = config.trainer.val_check_interval
     validates = bool(config.data.valid)
     return Trainer(
@@ -167,9 +169,10 @@ def _trainer(
         enable_model_summary=False,
         # Order matters: a checkpoint is only written of a step that the metrics have seen to be sound.
         callbacks=[
-            Metrics(config, directory, steps, peak),
+            metrics,
             stop,
             FinalValidation(),
+            Samples(config, metrics, _document_start(config)),
             Checkpoints(config, directory.checkpoints, stop, resumed=checkpoint is not None),
         ],
     )

@@ -54,6 +54,7 @@ def test_both_are_accepted(planned: PretrainConfig, real: PretrainConfig) -> Non
 
 
 NAN, INF = float("nan"), float("inf")
+SAMPLES = {"trainer__samples__every_n_steps": 5, "trainer__samples__prompts": ["a"]}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": "../x"}, "name='../x': use letters"),
     ({"name": ""}, "name='': use letters"),
@@ -225,6 +226,19 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"trainer__peak_tflops": 0.0}, "trainer.peak_tflops=0.0: must be positive"),
     ({"trainer__checkpoint__every_n_steps": 0}, "trainer.checkpoint.every_n_steps=0: must be positive"),
     ({"trainer__checkpoint__keep_last": 0}, "trainer.checkpoint.keep_last=0: must be positive"),
+    ({"trainer__samples__prompts": ["a"]}, "trainer.samples.prompts=['a']: would be ignored: set trainer"),
+    ({"trainer__samples__every_n_steps": 5}, "trainer.samples.prompts=[]: give at least one"),
+    ({**SAMPLES, "trainer__samples__prompts": ["a", ""]}, "trainer.samples.prompts=['a', '']: give at least"),
+    ({**SAMPLES, "trainer__samples__every_n_steps": 0}, "trainer.samples.every_n_steps=0: must be positive"),
+    ({**SAMPLES, "trainer__samples__inference__top_p": 2.0}, "trainer.samples.inference.top_p=2.0: must lie"),
+    (
+        {**SAMPLES, "trainer__samples__inference__compute_logprob": True},
+        "trainer.samples.inference.compute_logprob=True: scores prompts; samples continue them",
+    ),
+    (
+        {**SAMPLES, "parallel__context_parallel_size": 2, "parallel__world_size": 2},
+        "trainer.samples.every_n_steps=5: does not go with parallel.context_parallel_size=2",
+    ),
     # The data, as far as no file is needed
     ({"data__seq_length": 0}, "data.seq_length=0: must be positive"),
     (

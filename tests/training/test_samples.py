@@ -1,0 +1,82 @@
+"""Completions while training are those of the stored model, under every layout, and change nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.report import write_report
+from tests.parallel.test_layouts import LAYOUTS
+from tests.support.cases import completions
+from tests.support.corpus import TinyData
+from tests.support.pool import GlooPool
+from tests.support.run_cases import Outcome, run_case
+
+PROMPTS = ["भारत में", "The river"]
+GREEDY = [
+    "trainer.samples.every_n_steps=3",
+    f"trainer.samples.prompts={PROMPTS}",
+    "trainer.samples.inference.greedy=true",
+    "trainer.samples.inference.tokens_to_generate=8",
+]
+DRAWN = [*GREEDY, "trainer.samples.inference.greedy=false", "trainer.samples.inference.top_k=20"]
+
+
+def run(
+    pool: GlooPool, data: TinyData, output_dir: Path, *settings: str, layout: str = "", **changes: str
+) -> Outcome:
+    size, parallel = LAYOUTS[layout] if layout else (1, [])
+    changes = {"save_nemo": "false", "trainer__max_steps": "6", **changes}
+    base = data.overrides(output_dir=str(output_dir), **changes)
+    outcomes = pool.run(size, run_case, [*base, *parallel, *settings])
+    assert [outcome.code for outcome in outcomes] == [0] * size, outcomes[0].message
+    first: Outcome = outcomes[0]
+    return first
+
+
+def samples(outcome: Outcome) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {}
+    for record in outcome.metrics:
+        if record.get("event") == "sample":
+            found.setdefault(record["step"], []).append((record["prompt"], record["completion"]))
+    return found
+
+
+def test_samples_are_the_stored_model_s_completions(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    outcome = run(gloo_pool, tiny_data, tmp_path / "a", *GREEDY, save_nemo="true")
+    assert list(samples(outcome)) == [3, 6]
+    (stored,) = gloo_pool.run(1, completions, str(tmp_path / "a" / "tiny" / "model.nemo"), PROMPTS)
+    assert samples(outcome)[6] == list(zip(PROMPTS, stored, strict=True))
+    assert f"sample {PROMPTS[1]}|" in outcome.stdout
+    page = write_report(tmp_path / "a" / "tiny").read_text()
+    assert "Samples while training" in page and "Step 3" in page and PROMPTS[0] in page
+    without = run(gloo_pool, tiny_data, tmp_path / "b")
+    assert without.losses == outcome.losses
+    assert "Samples while training" not in write_report(tmp_path / "b" / "tiny").read_text()
+
+
+@pytest.mark.parametrize("layout", ["tp2", "tp2_sp", "pp2", "dp2_overlapped"])
+def test_every_layout_writes_the_same(
+    layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    alone = run(gloo_pool, tiny_data, tmp_path / "alone", *GREEDY)
+    assert samples(run(gloo_pool, tiny_data, tmp_path / layout, *GREEDY, layout=layout)) == samples(alone)
+
+
+@pytest.mark.parametrize(
+    "family", [["model=tiny_nano_hindi", "optim=muon"], ["model=tiny_param_moe"]], ids=["nano_hindi", "moe"]
+)
+def test_other_families_and_resuming(
+    family: list[str], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    whole = run(gloo_pool, tiny_data, tmp_path / "whole", *family, *DRAWN)
+    without = run(gloo_pool, tiny_data, tmp_path / "without", *family)
+    assert whole.losses == without.losses
+    run(gloo_pool, tiny_data, tmp_path / "two", *family, *DRAWN, trainer__max_steps="4")
+    resumed = run(gloo_pool, tiny_data, tmp_path / "two", *family, *DRAWN)
+    assert samples(resumed) == samples(whole)
+    assert all(text for _, text in samples(whole)[6])
