@@ -45,6 +45,7 @@ CASES = [
     ("param2", "tp2_sp"),
     ("param2", "pp2_uneven"),
     ("param2", "tp2_sp_dp2_ep2"),
+    ("param_moe", "dp2"),
     ("param_moe", "cp2"),
     ("param_moe", "ep2"),
     ("param_moe", "pp2_uneven"),
