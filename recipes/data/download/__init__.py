@@ -1,0 +1,1 @@
+"""Downloading corpora as JSONL shards with their provenance."""

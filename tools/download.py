@@ -1,0 +1,90 @@
+"""Download a corpus as JSONL shards, with its provenance in a manifest."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.cli import run_tool
+
+if TYPE_CHECKING:
+    from recipes.data.download.options import Options
+
+EXAMPLES = """\
+sources: {sources}, local
+
+examples:
+  # what it is, where from, how much; nothing is written
+  python -m tools.download wikipedia_hi --out data/wikipedia_hi --dry-run
+
+  # the first 2 GB of text; run again after an interruption, or with a larger budget, to go on
+  python -m tools.download sangraha_hi --out data/sangraha_hi --max-bytes 2_000_000_000
+
+  # from copies of the hub's files in MIRROR/<owner>/<name>/, without network
+  python -m tools.download wikipedia_hi --out data/wikipedia_hi --mirror /shared/mirror
+
+  # your own files
+  python -m tools.download local 'books/*.txt' notes.jsonl.gz --out data/own
+
+writes DIR/<source>-00000.jsonl ... and DIR/manifest.json. A budget ends with the document that reaches it.
+HF_ENDPOINT names another hub. docs/download-data.md has more.
+"""
+
+
+def parse(arguments: Sequence[str] | None = None) -> "Options":
+    """The command line."""
+    from recipes.data.download.options import DEFAULT_SHARD_BYTES, Options
+    from recipes.data.download.sources import SOURCES
+
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.download",
+        description=__doc__,
+        epilog=EXAMPLES.format(sources=", ".join(SOURCES)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="one of the sources below")
+    parser.add_argument(
+        "inputs", nargs="*", metavar="FILE", help="local: .jsonl, .parquet, .txt files or globs"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where to write")
+    budget = parser.add_argument_group("how much (default: everything)")
+    budget.add_argument("--max-bytes", type=int, metavar="N", help="bytes of UTF-8 text")
+    budget.add_argument("--max-tokens", type=int, metavar="N", help="tokens, without BOS and EOS")
+    budget.add_argument("--tokenizer", type=Path, metavar="MODEL", help="counts them")
+    place = parser.add_argument_group("where from")
+    place.add_argument("--mirror", type=Path, metavar="DIR", help="read copies of the files, not the network")
+    place.add_argument("--revision", metavar="COMMIT", help="of the hub's repository (default: the newest)")
+    place.add_argument("--files", metavar="GLOB", help="only these files of the repository")
+    local = parser.add_argument_group("local files")
+    local.add_argument("--text-key", metavar="KEY", help="the text's key or column (default text)")
+    local.add_argument("--id-key", metavar="KEY", help="the id's (default: file and row)")
+    local.add_argument(
+        "--txt-documents",
+        choices=("file", "blank-line"),
+        help="a document is a whole .txt file (default), or ends at a blank line",
+    )
+    shards = parser.add_argument_group("shards")
+    shards.add_argument(
+        "--shard-bytes",
+        type=int,
+        default=DEFAULT_SHARD_BYTES,
+        metavar="N",
+        help="their size before compression (default %(default)s)",
+    )
+    shards.add_argument("--compress", choices=("gz", "zst"), help="default: not")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done")
+    parser.add_argument("--force", action="store_true", help="remove what DIR holds and begin again")
+    return Options(**vars(parser.parse_intermixed_args(arguments)))
+
+
+def main() -> None:
+    """Parse the command line and download."""
+    options = parse()
+    from recipes.data.download.run import download
+
+    download(options, log=lambda message: print(message, file=sys.stderr), progress=True)
+
+
+if __name__ == "__main__":
+    run_tool(main)
