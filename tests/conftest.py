@@ -11,11 +11,12 @@ import pytest
 
 # Workers and subprocesses of tests share two cores: one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A shell's background job ignores Ctrl-C, and so would the processes that tests interrupt.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from tests.support.corpus import TinyData, make_tiny_data
 from tests.support.pool import GlooPool
+
+# A shell's background job ignores Ctrl-C, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

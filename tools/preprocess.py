@@ -1,4 +1,4 @@
-"""Tokenize JSONL into Megatron's PREFIX.bin and PREFIX.idx."""
+"""Tokenize JSONL (plain, .gz, .zst or .bz2) into Megatron's PREFIX.bin and PREFIX.idx."""
 
 import argparse
 import sys
@@ -11,10 +11,11 @@ examples:
   python -m tools.preprocess data/train.hi.jsonl --tokenizer tokenizers/en_hi_16k.model --out data/train_hi
 
   # several inputs become one data set, in this order; eight processes
-  python -m tools.preprocess shards/*.jsonl --tokenizer tok.model --out data/web --workers 8
+  python -m tools.preprocess shards/*.jsonl.zst --tokenizer tok.model --out data/web --workers 8
 
-writes PREFIX.bin, PREFIX.idx and, last, PREFIX.json (counts, settings, checksums). Each document ends with
-EOS. Running it again with the same inputs and settings does nothing.
+writes PREFIX.bin, PREFIX.idx and, last, PREFIX.json (counts, settings, checksums), byte for byte as
+Megatron-LM would. Each document ends with EOS. Until all is done and read back, the work lies in
+PREFIX.partial/: when a run was killed, the same command goes on there. Once done, it does nothing.
 """
 
 
@@ -27,7 +28,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT.jsonl", help="a document per line")
-    parser.add_argument("--tokenizer", required=True, metavar="MODEL", help="SentencePiece .model")
+    parser.add_argument(
+        "--tokenizer", required=True, metavar="PATH", help="SentencePiece .model, or Hugging Face directory"
+    )
     parser.add_argument("--out", required=True, metavar="PREFIX", help="where to write, without suffix")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
     parser.add_argument(
@@ -35,7 +38,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--append-bos", action="store_true", help="begin each document with BOS")
     parser.add_argument("--no-append-eod", action="store_true", help="do not end each document with EOS")
-    parser.add_argument("--force", action="store_true", help="replace what PREFIX holds")
+    parser.add_argument("--force", action="store_true", help="replace PREFIX, discard unfinished work")
     return parser.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""Train a SentencePiece tokenizer on JSONL or text files."""
+"""Train a tokenizer on JSONL or text files: SentencePiece unigram or BPE, or byte-level BPE."""
 
 import argparse
 import sys
@@ -11,11 +11,19 @@ examples:
   # one vocabulary for both languages, equal amounts of text of each
   python -m tools.train_tokenizer data/en.jsonl data/hi.jsonl --weights 1 1 --out tokenizers/en_hi_16k
 
-  # byte pair encoding, 32,000 tokens, from at most 500 MB of each input
-  python -m tools.train_tokenizer data/*.jsonl --out tok32k --type bpe --vocab-size 32000 --max-bytes 500e6
+  # byte pair encoding, 128,000 tokens, from 2 GB of text of which Hindi gets more than its share
+  python -m tools.train_tokenizer en.jsonl.zst hi.jsonl.zst --temperature 3 --out tok128k --type bpe \\
+      --vocab-size 128e3 --max-bytes 2e9
 
-writes PREFIX.model, PREFIX.vocab and PREFIX.json (settings, inputs and checksums)
+  # byte-level BPE as a Hugging Face directory, which keeps Hindi words whole
+  python -m tools.train_tokenizer en.jsonl hi.jsonl --type byte_bpe --vocab-size 32e3 --out tok_bytes
+
+unigram and bpe write PREFIX.model, PREFIX.vocab and PREFIX.json (settings, inputs and checksums); byte_bpe
+writes the directory PREFIX with tokenizer.json, tokenizer_config.json and training.json
 """
+
+
+TYPES = ("unigram", "bpe", "byte_bpe")
 
 
 def number(text: str) -> int:
@@ -34,21 +42,29 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=".jsonl (a text per line) or plain text")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help=".jsonl (a text per line) or plain text, also .gz or .zst"
+    )
     parser.add_argument("--out", required=True, metavar="PREFIX", help="where to write, without suffix")
     parser.add_argument(
         "--vocab-size", type=number, default=16000, help="tokens in all (default %(default)s)"
     )
-    parser.add_argument("--type", choices=("unigram", "bpe"), default="unigram", help="default %(default)s")
+    parser.add_argument("--type", choices=TYPES, default="unigram", help="default %(default)s")
     parser.add_argument(
         "--max-bytes",
         type=number,
         default=100_000_000,
         metavar="N",
-        help="sample at most N bytes of text of each input, 0 for all (default 100e6); bounds memory",
+        help="sample at most N bytes of text in all, 0 for everything (default 100e6); bounds memory",
     )
     parser.add_argument(
         "--weights", type=float, nargs="+", metavar="W", help="the inputs' shares of the text, one per input"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="shares proportional to size^(1/T), one input per language; instead of --weights",
     )
     parser.add_argument(
         "--text-key", default="text", metavar="KEY", help="the text's key (default %(default)s)"
@@ -60,7 +76,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Parse the command line and train."""
     options = parse()
-    from recipes.data.tokenizer import train_tokenizer
+    from recipes.data.tokenizer.train import train_tokenizer
 
     train_tokenizer(
         options.inputs,
@@ -69,6 +85,7 @@ def main() -> None:
         model_type=options.type,
         max_bytes=options.max_bytes or None,
         weights=options.weights,
+        temperature=options.temperature,
         text_key=options.text_key,
         force=options.force,
         log=lambda message: print(message, file=sys.stderr),

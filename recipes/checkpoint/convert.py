@@ -20,7 +20,6 @@ from recipes.checkpoint.archive import ArchiveWriter
 from recipes.checkpoint.manifest import write_manifest
 from recipes.checkpoint.nemo_config import is_classic, to_nemo_config
 from recipes.checkpoint.sources import Source, open_source
-from recipes.checkpoint.sources.source import LARGEST_TOKENIZER
 from recipes.checkpoint.stored_keys import key_of
 from recipes.checkpoint.torch_dist_writer import (
     METADATA_JSON,
@@ -29,6 +28,7 @@ from recipes.checkpoint.torch_dist_writer import (
     common_state,
     extra_state_keys,
 )
+from recipes.data.tokenizer.files import HUGGING_FACE, TokenizerFiles
 from recipes.errors import UserError
 from recipes.files import atomic_write, fsync_directory
 from recipes.training.console import warn
@@ -115,12 +115,13 @@ def _write_tensors(conversion: Conversion, stream: BinaryIO, prefix: str) -> Tor
     return writer
 
 
-def _nemo_config(conversion: Conversion, tokenizer_file: str) -> dict[str, Any]:
+def _nemo_config(conversion: Conversion, tokenizer_file: str, tokenizer_library: str) -> dict[str, Any]:
     """As training would have written it, with what the source's own configuration knows of its training."""
     source, known = conversion.source, conversion.source.config
     return to_nemo_config(
         source.model,
         tokenizer_file=tokenizer_file,
+        tokenizer_library=tokenizer_library,
         seq_length=int(known.get("encoder_seq_length") or source.model.max_position_embeddings),
         micro_batch_size=int(known.get("micro_batch_size") or 1),
         global_batch_size=int(known.get("global_batch_size") or 1),
@@ -130,23 +131,36 @@ def _nemo_config(conversion: Conversion, tokenizer_file: str) -> dict[str, Any]:
     )
 
 
-def _sentencepiece(source: Source) -> tuple[bytes, str]:
-    """The tokenizer's file and its name without a uuid that an earlier .nemo gave it."""
-    tokenizer = source.tokenizer
-    if tokenizer.library != "sentencepiece" or tokenizer.blob is None:
-        raise UserError(f"{source.path}: has no SentencePiece model, which NeMo's form needs; use --to hf")
-    name = re.sub(r"^[0-9a-f]{32}_", "", Path(tokenizer.name).name)
-    return tokenizer.blob.read(LARGEST_TOKENIZER), name
+def _tokenizer(source: Source) -> tuple[TokenizerFiles, str]:
+    """The tokenizer's files and its name without a uuid that an earlier .nemo gave it.
+
+    Raises:
+        UserError: it has none, or one that the model has too few rows for.
+    """
+    try:
+        files = source.tokenizer.files()
+        pieces = source.text_tokenizer.vocab_size
+    except UserError as error:
+        raise UserError(f"{source.path}: {error}; NeMo's forms carry a tokenizer, --to hf does not") from None
+    if pieces > source.model.vocab_size:
+        rows = source.model.vocab_size
+        raise UserError(f"{source.path}: its tokenizer has {pieces} pieces, its vocabulary {rows}")
+    if files.library == HUGGING_FACE:
+        return files, "tokenizer"
+    return files, re.sub(r"^[0-9a-f]{32}_", "", Path(source.tokenizer.name).name)
 
 
 def _to_nemo(conversion: Conversion, target: Path) -> None:
     """A classic .nemo, written in one go: nothing is unpacked or packed on the way."""
-    content, name = _sentencepiece(conversion.source)
+    tokenizer, name = _tokenizer(conversion.source)
     name = f"{uuid.uuid4().hex}_{name}"
     with atomic_write(target) as file:
         archive = ArchiveWriter(file)
-        archive.add(name, content)
-        config = yaml.safe_dump(_nemo_config(conversion, name), sort_keys=False)
+        if tokenizer.library == HUGGING_FACE:
+            archive.add_directory(name)
+        for member, content in tokenizer.stored_as(name).items():
+            archive.add(member, content)
+        config = yaml.safe_dump(_nemo_config(conversion, name, tokenizer.library), sort_keys=False)
         archive.add("model_config.yaml", config.encode())
         archive.add_directory("model_weights")
         with archive.open(f"model_weights/{SHARD_NAME}") as stream:
@@ -174,25 +188,31 @@ def _to_torch_dist(conversion: Conversion, target: Path) -> None:
 
 
 def _to_nemo2(conversion: Conversion, target: Path) -> None:
-    """A NeMo 2 directory of the Llama line: weights and ``context/model.yaml``.
-
-    NeMo's own loader also wants ``context/io.json``, a program of Python objects that is not written.
-    """
+    """A NeMo 2 directory of the Llama line: weights, ``context/model.yaml`` and what NeMo 2 itself reads."""
+    from recipes.checkpoint import nemo2_context
     from recipes.checkpoint.nemo2_config import to_nemo2_config
 
     source = conversion.source
     if not is_classic(source.model):
         raise UserError("--to nemo2: NeMo 2's LlamaModel computes another architecture; use hf or nemo")
-    content, name = _sentencepiece(source)
+    tokenizer, name = _tokenizer(source)
     with new_directory(target) as directory:
         weights = directory / "weights"
         weights.mkdir()
         _write_weights(conversion, weights, "module.", common_state())
         context = directory / "context"
         context.mkdir()
-        (context / name).write_bytes(content)
-        config = to_nemo2_config(source.model, tokenizer_file=name, bf16=conversion.precision == "bf16")
+        for member, content in tokenizer.stored_as(name).items():
+            (context / member).parent.mkdir(exist_ok=True)
+            (context / member).write_bytes(content)
+        config = to_nemo2_config(
+            source.model,
+            tokenizer_file=name,
+            bf16=conversion.precision == "bf16",
+            tokenizer_library=tokenizer.library,
+        )
         (context / "model.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        (context / nemo2_context.FILE).write_text(nemo2_context.io_json(config), encoding="utf-8")
 
 
 def _to_hf(conversion: Conversion, target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,24 @@ def step_directory(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step_{step:08d}"
 
 
-def write_manifest(directory: Path, **facts: Any) -> None:
-    """Records every file below ``directory``, and ``facts``."""
-    files = {
-        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
+def describe_file(path: Path) -> dict[str, Any]:
+    """What a manifest says of one file."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def write_manifest(
+    directory: Path, described: Mapping[str, dict[str, Any]] | None = None, **facts: Any
+) -> None:
+    """Records every file below ``directory``, and ``facts``.
+
+    ``described``: what :func:`describe_file` has said already, by path below ``directory``.
+    """
+    files = dict(described or {})
+    for path in directory.rglob("*"):
+        name = str(path.relative_to(directory))
+        if path.is_file() and path.name != MANIFEST and name not in files:
+            files[name] = describe_file(path)
+    files = dict(sorted(files.items()))
     with atomic_write(directory / MANIFEST) as file:
         file.write(json.dumps({"format_version": 1, **facts, "files": files}, indent=2).encode())
 

@@ -8,6 +8,7 @@ from typing import Any
 from recipes.checkpoint.nemo_config import known_value, typed_model
 from recipes.checkpoint.safety import shown
 from recipes.config.schema import ModelConfig
+from recipes.data.tokenizer.files import SENTENCEPIECE
 from recipes.errors import UserError
 from recipes.model.accounting import kv_channels, num_query_groups, padded_vocab_size
 
@@ -165,7 +166,9 @@ def _expert_layers(config: dict[str, Any]) -> dict[str, Any]:
     raise UserError(f"{FILE}: moe_layer_freq={shown(pattern)} is no pattern that is supported")
 
 
-def to_nemo2_config(model: ModelConfig, *, tokenizer_file: str, bf16: bool) -> dict[str, Any]:
+def to_nemo2_config(
+    model: ModelConfig, *, tokenizer_file: str, bf16: bool, tokenizer_library: str = SENTENCEPIECE
+) -> dict[str, Any]:
     """``context/model.yaml`` of NeMo 2's LlamaModel; fields that are left out have their defaults there."""
     return {
         "_target_": "nemo.collections.llm.gpt.model.llama.LlamaModel",
@@ -187,11 +190,19 @@ def to_nemo2_config(model: ModelConfig, *, tokenizer_file: str, bf16: bool) -> d
             "vocab_size": padded_vocab_size(model),
             "bf16": bf16,
         },
-        "tokenizer": {
-            "_target_": "nemo.collections.common.tokenizers.sentencepiece_tokenizer.SentencePieceTokenizer",
-            "model_path": tokenizer_file,
-            "legacy": False,
-            "chat_template": None,
-            "special_tokens": None,
-        },
+        "tokenizer": _tokenizer_section(tokenizer_library, tokenizer_file),
+    }
+
+
+def _tokenizer_section(library: str, name: str) -> dict[str, Any]:
+    package = "nemo.collections.common.tokenizers"
+    if library != SENTENCEPIECE:
+        target = f"{package}.huggingface.auto_tokenizer.AutoTokenizer"
+        return {"_target_": target, "pretrained_model_name": name, "use_fast": True}
+    return {
+        "_target_": f"{package}.sentencepiece_tokenizer.SentencePieceTokenizer",
+        "model_path": name,
+        "legacy": False,
+        "chat_template": None,
+        "special_tokens": None,
     }

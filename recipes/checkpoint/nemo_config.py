@@ -11,6 +11,7 @@ from omegaconf import MISSING
 from recipes.checkpoint.safety import shown
 from recipes.config.families import COMMON_SETTINGS, NORMAL_INIT, ROTARY
 from recipes.config.schema import ModelConfig
+from recipes.data.tokenizer.files import HUGGING_FACE, SENTENCEPIECE
 from recipes.errors import UserError
 from recipes.model.accounting import kv_channels, num_query_groups, padded_vocab_size
 
@@ -52,6 +53,7 @@ def to_nemo_config(
     model: ModelConfig,
     *,
     tokenizer_file: str,
+    tokenizer_library: str = SENTENCEPIECE,
     seq_length: int,
     micro_batch_size: int,
     global_batch_size: int,
@@ -110,15 +112,7 @@ def to_nemo_config(
         "attention_type": "multihead",
         "share_embeddings_and_output_weights": model.share_embeddings_and_output_weights,
         "seq_len_interpolation_factor": None,
-        "tokenizer": {
-            "library": "sentencepiece",
-            "type": None,
-            "model": f"nemo:{tokenizer_file}",
-            "vocab_file": None,
-            "merge_file": None,
-            "delimiter": None,
-            "sentencepiece_legacy": False,
-        },
+        "tokenizer": _tokenizer_section(tokenizer_library, tokenizer_file),
         "transformer_engine": True,
         "megatron_amp_O2": precision == "bf16",
         "dist_ckpt_format": "torch_dist",
@@ -135,6 +129,27 @@ def to_nemo_config(
         "target": CLASSIC_TARGET if classic else OUR_TARGET,
         "nemo_version": CLASSIC_VERSION,
     }
+
+
+def _tokenizer_section(library: str, name: str) -> dict[str, Any]:
+    """NeMo reads a SentencePiece model from ``model`` and a Hugging Face directory from ``type``."""
+    sentencepiece = library == SENTENCEPIECE
+    own = {"sentencepiece_legacy": False} if sentencepiece else {"use_fast": True}
+    return {
+        "library": library,
+        "type": None if sentencepiece else f"nemo:{name}",
+        "model": f"nemo:{name}" if sentencepiece else None,
+        "vocab_file": None,
+        "merge_file": None,
+        "delimiter": None,
+        **own,
+    }
+
+
+def stored_tokenizer_name(section: dict[str, Any]) -> str:
+    """The name of the tokenizer's file or directory in an archive, from the configuration's ``tokenizer``."""
+    value = section.get("type") if section.get("library") == HUGGING_FACE else section.get("model")
+    return str(value or "").removeprefix("nemo:")
 
 
 def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, stored_rows: int) -> ModelConfig:

@@ -16,11 +16,14 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.models.gpt import GPTModel
 
 from recipes.checkpoint.archive import pack_archive
-from recipes.checkpoint.disk import disk_errors, write_sharded
-from recipes.checkpoint.nemo_config import CLASSIC_TARGET
+from recipes.checkpoint.disk import failure_of
+from recipes.checkpoint.nemo_config import CLASSIC_TARGET, stored_tokenizer_name
+from recipes.checkpoint.ranks import raise_together
+from recipes.checkpoint.sharded_save import write_sharded
 from recipes.checkpoint.sources import Source
 from recipes.checkpoint.sources.names import leading_axes, name_at, names_of
 from recipes.checkpoint.torch_dist_writer import extra_state_keys, make_classic
+from recipes.data.tokenizer.files import HUGGING_FACE, TOKENIZER_MODEL, library_of, read_tokenizer_files
 from recipes.errors import UserError
 from recipes.model.init import sharded_tensors
 
@@ -30,37 +33,45 @@ KEY_PREFIX = "model."
 
 
 def new_tokenizer_name(tokenizer_file: Path) -> str:
-    """``<uuid>_<basename>``, as NeMo names artifacts."""
-    return f"{uuid.uuid4().hex}_{tokenizer_file.name}"
+    """``<uuid>_<basename>``, as NeMo names artifacts; for what was a directory ``<uuid>_tokenizer``."""
+    if library_of(tokenizer_file) == HUGGING_FACE:
+        return f"{uuid.uuid4().hex}_tokenizer"
+    return f"{uuid.uuid4().hex}_{TOKENIZER_MODEL if tokenizer_file.is_dir() else tokenizer_file.name}"
 
 
 def save_nemo(path: Path, gpt: GPTModel, config: dict[str, Any], tokenizer_file: Path) -> None:
     """Writes a .nemo from the parts that all ranks hold; the file appears whole or not at all.
 
-    ``config`` names the tokenizer as ``nemo:<name>``; it is stored under that name.
+    ``config`` names the tokenizer as ``nemo:<name>``; it is stored under that name. ``tokenizer_file`` is
+    what :func:`~recipes.data.tokenizer.load_tokenizer` loads.
     """
     rank_zero = dist.get_rank() == 0
     staging = path.with_name(f".{path.name}.partial")
+    failure = None
     if rank_zero:
         shutil.rmtree(staging, ignore_errors=True)
-        with disk_errors(path, "nothing was left behind"):
-            (staging / WEIGHTS_DIR).mkdir(parents=True)
-    dist.barrier()
+        failure = failure_of(
+            lambda: (staging / WEIGHTS_DIR).mkdir(parents=True), path, "nothing was left behind"
+        )
+    raise_together(failure)
+
+    def pack() -> None:
+        layers = config["num_layers"] if config["target"] == CLASSIC_TARGET else 0
+        make_classic(staging / WEIGHTS_DIR, extra_state_keys(KEY_PREFIX, layers))
+        (staging / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        stored = read_tokenizer_files(tokenizer_file).stored_as(stored_tokenizer_name(config["tokenizer"]))
+        for name, content in stored.items():
+            (staging / name).parent.mkdir(exist_ok=True)
+            (staging / name).write_bytes(content)
+        pack_archive(staging, path)
+
+    advice = "nothing was left behind, checkpoints are untouched"
     try:
-        with disk_errors(path, "nothing was left behind, checkpoints are untouched"):
-            write_sharded(gpt.sharded_state_dict(prefix=KEY_PREFIX), staging / WEIGHTS_DIR)
-            dist.barrier()
-            if rank_zero:
-                layers = config["num_layers"] if config["target"] == CLASSIC_TARGET else 0
-                make_classic(staging / WEIGHTS_DIR, extra_state_keys(KEY_PREFIX, layers))
-                (staging / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-                name = config["tokenizer"]["model"].removeprefix("nemo:")
-                shutil.copyfile(tokenizer_file, staging / name)
-                pack_archive(staging, path)
+        write_sharded(gpt.sharded_state_dict(prefix=KEY_PREFIX), staging / WEIGHTS_DIR, path, advice)
+        raise_together(failure_of(pack, path, advice) if rank_zero else None)
     finally:
         if rank_zero:
             shutil.rmtree(staging, ignore_errors=True)
-    dist.barrier()
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
-from recipes.checkpoint.disk import write_sharded
-from recipes.checkpoint.publish import failure_of, new_partial, publish
+from recipes.checkpoint.disk import NOTHING_LEFT
+from recipes.checkpoint.publish import new_partial, publish
 from recipes.checkpoint.safety import check_metadata, load_plain, only_plain_data, reason
+from recipes.checkpoint.sharded_save import ShardedSave
 from recipes.errors import UserError
 
 # The form of the optimizer state that can be read back under any other layout.
@@ -31,7 +33,7 @@ def training_state(gpt: GPTModel, optimizer: MegatronOptimizer, plain: dict[str,
     return {"model": model_state, "optimizer": optimizer_state, **plain}
 
 
-def save_sharded(directory: Path, state: dict[str, Any], **facts: Any) -> None:
+def save_sharded(directory: Path, state: dict[str, Any], facts: Mapping[str, Any]) -> None:
     """Writes a sharded state dict; ``directory`` appears whole or not at all.
 
     ``facts`` go into its manifest.
@@ -40,8 +42,9 @@ def save_sharded(directory: Path, state: dict[str, Any], **facts: Any) -> None:
         UserError: the disk is full or refuses; nothing is left behind. Every rank raises it.
     """
     partial = new_partial(directory)
-    failure = failure_of(lambda: write_sharded(state, partial), partial, directory)
-    publish(partial, directory, facts, failure)
+    save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=False)
+    save.write()
+    publish(save, partial, directory, facts)
 
 
 def load_checkpoint_weights(directory: Path, gpt: GPTModel) -> None:

@@ -48,7 +48,7 @@ def _tokens(path: Path) -> Tensor:
         vocabulary = source.model.vocab_size
         try:
             encoded = [source.text_tokenizer.encode(prompt) for prompt in PROMPTS]
-        except UserError:  # Another tokenizer than SentencePiece: any ids will do.
+        except UserError:  # It has no tokenizer: any ids will do.
             encoded = [[(7 * place + 3 * row) % vocabulary for place in range(LENGTH)] for row in range(3)]
     rows = [(ids * (LENGTH // len(ids) + 1))[:LENGTH] for ids in encoded]
     return torch.tensor(rows) % vocabulary

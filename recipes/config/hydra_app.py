@@ -18,6 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from recipes.cli import run_tool
 from recipes.config.schema import EvaluateConfig, GenerateConfig, PretrainConfig
+from recipes.data.clean.config import CleanConfig
 from recipes.errors import UserError
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
@@ -26,6 +27,7 @@ SCHEMAS: dict[str, type] = {
     "pretrain": PretrainConfig,
     "generate": GenerateConfig,
     "evaluate": EvaluateConfig,
+    "clean": CleanConfig,
 }
 
 
@@ -130,6 +132,9 @@ def explain(error: Exception, schema: type) -> str:
     full_key = re.search(r"full_key: (\S+)", text)
     if unknown and ("not in" in text):
         key = unknown.group(1) or (full_key.group(1) if full_key else unknown.group(2))
+        inner = re.search(r"Key '([^']+)' not in", text)
+        if inner and key in _all_keys(OmegaConf.structured(schema)):  # A list that is given as a whole.
+            return f"{key}: its entries have no key {inner.group(1)!r}"
         return f"{key}: there is no such key{_suggestion(key, schema)}"
     if full_key and "is not a subclass of" in text:
         entry = full_key.group(1)

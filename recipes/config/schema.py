@@ -102,10 +102,13 @@ class ModelConfig:
 @dataclass(frozen=True)
 class TokenizerConfig:
     model: str | None = None
-    """A SentencePiece model file, made by tools.train_tokenizer or brought along. Training needs one."""
+    """What tools.train_tokenizer made, any SentencePiece model or any Hugging Face directory with a
+    tokenizer.json. Training needs one."""
 
 
-@dataclass  # Not frozen: OmegaConf cannot merge a YAML into a dictionary's entry of a frozen type.
+# The next three are not frozen: OmegaConf cannot merge a YAML into an entry of a dictionary or list of a
+# frozen type.
+@dataclass
 class SourceConfig:
     """One tokenized source of training text."""
 
@@ -113,12 +116,39 @@ class SourceConfig:
     """PREFIX of PREFIX.bin and PREFIX.idx."""
     weight: float = 1.0
     """Share of the samples, relative to the other sources' weights."""
+    tokens: float | None = None
+    """Instead of a weight: give so many tokens over the run (2e9 is understood). Sources with weights share
+    what is left."""
+
+
+@dataclass
+class ShareConfig:
+    """What one source gives to a phase."""
+
+    weight: float = 1.0
+    """Share of the phase's samples, relative to the other sources' weights."""
+    tokens: float | None = None
+    """Instead of a weight: give so many tokens over the phase."""
+
+
+@dataclass
+class PhaseConfig:
+    """A stretch of the run with a blend of its own. Each phase but the last has one of the two ends."""
+
+    until_step: int | None = None
+    """The phase ends before this optimizer step, counted from the run's beginning."""
+    until_tokens: float | None = None
+    """The same in tokens of the run, rounded up to whole steps."""
+    train: dict[str, ShareConfig] = field(default_factory=dict)
+    """Name of one of data.train's sources -> what it gives. Sources that are not named give nothing."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
     train: dict[str, SourceConfig] = field(default_factory=dict)
     """Name of a source -> where it is and its weight. A source of weight 0 is left out."""
+    phases: list[PhaseConfig] = field(default_factory=list)
+    """Blends that follow one another; empty: one blend, by data.train's weights."""
     valid: dict[str, str] = field(default_factory=dict)
     """Name of a held-out set -> PREFIX; the name appears in metrics as valid.<name>.loss."""
     seq_length: int = MISSING
@@ -222,7 +252,7 @@ class CheckpointConfig:
     points to the best. Those count that were saved at a step that was validated."""
     keep_every_n_steps: int | None = None
     """Checkpoints of every n-th step stay for ever; a multiple of every_n_steps."""
-    async_save: bool = True
+    async_save: bool = False
     """Write a checkpoint while training goes on: a step's state is copied to host memory (as much as the
     checkpoint is large), and a thread writes it. The save at the end, and that of a signal, is waited for."""
 

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from recipes.config.checks import not_negative, one_of, positive, refuse
+from recipes.config.length import total_steps
 from recipes.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -21,6 +22,7 @@ from recipes.config.validate_model import validate_model
 from recipes.config.validate_optim import validate_optim
 from recipes.config.validate_parallel import validate_parallel
 from recipes.data.indexed import Sidecar, check_prefix
+from recipes.data.phases import plan_phases, sources_in_use
 from recipes.errors import UserError
 
 
@@ -42,6 +44,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     validate_checkpoint(config.trainer.checkpoint, config.trainer.val_check_interval, list(config.data.valid))
     validate_samples(config.trainer.samples, config.parallel.context_parallel_size)
     validate_data(config.data)
+    plan_phases(config, total_steps(config))
     tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
     validate_optim(config.optim, config.model, config.parallel, tokens_per_step)
     if config.data.seq_length > config.model.max_position_embeddings:
@@ -114,6 +117,8 @@ def validate_checkpoint(checkpoint: CheckpointConfig, valid_every: int | None, h
                 checkpoint.keep_every_n_steps,
                 f"would be ignored: set {key}.every_n_steps",
             )
+        if checkpoint.async_save:
+            refuse(f"{key}.async_save", True, f"would be ignored: set {key}.every_n_steps")
     elif checkpoint.keep_every_n_steps is not None:
         positive(f"{key}.keep_every_n_steps", checkpoint.keep_every_n_steps)
         if checkpoint.keep_every_n_steps % every:
@@ -195,10 +200,6 @@ def validate_data(data: DataConfig) -> None:
     """Checks what can be said about the data without reading them."""
     positive("data.seq_length", data.seq_length)
     not_negative("data.num_workers", data.num_workers)
-    for name, source in data.train.items():
-        not_negative(f"data.train.{name}.weight", source.weight)
-    if data.train and not any(source.weight > 0 for source in data.train.values()):
-        raise UserError("data.train: every weight is 0; give at least one source a positive weight")
 
 
 def validate_files(data: DataConfig) -> dict[str, Sidecar]:
@@ -209,11 +210,12 @@ def validate_files(data: DataConfig) -> dict[str, Sidecar]:
             "'data.train={en:{path:data/en,weight:0.75},hi:{path:data/hi,weight:0.25}}'"
         )
     sidecars = {}
-    for name, source in data.train.items():
-        if source.weight > 0:
-            sidecars[f"data.train.{name}"] = check_prefix(source.path)
-    for name, path in data.valid.items():
-        sidecars[f"data.valid.{name}"] = check_prefix(path)
+    used = {f"data.train.{name}": data.train[name].path for name in sources_in_use(data)}
+    for key, path in (used | {f"data.valid.{name}": path for name, path in data.valid.items()}).items():
+        try:
+            sidecars[key] = check_prefix(path)
+        except UserError as error:
+            raise UserError(f"{key}={path}: {error}") from None
     for key, sidecar in sidecars.items():
         needed = data.seq_length + 1
         if sidecar.tokens < needed:
@@ -227,8 +229,8 @@ def validate_tokenizer(config: PretrainConfig, sidecars: dict[str, Sidecar]) -> 
 
     path = config.tokenizer.model
     if path is None:
-        raise UserError("tokenizer.model=null: name the SentencePiece model that the data was tokenized with")
-    if not Path(path).is_file():
+        raise UserError("tokenizer.model=null: name the tokenizer that the data was made with")
+    if not Path(path).exists():
         refuse("tokenizer.model", path, "no such file; train one with python -m tools.train_tokenizer")
     tokenizer = load_tokenizer(path)
     if tokenizer.vocab_size > config.model.vocab_size:

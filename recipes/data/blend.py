@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from recipes.data.phases import Phase
 from recipes.data.tokenizer import TextTokenizer
 
 EPOCHS_IN_MEMORY = 2
@@ -156,6 +158,68 @@ class Blend(Dataset):
         for name, source in zip(self.names, self.sources, strict=True):
             length = len(source)
             source.build_epochs(begin[name] // length, max(begin[name], end[name] - 1) // length)
+
+
+class RunBlend(Dataset):
+    """The blends of a run's phases, one after the other; indices are the run's own sample numbers.
+
+    Args:
+        sources: by name.
+        stretches: each blend, and the sample at which the next one takes over (the last: the run's end).
+        cache_dir: of the indices.
+    """
+
+    def __init__(
+        self, sources: dict[str, Source], stretches: list[tuple[BlendState, int]], cache_dir: Path
+    ) -> None:
+        self.blends = [Blend(sources, state, end, cache_dir) for state, end in stretches]
+        self.ends = [end for _, end in stretches]
+
+    def at(self, sample: int) -> Blend:
+        """The blend that gives a sample."""
+        return self.blends[min(bisect_right(self.ends, sample), len(self.ends) - 1)]
+
+    def state_at(self, consumed: int) -> BlendState:
+        """What a run that has read so many samples must know to go on."""
+        return self.at(consumed).state
+
+    def locate(self, sample: int) -> tuple[str, int]:
+        """Source and index within it of a sample of the run."""
+        return self.at(sample).locate(sample)
+
+    def __getitem__(self, sample: int) -> dict[str, Tensor]:
+        return self.at(sample)[sample]
+
+    def build_epochs(self, first: int) -> None:
+        """Rank 0 writes the index files of every epoch that samples from ``first`` on need; all wait."""
+        for blend, end in zip(self.blends, self.ends, strict=True):
+            blend.build_epochs(max(first, blend.state.start), end)
+            first = max(first, end)
+
+
+def stretches_of(
+    phases: list[Phase], saved: BlendState | None, consumed: int, end: int
+) -> list[tuple[BlendState, int]]:
+    """The blends from sample ``consumed`` to ``end`` (exclusive), each with the sample at which it ends.
+
+    Args:
+        phases: of the whole run.
+        saved: the blend that held at ``consumed``; None when the run begins.
+        consumed: how many samples the run has read; without a saved blend, by these phases.
+        end: how many it will have read.
+    """
+    begin = 0 if saved is None else consumed
+    stretches: list[tuple[BlendState, int]] = []
+    state = saved
+    for phase in phases:
+        is_ahead = phase.end > begin and phase.first < end
+        # A run that is at its end still has a blend: the one that held there.
+        if is_ahead or (phase is phases[-1] and not stretches):
+            state = continue_blend(phase.weights, state, max(begin, min(phase.first, end)))
+            stretches.append((state, max(state.start, min(phase.end, end))))
+    while len(stretches) > 1 and stretches[0][1] <= consumed:
+        del stretches[0]
+    return stretches
 
 
 def continue_blend(weights: dict[str, float], saved: BlendState | None, consumed: int) -> BlendState:

@@ -22,6 +22,7 @@ MAGIC = b"MMIDIDX\x00\x00"
 SIDECAR_KIND = "indexed dataset"
 
 _HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, sequences, document boundaries
+HEADER_BYTES = _HEADER.size
 # megatron-core's DType codes of integer tokens.
 _DTYPE_OF_CODE = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 8: "uint16"}
 _CODE_OF_DTYPE = {name: code for code, name in _DTYPE_OF_CODE.items()}
@@ -93,6 +94,8 @@ class IndexedWriter:
         bin_file: open for writing.
         idx_file: open for writing and reading, repositionable, at its start.
         dtype: from `token_dtype`.
+        documents: so many are in both files already, and both stand at their ends.
+        tokens: as many in the .bin.
 
     Example:
         >>> writer = IndexedWriter(bin_file, idx_file, token_dtype(vocab_size))
@@ -100,12 +103,15 @@ class IndexedWriter:
         >>> writer.finish()
     """
 
-    def __init__(self, bin_file: BinaryIO, idx_file: BinaryIO, dtype: str) -> None:
-        self.documents = 0
-        self.tokens = 0
+    def __init__(
+        self, bin_file: BinaryIO, idx_file: BinaryIO, dtype: str, documents: int = 0, tokens: int = 0
+    ) -> None:
+        self.documents = documents
+        self.tokens = tokens
         self.dtype = dtype
         self._bin, self._idx = bin_file, idx_file
-        self._write_header()
+        if not idx_file.tell():
+            self._write_header()
 
     def add(self, tokens: "npt.NDArray[Any] | bytes", lengths: "npt.NDArray[np.int32]") -> None:
         """Append documents: their tokens one after the other (an array, or its bytes), and their lengths."""
@@ -147,6 +153,33 @@ class IndexedWriter:
         self._idx.write(_HEADER.pack(MAGIC, 1, code, self.documents, self.documents + 1))
 
 
+class DocumentReader:
+    """Reads single documents of a .bin/.idx pair by their numbers.
+
+    Raises:
+        UserError: the .idx is damaged, or the .bin has not the size that it says.
+    """
+
+    def __init__(self, bin_file: str | Path, idx_file: str | Path) -> None:
+        self._bin, self._idx = Path(bin_file), Path(idx_file)
+        found = _read_index(self._idx, str(bin_file), read_lengths=True)
+        _check_size(self._bin, found.bin_bytes)
+        self.documents, self.tokens, self._dtype = found.documents, found.tokens, found.dtype
+
+    def __getitem__(self, number: int) -> "npt.NDArray[Any]":
+        """The tokens of one document, ``[length]``."""
+        import numpy as np
+
+        with self._idx.open("rb") as stream:
+            stream.seek(_HEADER.size + 4 * number)
+            (length,) = struct.unpack("<i", stream.read(4))
+            stream.seek(_HEADER.size + 4 * self.documents + 8 * number)
+            (pointer,) = struct.unpack("<q", stream.read(8))
+        with self._bin.open("rb") as stream:
+            stream.seek(pointer)
+            return np.frombuffer(stream.read(length * _ITEMSIZE[self._dtype]), self._dtype)
+
+
 def check_prefix(prefix: str | Path) -> Sidecar:
     """Check that PREFIX.bin and PREFIX.idx are whole, and say what they contain.
 
@@ -162,12 +195,12 @@ def check_prefix(prefix: str | Path) -> Sidecar:
         if not path.is_file():
             raise UserError(f"{path} does not exist: give the prefix of a .bin/.idx pair of tools.preprocess")
     if sidecar is None:
-        found = _read_index(prefix, read_lengths=True)
+        found = _read_index(idx_path(prefix), prefix, read_lengths=True)
         _check_size(bin_path(prefix), found.bin_bytes)
         return found
     _check_size(bin_path(prefix), sidecar.bin_bytes)
     _check_size(idx_path(prefix), sidecar.idx_bytes)
-    found = _read_index(prefix, read_lengths=False)
+    found = _read_index(idx_path(prefix), prefix, read_lengths=False)
     if (found.documents, found.dtype) != (sidecar.documents, sidecar.dtype):
         raise UserError(
             f"{idx_path(prefix)} has {found.documents} documents of {found.dtype} where "
@@ -207,9 +240,8 @@ def read_sidecar(prefix: str | Path) -> Sidecar | None:
     return sidecar
 
 
-def _read_index(prefix: str | Path, read_lengths: bool) -> Sidecar:
+def _read_index(path: Path, prefix: str | Path, read_lengths: bool) -> Sidecar:
     """What an .idx says by itself; without `read_lengths` from its header only (tokens and sizes are 0)."""
-    path = idx_path(prefix)
     try:
         with path.open("rb") as stream:
             header = stream.read(_HEADER.size)

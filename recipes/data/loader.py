@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recipes.config.schema import PretrainConfig
-from recipes.data.blend import Blend, BlendState, Source
+from recipes.data.blend import BlendState, RunBlend, Source, stretches_of
+from recipes.data.phases import plan_phases, sources_in_use
 from recipes.data.tokenizer import TextTokenizer
 
 FIELDS = ("tokens", "labels", "loss_mask")
@@ -72,36 +73,40 @@ def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def training_sources(config: PretrainConfig, tokenizer: TextTokenizer, cache_dir: Path) -> dict[str, Source]:
-    """The configured sources of positive weight, by name."""
+    """The configured sources that some phase draws from, by name."""
     return {
         name: Source(
-            source.path,
+            config.data.train[name].path,
             tokenizer,
             seed=config.seed,
             seq_length=config.data.seq_length,
             eod_mask_loss=config.data.eod_mask_loss,
             cache_dir=cache_dir,
         )
-        for name, source in config.data.train.items()
-        if source.weight > 0
+        for name in sources_in_use(config.data)
     }
 
 
 def training_loader(
     config: PretrainConfig,
     sources: dict[str, Source],
-    state: BlendState,
+    saved: BlendState | None,
     *,
     first_step: int,
     total_steps: int,
     cache_dir: Path,
     data_parallel_rank: int,
     data_parallel_size: int,
-) -> tuple[DataLoader[dict[str, Tensor]], Blend]:
-    """Batches of ``[global_batch_size / data_parallel_size, s]`` from ``first_step`` on, and their blend."""
+) -> tuple[DataLoader[dict[str, Tensor]], RunBlend]:
+    """Batches of ``[global_batch_size / data_parallel_size, s]`` from ``first_step`` on, and their blends.
+
+    ``saved`` is the blend that held when a run that is resumed was saved.
+    """
     batch = config.trainer.global_batch_size
-    blend = Blend(sources, state, total_steps * batch, cache_dir)
-    blend.build_epochs(first_step * batch, total_steps * batch)
+    phases = plan_phases(config, total_steps)
+    stretches = stretches_of(phases, saved, first_step * batch, total_steps * batch)
+    blend = RunBlend(sources, stretches, cache_dir)
+    blend.build_epochs(first_step * batch)
     sampler = StepSampler(
         first_step,
         total_steps,

@@ -1,24 +1,19 @@
-"""JSONL to Megatron's .bin/.idx: documents as tokens, in parallel, in constant memory.
+"""JSONL to Megatron's .bin/.idx: documents as tokens, in parallel, in constant memory, restartable.
 
-Inputs are cut into byte ranges of a few MB. Worker processes tokenize them; the parent writes their results
-in the order of the inputs, so any number of workers gives the same bytes. Only a bounded number of ranges is
-under way at a time.
+Inputs are cut into blocks of a few MB. Worker processes tokenize them; the parent writes their results in
+the order of the inputs, so any number of workers gives the same bytes, and journals after every block how far
+it is, so that a killed run goes on there. Only a bounded number of blocks is under way at a time.
 """
 
-import hashlib
-import multiprocessing
-import os
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING
 
+from recipes.data.blocks import BLOCK_BYTES, Block, cut, documents
+from recipes.data.compression import is_compressed
 from recipes.data.indexed import (
     IndexedWriter,
     Sidecar,
@@ -26,28 +21,32 @@ from recipes.data.indexed import (
     check_prefix,
     idx_path,
     read_sidecar,
-    sidecar_path,
     token_dtype,
 )
+from recipes.data.partial import Mark, PartialOutput, finish_renames
 from recipes.data.progress import Progress
-from recipes.data.text import BadLine, check_input, read_jsonl
-from recipes.data.tokenizer import TextTokenizer, load_tokenizer
+from recipes.data.readback import read_back
+from recipes.data.text import check_input
+from recipes.data.tokenizer import load_tokenizer
+from recipes.data.tokenizer.files import SENTENCEPIECE, TOKENIZER_MODEL, read_tokenizer_files
+from recipes.data.words import BatchEncoder, is_separable
+from recipes.data.workers import WorkerDied, WorkerPool, in_this_process
 from recipes.errors import UserError
-from recipes.files import atomic_write, remove_stale, sha256_file
+from recipes.files import sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_RANGE_BYTES = 4 << 20  # of an input, per task
-_BATCH_BYTES = 1 << 20  # of text, per call of SentencePiece
-_TASKS_PER_WORKER = 3  # under way at a time: one at work, the others waiting on either side
+_BATCH_BYTES = 1 << 20  # of text, per call of the tokenizer
+_LONGEST_SAMPLE = 8000  # characters of a document that is compared when all is written
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """What decides the tokens, apart from inputs and tokenizer."""
+    """What decides the tokens, apart from the inputs."""
 
+    tokenizer_sha256: str
     text_key: str
     append_bos: bool
     append_eod: bool
@@ -56,12 +55,14 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Part:
-    """The documents of one byte range."""
+    """The documents of one block."""
 
     tokens: bytes
     lengths: "npt.NDArray[np.int32]"
     text_bytes: int
     empty_documents: int
+    samples: list[tuple[int, str]]
+    """Number (within the part) and text of some."""
 
 
 def preprocess(
@@ -79,17 +80,19 @@ def preprocess(
     """Write PREFIX.bin, PREFIX.idx and, last, PREFIX.json.
 
     Each document is NFC normalised and ends with EOS; documents without tokens are left out and counted.
-    When the prefix already holds just this, nothing is done. A killed run leaves no file under these names.
+    When the prefix already holds just this, nothing is done. A killed run leaves no file under these names,
+    but PREFIX.partial/, from which the same call goes on.
 
     Args:
-        inputs: JSONL files, a document per line, in the order in which they are written.
-        tokenizer_path: a .model.
+        inputs: JSONL files, a document per line, in the order in which they are written; compressed where
+            the name ends in .gz, .zst or .bz2.
+        tokenizer_path: what `load_tokenizer` loads.
         prefix: where to write, without suffix.
         workers: processes; 1 works in this one.
         text_key: where a document's text is.
         append_bos: begin each document with BOS.
         append_eod: end each document with EOS.
-        force: replace what the prefix holds.
+        force: replace what the prefix holds, and discard unfinished work of other settings or inputs.
         log: gets the messages at start and end.
         progress: show rate and remaining time on stderr.
 
@@ -102,83 +105,119 @@ def preprocess(
     tokenizer = load_tokenizer(tokenizer_path)
     if append_bos and tokenizer.bos_id is None:
         raise UserError(f"{tokenizer_path} has no BOS token: leave --append-bos out")
-    sizes = [check_input(path) for path in inputs]
-    modified_before = [Path(path).stat().st_mtime_ns for path in inputs]
-    bin_path(prefix).parent.mkdir(parents=True, exist_ok=True)
-    busy = [remove_stale(path(prefix)) for path in (bin_path, idx_path, sidecar_path)]
-    if any(busy):
-        raise UserError(f"another process is writing {prefix}.bin: wait for it, or choose another prefix")
-
-    plan = Sidecar(
-        prefix=str(prefix),
-        documents=0,
-        tokens=0,
-        dtype=token_dtype(tokenizer.vocab_size),
-        bin_bytes=0,
-        idx_bytes=0,
-        append_eod=append_eod,
-        append_bos=append_bos,
-        text_key=text_key,
-        tokenizer_sha256=tokenizer.sha256,
-        vocab_size=tokenizer.vocab_size,
-        inputs=tuple(
-            {"path": str(path), "bytes": size, "sha256": sha256_file(path)}
-            for path, size in zip(inputs, sizes, strict=True)
-        ),
+    settings = _Settings(
+        tokenizer.sha256, text_key, append_bos, append_eod, token_dtype(tokenizer.vocab_size)
     )
-    present = _present(plan, prefix, force, log)
-    if present:
-        log(f"{prefix}: up to date ({present.documents} documents, {present.tokens} tokens)")
-        return present
+    sizes = [check_input(path) for path in inputs]
+    modified = [Path(path).stat().st_mtime_ns for path in inputs]
+    bin_path(prefix).parent.mkdir(parents=True, exist_ok=True)
+    finish_renames(prefix)
+    plan = None
+    if _is_there(prefix, force):
+        plan = _plan(prefix, settings, tokenizer.vocab_size, inputs, sizes)
+        present = _present(plan, prefix, force, log)
+        if present:
+            log(f"{prefix}: up to date ({present.documents} documents, {present.tokens} tokens)")
+            return present
 
     started = time.monotonic()
-    settings = _Settings(text_key, append_bos, append_eod, plan.dtype)
-    # Left in reverse order: the sidecar appears last.
-    with (
-        atomic_write(sidecar_path(prefix), "w") as sidecar_file,
-        atomic_write(bin_path(prefix)) as bin_file,
-        atomic_write(idx_path(prefix)) as idx_file,
-    ):
-        with (
-            closing(_parts(inputs, sizes, tokenizer, settings, workers)) as parts,
-            Progress(sum(sizes), enabled=progress) as shown,
-        ):
-            sidecar = _write(parts, plan, bin_file, idx_file, shown)
-        for path, modified in zip(inputs, modified_before, strict=True):
-            if Path(path).stat().st_mtime_ns != modified:
+    files = read_tokenizer_files(tokenizer_path)
+    by_words = files.library == SENTENCEPIECE and is_separable(files.contents[TOKENIZER_MODEL])
+    building = str(tokenizer_path), settings, by_words
+    with ExitStack() as stack:
+        output = stack.enter_context(PartialOutput(prefix))
+        pool = None
+        if workers > 1:  # First of all: they load while the inputs' checksums are taken.
+            pool = stack.enter_context(WorkerPool(workers, _Tokenize, building))
+        plan = plan or _plan(prefix, settings, tokenizer.vocab_size, inputs, sizes)
+        output.resume(asdict(settings), [str(item["sha256"]) for item in plan.inputs or ()], discard=force)
+        if output.blocks:
+            log(f"{prefix}: going on after {output.last.documents} documents of an earlier run")
+        blocks = cut(inputs, sizes, output.last.place, BLOCK_BYTES)
+        if pool:
+            parts: Iterator[tuple[Block, _Part]] = pool.map(blocks)
+        else:
+            parts = in_this_process(_Tokenize(*building), blocks)
+        left = _left(inputs, sizes, output.last)
+        shown = stack.enter_context(Progress(left, enabled=progress))
+        try:
+            _write(parts, output, settings.dtype, sizes, shown)
+        except WorkerDied:
+            raise UserError("a worker process died (out of memory?): try fewer --workers") from None
+        for path, before in zip(inputs, modified, strict=True):
+            if Path(path).stat().st_mtime_ns != before:
+                output.discard()
                 raise UserError(f"{path} changed while it was read: run again when it is complete")
-        sidecar_file.write(sidecar.to_json())
-        sidecar_file.flush()
-        # All that takes time or can fail is done before the old data goes: what is left are three renames.
-        # The old description goes first, so that a kill among them leaves none that is wrong.
-        for file in (sidecar_file, bin_file, idx_file):
-            os.fsync(file.fileno())
-        sidecar_path(prefix).unlink(missing_ok=True)
+        compared = read_back(
+            output.bin_path,
+            output.idx_path,
+            tokenizer,
+            output.samples,
+            documents=output.last.documents,
+            tokens=output.last.tokens,
+            append_bos=append_bos,
+            append_eod=append_eod,
+        )
+        sidecar = _completed(plan, output)
+        output.finish(sidecar.to_json())
     seconds = max(time.monotonic() - started, 1e-9)
     empty = f", {sidecar.empty_documents} empty ones left out" if sidecar.empty_documents else ""
     log(
         f"{prefix}: {sidecar.documents} documents{empty}, {sidecar.tokens} tokens, "
         f"{sidecar.text_bytes} bytes of text ({(sidecar.text_bytes or 0) / sidecar.tokens:.2f} per token) "
-        f"in {seconds:.1f} s, {sum(sizes) / seconds / 1e6:.1f} MB/s"
+        f"in {seconds:.1f} s, {left / seconds / 1e6:.1f} MB/s; {compared}"
     )
     return sidecar
+
+
+def _plan(
+    prefix: str | Path,
+    settings: _Settings,
+    vocab_size: int,
+    inputs: Sequence[str | Path],
+    sizes: Sequence[int],
+) -> Sidecar:
+    """The sidecar as far as it is known beforehand; reads the inputs once, for their checksums."""
+    return Sidecar(
+        prefix=str(prefix),
+        documents=0,
+        tokens=0,
+        bin_bytes=0,
+        idx_bytes=0,
+        vocab_size=vocab_size,
+        inputs=tuple(
+            {"path": str(path), "bytes": size, "sha256": sha256_file(path)}
+            for path, size in zip(inputs, sizes, strict=True)
+        ),
+        **asdict(settings),
+    )
+
+
+def _is_there(prefix: str | Path, force: bool) -> bool:
+    """Whether the prefix holds described data.
+
+    Raises:
+        UserError: it holds data of unknown origin, and `force` is not given; or a .json that is not ours,
+            which is refused even then.
+    """
+    if read_sidecar(prefix) is not None:
+        return True
+    for path in (bin_path(prefix), idx_path(prefix)):
+        if path.exists() and not force:
+            raise UserError(
+                f"{path} exists, of unknown origin: choose another --out, or replace it with --force"
+            )
+    return False
 
 
 def _present(plan: Sidecar, prefix: str | Path, force: bool, log: Callable[[str], None]) -> Sidecar | None:
     """The prefix's sidecar if it is whole and was made from the same inputs with the same settings.
 
     Raises:
-        UserError: the prefix holds something else, and `force` is not given; or a .json that is not ours,
-            which is refused even then.
+        UserError: the prefix holds something else, and `force` is not given.
     """
     found = read_sidecar(prefix)
-    if found is None:
-        for path in (bin_path(prefix), idx_path(prefix)):
-            if path.exists() and not force:
-                raise UserError(
-                    f"{path} exists, of unknown origin: choose another --out, or replace it with --force"
-                )
-        return None
+    assert found is not None
     difference = _difference(plan, found)
     if difference and not force:
         raise UserError(
@@ -209,169 +248,129 @@ def _difference(plan: Sidecar, found: Sidecar) -> str:
     )
 
 
+def _left(inputs: Sequence[str | Path], sizes: Sequence[int], done: Mark) -> int:
+    """Bytes of the inputs, on disk, that are still to be done (a compressed one counts as a whole)."""
+    left = sum(sizes[done.file :])
+    return left if done.offset == 0 or is_compressed(inputs[done.file]) else left - done.offset
+
+
 def _write(
-    parts: Iterator[tuple[_Part, int]],
-    plan: Sidecar,
-    bin_file: BinaryIO,
-    idx_file: BinaryIO,
-    shown: "Progress",
-) -> Sidecar:
-    """Write all parts; `plan` completed with counts, sizes and checksums."""
-    writer = IndexedWriter(bin_file, idx_file, plan.dtype)
-    text_bytes = empty = 0
-    bin_digest = hashlib.sha256()
-    for part, input_bytes in parts:
-        writer.add(part.tokens, part.lengths)
-        bin_digest.update(part.tokens)
-        text_bytes += part.text_bytes
-        empty += part.empty_documents
-        shown.add(input_bytes, writer.tokens)
-    if not writer.documents:
-        names = ", ".join(str(item["path"]) for item in plan.inputs or ())
-        raise UserError(f"no documents with text in {names}")
-    writer.finish()
-    idx_digest = hashlib.sha256()
-    idx_file.seek(0)
-    while block := idx_file.read(1 << 20):
-        idx_digest.update(block)
+    parts: Iterator[tuple[Block, _Part]],
+    output: PartialOutput,
+    dtype: str,
+    sizes: Sequence[int],
+    shown: Progress,
+) -> None:
+    """Write and journal all parts.
+
+    Raises:
+        UserError: an input without documents, a full disk; and whatever `parts` raises.
+    """
+    with output.named_errors():
+        writer = IndexedWriter(
+            output.bin_file, output.idx_file, dtype, output.last.documents, output.last.tokens
+        )
+    for block, part in parts:
+        before = output.last
+        in_file = len(part.lengths) + (before.file_documents if block.start else 0)
+        if block.is_last and not in_file:
+            raise UserError(f"{block.path} has no documents with text")
+        output.digest.update(part.tokens)
+        with output.named_errors():
+            writer.add(part.tokens, part.lengths)
+            output.add(
+                Mark(
+                    block.then.file,
+                    block.then.offset,
+                    documents=writer.documents,
+                    tokens=writer.tokens,
+                    bin_bytes=before.bin_bytes + len(part.tokens),
+                    text_bytes=before.text_bytes + part.text_bytes,
+                    empty_documents=before.empty_documents + part.empty_documents,
+                    file_documents=in_file,
+                    sha256=output.digest.hexdigest(),
+                    samples=tuple((before.documents + number, text) for number, text in part.samples),
+                )
+            )
+        if block.lines is None:
+            shown.add(block.stop - block.start, writer.tokens)
+        elif block.is_last:
+            shown.add(sizes[block.then.file - 1], writer.tokens)
+    with output.named_errors():
+        writer.finish()
+
+
+def _completed(plan: Sidecar, output: PartialOutput) -> Sidecar:
+    """`plan` with counts, sizes and checksums."""
+    done = output.last
     return replace(
         plan,
-        documents=writer.documents,
-        tokens=writer.tokens,
-        text_bytes=text_bytes,
-        empty_documents=empty,
-        bin_bytes=os.fstat(bin_file.fileno()).st_size,
-        idx_bytes=os.fstat(idx_file.fileno()).st_size,
-        bin_sha256=bin_digest.hexdigest(),
-        idx_sha256=idx_digest.hexdigest(),
+        documents=done.documents,
+        tokens=done.tokens,
+        text_bytes=done.text_bytes,
+        empty_documents=done.empty_documents,
+        bin_bytes=done.bin_bytes,
+        idx_bytes=output.idx_path.stat().st_size,
+        bin_sha256=done.sha256,
+        idx_sha256=sha256_file(output.idx_path),
     )
 
 
-def _parts(
-    inputs: Sequence[str | Path],
-    sizes: Sequence[int],
-    tokenizer: TextTokenizer,
-    settings: _Settings,
-    workers: int,
-) -> Generator[tuple[_Part, int], None, None]:
-    """Each byte range's documents, in order, and the range's size.
+class _Tokenize:
+    """The tokens of a block's documents; built once per worker process."""
 
-    Raises:
-        UserError: a malformed line (the first one in the order of the inputs), an input without documents.
-    """
-    ranges = [
-        (str(path), start, min(start + _RANGE_BYTES, size))
-        for path, size in zip(inputs, sizes, strict=True)
-        for start in range(0, size, _RANGE_BYTES)
-    ]
-    ends = dict(zip(map(str, inputs), sizes, strict=True))
-    documents = dict.fromkeys(ends, 0)
-    for (path, start, stop), part in _run(ranges, tokenizer, settings, min(workers, len(ranges))):
-        documents[path] += len(part.lengths)
-        if stop == ends[path] and not documents[path]:
-            raise UserError(f"{path} has no documents with text")
-        yield part, stop - start
+    def __init__(self, tokenizer_path: str, settings: _Settings, by_words: bool) -> None:
+        import numpy as np
 
+        tokenizer = load_tokenizer(tokenizer_path)
+        if tokenizer.sha256 != settings.tokenizer_sha256:
+            raise UserError(f"{tokenizer_path} changed while it was used: run again")
+        self._text_key = settings.text_key
+        self._itemsize = np.dtype(settings.dtype).itemsize
+        self._before = _token_bytes(tokenizer.bos_id if settings.append_bos else None, settings.dtype)
+        self._after = _token_bytes(tokenizer.eos_id if settings.append_eod else None, settings.dtype)
+        self._encoder = BatchEncoder(tokenizer, settings.dtype, by_words)
 
-_Range = tuple[str, int, int]
+    def __call__(self, block: Block) -> _Part:
+        """
+        Raises:
+            UserError: a malformed line.
+        """
+        import numpy as np
 
-
-def _run(
-    ranges: Sequence[_Range], tokenizer: TextTokenizer, settings: _Settings, workers: int
-) -> Iterator[tuple[_Range, _Part]]:
-    """Each range with its part, in order."""
-    if workers == 1:
-        for item in ranges:
-            yield item, _tokenize(item, tokenizer, settings)
-        return
-    # Spawned, not forked: a forked process would hold the lock on our temporary files beyond our death.
-    pool = ProcessPoolExecutor(
-        workers,
-        multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(tokenizer, settings),
-    )
-    try:
-        waiting: deque[tuple[_Range, Future[_Part]]] = deque()
-        for item in ranges:
-            waiting.append((item, pool.submit(_work, item)))
-            if len(waiting) >= _TASKS_PER_WORKER * workers:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        while waiting:
-            done, future = waiting.popleft()
-            yield done, future.result()
-    except BrokenProcessPool:
-        raise UserError("a worker process died (out of memory?): try fewer --workers") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pieces: list[bytes] = []
+        lengths: list[int] = []
+        samples: list[tuple[int, str]] = []
+        text_bytes = empty = 0
+        around = (len(self._before) + len(self._after)) // self._itemsize
+        for texts, size in _batches(documents(block, self._text_key)):
+            text_bytes += size
+            for text, tokens in zip(texts, self._encoder.encode(texts), strict=True):
+                if not tokens:
+                    empty += 1
+                    continue
+                if len(text) <= _LONGEST_SAMPLE:
+                    samples[1:] = [(len(lengths), text)]  # the first and, in the end, the last
+                pieces += (self._before, tokens, self._after)
+                lengths.append(len(tokens) // self._itemsize + around)
+        return _Part(b"".join(pieces), np.array(lengths, dtype=np.int32), text_bytes, empty, samples)
 
 
-_worker: tuple[TextTokenizer, _Settings] | None = None
-
-
-def _start_worker(tokenizer: TextTokenizer, settings: _Settings) -> None:
-    global _worker
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
-    parent = multiprocessing.parent_process()
-
-    def follow_parent() -> None:
-        # A killed parent cannot end its workers, and they would wait for tasks for ever.
-        if parent:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow_parent, daemon=True).start()
-    _worker = (tokenizer, settings)
-
-
-def _work(item: _Range) -> _Part:
-    assert _worker is not None
-    return _tokenize(item, *_worker)
-
-
-def _tokenize(item: _Range, tokenizer: TextTokenizer, settings: _Settings) -> _Part:
-    """The tokens of the documents that begin in a byte range.
-
-    Raises:
-        UserError: a malformed line.
-    """
+def _token_bytes(token: int | None, dtype: str) -> bytes:
     import numpy as np
 
-    path, start, stop = item
-    dtype = np.dtype(settings.dtype)
-    before = np.array([tokenizer.bos_id] if settings.append_bos else [], dtype=dtype)
-    after = np.array([tokenizer.eos_id] if settings.append_eod else [], dtype=dtype)
-    arrays: list[npt.NDArray[Any]] = []
-    lengths: list[int] = []
-    text_bytes = empty = 0
-    try:
-        with Path(path).open("rb") as stream:
-            for texts, size in _batches(stream, settings.text_key, start, stop):
-                text_bytes += size
-                for tokens in tokenizer.encode_batch(texts):
-                    if not len(tokens):
-                        empty += 1
-                        continue
-                    arrays += (before, tokens.astype(dtype), after)
-                    lengths.append(len(before) + len(tokens) + len(after))
-    except BadLine as bad:
-        raise bad.at(path) from None
-    data = np.concatenate(arrays).tobytes() if arrays else b""
-    return _Part(data, np.array(lengths, dtype=np.int32), text_bytes, empty)
+    return b"" if token is None else np.array([token], dtype=dtype).tobytes()
 
 
-def _batches(stream: BinaryIO, text_key: str, start: int, stop: int) -> Iterator[tuple[list[str], int]]:
-    """Documents in batches, and the UTF-8 bytes of each batch."""
-    texts: list[str] = []
+def _batches(texts: Iterator[str]) -> Iterator[tuple[list[str], int]]:
+    """Texts in batches, and the UTF-8 bytes of each batch."""
+    batch: list[str] = []
     size = 0
-    for text in read_jsonl(stream, text_key, start, stop):
-        texts.append(text)
-        size += len(text.encode())
+    for text in texts:
+        batch.append(text)
+        size += len(text) if text.isascii() else len(text.encode())
         if size >= _BATCH_BYTES:
-            yield texts, size
-            texts, size = [], 0
-    if texts:
-        yield texts, size
+            yield batch, size
+            batch, size = [], 0
+    if batch:
+        yield batch, size

@@ -41,15 +41,20 @@ def render(run: RunData) -> str:
         sections.configuration(run),
         "<footer>Made from metrics.jsonl, config.yaml and summary.json of the run directory.</footer>",
     ]
+    return document(f"{name}: run report", [part for part in body if part])
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """A whole page of HTML parts in this style; `title` and `body` are escaped already."""
     head = [
         '<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{name}: run report</title>",
+        f"<title>{title}</title>",
         f"<style>{CSS}</style>",
     ]
     lines = ["<!doctype html>", '<html lang="en">', "<head>", *head, "</head>", "<body>", "<main>"]
-    return "\n".join([*lines, *(part for part in body if part), "</main>", "</body>", "</html>", ""])
+    return "\n".join([*lines, *body, "</main>", "</body>", "</html>", ""])
 
 
 def _subtitle(run: RunData) -> str:

@@ -143,10 +143,10 @@ def accuracy(run: RunData) -> str:
     if not groups:
         return ""
     keys = [("before", "before training"), ("after", "after training"), ("baseline", "constant answer")]
-    legend = _legend(keys)
+    shown_keys = legend(keys)
     note = "Right answers in percent, with one standard error. Constant answer: always giving the same one."
     chart = bar_chart("Accuracy before and after training", groups)
-    figure = f'<div>{legend}<div class="scroll">{chart}</div></div>'
+    figure = f'<div>{shown_keys}<div class="scroll">{chart}</div></div>'
     text = f'<div class="readings">{"".join(readings)}</div>'
     head = f'<h2>Accuracy</h2><p class="note">{note}</p>'
     return f'<section>{head}<div class="pair">{figure}{text}</div></section>'
@@ -275,10 +275,11 @@ def _chart(
     chart = line_chart(title, lines, marks, width, height, from_zero=from_zero, x_from=x_from)
     chart = f'<div class="scroll">{chart}</div>'
     shown_note = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f"<section><h2>{escape(title)}</h2>{shown_note}{_legend(keys)}{chart}</section>"
+    return f"<section><h2>{escape(title)}</h2>{shown_note}{legend(keys)}{chart}</section>"
 
 
-def _legend(keys: Sequence[tuple[str, str]]) -> str:
+def legend(keys: Sequence[tuple[str, str]]) -> str:
+    """What the colours of a chart mean: (colour, label); "" for none."""
     if not keys:
         return ""
     items = "".join(f'<li><span class="key {css}"></span>{escape(label)}</li>' for css, label in keys)

@@ -60,6 +60,8 @@ svg .group-label { fill: var(--ink); font-size: 14px; }
 .mark { stroke-width: 1.2; } .mark.resume { stroke: var(--resume); stroke-dasharray: 5 4; }
 .mark.bad { stroke: var(--bad); }
 .bar.before { fill: var(--before); } .bar.after { fill: var(--after); }
+.bar.c1 { fill: var(--c1); } .bar.c2 { fill: var(--c2); } .bar.c3 { fill: var(--c3); }
+.bar.c4 { fill: var(--c4); } .bar.c5 { fill: var(--c5); }
 .error { fill: none; stroke: var(--ink); stroke-width: 1.3; }
 .baseline { stroke: var(--c2); stroke-width: 1.8; stroke-dasharray: 6 4; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 0 0 6px; padding: 0; list-style: none;

@@ -201,21 +201,26 @@ def _draw_line(frame: _Frame, line: Line) -> list[str]:
     return parts
 
 
-def bar_chart(title: str, groups: Sequence[BarGroup], width: int = 620, height: int = 300) -> str:
-    """Shares (0 to 1) as percentages, in groups."""
+def bar_chart(
+    title: str, groups: Sequence[BarGroup], width: int = 620, height: int = 300, percent: bool = True
+) -> str:
+    """Shares (0 to 1) as percentages in groups, or with `percent=False` any numbers from 0 on."""
     tops = [bar.value + (bar.error or 0.0) for group in groups for bar in group.bars]
     tops += [group.baseline for group in groups if group.baseline is not None]
-    highest = min(1.0, max([*tops, 0.0]) * 1.12) or 1.0
+    highest = max([*tops, 0.0]) * 1.12 or 1.0
+    if percent:
+        highest = min(1.0, highest)
     frame = _Frame(width, height, ticks(0.0, highest))
     slot = (frame.right - frame.left) / len(groups)
-    parts = frame.grid(percent=True)
+    parts = frame.grid(percent=percent)
     for i, group in enumerate(groups):
         middle = frame.left + (i + 0.5) * slot
         bar_width = min(70.0, slot * 0.7 / max(1, len(group.bars)))
         start = middle - bar_width * len(group.bars) / 2
         labels = []
         for j, bar in enumerate(group.bars):
-            shapes, label = _draw_bar(frame, bar, start + j * bar_width + 4, bar_width - 8)
+            gap = min(4.0, bar_width / 8)
+            shapes, label = _draw_bar(frame, bar, start + j * bar_width + gap, bar_width - 2 * gap, percent)
             parts += shapes
             labels.append(label)
         if group.baseline is not None:
@@ -228,11 +233,12 @@ def bar_chart(title: str, groups: Sequence[BarGroup], width: int = 620, height: 
     return frame.svg(title, parts)
 
 
-def _draw_bar(frame: _Frame, bar: Bar, x: float, width: float) -> tuple[list[str], str]:
+def _draw_bar(frame: _Frame, bar: Bar, x: float, width: float, percent: bool) -> tuple[list[str], str]:
     """The bar with its error, and its value as text."""
     y = frame.y(bar.value)
     size = f'width="{_coordinate(width)}" height="{_coordinate(max(0.5, frame.bottom - y))}"'
-    hint = f"<title>{escape(bar.label)}: {bar.value * 100:.1f} %</title>"
+    number = f"{bar.value * 100:.1f}" if percent else f"{bar.value:.2f}"
+    hint = f"<title>{escape(bar.label)}: {number}{' %' if percent else ''}</title>"
     parts = [
         f'<rect x="{_coordinate(x)}" y="{_coordinate(y)}" {size} rx="2" class="bar {bar.css}">{hint}</rect>'
     ]
@@ -244,4 +250,5 @@ def _draw_bar(frame: _Frame, bar: Bar, x: float, width: float) -> tuple[list[str
         low_y, high_y = _coordinate(low), _coordinate(high)
         path = f"M{m} {low_y}V{high_y}M{left} {low_y}H{right}M{left} {high_y}H{right}"
         parts.append(f'<path d="{path}" class="error"/>')
-    return parts, _text(middle, label_y - 6, f"{bar.value * 100:.1f}", "value")
+    # In a narrow bar the number would run into its neighbours'; pointing at it still tells.
+    return parts, _text(middle, label_y - 6, number, "value") if width >= 24 else ""

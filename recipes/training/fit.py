@@ -30,6 +30,7 @@ from recipes.config.validate import parse_duration
 from recipes.config.world import World
 from recipes.data.indexed import check_prefix
 from recipes.data.tokenizer import load_tokenizer
+from recipes.data.tokenizer.files import library_of
 from recipes.errors import UserError
 from recipes.parallel.setup import resolve_dtype
 from recipes.report import write_report
@@ -185,6 +186,7 @@ def _model(config: PretrainConfig, directory: RunDirectory, steps: int, trainer:
     nemo_config = to_nemo_config(
         config.model,
         tokenizer_file=new_tokenizer_name(tokenizer_file),
+        tokenizer_library=library_of(tokenizer_file),
         seq_length=config.data.seq_length,
         micro_batch_size=config.trainer.micro_batch_size,
         global_batch_size=config.trainer.global_batch_size,

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from recipes.checkpoint.training import load_training_checkpoint
 from recipes.config.schema import PretrainConfig
-from recipes.data.blend import BlendState, Source, continue_blend
+from recipes.data.blend import BlendState, RunBlend
 from recipes.data.indexed import check_prefix
 from recipes.data.loader import training_loader, training_sources, validation_loader
 from recipes.data.tokenizer import TextTokenizer
@@ -90,7 +90,8 @@ class ParamGPT(ModelPT):
         self.total_steps = total_steps
         self.dtype_ = resolve_dtype(run.trainer.precision)
         self.init_from: Path | None = None
-        self.blend_state: BlendState | None = None
+        self.saved_blend: BlendState | None = None
+        self.blend: RunBlend | None = None
         self.losses: Tensor | None = None
         self.valid_metrics: dict[str, float] = {}
         self._valid_sums: dict[str, Tensor] = {}
@@ -196,13 +197,13 @@ class ParamGPT(ModelPT):
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         step = self.trainer.global_step
         config, cache_dir = self.run, self.run_directory.index_cache
-        weights = {name: source.weight for name, source in config.data.train.items()}
-        self.blend_state = continue_blend(weights, self.blend_state, step * config.trainer.global_batch_size)
-        sources: dict[str, Source] = training_sources(config, self.tokenizer, cache_dir)
+        sources = training_sources(config, self.tokenizer, cache_dir)
+        if self.blend is not None:  # Lightning asks anew.
+            self.saved_blend = self.blend.state_at(step * config.trainer.global_batch_size)
         loader, self.blend = training_loader(
             config,
             sources,
-            self.blend_state,
+            self.saved_blend,
             first_step=step,
             total_steps=self.total_steps,
             cache_dir=cache_dir,
@@ -256,20 +257,20 @@ class ParamGPT(ModelPT):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         step = self.trainer.global_step
         batch = self.run.trainer.global_batch_size
-        assert self.blend_state is not None
+        assert self.blend is not None
         checkpoint["recipes"] = {
             "consumed_samples": step * batch,
             "consumed_tokens": step * batch * self.run.data.seq_length,
             "global_batch_size": batch,
             "seq_length": self.run.data.seq_length,
             "model": asdict(self.run.model),
-            "blend": vars(self.blend_state),
+            "blend": vars(self.blend.state_at(step * batch)),
             "schedule": self._schedule.num_steps,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["recipes"]
-        self.blend_state = BlendState.from_dict(state["blend"])
+        self.saved_blend = BlendState.from_dict(state["blend"])
         self._schedule.num_steps = 0
         self._schedule.step(int(state["schedule"]))
 

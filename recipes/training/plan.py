@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from recipes.config.length import total_steps
 from recipes.config.schema import OptimConfig, ParallelConfig, PretrainConfig
 from recipes.config.world import launched_world
+from recipes.data.epochs import epoch_rows
 from recipes.model.accounting import (
     count_parameters,
     expected_memory_bytes,
@@ -12,7 +14,6 @@ from recipes.model.accounting import (
 )
 from recipes.optim.curve import draw_learning_rate
 from recipes.optim.lengths import configured_warmup, schedule_lengths
-from recipes.training.run import total_steps
 
 
 def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
@@ -53,7 +54,7 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
         ("precision", trainer.precision),
         ("learning rate", _schedule(config.optim, tokens_per_step, steps)),
         *_rate_rows(config.optim),
-        *_blend_rows(config),
+        *epoch_rows(config, steps),
     ]
     width = max(len(name) for name, _ in rows)
     table = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
@@ -95,13 +96,4 @@ def _rate_rows(optim: OptimConfig) -> list[tuple[str, str]]:
         (f"  {name}", f"{rate:g} to {optim.min_lr * rate / optim.lr:g}")
         for name, rate in rates.items()
         if rate is not None
-    ]
-
-
-def _blend_rows(config: PretrainConfig) -> list[tuple[str, str]]:
-    total = sum(source.weight for source in config.data.train.values())
-    return [
-        (f"source {name}", f"{100 * source.weight / total:.2f} %  {source.path}")
-        for name, source in config.data.train.items()
-        if total > 0
     ]

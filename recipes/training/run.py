@@ -10,6 +10,7 @@ from typing import Any
 from recipes.checkpoint.archive import read_member
 from recipes.checkpoint.manifest import newest_whole_checkpoint, remove_partial, set_aside_newer
 from recipes.checkpoint.retention import forget_missing_best
+from recipes.config.length import total_steps
 from recipes.config.schema import PretrainConfig
 from recipes.config.world import World, launched_world
 from recipes.errors import UserError
@@ -19,17 +20,6 @@ from recipes.training.rundir import RunDirectory
 from recipes.training.start import find_start
 
 DONE, STOPPED_BY_SIGNAL, STOPPED_BY_GUARD = 0, 3, 4
-
-
-def total_steps(config: PretrainConfig) -> int:
-    """Optimizer steps of the whole run: what max_steps or max_tokens reaches first."""
-    tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
-    limits = []
-    if config.trainer.max_steps is not None:
-        limits.append(config.trainer.max_steps)
-    if config.trainer.max_tokens is not None:
-        limits.append(-(-config.trainer.max_tokens // tokens_per_step))
-    return min(limits)
 
 
 def pretrain(config: PretrainConfig) -> int:

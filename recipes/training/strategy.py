@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from recipes.checkpoint.background import BackgroundSave
 from recipes.checkpoint.training import load_training_checkpoint, save_sharded, training_state
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import World
@@ -30,6 +31,8 @@ class SaveOptions:
 
     facts: Mapping[str, Any] = field(default_factory=dict)
     """For the manifest."""
+    in_background: bool = False
+    """Return before it is written: :attr:`MegatronStrategy.background` finishes it."""
 
 
 class LaunchedEnvironment(ClusterEnvironment):
@@ -80,6 +83,7 @@ class MegatronStrategy(ParallelStrategy):
     def __init__(self, world: World, parallel: ParallelConfig, seed: int) -> None:
         super().__init__(cluster_environment=LaunchedEnvironment(world))
         self.world, self.parallel, self.seed = world, parallel, seed
+        self.background = BackgroundSave()
 
     @property
     def root_device(self) -> torch.device:
@@ -143,13 +147,14 @@ class MegatronStrategy(ParallelStrategy):
         # Written at the end of a validation, this would make a resumed run believe itself in the midst of one
         # and validate only what is left of it.
         plain["loops"]["fit_loop"].pop("epoch_loop.val_loop.batch_progress", None)
-        state = training_state(self._module.gpt, self._module.megatron_optimizer, plain)
         facts = {
             "step": plain["global_step"],
             "config_sha256": self._module.run_directory.config_sha256(self._module.run),
             **options.facts,
         }
-        save_sharded(Path(filepath), state, **facts)
+        save = self.background.start if options.in_background else save_sharded
+        # Not kept in a variable: the gathered optimizer state is as large as the model in memory.
+        save(Path(filepath), training_state(self._module.gpt, self._module.megatron_optimizer, plain), facts)
 
     def load_checkpoint(self, checkpoint_path: str | Path) -> dict[str, Any]:
         """Reads weights and optimizer state into place; returns Lightning's part."""

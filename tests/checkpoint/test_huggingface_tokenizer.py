@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from recipes.checkpoint.huggingface.tokenizer import special_ids, write_tokenizer
-from recipes.data.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
+from recipes.data.tokenizer import TextTokenizer, load_tokenizer
+from recipes.data.tokenizer.train import train_tokenizer
 from recipes.errors import UserError
 from tests.support.corpus import TinyData
 from tests.support.nemo_files import FIXTURES

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from recipes.checkpoint.manifest import finished_checkpoints, verify
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
 from tests.support.run_cases import run_case
 
 
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
 def test_the_best_is_kept_named_and_known_after_a_resume(
-    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+    asynchronous: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     """A learning rate that ruins the model after step 4: the best is early, and stays."""
     settings = tiny_data.overrides(
         output_dir=str(tmp_path),
         save_nemo="false",
+        trainer__checkpoint__async_save=asynchronous,
         trainer__checkpoint__every_n_steps="2",
         trainer__val_check_interval="2",
         trainer__checkpoint__keep_last="1",

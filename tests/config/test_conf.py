@@ -28,7 +28,7 @@ def options(group: str) -> list[str]:
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir() and path.name != "cluster")
 PRETRAIN_OPTIONS = [
-    (group, o) for group in GROUPS if group not in ("eval", "experiment") for o in options(group)
+    (group, o) for group in GROUPS if group not in ("eval", "experiment", "data") for o in options(group)
 ]
 
 

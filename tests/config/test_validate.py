@@ -371,7 +371,7 @@ def test_source_of_weight_zero_is_not_looked_at(real: PretrainConfig) -> None:
 
 def test_tokenizer(real: PretrainConfig, tiny_data: TinyData, tmp_path: Path) -> None:
     assert refusal(changed(real, tokenizer__model=None)).startswith(
-        "tokenizer.model=null: name the SentencePiece"
+        "tokenizer.model=null: name the tokenizer"
     )
     assert refusal(changed(real, tokenizer__model="no.model")).startswith(
         "tokenizer.model=no.model: no such file;"

@@ -1,13 +1,17 @@
 """JSONL to .bin/.idx: megatron-core's bytes, for any number of workers, whole or not at all."""
 
+import bz2
+import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +22,11 @@ from hypothesis import strategies as st
 
 from recipes.data import preprocess as module
 from recipes.data.indexed import Sidecar, check_prefix
+from recipes.data.partial import PartialOutput
 from recipes.data.preprocess import preprocess
-from recipes.data.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
+from recipes.data.tokenizer import TextTokenizer, load_tokenizer
+from recipes.data.tokenizer.sentencepiece_model import SentencePieceTokenizer
+from recipes.data.tokenizer.train import train_tokenizer
 from recipes.errors import UserError
 from recipes.files import sha256_file
 
@@ -78,7 +85,7 @@ def names(folder: Path) -> list[str]:
 def test_bytes_are_megatrons(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eod: bool, bos: bool, vocab_size: int
 ) -> None:
-    monkeypatch.setattr(TextTokenizer, "vocab_size", vocab_size)
+    monkeypatch.setattr(SentencePieceTokenizer, "vocab_size", vocab_size)
     tokenizer = load_tokenizer(model)
     source = write_jsonl(tmp_path / "in.jsonl", TEXTS)
     made = preprocess([source], model, tmp_path / "ours", append_eod=eod, append_bos=bos)
@@ -112,7 +119,7 @@ def test_any_text_any_cutting(
         for path in inputs:
             path.write_bytes(path.read_bytes()[:-1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_RANGE_BYTES", range_bytes)
+        patch.setattr(module, "BLOCK_BYTES", range_bytes)
         patch.setattr(module, "_BATCH_BYTES", batch_bytes)
         made = preprocess(inputs, model, folder / "ours")
     tokenizer = load_tokenizer(model)
@@ -132,14 +139,14 @@ def test_any_text_any_cutting(
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    texts = [f"{text} {number}" for number in range(2000) for text in TEXTS]
+    texts = [f"{text} {number}" for number in range(1000) for text in TEXTS]
     return write_jsonl(tmp_path_factory.mktemp("corpus") / "in.jsonl", texts)
 
 
 def test_workers_give_the_same_bytes(
     model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_RANGE_BYTES", 50_000)
+    monkeypatch.setattr(module, "BLOCK_BYTES", 50_000)
     one = preprocess([corpus, corpus], model, tmp_path / "one")
     three = preprocess([corpus, corpus], model, tmp_path / "three", workers=3)
     assert same_bytes(tmp_path / "one", tmp_path / "three")
@@ -241,13 +248,13 @@ def test_bad_lines_are_named_by_workers(model: Path, tmp_path: Path, monkeypatch
 def check_bad_line(
     model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, message: str, workers: int
 ) -> None:
-    monkeypatch.setattr(module, "_RANGE_BYTES", 100)
+    monkeypatch.setattr(module, "BLOCK_BYTES", 100)
     good = write_jsonl(folder / "good.jsonl", TEXTS)
     bad = folder / "bad.jsonl"
     bad.write_bytes(good.read_bytes() + b"\n" + line + b"\n" + b"also bad\n" + good.read_bytes())
     with pytest.raises(UserError, match=rf"^{bad}:{len(TEXTS) + 2}: {message}"):
         preprocess([good, bad], model, folder / "data", workers=workers)
-    assert names(folder) == ["bad.jsonl", "good.jsonl"]
+    assert names(folder) == ["bad.jsonl", "data.partial", "good.jsonl"]
 
 
 def test_inputs_without_documents(model: Path, tmp_path: Path) -> None:
@@ -262,15 +269,15 @@ def test_inputs_without_documents(model: Path, tmp_path: Path) -> None:
         ("texts", "texts.jsonl has no documents"),
     ):
         with pytest.raises(UserError, match=message):
-            preprocess([good, tmp_path / f"{name}.jsonl"], model, tmp_path / "data")
-    assert names(tmp_path) == ["blank.jsonl", "empty.jsonl", "good.jsonl", "texts.jsonl"]
+            preprocess([good, tmp_path / f"{name}.jsonl"], model, tmp_path / "data", force=True)
+        assert not list(tmp_path.glob("data.???"))
 
 
 def test_other_refusals(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = write_jsonl(tmp_path / "good.jsonl", TEXTS)
     with pytest.raises(UserError, match="workers must be at least 1"):
         preprocess([good], model, tmp_path / "data", workers=0)
-    monkeypatch.setattr(TextTokenizer, "bos_id", None)
+    monkeypatch.setattr(SentencePieceTokenizer, "bos_id", None)
     with pytest.raises(UserError, match="has no BOS token"):
         preprocess([good], model, tmp_path / "data", append_bos=True)
 
@@ -285,13 +292,13 @@ def test_byte_order_mark_and_windows_lines(model: Path, tmp_path: Path) -> None:
 
 def test_input_that_changes_is_refused(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", TEXTS)
-    original = module._tokenize
+    original = module._Tokenize.__call__
 
     def meddle(*arguments: Any) -> Any:
         os.utime(source, ns=(1, 1))
         return original(*arguments)
 
-    monkeypatch.setattr(module, "_tokenize", meddle)
+    monkeypatch.setattr(module._Tokenize, "__call__", meddle)
     with pytest.raises(UserError, match=r"in\.jsonl changed while it was read"):
         preprocess([source], model, tmp_path / "data")
     assert names(tmp_path) == ["in.jsonl"]
@@ -317,20 +324,25 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "tools.preprocess", *map(str, arguments)]
 
 
-def test_disk_full(model: Path, corpus: Path, tiny_disk: Path) -> None:
-    done = subprocess.run(
-        command(corpus, "--tokenizer", model, "--out", tiny_disk / "data"),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def test_disk_full(model: Path, corpus: Path, tiny_disk: Path, tmp_path: Path) -> None:
+    arguments = command(corpus, "--tokenizer", model, "--out", tiny_disk / "data")
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: cannot write {tiny_disk}/data.")
     assert "No space left on device" in done.stderr and done.stderr.count("\n") == 1
-    assert names(tiny_disk) == []
+    assert names(tiny_disk) in ([], ["data.partial"])
+    # With room for it, the same command comes to its end.
+    subprocess.run(["mount", "-o", "remount,size=9m", str(tiny_disk)], check=True)
+    subprocess.run(arguments, capture_output=True, check=True)
+    preprocess([corpus], model, tmp_path / "data")
+    assert same_bytes(tiny_disk / "data", tmp_path / "data")
 
 
-def wait_for_temporary(folder: Path, process: "subprocess.Popen[bytes]") -> None:
+def wait_for_work(prefix: Path, process: "subprocess.Popen[bytes]") -> None:
+    """Until the first block is journaled."""
+    journal = Path(f"{prefix}.partial") / "journal.jsonl"
     while process.poll() is None:
-        if any(path.name.startswith(".data.bin.") and path.stat().st_size for path in folder.iterdir()):
+        if journal.exists() and journal.stat().st_size:
             return
         time.sleep(0.002)
     raise AssertionError("it ended before it could be stopped")
@@ -355,45 +367,261 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_killed_run(model: Path, corpus: Path, long_corpus: Path, tmp_path: Path) -> None:
-    arguments = command(long_corpus, "--tokenizer", model, "--out", tmp_path / "data", "--workers", 2)
+def test_killed_run(model: Path, corpus: Path, tmp_path: Path) -> None:
+    inputs = [corpus] * 8
+    arguments = command(*inputs, "--tokenizer", model, "--out", tmp_path / "data", "--workers", 2)
     with subprocess.Popen(arguments, stderr=subprocess.PIPE) as process:
-        wait_for_temporary(tmp_path, process)
+        wait_for_work(tmp_path / "data", process)
         workers = children(process.pid)
         # A second run on the same prefix is sent away.
         with pytest.raises(UserError, match="another process is writing"):
             preprocess([corpus], model, tmp_path / "data")
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert all(name.startswith(".data.") and name.endswith(".tmp") for name in names(tmp_path))
+    assert names(tmp_path) == ["data.partial"]
     deadline = time.monotonic() + 5
     while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert workers and not any(map(alive, workers))
-    preprocess([corpus], model, tmp_path / "data")
+    said: list[str] = []
+    tokenized = count_documents(lambda: preprocess(inputs, model, tmp_path / "data", log=said.append))
     assert names(tmp_path) == ["data.bin", "data.idx", "data.json"]
-    check_prefix(tmp_path / "data")
+    found = re.search(r"going on after (\d+) documents of an earlier run", said[0])
+    assert found and int(found[1]) > 0
+    made = check_prefix(tmp_path / "data")
+    assert tokenized + int(found[1]) == made.documents
+    preprocess(inputs, model, tmp_path / "whole")
+    assert same_bytes(tmp_path / "data", tmp_path / "whole")
+    assert made.bin_sha256 == sha256_file(tmp_path / "data.bin")
+
+
+def count_documents(run: Callable[[], Any]) -> int:
+    """How many documents are tokenized by a run in this process."""
+    counted = 0
+    original = module._Tokenize.__call__
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal counted
+        part = original(*arguments)
+        counted += len(part.lengths)
+        return part
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module._Tokenize, "__call__", counting)
+        run()
+    return counted
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(blocks: int, patch: pytest.MonkeyPatch) -> None:
+    """The run ends, as by a kill, when so many blocks are journaled."""
+    original = PartialOutput.add
+
+    def add(self: PartialOutput, *arguments: Any) -> None:
+        if self.blocks == blocks:
+            raise Stop
+        original(self, *arguments)
+
+    patch.setattr(PartialOutput, "add", add)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    stops=st.lists(st.integers(0, 40), min_size=1, max_size=3),
+    damage=st.sampled_from(["none", "cut", "flip", "journal", "lengths", "longer"]),
+    place=st.floats(0, 1),
+    suffix=st.sampled_from(["", ".gz", ".zst"]),
+)
+def test_stopped_anywhere(
+    model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    stops: list[int],
+    damage: str,
+    place: float,
+    suffix: str,
+) -> None:
+    """Wherever a run stops, and whatever a power cut then takes from the files: the same bytes in the end."""
+    folder = tmp_path_factory.mktemp("stop")
+    inputs = [compressed(write_jsonl(folder / f"{n}.jsonl", TEXTS * 2), suffix) for n in range(3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_BYTES", 150)
+        preprocess(inputs, model, folder / "whole")
+        for stop in stops:
+            with pytest.MonkeyPatch.context() as inner, suppress(Stop):
+                stop_after(stop, inner)
+                preprocess(inputs, model, folder / "data")
+        partial = folder / "data.partial"
+        if partial.exists():
+            name = {"journal": "journal.jsonl", "lengths": "tokens.idx"}.get(damage, "tokens.bin")
+            content = (partial / name).read_bytes()
+            at = int(place * (len(content) - 1))
+            if damage == "flip":
+                content = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+            elif damage == "longer":
+                content += b"xyz"
+            elif damage != "none":
+                content = content[:at]
+            (partial / name).write_bytes(content)
+        # With --force: where nothing sound is left, that is otherwise refused.
+        preprocess(inputs, model, folder / "data", force=True)
+        assert same_bytes(folder / "data", folder / "whole")
+        assert check_prefix(folder / "data").bin_sha256 == sha256_file(folder / "data.bin")
+
+
+def compressed(path: Path, suffix: str) -> Path:
+    """The file, compressed under its name with the suffix."""
+    if not suffix:
+        return path
+    target = path.with_name(path.name + suffix)
+    if suffix == ".gz":
+        target.write_bytes(gzip.compress(path.read_bytes()))
+    elif suffix == ".bz2":
+        target.write_bytes(bz2.compress(path.read_bytes()))
+    else:
+        import pyarrow
+
+        with pyarrow.output_stream(str(target), compression="zstd") as stream:
+            stream.write(path.read_bytes())
+    return target
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".zst"])
+def test_compressed_inputs(
+    model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr(module, "BLOCK_BYTES", 50_000)
+    own = tmp_path / "in.jsonl"
+    own.write_bytes(corpus.read_bytes())
+    packed = compressed(own, suffix)
+    plain = preprocess([own, own], model, tmp_path / "plain")
+    for workers in (1, 3) if suffix == ".zst" else (1,):
+        made = preprocess([packed, own], model, tmp_path / f"packed{workers}", workers=workers)
+        assert same_bytes(tmp_path / "plain", tmp_path / f"packed{workers}")
+        assert (made.text_bytes, made.documents) == (plain.text_bytes, plain.documents)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".zst"])
+def test_bad_compressed_inputs(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr(module, "BLOCK_BYTES", 100)
+    good = write_jsonl(tmp_path / "good.jsonl", TEXTS * 20)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_bytes(good.read_bytes() + b"plain\n" + good.read_bytes())
+    with pytest.raises(UserError, match=rf"bad\.jsonl\{suffix}:{len(TEXTS) * 20 + 1}: not a line of JSON"):
+        preprocess([compressed(bad, suffix)], model, tmp_path / "data")
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    with pytest.raises(UserError, match=rf"empty\.jsonl\{suffix} has no documents"):
+        preprocess([compressed(empty, suffix)], model, tmp_path / "empty_data")
+    packed = compressed(good, suffix)
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(UserError, match=rf"good\.jsonl\{suffix} is damaged or incomplete"):
+        preprocess([packed], model, tmp_path / "cut_data")
+
+
+def test_finished_inputs_outlive_a_mistake_in_a_later_one(model: Path, tmp_path: Path) -> None:
+    first, second = (write_jsonl(tmp_path / f"{n}.jsonl", TEXTS * (n + 1)) for n in (1, 2))
+    content = second.read_bytes()
+    second.write_bytes(content + b"oops\n")
+    with pytest.raises(UserError, match="not a line of JSON"):
+        preprocess([first, second], model, tmp_path / "data")
+    second.write_bytes(content)
+    tokenized = count_documents(lambda: preprocess([first, second], model, tmp_path / "data"))
+    assert tokenized == 5 * 3
+    preprocess([first, second], model, tmp_path / "whole")
+    assert same_bytes(tmp_path / "data", tmp_path / "whole")
+
+
+def test_unfinished_work_of_another_kind(model: Path, tmp_path: Path) -> None:
+    first, second = (write_jsonl(tmp_path / f"{n}.jsonl", TEXTS * n) for n in (1, 2))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        stop_after(1, patch)
+        preprocess([first, second], model, tmp_path / "data")
+    for inputs, options in (([first, second], {"append_bos": True}), ([second], {})):
+        with pytest.raises(UserError, match=r"data\.partial holds unfinished work .*--force"):
+            preprocess(inputs, model, tmp_path / "data", **options)
+    assert preprocess([second], model, tmp_path / "data", force=True).documents == 10
+    assert not (tmp_path / "data.partial").exists()
+    # A directory of somebody else is left alone, even with --force.
+    (tmp_path / "own.partial").mkdir()
+    (tmp_path / "own.partial" / "notes.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"own\.partial exists and is not by tools\.preprocess"):
+        preprocess([first], model, tmp_path / "own", force=True)
+    assert names(tmp_path / "own.partial") == ["notes.txt"]
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_stopped_among_the_last_renames(model: Path, tmp_path: Path, renames: int) -> None:
+    """The old data or the new, never a description of one beside the other; the next run ends it."""
+    old, new = (write_jsonl(tmp_path / f"{n}.jsonl", TEXTS * n) for n in (1, 2))
+    preprocess([old], model, tmp_path / "data")
+    original = Path.replace
+    done = 0
+
+    def replace(self: Path, target: Path) -> Path:
+        nonlocal done
+        if self.parent.name == "data.partial" and self.name in ("tokens.bin", "tokens.idx", "done.json"):
+            if done == renames:
+                raise Stop
+            done += 1
+        return original(self, target)
+
+    with pytest.MonkeyPatch.context() as patch, suppress(Stop):
+        patch.setattr(Path, "replace", replace)
+        preprocess([new], model, tmp_path / "data", force=True)
+    assert (tmp_path / "data.json").exists() == (renames == 3)
+    tokenized = count_documents(lambda: preprocess([new], model, tmp_path / "data"))
+    assert tokenized == 0 and check_prefix(tmp_path / "data").documents == 10
+    assert names(tmp_path) == ["1.jsonl", "2.jsonl", "data.bin", "data.idx", "data.json"]
+
+
+def test_what_is_written_is_read_back(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", TEXTS * 30)
+    monkeypatch.setattr(module, "BLOCK_BYTES", 100)
+    said: list[str] = []
+    preprocess([source], model, tmp_path / "good", log=said.append)
+    found = re.search(
+        r"read back (\d+) documents: tokens as encoded, (\d+) decode to the very text", said[-1]
+    )
+    assert found and found[1] == found[2] and 5 <= int(found[1]) <= 16
+
+    original = PartialOutput.add
+
+    def add(self: PartialOutput, mark: Any) -> None:
+        original(self, mark)
+        if self.blocks == 1:  # A fault of the disk in the first document.
+            self.bin_file.flush()
+            os.pwrite(self.bin_file.fileno(), b"\x05\x00", 0)
+
+    monkeypatch.setattr(PartialOutput, "add", add)
+    with pytest.raises(UserError, match=r"document 0 of .* is not what was encoded, when read back"):
+        preprocess([source], model, tmp_path / "data")
+    assert not (tmp_path / "data.bin").exists()
 
 
 def test_interrupted_run(model: Path, long_corpus: Path, tmp_path: Path) -> None:
     arguments = command(long_corpus, "--tokenizer", model, "--out", tmp_path / "data", "--workers", 2)
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, start_new_session=True) as process:
-        wait_for_temporary(tmp_path, process)
+        wait_for_work(tmp_path / "data", process)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: parent and workers
         _, stderr = process.communicate(timeout=10)
     assert (process.returncode, stderr) == (130, b"interrupted\n")
-    assert names(tmp_path) == []
+    assert names(tmp_path) == ["data.partial"]
 
 
 def test_killed_worker(model: Path, long_corpus: Path, tmp_path: Path) -> None:
     arguments = command(long_corpus, "--tokenizer", model, "--out", tmp_path / "data", "--workers", 2)
     with subprocess.Popen(arguments, stderr=subprocess.PIPE) as process:
-        wait_for_temporary(tmp_path, process)
+        wait_for_work(tmp_path / "data", process)
         os.kill(children(process.pid)[-1], signal.SIGKILL)
         _, stderr = process.communicate(timeout=10)
     assert process.returncode == 2
     assert stderr == b"error: a worker process died (out of memory?): try fewer --workers\n"
-    assert names(tmp_path) == []
+    assert names(tmp_path) == ["data.partial"]
 
 
 def test_command_line(model: Path, corpus: Path, tmp_path: Path) -> None:
@@ -406,7 +634,7 @@ def test_command_line(model: Path, corpus: Path, tmp_path: Path) -> None:
     assert time.monotonic() - started < 2
     base = [corpus, "--tokenizer", model, "--out", tmp_path / "new" / "data"]
     done = run(*base, "--workers", 2)
-    assert (done.returncode, done.stdout) == (0, "") and "12000 documents" in done.stderr
+    assert (done.returncode, done.stdout) == (0, "") and "6000 documents" in done.stderr
     assert "up to date" in run(*base).stderr
     done = run(*base, "--append-bos", "--no-append-eod")
     assert done.returncode == 2 and done.stderr.count("\n") == 1

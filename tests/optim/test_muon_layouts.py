@@ -96,7 +96,13 @@ def singles(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Si
 
 # With a tied head on another pipeline stage than the table, it is that table's copy.
 @pytest.mark.parametrize(
-    ("layout", "tied"), [("dp2", False), ("tp2", False), ("tp2_sp", False), ("tp2_pp2", True)]
+    ("layout", "tied"),
+    [
+        ("dp2", False),
+        pytest.param("tp2", False, marks=pytest.mark.slow),
+        ("tp2_sp", False),
+        ("tp2_pp2", True),
+    ],
 )
 def test_layout_repeats_the_single_process(
     layout: str, tied: bool, singles: dict[bool, Single], run: Run, tmp_path: Path
@@ -113,7 +119,7 @@ def test_layout_repeats_the_single_process(
 @pytest.mark.parametrize(
     ("first", "second", "tied"),
     [
-        ("single", "single", False),
+        pytest.param("single", "single", False, marks=pytest.mark.slow),
         ("single", "dp2", False),
         ("dp2", "tp2", False),
         ("tp2_pp2", "single", True),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recipes.data.corpus.write import make_corpus
 from recipes.data.preprocess import preprocess
-from recipes.data.tokenizer import train_tokenizer
+from recipes.data.tokenizer.train import train_tokenizer
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def run_case(overrides: list[str], limit_file_size: int | None = None) -> Outcom
         forget_groups()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    end_spans()
     return Outcome(code, message, read_metrics(metrics), out.getvalue(), err.getvalue())
 
 
@@ -66,6 +67,19 @@ def forget_groups() -> None:
     if dist.is_initialized():
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
+
+
+def end_spans() -> None:
+    """Ends what telemetry holds for unfinished: a run that stopped early would refuse the worker's next."""
+    if "nv_one_logger" not in sys.modules:
+        return
+    from nv_one_logger.training_telemetry.api.spans import StandardTrainingJobSpanName
+    from nv_one_logger.training_telemetry.api.training_telemetry_provider import TrainingTelemetryProvider
+
+    recorder = TrainingTelemetryProvider.instance().recorder
+    for name in reversed(StandardTrainingJobSpanName):
+        for span in recorder.get_active_spans_by_name(name):
+            recorder.stop(span)
 
 
 def signalled_case(overrides: list[str], step: int, number: int, times: int = 1, rank: int = 0) -> Outcome:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes.config.hydra_app import compose
+from recipes.config.length import total_steps
 from recipes.config.validate import validate_pretrain
 from recipes.training.plan import describe_run
-from recipes.training.run import total_steps
 
 PARAM1 = [
     "name=param1",
@@ -58,8 +58,9 @@ def test_param1() -> None:
     assert rows["FLOPs per token"].startswith("15.6")
     assert rows["layout"] == "512 process(es): tensor 2 x pipeline 1 x data 256"
     assert rows["learning rate"] == "cosine, 0.0003 to 3e-06, 2000 warm-up steps"
-    assert rows["source en"] == "75.00 %  data/en"
-    assert rows["source hi"] == "25.00 %  data/hi"
+    drawn = steps * 4_194_304 // 4
+    assert rows["source en"] == f"75.00 %  data/en  {3 * drawn:,} tokens, data not found, epochs unknown"
+    assert rows["source hi"] == f"25.00 %  data/hi  {drawn:,} tokens, data not found, epochs unknown"
     parts = [float(rows[name].split()[0]) for name in ("weights", "gradients", "optimizer", "activations")]
     assert float(rows["memory per device"].split()[0]) == pytest.approx(sum(parts), abs=0.03)
     # bf16 weights: half the parameters on each of two tensor-parallel ranks, 2 bytes each.

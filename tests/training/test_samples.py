@@ -59,7 +59,15 @@ def test_samples_are_the_stored_model_s_completions(
     assert "Samples while training" not in write_report(tmp_path / "b" / "tiny").read_text()
 
 
-@pytest.mark.parametrize("layout", ["tp2", "tp2_sp", "pp2", "dp2_overlapped"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "tp2_sp",
+        "pp2",
+        pytest.param("tp2", marks=pytest.mark.slow),
+        pytest.param("dp2_overlapped", marks=pytest.mark.slow),
+    ],
+)
 def test_every_layout_writes_the_same(
     layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from recipes.checkpoint.huggingface.config import to_generation_config, to_hf_config
-from recipes.checkpoint.huggingface.read import TOKENIZER_FILES
 from recipes.checkpoint.huggingface.remote import write_remote_code
 from recipes.checkpoint.huggingface.tables import EMBEDDING, rules_of
 from recipes.checkpoint.huggingface.tokenizer import special_ids, write_tokenizer
 from recipes.checkpoint.huggingface.write import DtypeOf, Progress, write_weights
 from recipes.checkpoint.sources import Source
-from recipes.checkpoint.sources.source import LARGEST_TOKENIZER
+from recipes.data.tokenizer.files import HUGGING_FACE, SENTENCEPIECE, TOKENIZER_MODEL
 
 
 def write_huggingface(source: Source, directory: Path, dtype_of: DtypeOf, progress: Progress) -> list[str]:
@@ -40,19 +39,25 @@ def write_huggingface(source: Source, directory: Path, dtype_of: DtypeOf, progre
 def _write_tokenizer(source: Source, directory: Path) -> tuple[dict[str, Any], list[str]]:
     """The tokenizer's files, and the ids of bos, eos and pad."""
     tokenizer = source.tokenizer
-    if tokenizer.library == "sentencepiece" and tokenizer.blob is not None:
+    if tokenizer.library == SENTENCEPIECE and tokenizer.blobs:
         with tempfile.TemporaryDirectory() as temporary:
-            file = Path(temporary) / "tokenizer.model"
-            file.write_bytes(tokenizer.blob.read(LARGEST_TOKENIZER))
+            file = Path(temporary) / TOKENIZER_MODEL
+            file.write_bytes(tokenizer.files().contents[TOKENIZER_MODEL])
             start = source.document_start
             warnings = write_tokenizer(
                 directory, file, document_start=start, max_length=source.model.max_position_embeddings
             )
         ids = special_ids(source.text_tokenizer, start)
         return {"bos_id": ids.bos, "eos_id": ids.eos, "pad_id": ids.pad}, warnings
-    for name in TOKENIZER_FILES:
-        beside = source.path / name
-        if beside.is_file():
-            (directory / name).write_bytes(beside.read_bytes())
+    if tokenizer.library == HUGGING_FACE and tokenizer.blobs:
+        return _copy_tokenizer(source, directory), []
     known = {f"{kind}_id": source.config.get(f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
-    return known, ["the tokenizer is no SentencePiece model: its files were carried along as they are"]
+    return known, [f"there is no tokenizer in {source.path}: none is written"]
+
+
+def _copy_tokenizer(source: Source, directory: Path) -> dict[str, Any]:
+    """A Hugging Face tokenizer goes as it came; generation_config.json is written anew for the model."""
+    for name, content in source.tokenizer.files().contents.items():
+        (directory / name).write_bytes(content)
+    ids = special_ids(source.text_tokenizer, source.document_start)
+    return {"bos_id": ids.bos, "eos_id": ids.eos, "pad_id": ids.pad}

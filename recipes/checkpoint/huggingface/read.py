@@ -22,6 +22,7 @@ from recipes.checkpoint.safety import shown
 from recipes.checkpoint.sources.files import DirectoryFiles, Files
 from recipes.checkpoint.sources.lazy import LazyTensor, Part, Stored, row_major, whole
 from recipes.config.schema import ModelConfig
+from recipes.data.tokenizer.files import TOKENIZER_JSON, TOKENIZER_MODEL, tokenizer_paths
 from recipes.errors import UserError
 from recipes.model.accounting import num_query_groups
 from recipes.model.layers import moe_layers
@@ -33,16 +34,6 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16)
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # What transformers' models computed for themselves and older versions stored.
 DERIVED = ("rotary_emb.inv_freq",)
-TOKENIZER = "tokenizer.model"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
 
 
 @dataclass(frozen=True)
@@ -54,11 +45,8 @@ class HuggingFaceDirectory:
     model: ModelConfig
     tensors: Mapping[str, LazyTensor]
     """Canonical name -> tensor, padded rows of vocabularies being zero."""
-    tokenizer: Path | None
-    """tokenizer.model, a SentencePiece model, where there is one."""
-    tokenizer_files: tuple[Path, ...]
-    """Files of a Hugging Face tokenizer. This project cannot use one without tokenizer.model yet; they can be
-    carried along."""
+    tokenizer_files: Mapping[str, Path]
+    """Of its tokenizer, by name; {} where there is none."""
 
 
 def open_huggingface(path: Path) -> HuggingFaceDirectory:
@@ -75,14 +63,17 @@ def open_huggingface(path: Path) -> HuggingFaceDirectory:
     stored = _with_single_experts(_without_derived(stored), model, files.label)
     if model.share_embeddings_and_output_weights and HEAD in stored:
         stored = _without_tied_head(stored, files.label)
-    beside = [path / name for name in TOKENIZER_FILES if files.find(name)]
     return HuggingFaceDirectory(
         config=config,
         model=model,
         tensors=_merged(stored, rules_of(model), files.label),
-        tokenizer=path / TOKENIZER if files.find(TOKENIZER) else None,
-        tokenizer_files=tuple(beside),
+        tokenizer_files=_tokenizer_files(path, files),
     )
+
+
+def _tokenizer_files(path: Path, files: Files) -> dict[str, Path]:
+    whole = files.find(TOKENIZER_JSON) or files.find(TOKENIZER_MODEL)
+    return tokenizer_paths(path) if whole else {}
 
 
 def _stored_tensors(files: Files) -> dict[str, Stored]:

@@ -1,7 +1,7 @@
 """Writes a SentencePiece model as a Hugging Face tokenizer: tokenizer.model, tokenizer.json and its settings.
 
-tokenizer.json gives the ids that :class:`recipes.data.tokenizer.TextTokenizer` gives, NFC included. Where it
-differs (each is tested):
+tokenizer.json gives the ids that :class:`SentencePieceTokenizer` gives, NFC included. Where it differs (each
+is tested):
 
 - Special tokens written out in a text (``<s>``) are those tokens, as everywhere in transformers;
   SentencePiece reads them as text. With byte-pair encoding, ``split_special_tokens=True`` does so too.
@@ -12,9 +12,8 @@ differs (each is tested):
 - Models without byte fallback: SentencePiece decodes the unknown token to " ⁇ ".
 
 With byte fallback and no dummy prefix, as this project trains them, pieces are written with plain spaces
-in the place of SentencePiece's sign U+2581, which then is a character like any other, as TextTokenizer has
-it. Other models take that character for a space; where they remove extra spaces, tokenizer.json does not
-remove it.
+in the place of SentencePiece's sign U+2581, which then is a character like any other, as there. Other models
+take that character for a space; where they remove extra spaces, tokenizer.json does not remove it.
 
 Models with normalisation rules (nmt_nfkc and the like) have no tokenizer.json: tokenizers applies the rules
 to whole groups of characters, so that marks (of Devanagari too) after certain characters are lost.
@@ -29,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.data.tokenizer import TextTokenizer, load_tokenizer
+from recipes.data.tokenizer import TextTokenizer
+from recipes.data.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -87,7 +87,7 @@ def write_tokenizer(
     Raises:
         UserError: it is no SentencePiece model.
     """
-    tokenizer = load_tokenizer(model_file)
+    tokenizer = SentencePieceTokenizer(model_file.read_bytes(), str(model_file))
     shutil.copyfile(model_file, directory / "tokenizer.model")
     try:
         fast = build_fast_tokenizer(model_file.read_bytes(), tokenizer, document_start)
@@ -104,7 +104,9 @@ def write_tokenizer(
     return []
 
 
-def build_fast_tokenizer(model: bytes, tokenizer: TextTokenizer, document_start: str | None) -> Tokenizer:
+def build_fast_tokenizer(
+    model: bytes, tokenizer: SentencePieceTokenizer, document_start: str | None
+) -> Tokenizer:
     """The same tokenizer for the ``tokenizers`` library; ``model`` is the file that ``tokenizer`` came from.
 
     Raises:
@@ -142,7 +144,7 @@ def build_fast_tokenizer(model: bytes, tokenizer: TextTokenizer, document_start:
     return fast
 
 
-def check_probes(fast: Tokenizer, tokenizer: TextTokenizer) -> None:
+def check_probes(fast: Tokenizer, tokenizer: SentencePieceTokenizer) -> None:
     """Compares ids and decoded texts on PROBES.
 
     Raises:
@@ -249,7 +251,9 @@ def _decoder(spec: Any, space: str) -> Any:
     return decoders.Sequence(steps)
 
 
-def _settings(tokenizer: TextTokenizer, document_start: str | None, max_length: int) -> dict[str, Any]:
+def _settings(
+    tokenizer: SentencePieceTokenizer, document_start: str | None, max_length: int
+) -> dict[str, Any]:
     """tokenizer_config.json."""
     ids = special_ids(tokenizer, document_start)
     named = {"bos_token": ids.bos, "eos_token": ids.eos, "unk_token": tokenizer.unk_id, "pad_token": ids.pad}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from recipes.checkpoint.nemo2_config import from_nemo2_config
-from recipes.checkpoint.nemo_config import OUR_TARGET, from_nemo_config
+from recipes.checkpoint.nemo_config import OUR_TARGET, from_nemo_config, stored_tokenizer_name
 from recipes.checkpoint.safety import shown
 from recipes.checkpoint.sources.files import ArchiveFiles, Files
 from recipes.checkpoint.sources.plain import read_yaml
-from recipes.checkpoint.sources.source import Source, StoredTokenizer
+from recipes.checkpoint.sources.source import Source
+from recipes.checkpoint.sources.tokenizer import StoredTokenizer, tokenizer_in_checkpoint
 from recipes.checkpoint.sources.weights import Weights, distributed_weights, plain_weights
 from recipes.config.schema import ModelConfig
 from recipes.errors import UserError
@@ -100,11 +101,9 @@ def _classic_tokenizer(config: dict[str, Any], files: Files) -> StoredTokenizer:
     section = config.get("tokenizer")
     if not isinstance(section, dict):
         raise UserError(f"{files.label}: {CLASSIC_CONFIG}: tokenizer is no mapping")
-    name = str(section.get("model") or "")
     library = section.get("library")
-    return _tokenizer(
-        library if isinstance(library, str) else shown(library), name.removeprefix("nemo:"), files
-    )
+    library = library if isinstance(library, str) else shown(library)
+    return tokenizer_in_checkpoint(library, stored_tokenizer_name(section), files)
 
 
 def _nemo2_tokenizer(config: dict[str, Any], context: Files) -> StoredTokenizer:
@@ -112,13 +111,8 @@ def _nemo2_tokenizer(config: dict[str, Any], context: Files) -> StoredTokenizer:
     if not isinstance(section, dict):
         raise UserError(f"{context.label}: {NEMO2_CONFIG}: tokenizer is no mapping")
     kind = str(section.get("_target_", "")).rsplit(".", 1)[-1]
-    library = "sentencepiece" if kind == "SentencePieceTokenizer" else kind
+    library = {"SentencePieceTokenizer": "sentencepiece", "AutoTokenizer": "huggingface"}.get(kind, kind)
     name = (
         section.get("model_path") or section.get("pretrained_model_name") or section.get("model_name") or ""
     )
-    return _tokenizer(library, str(name), context)
-
-
-def _tokenizer(library: str, name: str, files: Files) -> StoredTokenizer:
-    # The name comes from the file: only its last part is used, so that it cannot point elsewhere.
-    return StoredTokenizer(library, name, files.find(PurePosixPath(name).name))
+    return tokenizer_in_checkpoint(library, str(name), context)

@@ -9,7 +9,8 @@ from recipes.checkpoint.manifest import MANIFEST, finished_checkpoints, newest_w
 from recipes.checkpoint.nemo_config import from_nemo_config
 from recipes.checkpoint.sources.files import DirectoryFiles, Files
 from recipes.checkpoint.sources.plain import read_yaml
-from recipes.checkpoint.sources.source import Source, StoredTokenizer
+from recipes.checkpoint.sources.source import Source
+from recipes.checkpoint.sources.tokenizer import StoredTokenizer, tokenizer_on_disk
 from recipes.checkpoint.sources.torch_dist import METADATA, read_common
 from recipes.checkpoint.sources.weights import distributed_weights
 from recipes.config.schema import ModelConfig
@@ -87,10 +88,7 @@ def _tokenizer(run: dict[str, Any]) -> StoredTokenizer:
     """The file that the run's configuration names; it is one's own run, so the path is followed."""
     section = run.get("tokenizer")
     name = str(section.get("model") or "") if isinstance(section, dict) else ""
-    file = Path(name)
-    return StoredTokenizer(
-        "sentencepiece", name, DirectoryFiles(file.parent).find(file.name) if name else None
-    )
+    return tokenizer_on_disk(name) if name else StoredTokenizer("sentencepiece", name, {})
 
 
 def _document_start(run: dict[str, Any]) -> dict[str, str | None]:

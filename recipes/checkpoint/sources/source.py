@@ -8,40 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from recipes.checkpoint.safety import shown
-from recipes.checkpoint.sources.blob import Blob
 from recipes.checkpoint.sources.fits import check_fits, embedding_shape
 from recipes.checkpoint.sources.lazy import LazyTensor
+from recipes.checkpoint.sources.tokenizer import StoredTokenizer
 from recipes.config.schema import ModelConfig
 from recipes.config.validate_model import validate_model
 from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
-
-LARGEST_TOKENIZER = 100_000_000
-
-
-@dataclass(frozen=True)
-class StoredTokenizer:
-    """The tokenizer that a checkpoint carries or names."""
-
-    library: str
-    name: str
-    """Of its file, as the configuration says."""
-    blob: Blob | None
-    """Its file; None: it is not where the configuration says."""
-
-    def load(self) -> TextTokenizer:
-        """
-        Raises:
-            UserError: it is missing, damaged, or of a library that cannot be read.
-        """
-        if self.library != "sentencepiece":
-            raise UserError(
-                f"tokenizer.library={shown(self.library)}: only SentencePiece models can be read so far"
-            )
-        if self.blob is None:
-            raise UserError(f"cannot read the tokenizer {shown(self.name)}: no such file in the checkpoint")
-        return TextTokenizer(self.blob.read(LARGEST_TOKENIZER), self.blob.name)
 
 
 @dataclass

@@ -1,5 +1,6 @@
-"""Training tokenizers and loading them."""
+"""Training tokenizers: what is drawn, what is written, what is refused."""
 
+import gzip
 import json
 import os
 import pickle
@@ -7,50 +8,20 @@ import signal
 import subprocess
 import sys
 import time
-import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+import sentencepiece
 
-from recipes.data import tokenizer as module
-from recipes.data.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
+from recipes.data.tokenizer import load_tokenizer
+from recipes.data.tokenizer.sampling import lines_of
+from recipes.data.tokenizer.train import ModelType, train_tokenizer
+from recipes.data.tokenizer.train_sentencepiece import SETTINGS
 from recipes.errors import UserError
-
-ENGLISH = (
-    "The river rises in the hills and reaches the sea after 1,200 kilometres.\nBoats carry rice and salt."
-)
-HINDI = "नदी पहाड़ों से निकलती है और १२०० किलोमीटर चलकर समुद्र में मिलती है।\nनावें चावल और नमक ले जाती हैं।"
-
-# Words that share parts, so that there is something to learn.
-WORDS = " ".join(
-    [
-        stem + end
-        for stem in ("river", "water", "stream", "bridge", "valley")
-        for end in ("s", "side", "ing", "less")
-    ]
-    + [stem + end for stem in ("नदी", "जल", "पर्वत", "समुद्र", "सेतु") for end in ("मार्ग", "तट", "वासी", "पथ")]
-)
-
-
-def write_jsonl(path: Path, texts: list[str], key: str = "text") -> Path:
-    path.write_text("".join(json.dumps({key: text}, ensure_ascii=False) + "\n" for text in texts), "utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_jsonl(tmp_path_factory.mktemp("corpus") / "both.jsonl", [ENGLISH, HINDI, WORDS] * 20)
-
-
-@pytest.fixture(scope="module", params=["unigram", "bpe"])
-def tokenizer(corpus: Path, tmp_path_factory: pytest.TempPathFactory, request: Any) -> TextTokenizer:
-    return train_tokenizer(
-        [corpus], tmp_path_factory.mktemp("tok") / "tok", vocab_size=330, model_type=request.param
-    )
+from recipes.files import sha256_file
+from tests.data.tokenizer.texts import ENGLISH, HINDI, WORDS, write_jsonl
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -58,132 +29,26 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@settings(deadline=None, max_examples=200)
-@given(text=st.text(max_size=40))
-@example(HINDI)
-@example("क़लम फ़र्क़ ज़मीन")  # nukta: decomposed by NFC
-@example("क\u200dष क\u200cष \u200b")  # ZWJ, ZWNJ, ZWSP
-@example("▁ a▁b▁▁ ")  # SentencePiece's own sign for a space
-@example("<s></s><unk><pad><0x0A>")
-@example("  two  spaces \t\r\n\n\x00\x1f\u2028…x²ﬁ\ufeff")
-@example("e\u0301 Å \U0001f1ee\U0001f1f3")
-@example("")
-def test_decoding_is_exact(tokenizer: TextTokenizer, text: str) -> None:
-    ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids) == unicodedata.normalize("NFC", text)
-    assert tokenizer.unk_id not in ids
-    assert not {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id} & set(ids)
-
-
-@settings(deadline=None, max_examples=50)
-@given(texts=st.lists(st.text(max_size=20), max_size=5))
-def test_batches_agree_with_single_texts(tokenizer: TextTokenizer, texts: list[str]) -> None:
-    batch = tokenizer.encode_batch([unicodedata.normalize("NFC", text) for text in texts])
-    assert [array.tolist() for array in batch] == [tokenizer.encode(text) for text in texts]
-    assert all(array.dtype == np.int32 for array in batch)
-
-
-def test_older_sentencepiece_without_numpy(tokenizer: TextTokenizer) -> None:
-    older = pickle.loads(pickle.dumps(tokenizer))
-    older._returns_numpy = False
-    texts = [ENGLISH, HINDI, "", "▁"]
-    assert [a.tolist() for a in older.encode_batch(texts)] == [tokenizer.encode(text) for text in texts]
-    assert all(array.dtype == np.int32 for array in older.encode_batch(texts))
-
-
-def test_special_tokens_and_settings(tokenizer: TextTokenizer) -> None:
-    assert (tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (0, 1, 2, 3)
-    assert [tokenizer.id_to_piece(token) for token in range(4)] == ["<unk>", "<s>", "</s>", "<pad>"]
-    assert tokenizer.vocab_size == 330
-    assert tokenizer.decode([1, *tokenizer.encode("नदी"), 2]) == "नदी"
-    # Digits are single tokens, newlines one byte token, no space is put before the text.
-    assert len(tokenizer.encode("2024")) == 4
-    assert [tokenizer.id_to_piece(token) for token in tokenizer.encode("\n\n")] == ["<0x0A>", "<0x0A>"]
-    assert not tokenizer.id_to_piece(tokenizer.encode("The")[0]).startswith("▁")
-
-
-def test_decode_refuses_ids_outside(tokenizer: TextTokenizer) -> None:
-    for ids in ([330], [-1], [5, 10**6]):
-        with pytest.raises(UserError, match="from 0 to 329"):
-            tokenizer.decode(ids)
-
-
 def test_files_and_loading(corpus: Path, tmp_path: Path) -> None:
     trained = train_tokenizer([corpus], tmp_path / "new" / "tok.v1", vocab_size=330)
     folder = tmp_path / "new"
     assert sorted(path.name for path in folder.iterdir()) == ["tok.v1.json", "tok.v1.model", "tok.v1.vocab"]
     record = json.loads((folder / "tok.v1.json").read_text())
-    assert record["model_sha256"] == trained.sha256 == module.sha256_file(folder / "tok.v1.model")
-    assert record["vocab_size"] == 330 and record["inputs"][0]["sha256"] == module.sha256_file(corpus)
+    assert record["model_sha256"] == trained.sha256 == sha256_file(folder / "tok.v1.model")
+    assert record["vocab_size"] == 330 and record["inputs"][0]["sha256"] == sha256_file(corpus)
     assert record["settings"]["byte_fallback"] is True
     assert len((folder / "tok.v1.vocab").read_text("utf-8").split("\n")) == 331
     loaded = load_tokenizer(folder / "tok.v1.model")
     assert loaded.encode(HINDI) == trained.encode(HINDI) == pickle.loads(pickle.dumps(loaded)).encode(HINDI)
     # The same training gives the same model, and .vocab is as SentencePiece writes it.
     assert train_tokenizer([corpus], tmp_path / "again", vocab_size=330).sha256 == trained.sha256
-    sentencepiece = pytest.importorskip("sentencepiece")
     lines = "\n".join(line for text in [ENGLISH, HINDI, WORDS] * 20 for line in text.split("\n"))
     (tmp_path / "lines.txt").write_text(lines, "utf-8")
     sentencepiece.SentencePieceTrainer.Train(
         input=str(tmp_path / "lines.txt"), model_prefix=str(tmp_path / "ref"), vocab_size=330, minloglevel=2,
-        **module.SETTINGS,
+        **SETTINGS,
     )  # fmt: skip
     assert (tmp_path / "ref.vocab").read_bytes() == (folder / "tok.v1.vocab").read_bytes()
-
-
-def test_broken_models_are_refused(tokenizer: TextTokenizer, tmp_path: Path) -> None:
-    model = tokenizer._model
-    path = tmp_path / "tok.model"
-    for content in (
-        b"",
-        b"x",
-        model[:-3],
-        model[: len(model) // 2],
-        b"version https://git-lfs\n",
-        b"{}",
-        bytes(99),
-    ):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=r"tok\.model is not a SentencePiece model"):
-            load_tokenizer(path)
-    with pytest.raises(UserError, match=r"cannot read the tokenizer .*none.model: No such file"):
-        load_tokenizer(tmp_path / "none.model")
-    with pytest.raises(UserError, match=r"cannot read the tokenizer .*: Is a directory"):
-        load_tokenizer(tmp_path)
-    # Another model than PREFIX.json says, though a sound one.
-    path.write_bytes(model)
-    (tmp_path / "tok.json").write_text(json.dumps({"kind": "tokenizer", "model_sha256": "0" * 64}))
-    with pytest.raises(UserError, match="not the model that"):
-        load_tokenizer(path)
-
-
-def test_model_without_eos_is_refused(tmp_path: Path) -> None:
-    import io
-
-    import sentencepiece
-
-    buffer = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter([ENGLISH] * 9), model_writer=buffer, vocab_size=40, eos_id=-1, minloglevel=2,
-        hard_vocab_limit=False,
-    )  # fmt: skip
-    with pytest.raises(UserError, match="no end-of-sentence token"):
-        TextTokenizer(buffer.getvalue(), "x.model")
-
-
-def test_foreign_model_without_bytes_or_bos(tmp_path: Path) -> None:
-    import io
-
-    import sentencepiece
-
-    buffer = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter([ENGLISH] * 9), model_writer=buffer, vocab_size=40, bos_id=-1, minloglevel=2,
-        hard_vocab_limit=False,
-    )  # fmt: skip
-    foreign = TextTokenizer(buffer.getvalue(), "x.model")
-    assert foreign.bos_id is None
-    assert foreign.decode(foreign.encode("The hills▁and")) == "The hills and"
 
 
 @pytest.mark.parametrize("model_type", ["unigram", "bpe"])
@@ -254,17 +119,20 @@ def test_sampling(tmp_path: Path, corpus: Path) -> None:
 
     en, hi = used(max_bytes=None)
     assert (en, hi) == (sum(len(f"{ENGLISH} {n}") - 1 for n in range(2000)), 100 * (len(HINDI.encode()) - 1))
-    sampled, all_of_it = used(max_bytes=50_000)
-    assert 45_000 < sampled <= 50_000 and all_of_it == hi
+    # The bound is of both together, and the inputs keep their proportion.
+    sampled = used(max_bytes=50_000)
+    assert 45_000 < sum(sampled) <= 50_000 and sampled[1] / sum(sampled) == pytest.approx(
+        hi / (en + hi), rel=0.3
+    )
     even = used(weights=[1, 1])
     assert even[1] == pytest.approx(hi, rel=0.02) and even[0] == pytest.approx(hi, rel=0.1)
-    shares = used(weights=[1, 2], max_bytes=20_000)
+    shares = used(weights=[1, 2], max_bytes=30_000)
     assert shares[1] == pytest.approx(20_000, rel=0.15) and shares[0] == pytest.approx(10_000, rel=0.15)
 
 
 def test_lines() -> None:
     long = "शब्द " * 20_000
-    pieces = list(module._lines(f"a\n\n \nb\u2028c\n{long}\n" + "x" * 40_000))
+    pieces = list(lines_of(f"a\n\n \nb\u2028c\n{long}\n" + "x" * 40_000))
     assert pieces[:2] == ["a", "b\u2028c"]
     assert "".join(pieces[2:]) == long + "x" * 40_000
     assert all(len(piece.encode()) <= 65_536 for piece in pieces)
@@ -300,3 +168,85 @@ def test_interrupted_training_leaves_nothing(tmp_path: Path) -> None:
         assert process.wait(timeout=3) == 130
         assert process.stderr.read() == "interrupted\n"
     assert os.listdir(tmp_path) == ["in.txt"]  # noqa: PTH208
+
+
+def test_temperature(tmp_path: Path) -> None:
+    """Shares are size^(1/T): of sizes 9 and 1, T=2 makes 3 and 1."""
+    big = write_jsonl(tmp_path / "en.jsonl", [f"{ENGLISH} {WORDS} {number:04d}" for number in range(900)])
+    small = write_jsonl(tmp_path / "hi.jsonl", [f"{ENGLISH} {WORDS} {number:04d}" for number in range(100)])
+
+    def used(temperature: float, **options: Any) -> tuple[int, int]:
+        train_tokenizer(
+            [big, small], tmp_path / "tok", vocab_size=330, force=True, temperature=temperature, **options
+        )
+        first, second = json.loads((tmp_path / "tok.json").read_text())["inputs"]
+        return first["used_bytes"], second["used_bytes"]
+
+    for temperature, ratio in ((1, 9.0), (2, 3.0), (1e6, 1.0)):
+        en, hi = used(temperature)
+        assert en / hi == pytest.approx(ratio, rel=0.1), temperature
+    # Nothing is used twice: the small one limits the other.
+    assert hi == pytest.approx(small.stat().st_size, rel=0.15)
+    en, hi = used(2, max_bytes=40_000)
+    assert en + hi <= 40_000 and en == pytest.approx(30_000, rel=0.1)
+    assert hi == pytest.approx(10_000, rel=0.3)
+    for temperature, options in ((0.5, {}), (float("nan"), {}), (2, {"weights": [1, 1]})):
+        with pytest.raises(UserError, match="--temperature="):
+            used(temperature, **options)
+
+
+def test_compressed_inputs(corpus: Path, tmp_path: Path) -> None:
+    plain = train_tokenizer([corpus], tmp_path / "plain", vocab_size=330)
+    packed = tmp_path / "both.jsonl.gz"
+    packed.write_bytes(gzip.compress(corpus.read_bytes()))
+    assert train_tokenizer([packed], tmp_path / "packed", vocab_size=330).sha256 == plain.sha256
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(UserError, match="damaged or incomplete"):
+        train_tokenizer([packed], tmp_path / "cut", vocab_size=330)
+
+
+def test_byte_level_bpe_is_a_directory(corpus: Path, tmp_path: Path) -> None:
+    def train(name: str, **options: Any) -> Any:
+        return train_tokenizer(
+            [corpus], tmp_path / name, model_type="byte_bpe", **{"vocab_size": 400} | options
+        )
+
+    trained = train("bytes")
+    assert {path.name for path in (tmp_path / "bytes").iterdir()} == {
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "training.json"
+    }  # fmt: skip
+    assert trained.vocab_size == 400 and (trained.bos_id, trained.eos_id, trained.pad_id) == (0, 1, 2)
+    assert [trained.id_to_piece(token) for token in (0, 1, 2)] == [
+        "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
+    ]  # fmt: skip
+    digits = [trained.decode([token]) for token in trained.encode("1200 १२")]
+    assert digits == ["1", "2", "0", "0", " ", "१", "२"]
+    assert train("again").sha256 == trained.sha256 == load_tokenizer(tmp_path / "bytes").sha256
+    record = json.loads((tmp_path / "bytes" / "training.json").read_text())
+    assert record["model_sha256"] == trained.sha256 and record["vocab_size"] == 400
+    # As with models: kept if it is the same, not replaced without force, nobody else's directory ever.
+    messages: list[str] = []
+    train("bytes", log=messages.append)
+    assert messages == [f"{tmp_path / 'bytes'}: up to date"]
+    with pytest.raises(UserError, match="exists already"):
+        train("bytes", vocab_size=390)
+    assert train("bytes", vocab_size=390, force=True).vocab_size == 390
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="does not describe a tokenizer"):
+        train("mine", force=True)
+    with pytest.raises(UserError, match=r"of 90000 is too large for this text: the largest possible is \d+"):
+        train("large", vocab_size=90_000)
+    with pytest.raises(UserError, match=r"of 100 is too small: .* are 259 already"):
+        train("small", vocab_size=100)
+    assert not (tmp_path / "large").exists() and not (tmp_path / ".large.partial").exists()
+
+
+def test_lines_with_their_ends() -> None:
+    assert list(lines_of("a\nb\n\n\nc", ends=True)) == ["a\n", "b\n\n", "c"]
+    assert list(lines_of("a\n", ends=True)) == ["a\n"]
+
+
+def test_model_types_of_the_command_line() -> None:
+    from tools.train_tokenizer import TYPES
+
+    assert get_args(ModelType) == TYPES

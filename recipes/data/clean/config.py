@@ -1,0 +1,172 @@
+"""Every setting of `python -m tools.clean`, typed. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+LANGUAGES = ("eng_Latn", "hin_Deva", "hin_Latn")
+"""What a source can be declared to be: English, Hindi, romanised Hindi (Hinglish)."""
+PII_KINDS = ("email", "upi", "ip", "aadhaar", "phone", "pan", "vehicle")
+
+
+@dataclass  # Not frozen, as all entries of dictionaries: OmegaConf could not merge a YAML into them.
+class TextSource:
+    """One source of raw text."""
+
+    path: list[str] = MISSING
+    """JSONL files (.jsonl, also .gz, .zst, .bz2), directories of them, or patterns with * and ?."""
+    language: str = MISSING
+    """eng_Latn, hin_Deva or hin_Latn. Documents in another language are dropped."""
+    text_key: str = "text"
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    sources: dict[str, TextSource] = field(default_factory=dict)
+    """Name of a source -> where it is. Kept documents go to kept/<name>/."""
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    enabled: bool = True
+    min_script_fraction: float = 0.65
+    """Least share of Devanagari (or Latin) letters among all letters."""
+    fasttext_model: str | None = None
+    """A fastText identification model (lid.176.bin, GlotLID); None: py3langid."""
+
+
+@dataclass
+class GopherConfig:
+    """Thresholds of Gopher's quality rules (arXiv 2112.11446, table A1); 0 turns a rule off."""
+
+    min_doc_words: int = 50
+    max_doc_words: int = 100000
+    min_avg_word_length: float = 3
+    """In code points: Hindi counts vowel signs and viramas as such."""
+    max_avg_word_length: float = 10
+    max_symbol_word_ratio: float = 0.1
+    max_bullet_lines_ratio: float = 0.9
+    max_ellipsis_lines_ratio: float = 0.3
+    min_alpha_words_ratio: float = 0.8
+    min_stop_words: int = 2
+    """Least number of different stop words in a document."""
+    stop_words: list[str] = field(default_factory=list)
+    min_sentence_end_lines: float = 0.0
+    """Least share of lines that end like a sentence: . ! ? and danda. 0: not looked at."""
+
+
+@dataclass(frozen=True)
+class QualityConfig:
+    enabled: bool = True
+    gopher: dict[str, GopherConfig] = field(default_factory=dict)
+    """Language -> thresholds."""
+    repetition: bool = True
+    """Gopher's rules against repeated lines, paragraphs and n-grams, with their published thresholds."""
+
+
+@dataclass(frozen=True)
+class ExactDedupConfig:
+    enabled: bool = True
+
+
+@dataclass(frozen=True)
+class MinhashConfig:
+    """Near duplicates, over all sources together. Two documents whose n-grams agree in the fraction s are
+    found with probability 1 - (1 - s ** hashes_per_bucket) ** num_buckets."""
+
+    enabled: bool = True
+    n_grams: int = 5
+    num_buckets: int = 14
+    hashes_per_bucket: int = 8
+    seed: int = 1
+
+
+@dataclass
+class WordList:
+    """Documents that contain a list's words are dropped."""
+
+    path: str = MISSING
+    """UTF-8, one word or phrase per line; lines that begin with # are comments."""
+    min_matches: int = 1
+    """Occurrences from which on a document is dropped."""
+
+
+@dataclass(frozen=True)
+class ListsConfig:
+    """Adult, abuse and child-safety lists; none are shipped."""
+
+    enabled: bool = True
+    words: dict[str, WordList] = field(default_factory=dict)
+    """Name of a list -> words, in any language."""
+    hashes: dict[str, str] = field(default_factory=dict)
+    """Name of a list -> file with one SHA-256 (hexadecimal) per line, of whole documents: NFC, without
+    surrounding white space, UTF-8."""
+
+
+@dataclass(frozen=True)
+class DecontaminationConfig:
+    enabled: bool = True
+    mirror: str | None = None
+    """Benchmark mirror made by tools.prefetch_benchmarks; None: nothing is compared."""
+    n_grams: int = 13
+    splits: list[str] = field(default_factory=lambda: ["test", "validation", "val", "dev"])
+    """The splits whose text must not be trained on."""
+    ignore_fields: list[str] = field(default_factory=list)
+    """Columns of the benchmarks that are left out, for example passage: quoted articles."""
+
+
+@dataclass(frozen=True)
+class PiiConfig:
+    enabled: bool = True
+    kinds: list[str] = field(default_factory=lambda: list(PII_KINDS))
+
+
+@dataclass(frozen=True)
+class StatsConfig:
+    enabled: bool = False
+    """datatrove's DocStats of what is kept (length, digits, punctuation ...), in stats/."""
+
+
+@dataclass(frozen=True)
+class SlurmConfig:
+    partition: str | None = None
+    time: str = "24:00:00"
+    cpus_per_task: int = 1
+    mem_per_cpu_gb: int = 4
+    qos: str | None = None
+    env_command: str | None = None
+    """Run on each node before the work, for example: source /shared/venv/bin/activate."""
+    sbatch_args: dict[str, str] = field(default_factory=dict)
+    """More options of sbatch, for example {account: text}."""
+
+
+@dataclass(frozen=True)
+class CleanConfig:
+    """Everything about one cleaning job."""
+
+    output_dir: str = MISSING
+    """Where kept/, dropped/, report.json and report.html go."""
+    data: TextConfig = field(default_factory=TextConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    exact_dedup: ExactDedupConfig = field(default_factory=ExactDedupConfig)
+    minhash: MinhashConfig = field(default_factory=MinhashConfig)
+    lists: ListsConfig = field(default_factory=ListsConfig)
+    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    pii: PiiConfig = field(default_factory=PiiConfig)
+    stats: StatsConfig = field(default_factory=StatsConfig)
+    tasks: int = 8
+    """Pieces that the input is cut into; a stage does them independently of each other."""
+    executor: str = "local"
+    """local, or slurm: the same stages as job arrays that depend on each other."""
+    workers: int | None = None
+    """Pieces done at the same time; None: local: one per core, slurm: no limit."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    examples_per_reason: int = 3
+    """In report.html."""
+    keep_work: bool = False
+    """Keep work/: the documents between the stages."""
+    dry_run: bool = False
+    """Check the settings, print what would be done, and stop."""

@@ -1,0 +1,90 @@
+"""The index of benchmark n-grams, in the form that datatrove's NGramsDecontFilter reads.
+
+datatrove's own indexer cannot do without lighteval and its downloads; a mirror's tables are read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datatrove.pipeline.decont import NGramsDecontConfig
+from datatrove.utils.hashing import HashConfig, create_hash_func
+from datatrove.utils.text import TextNormConfig, ngrams, simplify_text
+
+from recipes.data.clean.config import DecontaminationConfig
+from recipes.data.clean.words import ComparedWords
+from recipes.errors import UserError
+from recipes.evaluation.mirror import read_manifest, split_file
+from recipes.files import atomic_write
+
+# datatrove's default, xxhash, is called with text, which xxhash 4 refuses.
+HASHES = HashConfig(precision=64, hash_fc="sha1")
+# The default would strip vowel signs, virama and anusvara: कमल, कमाल and कमला would be one word.
+NORMALISATION = TextNormConfig(norm_unicode_diacritics=False)
+
+
+def n_gram_config(n_grams: int) -> NGramsDecontConfig:
+    """The same for the index and the filter."""
+    return NGramsDecontConfig(n_grams=n_grams, norm_config=NORMALISATION, hash_config=HASHES)
+
+
+def selected_entries(config: DecontaminationConfig) -> list[str]:
+    """The mirror's tables whose split is one of `config.splits`.
+
+    Raises:
+        UserError: there is none.
+    """
+    assert config.mirror is not None
+    manifest = read_manifest(Path(config.mirror))
+    entries = sorted(entry for entry in manifest if entry.rpartition("/")[2] in config.splits)
+    if not entries:
+        raise UserError(f"decontamination.splits={config.splits}: {config.mirror} has none of these splits")
+    return entries
+
+
+def write_index(config: DecontaminationConfig, folder: Path) -> dict[str, int]:
+    """Writes one file of n-gram hashes per benchmark table.
+
+    Returns:
+        The number of different n-grams of each table; 0 where every row is shorter than `n_grams` words.
+    """
+    assert config.mirror is not None
+    counts = {}
+    hash_of, words = create_hash_func(HASHES), ComparedWords()
+    for entry in selected_entries(config):
+        hashes = {
+            hash_of(" ".join(n_gram))
+            for text in _rows(split_file(Path(config.mirror), entry), config.ignore_fields)
+            for n_gram in ngrams(words.word_tokenize(simplify_text(text, NORMALISATION)), config.n_grams)
+        }
+        counts[entry] = len(hashes)
+        path = folder / f"{entry}.index.hashes"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as stream:
+            stream.write(np.array(sorted(hashes), dtype=HASHES.np_descr).tobytes())
+    return counts
+
+
+def _rows(path: Path, ignored: list[str]) -> Iterator[str]:
+    """Each row's texts in one, in the order of the columns: n-grams across question and answer count too."""
+    import pyarrow.parquet
+
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+        for row in batch.to_pylist():
+            yield "\n".join(
+                text for name, value in row.items() if name not in ignored for text in _texts(value)
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)

@@ -1,0 +1,180 @@
+"""Masking of personal data: e-mail, UPI, IP, Aadhaar, phone, PAN, vehicle numbers; Devanagari digits too.
+
+Patterns are matched on a shadow of the text in which Devanagari digits are ASCII, character for character, so
+that places in the shadow are places in the text.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+_DIGITS = str.maketrans("०१२३४५६७८९", "0123456789")
+
+# Handles of payment apps and banks that UPI addresses end in. Anything after the @ would also mask
+# decorators, mentions and matrix products.
+_UPI_HANDLES = """
+abfspay airtel airtelpaymentsbank albk allbank andb apb apl aubank axb axis axisb axisbank axl bandhan
+barodampay barodapay birla boi cbin cboi centralbank citi cmsidfc cnrb csbpay dbs dcb dlb eazypay equitas
+ezeepay fbl federal finobank freecharge hdfcbank hdfcbankjd hsbc ibl icici icicibank idbi idbibank idfc
+idfcbank idfcfirst ikwik imobile ind indbank indianbank indus induspay iob jio jkb jupiteraxis karb
+karurvysyabank kaypay kbl kmb kotak kvb lvb mahb myicici nsdl obc okaxis okhdfcbank okicici oksbi paytm
+payzapp phonepe pingpay pnb pockets postbank ptaxis pthdfc ptsbi ptyes rajgovhdfcbank rbl rmhdfcbank sbi
+sc scb sib superyes syndicate tapicici timecosmos tjsb ubi uboi uco unionbank unionbankofindia upi utbi
+vijb waaxis wahdfcbank waicici wasbi yapl ybl yesbank yesbankltd yespay
+"""
+_STATES = """
+AN AP AR AS BR CG CH DD DL DN GA GJ HP HR JH JK KA KL LA LD MH ML MN MP MZ NL OD OR PB PY RJ SK TN TR TS
+TG UA UK UP WB
+"""
+
+# Verhoeff's check digit: multiplication in the dihedral group D5 and the powers of one permutation.
+# J. Verhoeff, Error Detecting Decimal Codes, Mathematical Centre Tracts 29, 1969.
+_PERMUTATION = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)
+
+
+def _times(a: int, b: int) -> int:
+    """The product in D5: 0 to 4 are rotations, 5 to 9 reflections."""
+    if a < 5:
+        return (a + b) % 5 if b < 5 else 5 + (a + b) % 5
+    return 5 + (a - b) % 5 if b < 5 else (a - b) % 5
+
+
+def verhoeff_valid(digits: str) -> bool:
+    """Whether the last of some ASCII digits is the Verhoeff check digit of the others."""
+    total = 0
+    for position, character in enumerate(reversed(digits)):
+        digit = int(character)
+        for _ in range(position % 8):
+            digit = _PERMUTATION[digit]
+        total = _times(total, digit)
+    return total == 0
+
+
+def _aadhaar(match: str) -> bool:
+    digits = re.sub(r"\D", "", match)
+    return len(digits) == 12 and verhoeff_valid(digits)
+
+
+def _public_ip(match: str) -> bool:
+    try:
+        return ipaddress.ip_address(match).is_global
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class _Kind:
+    pattern: re.Pattern[str]
+    valid: Callable[[str], bool] | None = None
+    needs: str = ""
+    """A character that every match has: texts without it are not searched."""
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(text, re.ASCII | re.VERBOSE)
+
+
+# A number ends where neither a word nor a decimal or a dashed number goes on.
+_BEFORE = r"(?<!\w)(?<!\d[.,-])"
+_AFTER = r"(?!\w)(?![.,-]\d)"
+# Numbers written in groups must not be part of a longer row of groups.
+_BEFORE_GROUPS = rf"{_BEFORE}(?<!\d[ ])"
+_AFTER_GROUPS = rf"{_AFTER}(?![ ]\d)"
+_COUNTRY = r"(?:(?:\+|00)?91[ -]?|\(\+91\)[ ]?|0)?"
+
+_KINDS = {
+    "email": _Kind(
+        _pattern(
+            r"(?<![A-Za-z0-9]) [A-Za-z0-9][A-Za-z0-9._%+-]{0,63}"
+            r"@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24} (?![A-Za-z0-9-])"
+        ),
+        needs="@",
+    ),
+    "upi": _Kind(
+        re.compile(
+            rf"(?<![A-Za-z0-9])[A-Za-z0-9][A-Za-z0-9._-]{{1,49}}@(?:{'|'.join(_UPI_HANDLES.split())})"
+            r"(?![A-Za-z0-9_@-]|\.[A-Za-z0-9])",
+            re.ASCII | re.IGNORECASE,
+        ),
+        needs="@",
+    ),
+    "ip": _Kind(
+        _pattern(
+            r"(?<![\w.-]) (?:\d{1,3}\.){3}\d{1,3} (?![\w-]|\.\d)"
+            # Public IPv6 addresses begin with 2 or 3: `be::` and `a::b` are code.
+            r"| (?<![\w:.]) [23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4} (?![\w:]|\.\w)"
+        ),
+        _public_ip,
+    ),
+    "aadhaar": _Kind(
+        _pattern(
+            rf"{_BEFORE}(?<!\+) [2-9]\d{{11}} {_AFTER}"
+            rf"| {_BEFORE_GROUPS}(?<!\+) [2-9]\d{{3}}(?P<gap>[ -])\d{{4}}(?P=gap)\d{{4}} {_AFTER_GROUPS}"
+        ),
+        _aadhaar,
+    ),
+    "phone": _Kind(
+        _pattern(
+            # Mobile numbers: ten digits from 6, 7, 8 or 9, with or without the country's code or a 0.
+            rf"{_BEFORE} {_COUNTRY} [6-9]\d{{9}} {_AFTER}"
+            rf"| {_BEFORE_GROUPS} {_COUNTRY}"
+            r"(?:[6-9]\d{4}[ -]\d{5} | [6-9]\d{2}[ -]\d{3}[ -]\d{4} | [6-9]\d{3}[ -]\d{3}[ -]\d{3})"
+            rf"{_AFTER_GROUPS}"
+            # Landlines: ten digits after the 0 or +91, the area's code set apart.
+            rf"| {_BEFORE_GROUPS} (?:\+91[ -]|\(?0)"
+            r"(?:[1-8]\d[) -]{1,2}[2-7]\d{3}[ -]?\d{4} | [1-8]\d{2}[) -]{1,2}[2-7]\d{2}[ -]?\d{4}"
+            r"| [1-8]\d{3}[) -]{1,2}[2-7]\d{5})"
+            rf"{_AFTER_GROUPS}"
+        )
+    ),
+    "pan": _Kind(_pattern(r"(?<![\w-]) [A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z] (?![\w-])")),
+    "vehicle": _Kind(
+        _pattern(
+            rf"(?<![\w-]) (?:(?:{'|'.join(_STATES.split())})[ -]?\d{{1,2}}[ -]?[A-Z]{{1,3}}[ -]?\d{{4}}"
+            r"| \d{2}[ -]?BH[ -]?\d{4}[ -]?[A-Z]{1,2}) (?![\w-])"
+        )
+    ),
+}
+
+
+def mask(text: str, kinds: Collection[str]) -> tuple[str, Counter[str]]:
+    """`text` with personal data replaced by <EMAIL>, <UPI>, <IP>, <AADHAAR>, <PHONE>, <PAN>, <VEHICLE>.
+
+    Of overlapping matches the first kind in the order of `PII_KINDS` counts. IP addresses that are not public
+    (192.168.0.1) stay, as do twelve digits that are no Aadhaar number by their check digit.
+
+    Returns:
+        The masked text, and how many of each kind were masked.
+    """
+    counts: Counter[str] = Counter()
+    # A number may become one by itself when its neighbour is masked.
+    while found := _find(text, kinds):
+        parts, position = [], 0
+        for start, end, name in sorted(found):
+            parts += [text[position:start], f"<{name.upper()}>"]
+            position = end
+        text = "".join([*parts, text[position:]])
+        counts.update(name for _, _, name in found)
+    return text, counts
+
+
+def _find(text: str, kinds: Collection[str]) -> list[tuple[int, int, str]]:
+    """Start, end and kind of what is to be masked; nothing overlaps."""
+    shadow = text.translate(_DIGITS)
+    found: list[tuple[int, int, str]] = []
+    taken = bytearray(len(shadow))
+    for name, kind in _KINDS.items():
+        if name not in kinds or kind.needs not in shadow:
+            continue
+        for match in kind.pattern.finditer(shadow):
+            start, end = match.span()
+            if kind.valid is not None and not kind.valid(match.group()):
+                continue
+            if taken.find(1, start, end) == -1:
+                taken[start:end] = b"\x01" * (end - start)
+                found.append((start, end, name))
+    return found

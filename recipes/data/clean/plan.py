@@ -1,0 +1,193 @@
+"""What a job reads, cut into pieces for its tasks, and the record that tells one job from another."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.config.checks import refuse
+from recipes.data.clean.config import CleanConfig
+from recipes.data.compression import damaged, is_compressed, open_stream, uncompressed_suffix
+from recipes.errors import UserError
+from recipes.evaluation.mirror import MANIFEST
+from recipes.files import atomic_write, sha256_file
+
+FORMAT = 1
+"""Counts up when the same settings begin to give other results."""
+_HOW_NOT_WHAT = ("executor", "workers", "slurm", "dry_run", "output_dir", "keep_work")
+"""Settings that may differ when a job is continued."""
+_SMALLEST_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Lines of one file that begin in the byte range [start, stop); compressed files are one piece."""
+
+    source: str
+    path: str
+    start: int
+    stop: int | None
+    size: int
+    """Bytes to read."""
+
+
+Plan = list[list[Piece]]
+"""The pieces of every task."""
+
+
+def make_plan(config: CleanConfig) -> Plan:
+    """Finds the input files and shares them out over the tasks, evenly by bytes.
+
+    Raises:
+        UserError: a path matches nothing, is read twice or is no JSONL file, or its first line has no text.
+    """
+    files: dict[Path, str] = {}
+    for name, source in config.data.sources.items():
+        for pattern in source.path:
+            for path in _matches(f"data.sources.{name}.path", pattern):
+                if path in files:
+                    refuse(f"data.sources.{name}.path", path, f"source {files[path]} reads this file already")
+                _check_first_line(path, source.text_key, name)
+                files[path] = name
+    sizes = {path: path.stat().st_size for path in files}
+    limit = max(_SMALLEST_PIECE, -(-sum(sizes.values()) // config.tasks))
+    pieces = [piece for path, name in files.items() for piece in _pieces(path, name, sizes[path], limit)]
+    tasks: Plan = [[] for _ in range(config.tasks)]
+    loads = [0] * config.tasks
+    for piece in sorted(pieces, key=lambda piece: -piece.size):  # stable: the same plan each time
+        lightest = loads.index(min(loads))
+        tasks[lightest].append(piece)
+        loads[lightest] += piece.size
+    return tasks
+
+
+def _matches(key: str, pattern: str) -> list[Path]:
+    path = Path(pattern)
+    if path.is_dir():
+        found = [entry for entry in path.rglob("*") if uncompressed_suffix(entry) in (".jsonl", ".json")]
+    else:
+        # A pattern may be absolute, which Path.glob refuses.
+        matches = [pattern] if path.exists() else glob.glob(pattern)  # noqa: PTH207
+        found = [Path(name) for name in matches]
+    files = sorted(entry.resolve() for entry in found if entry.is_file())
+    if not files:
+        refuse(key, pattern, "no JSONL file there")
+    for entry in files:
+        if uncompressed_suffix(entry) not in (".jsonl", ".json"):
+            refuse(key, entry, "not JSONL by its name (.jsonl, .jsonl.gz, .jsonl.zst, .jsonl.bz2)")
+    return files
+
+
+def _check_first_line(path: Path, text_key: str, source: str) -> None:
+    """A wrong key would otherwise show as a source of which every document is dropped."""
+    try:
+        with open_stream(path) as stream:
+            line = stream.readline()
+    except (OSError, EOFError) as error:
+        raise damaged(path, error) from error
+    try:
+        record = json.loads(line) if line.strip() else {text_key: ""}
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}:1: not a JSON object: the input is one object per line")
+    if text_key not in record:
+        keys = ", ".join(list(record)[:8]) or "none"
+        raise UserError(f"{path}:1: no key {text_key!r} (keys: {keys}); set data.sources.{source}.text_key")
+
+
+def _pieces(path: Path, source: str, size: int, limit: int) -> list[Piece]:
+    if is_compressed(path) or size <= limit:
+        return [Piece(source, str(path), 0, None, size)]
+    number = -(-size // limit)
+    edges = [size * i // number for i in range(number + 1)]
+    return [Piece(source, str(path), start, stop, stop - start) for start, stop in itertools.pairwise(edges)]
+
+
+def describe(config: CleanConfig, plan: Plan) -> str:
+    """What would be read and done."""
+    lines = []
+    for name, source in config.data.sources.items():
+        pieces = [piece for task in plan for piece in task if piece.source == name]
+        files, size = len({piece.path for piece in pieces}), sum(piece.size for piece in pieces)
+        lines.append(
+            f"{name} ({source.language}): {files} files, {size / 1e6:.1f} MB in {len(pieces)} pieces"
+        )
+    lines.append(f"filters: {', '.join(filters(config))}")
+    lines.append(f"masked: {', '.join(config.pii.kinds) if config.pii.enabled else 'nothing'}")
+    lines.append(f"{config.tasks} tasks, executor {config.executor}; output in {config.output_dir}")
+    return "\n".join(lines)
+
+
+def filters(config: CleanConfig) -> list[str]:
+    """The names of the filters that are on, in the order in which documents meet them."""
+    lists = config.lists.enabled and bool(config.lists.words or config.lists.hashes)
+    decontamination = config.decontamination.enabled and config.decontamination.mirror is not None
+    enabled = {
+        "read": True,
+        "language": config.language.enabled,
+        "quality": config.quality.enabled,
+        "exact_dedup": config.exact_dedup.enabled,
+        "minhash": config.minhash.enabled,
+        "lists": lists,
+        "decontamination": decontamination,
+    }
+    return [name for name, on in enabled.items() if on]
+
+
+def claim(config: CleanConfig, plan: Plan) -> None:
+    """Takes the output directory for this job, or sees that it is this job's already.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    out = Path(config.output_dir)
+    record_file = out / "job.json"
+    record = _record(config, plan)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output_dir={out}: cannot be made: {error.strerror}") from error
+    if record_file.is_file():
+        before = json.loads(record_file.read_text(encoding="utf-8"))
+        key = _difference(before, record)
+        if key:
+            refuse(
+                "output_dir",
+                out,
+                f"holds a job with another {key}: take another directory or remove this one",
+            )
+        return
+    if any(entry.name != "lock" for entry in out.iterdir()):
+        refuse("output_dir", out, "holds other files: take a new directory")
+    with atomic_write(record_file, "w") as stream:
+        json.dump(record, stream, indent=1, ensure_ascii=False)
+
+
+def _record(config: CleanConfig, plan: Plan) -> dict[str, Any]:
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _HOW_NOT_WHAT}
+    pieces = [[dataclasses.astuple(piece) for piece in task] for task in plan]
+    files = [words.path for words in config.lists.words.values()] + list(config.lists.hashes.values())
+    if config.language.fasttext_model is not None:
+        files.append(config.language.fasttext_model)
+    if config.decontamination.mirror is not None:
+        files.append(f"{config.decontamination.mirror}/{MANIFEST}")
+    checksums = {path: sha256_file(path) for path in files}
+    record = {"format": FORMAT, "settings": settings, "input": pieces, "files": checksums}
+    loaded: dict[str, Any] = json.loads(json.dumps(record))
+    return loaded
+
+
+def _difference(before: Any, now: Any, prefix: str = "") -> str | None:
+    """The first key that differs, dotted."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return None if before == now else prefix.removeprefix("settings.") or "record"
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            return _difference(before.get(key), now.get(key), f"{prefix}.{key}".strip("."))
+    return None

@@ -1,0 +1,173 @@
+"""What a cleaning job did, from the statistics of its tasks: report.json and the printed table."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from recipes.data.clean.config import CleanConfig
+from recipes.data.clean.page import write_page
+from recipes.data.clean.plan import filters
+from recipes.files import atomic_write
+
+REPORT = "report.json"
+TALLY = "🧮 - TALLY"
+"""What the names of counting steps begin with; the filter that they follow comes after a colon."""
+Summary = dict[str, Any]
+"""{"sources" | "languages": {name: {"filters": {filter: counts}, "kept": counts, "pii": {kind: n}}}, ...}"""
+
+
+def write_summary(config: CleanConfig) -> None:
+    """Writes report.html and, last, report.json: a result without it is not whole."""
+    out = Path(config.output_dir).resolve()
+    summary = summarize(config, out / "logs")
+    write_page(summary, out, config.examples_per_reason)
+    with atomic_write(out / REPORT, "w") as stream:
+        json.dump(summary, stream, indent=1, ensure_ascii=False)
+
+
+def summarize(config: CleanConfig, logs: Path) -> Summary:
+    """The counts of all tasks, by source and by language."""
+    counts, n_grams, seconds = _collect(logs)
+    sources = {
+        name: {"language": source.language} | _account(config, counts, name)
+        for name, source in config.data.sources.items()
+    }
+    languages: dict[str, Any] = {}
+    for source in sources.values():
+        languages[source["language"]] = _add(languages.get(source["language"], {}), source)
+    return {
+        "format": 1,
+        "languages": languages,
+        "sources": sources,
+        "benchmark_n_grams": dict(sorted(n_grams.items())),
+        "task_seconds": {name: round(value, 2) for name, value in seconds.items()},
+    }
+
+
+def _collect(logs: Path) -> tuple[Counter[tuple[str, str, str, str]], Counter[str], dict[str, float]]:
+    """(kind, source, filter, reason) -> number; the benchmarks' n-grams; seconds of all tasks by step."""
+    counts: Counter[tuple[str, str, str, str]] = Counter()
+    n_grams: Counter[str] = Counter()
+    seconds: dict[str, float] = {}
+    for file in sorted(logs.glob("*/stats/*.json")):
+        reasons: list[tuple[str, str, str, float]] = []
+        for step in json.loads(file.read_text(encoding="utf-8")):
+            seconds[step["name"]] = seconds.get(step["name"], 0.0) + _total(step["time_stats"])
+            for label, value in step["stats"].items():
+                kind, _, rest = label.partition("|")
+                source, separator, what = rest.partition("|")
+                if not separator:
+                    continue  # datatrove's own
+                if kind == "n_grams":
+                    n_grams[what] += int(_total(value))
+                elif kind in ("pass", "pass_bytes"):
+                    counts[kind, source, what, ""] += int(_total(value))
+                elif kind == "pii":
+                    counts[kind, source, "", what] += int(_total(value))
+                else:
+                    reasons.append((kind, source, what, _total(value)))
+            # A filter's reasons belong to the tally that follows it, even if nothing passed there.
+            type_, _, point = step["name"].partition(": ")
+            if type_ == TALLY:
+                for kind, source, reason, number in reasons:
+                    counts[kind, source, point, reason] += int(number)
+                reasons = []
+    return counts, n_grams, seconds
+
+
+def _total(value: Any) -> float:
+    """datatrove writes a bare number where there is nothing more to say."""
+    return float(value["total"] if isinstance(value, dict) else value)
+
+
+def _account(config: CleanConfig, counts: Counter[tuple[str, str, str, str]], source: str) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    documents = size = 0
+    for name in filters(config):
+        kept, kept_bytes = counts["pass", source, name, ""], counts["pass_bytes", source, name, ""]
+        reasons = {r: n for (kind, s, f, r), n in counts.items() if (kind, s, f) == ("drop", source, name)}
+        if name == "read":
+            documents = kept + sum(reasons.values())
+            size = kept_bytes + sum(
+                n for (kind, s, f, _), n in counts.items() if (kind, s, f) == ("drop_bytes", source, name)
+            )
+        dropped = documents - kept
+        if name in ("exact_dedup", "minhash") and dropped:
+            reasons = {"duplicate": dropped}
+        table[name] = {
+            "documents_in": documents,
+            "bytes_in": size,
+            "documents_kept": kept,
+            "bytes_kept": kept_bytes,
+            "documents_dropped": dropped,
+            "bytes_dropped": size - kept_bytes,
+            "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        }
+        documents, size = kept, kept_bytes
+    pii = {what: n for (kind, s, _, what), n in counts.items() if (kind, s) == ("pii", source)}
+    kept_counts = {
+        "documents": counts["pass", source, "kept", ""],
+        "bytes": counts["pass_bytes", source, "kept", ""],
+    }
+    return {"filters": table, "kept": kept_counts, "pii": dict(sorted(pii.items()))}
+
+
+def _add(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
+    """Two nested dictionaries of numbers in one; `left` may be empty."""
+    total = dict(left)
+    for key, value in right.items():
+        if isinstance(value, dict):
+            total[key] = _add(total.get(key, {}), value)
+        elif isinstance(value, int):
+            total[key] = total.get(key, 0) + value
+    return total
+
+
+def render(summary: Summary) -> str:
+    """The table that is printed: per language and filter what came in, what was dropped and why."""
+    header = ("language", "filter", "documents in", "kept", "dropped", "MB in", "MB kept", "reasons")
+    rows: list[tuple[str, ...]] = [header]
+    for language, entry in summary["languages"].items():
+        rows += _rows(language, entry)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header) - 1)]
+    lines = []
+    for row in rows:
+        cells = [row[i].ljust(widths[i]) if i < 2 else row[i].rjust(widths[i]) for i in range(len(widths))]
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    for language, entry in summary["languages"].items():
+        masked = ", ".join(f"{kind} {number}" for kind, number in entry["pii"].items() if kind != "documents")
+        documents = entry["pii"].get("documents", 0)
+        lines.append(
+            f"masked in {language}: {f'{masked} (in {documents} documents)' if masked else 'nothing'}"
+        )
+    return "\n".join(lines)
+
+
+def _rows(language: str, entry: dict[str, Any]) -> Iterable[tuple[str, ...]]:
+    for name, counts in entry["filters"].items():
+        yield (
+            language,
+            name,
+            f"{counts['documents_in']:,}",
+            f"{counts['documents_kept']:,}",
+            f"{counts['documents_dropped']:,}",
+            f"{counts['bytes_in'] / 1e6:,.2f}",
+            f"{counts['bytes_kept'] / 1e6:,.2f}",
+            ", ".join(f"{reason} {number}" for reason, number in counts["reasons"].items()),
+        )
+    first = next(iter(entry["filters"].values()))
+    kept = entry["kept"]
+    yield (
+        language,
+        "all",
+        f"{first['documents_in']:,}",
+        f"{kept['documents']:,}",
+        f"{first['documents_in'] - kept['documents']:,}",
+        f"{first['bytes_in'] / 1e6:,.2f}",
+        f"{kept['bytes'] / 1e6:,.2f}",
+        "",
+    )

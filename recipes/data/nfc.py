@@ -1,0 +1,57 @@
+"""NFC normalisation that is quick to see that there is nothing to do.
+
+Hindi text is full of nuktas and viramas. For Unicode's quick check a nukta "may" compose, so that Python's
+`unicodedata` normalises nearly every Hindi text in full to find it unchanged. Here only those places count
+at which a composition, a decomposition or a reordering can really happen.
+"""
+
+import re
+import unicodedata
+
+_NUKTA = "\u093c"
+# The only letters that compose with a nukta; the rest of them (U+0958 to U+095F) decompose.
+_BEFORE_NUKTA = "\u0928\u0930\u0933"
+_COMPOSING = tuple(letter + _NUKTA for letter in _BEFORE_NUKTA)
+
+
+def nfc(text: str) -> str:
+    """The text in normalisation form C."""
+    if text.isascii() or not (_SUSPICIOUS.search(text) or any(pair in text for pair in _COMPOSING)):
+        return text
+    return unicodedata.normalize("NFC", text)
+
+
+def _suspicious() -> re.Pattern[str]:
+    """Finds a character that NFC changes or that composes with one before it (nuktas apart), or two marks in
+    a row that might have to change places."""
+    marks, changing = [], []
+    followers = {_NUKTA}
+    for code in [*range(0x80, 0xD800), *range(0xE000, 0x10000)]:
+        character = chr(code)
+        if unicodedata.combining(character):
+            marks.append(character)
+        if unicodedata.normalize("NFC", character) != character:
+            changing.append(character)
+        parts = unicodedata.decomposition(character).split()
+        if len(parts) == 2 and not parts[0].startswith("<"):
+            followers.add(chr(int(parts[1], 16)))
+    # Conjoining vowels and final consonants of Hangul compose by rule, not by table.
+    followers |= set(map(chr, [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]))
+    # Beyond 16 bits all count: `re` is fast with one range there, slow with many, and they are rare.
+    alone = _as_class([*changing, *(followers - {_NUKTA})]) + "\U00010000-\U0010ffff"
+    mark = _as_class(marks)
+    return re.compile(f"[{mark}{alone}](?:(?<=[{alone}])|[{mark}])")
+
+
+def _as_class(characters: list[str]) -> str:
+    """The inside of a character class, in ranges."""
+    ranges: list[list[int]] = []
+    for code in sorted({ord(character) for character in characters}):
+        if ranges and ranges[-1][1] == code - 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return "".join(f"{re.escape(chr(low))}-{re.escape(chr(high))}" for low, high in ranges)
+
+
+_SUSPICIOUS = _suspicious()

@@ -1,0 +1,104 @@
+"""Where a trained tokenizer goes: PREFIX.model with its record, or a Hugging Face directory."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from recipes.data.tokenizer.load import DIRECTORY_RECORD, read_record
+from recipes.errors import UserError
+from recipes.files import atomic_write, fsync_directory, remove_stale
+
+
+class Output(Protocol):
+    """The place of one tokenizer."""
+
+    path: Path
+    """What is loaded."""
+
+    def existing(self) -> list[str]:
+        """What is there already and would be replaced.
+
+        Raises:
+            UserError: it is somebody else's.
+        """
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """The record of the training that made it, {} where there is none."""
+        ...
+
+    def prepare(self) -> None:
+        """Makes room, before hours of training find out that there is none."""
+        ...
+
+    def write(self, files: Mapping[str, bytes], record: dict[str, Any]) -> None: ...
+
+
+class ModelOutput:
+    """PREFIX.model, PREFIX.vocab and PREFIX.json."""
+
+    def __init__(self, prefix: str | Path) -> None:
+        self.path, self._vocab, self._json = (
+            Path(f"{prefix}{suffix}") for suffix in (".model", ".vocab", ".json")
+        )
+
+    def existing(self) -> list[str]:
+        read_record(self._json, strict=True)
+        return [str(path) for path in (self.path, self._vocab, self._json) if path.exists()]
+
+    def record(self) -> dict[str, Any]:
+        return read_record(self._json)
+
+    def prepare(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for path in (self.path, self._vocab, self._json):
+            remove_stale(path)
+
+    def write(self, files: Mapping[str, bytes], record: dict[str, Any]) -> None:
+        # First away with the old record, last the new one: in between, a kill leaves no wrong one behind.
+        self._json.unlink(missing_ok=True)
+        for path, name in ((self.path, "model"), (self._vocab, "vocab")):
+            with atomic_write(path) as stream:
+                stream.write(files[name])
+        with atomic_write(self._json) as stream:
+            stream.write(_record(record))
+
+
+class DirectoryOutput:
+    """A directory with tokenizer.json, the files beside it, and the record."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.path = Path(directory)
+        self._partial = self.path.with_name(f".{self.path.name}.partial")
+
+    def existing(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        if not self.record():
+            raise UserError(f"{self.path} exists and does not describe a tokenizer: choose another name")
+        return [str(self.path)]
+
+    def record(self) -> dict[str, Any]:
+        return read_record(self.path / DIRECTORY_RECORD)
+
+    def prepare(self) -> None:
+        self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+    def write(self, files: Mapping[str, bytes], record: dict[str, Any]) -> None:
+        try:
+            self._partial.mkdir()
+            for name, content in {**files, DIRECTORY_RECORD: _record(record)}.items():
+                with atomic_write(self._partial / name) as stream:
+                    stream.write(content)
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._partial.rename(self.path)
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
+        fsync_directory(self.path.absolute().parent)
+
+
+def _record(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, ensure_ascii=False, indent=2) + "\n").encode()

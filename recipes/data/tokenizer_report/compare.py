@@ -1,0 +1,113 @@
+"""Several tokenizers on several texts and on the built-in probes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.data.compression import is_compressed
+from recipes.data.text import check_input, read_texts
+from recipes.data.tokenizer.base import TextTokenizer
+from recipes.data.tokenizer_report.measure import Measures, measure
+from recipes.data.tokenizer_report.probes import PROBES
+from recipes.errors import UserError
+
+DEFAULT_MAX_BYTES = 2_000_000
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Measures by text or probe, then by tokenizer."""
+
+    vocabularies: dict[str, int]
+    """Tokenizer -> number of tokens, in the order given."""
+    texts: dict[str, dict[str, Measures]]
+    probes: dict[str, dict[str, Measures]]
+
+    def as_dict(self) -> dict[str, Any]:
+        def plain(measures: dict[str, dict[str, Measures]]) -> dict[str, Any]:
+            return {
+                text: {name: found.as_dict() for name, found in row.items()} for text, row in measures.items()
+            }
+
+        return {
+            "vocabularies": self.vocabularies, "texts": plain(self.texts), "probes": plain(self.probes)
+        }  # fmt: skip
+
+
+def compare(
+    tokenizers: Sequence[TextTokenizer],
+    texts: Sequence[Path],
+    *,
+    max_bytes: int | None = DEFAULT_MAX_BYTES,
+    text_key: str = "text",
+    log: Callable[[str], None] = lambda message: None,
+) -> Comparison:
+    """Measures every tokenizer on every text's beginning and on the probes.
+
+    Args:
+        tokenizers: named by the last part of their paths, by more where that is not enough.
+        texts: `.jsonl` or plain text, perhaps compressed; named as `label_of` says.
+        max_bytes: of each text, whole documents.
+        text_key: where the text is in a line of JSON.
+        log: gets lines of progress.
+
+    Raises:
+        UserError: a text cannot be read or is empty.
+    """
+    labels = _distinct([Path(tokenizer.name) for tokenizer in tokenizers], _tokenizer_label)
+    named = dict(zip(labels, tokenizers, strict=True))
+    measured: dict[str, dict[str, Measures]] = {}
+    for label, path in zip(_distinct(texts, label_of), texts, strict=True):
+        sample = list(_sample(path, text_key, max_bytes))
+        log(f"{label}: {len(sample):,} documents of {path}")
+        measured[label] = {name: measure(tokenizer, sample) for name, tokenizer in named.items()}
+    return Comparison(
+        vocabularies={name: tokenizer.vocab_size for name, tokenizer in named.items()},
+        texts=measured,
+        probes={
+            probe: {name: measure(tokenizer, sentences) for name, tokenizer in named.items()}
+            for probe, sentences in PROBES.items()
+        },
+    )
+
+
+def label_of(path: Path) -> str:
+    """What a text is called: `hi` for hi.jsonl, hi.jsonl.zst and train.hi.jsonl."""
+    name = path.with_suffix("") if is_compressed(path) else path
+    return name.stem.rsplit(".", 1)[-1] or path.name
+
+
+def _tokenizer_label(path: Path) -> str:
+    if path.name in ("tokenizer.json", "tokenizer.model"):
+        return path.absolute().parent.name
+    return path.stem if path.suffix == ".model" else path.name or str(path)
+
+
+def _distinct(paths: Sequence[Path], label: Callable[[Path], str]) -> list[str]:
+    """Short names, or where two would have the same the whole paths.
+
+    Raises:
+        UserError: a path is given twice.
+    """
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UserError(f"{path} is given twice")
+    short = [label(path) for path in paths]
+    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
+
+
+def _sample(path: Path, text_key: str, max_bytes: int | None) -> Iterator[str]:
+    """The first documents, at least one."""
+    check_input(path)
+    read = 0
+    for text in read_texts(path, text_key):
+        if not text.strip():
+            continue
+        size = len(text.encode())
+        if read and max_bytes is not None and read + size > max_bytes:
+            return
+        read += size
+        yield text
+    if not read:
+        raise UserError(f"{path} has no usable text")

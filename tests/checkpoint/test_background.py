@@ -1,0 +1,291 @@
+"""Saving while training goes on: the same checkpoints, and nothing left by a death or a full disk."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.distributed.checkpoint import FileSystemReader
+
+from recipes.checkpoint.manifest import MANIFEST, finished_checkpoints, read_manifest, verify
+from recipes.checkpoint.safety import load_plain
+from recipes.config.hydra_app import compose
+from recipes.config.validate import validate_pretrain
+from recipes.errors import UserError
+from tests.support.background_cases import (
+    diverging_case,
+    held_case,
+    limited_case,
+    metrics_refused_case,
+    slow_case,
+    unfinished_case,
+)
+from tests.support.corpus import TinyData
+from tests.support.pool import GlooPool
+from tests.support.run_cases import Outcome, run_case, signalled_case, start, wait_for_file, wait_for_step
+
+DP2 = ["parallel.world_size=2"]
+TP2 = ["parallel.tensor_model_parallel_size=2", "parallel.sequence_parallel=true"]
+TP2_PP2 = [*TP2, "parallel.pipeline_model_parallel_size=2"]
+MUON = ["model=tiny_nano_hindi", "optim=muon"]
+SYNCHRONOUS = "trainer.checkpoint.async_save=false"
+ASYNCHRONOUS = "trainer.checkpoint.async_save=true"
+
+
+def overrides(data: TinyData, output_dir: Path, **changes: str) -> list[str]:
+    settings = {
+        "output_dir": str(output_dir),
+        "save_nemo": "false",
+        "trainer__max_steps": "12",
+        "trainer__checkpoint__every_n_steps": "4",
+        "trainer__checkpoint__keep_last": "9",
+        "trainer__checkpoint__async_save": "true",
+    }
+    return data.overrides(**settings | changes)
+
+
+def checkpoints(output_dir: Path) -> Path:
+    return output_dir / "tiny" / "checkpoints"
+
+
+def names(output_dir: Path) -> list[str]:
+    return sorted(path.name for path in checkpoints(output_dir).iterdir())
+
+
+@pytest.fixture(scope="module")
+def synchronous(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: Any) -> tuple[Path, Outcome]:
+    """12 steps of one process with synchronous saves at 4, 8 and 12."""
+    output_dir = tmp_path_factory.mktemp("synchronous")
+    (outcome,) = gloo_pool.run(1, run_case, [*overrides(tiny_data, output_dir), SYNCHRONOUS])
+    assert names(output_dir) == ["step_00000004", "step_00000008", "step_00000012"]
+    return output_dir, outcome
+
+
+LAYOUTS = {"single": (1, []), "muon": (1, MUON), "tp2": (2, TP2), "dp2": (2, DP2), "tp2_pp2": (4, TP2_PP2)}
+SLOW = ("dp2", "tp2_pp2")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param(layout, marks=[pytest.mark.slow] if layout in SLOW else []) for layout in LAYOUTS],
+)
+def test_what_is_written_later_is_the_state_of_its_step(
+    layout: str,
+    synchronous: tuple[Path, Outcome],
+    gloo_pool: GlooPool,
+    tiny_data: TinyData,
+    tmp_path: Path,
+) -> None:
+    """The writers begin when training is two steps further; every byte is that of a synchronous save."""
+    world, settings = LAYOUTS[layout]
+    ours, plain = tmp_path / "ours", tmp_path / "plain"
+    held = gloo_pool.run(world, held_case, [*overrides(tiny_data, ours), *settings, ASYNCHRONOUS], 2)
+    outcomes = [outcome for outcome, _ in held]
+    assert [outcome.code for outcome in outcomes] == [0] * world
+    assert held[0][1] == 2, "steps 4 and 8; the end is waited for"
+    reference = gloo_pool.run(world, run_case, [*overrides(tiny_data, plain), *settings, SYNCHRONOUS])[0]
+    assert outcomes[0].losses == reference.losses
+    assert names(ours) == names(plain) == ["step_00000004", "step_00000008", "step_00000012"]
+    contents = set()
+    for path in finished_checkpoints(checkpoints(ours)):
+        other = checkpoints(plain) / path.name
+        files, others = verify(path)["files"], read_manifest(other)["files"]
+        # It names the directory and has a random number.
+        assert {*files.pop(".metadata")} == {*others.pop(".metadata")}
+        described, of_other = FileSystemReader(path).read_metadata(), FileSystemReader(other).read_metadata()
+        assert described.state_dict_metadata == of_other.state_dict_metadata
+        assert described.storage_data == of_other.storage_data
+        assert files == others and (f"__{world - 1}_0.distcp" in files or layout == "dp2")
+        contents.add(files["__0_0.distcp"]["sha256"])
+    assert len(contents) == 3, "training does change the state"
+    if layout.startswith("tp2"):
+        # Under one process: as the run that had one process all along.
+        shutil.rmtree(checkpoints(ours) / "step_00000012")
+        (resumed,) = gloo_pool.run(1, run_case, overrides(tiny_data, ours))
+        assert {"event": "resumed", "step": 8, "checkpoint": "step_00000008"} in resumed.metrics
+        assert resumed.losses == pytest.approx(synchronous[1].losses, rel=1e-5)
+        shutil.rmtree(checkpoints(plain) / "step_00000012")
+        (again,) = gloo_pool.run(1, run_case, overrides(tiny_data, plain))
+        assert resumed.losses == again.losses
+
+
+def test_it_is_announced_when_it_is_there(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    ((outcome, _),) = gloo_pool.run(1, held_case, overrides(tiny_data, tmp_path), 2)
+    lines = outcome.stdout.splitlines()
+    (place,) = [place for place, line in enumerate(lines) if line.startswith("saved") and "00000004" in line]
+    assert any(line.startswith("step      6/12") for line in lines[:place])
+    assert "training stood still for" in lines[place] and outcome.stderr == ""
+
+
+def test_one_save_at_a_time(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    """A save every step, with a writer that takes longer than a step: each is there, none overtakes."""
+    settings = overrides(tiny_data, tmp_path, trainer__checkpoint__every_n_steps="1", trainer__max_steps="6")
+    (outcome,) = gloo_pool.run(1, slow_case, settings, 0.3)
+    assert outcome.code == 0 and len(names(tmp_path)) == 6
+    saved = [line.split("step_")[1][:8] for line in outcome.stdout.splitlines() if line.startswith("saved")]
+    assert saved == [f"{step:08d}" for step in range(1, 7)]
+    (warning,) = outcome.stderr.splitlines()
+    assert "trainer.checkpoint.every_n_steps=1: the save of step 1 is not written yet" in warning
+
+
+def test_a_signal_is_obeyed_after_the_pending_save(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    settings = overrides(tiny_data, tmp_path, trainer__max_steps="3000", optim__lr_decay_steps="20")
+    (outcome,) = gloo_pool.run(1, signalled_case, settings, 6, int(signal.SIGTERM), 2)
+    assert outcome.code == 3
+    stopped = outcome.metrics[-1]["step"]
+    steps = [verify(path)["step"] for path in finished_checkpoints(checkpoints(tmp_path))]
+    assert steps == sorted({*range(4, stopped + 1, 4), stopped})[-9:]
+    assert names(tmp_path) == [f"step_{step:08d}" for step in steps]
+
+
+def test_a_guard_leaves_what_was_begun_before(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    settings = [*overrides(tiny_data, tmp_path), *DP2]
+    outcomes = gloo_pool.run(2, diverging_case, settings, 5)
+    assert [outcome.code for outcome in outcomes] == [4, 4]
+    assert names(tmp_path) == ["step_00000004"]
+    verify(checkpoints(tmp_path) / "step_00000004")
+
+
+def test_another_error_ends_the_writer(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    ((outcome, writes),) = gloo_pool.run(1, metrics_refused_case, overrides(tiny_data, tmp_path), 5)
+    assert outcome.code == 2 and outcome.message == "metrics.jsonl: cannot be written"
+    assert not writes and names(tmp_path) == []
+
+
+def test_it_is_refused_where_it_would_be_ignored(tiny_data: TinyData, tmp_path: Path) -> None:
+    settings = overrides(tiny_data, tmp_path, trainer__checkpoint__every_n_steps="null")
+    with pytest.raises(UserError, match=r"async_save=True: would be ignored: set .*every_n_steps"):
+        validate_pretrain(compose("pretrain", settings))
+
+
+# Disks that refuse
+
+REFUSALS: dict[str, tuple[Any, ...]] = {
+    "file of rank 0": (limited_case, 0, 200_000),
+    "file of rank 1": (limited_case, 1, 200_000),
+    "common.pt": (limited_case, 0, 8_000),
+    ".metadata": (unfinished_case,),
+    "directory": (run_case,),
+}
+
+
+USUAL = [
+    ("file of rank 1", "later"),
+    ("file of rank 1", "at once"),
+    (".metadata", "later"),
+    ("common.pt", "later"),
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "when"),
+    [
+        pytest.param(*case, marks=[] if case in USUAL else [pytest.mark.slow])
+        for case in itertools.product(REFUSALS, ("later", "at once"))
+    ],
+)
+def test_a_disk_that_refuses_one_of_two_ranks(
+    where: str,
+    when: str,
+    synchronous: tuple[Path, Outcome],
+    gloo_pool: GlooPool,
+    tiny_data: TinyData,
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(synchronous[0] / "tiny", tmp_path / "tiny")
+    shutil.rmtree(checkpoints(tmp_path) / "step_00000012")
+    asynchronous = ASYNCHRONOUS if when == "later" else SYNCHRONOUS
+    settings = overrides(tiny_data, tmp_path, trainer__checkpoint__every_n_steps="10")
+    partial = checkpoints(tmp_path) / ".step_00000010.partial"
+    if where == "directory":
+        partial.write_bytes(b"in the way")
+    case, *its_arguments = REFUSALS[where]
+    outcomes = gloo_pool.run(2, case, [*settings, *TP2, asynchronous], *its_arguments)
+    for outcome in outcomes:
+        assert outcome.code == 2 and outcome.message == outcomes[0].message and "\n" not in outcome.message
+        assert "step_00000010: cannot be saved" in outcome.message
+        assert "earlier checkpoints are untouched" in outcome.message
+    # The writer's failure of step 10 is noticed at the next step's end, or at the end of training.
+    last = max(outcomes[0].losses)
+    assert last == 10 if when == "at once" or where == "directory" else last in (10, 11, 12)
+    partial.unlink(missing_ok=True)
+    assert names(tmp_path) == ["step_00000004", "step_00000008"]
+    (resumed,) = gloo_pool.run(1, run_case, overrides(tiny_data, tmp_path))
+    assert resumed.code == 0 and resumed.losses == synchronous[1].losses
+
+
+# Death
+
+
+def alive_in_session(session: int) -> list[int]:
+    """Processes of a session that are no zombies."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, _, _, its_session = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:4]
+            except OSError:
+                continue
+            if int(its_session) == session and state not in "ZX":
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+def test_kill_9_during_a_save_leaves_no_process_and_no_checkpoint(
+    synchronous: tuple[Path, Outcome], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    settings = overrides(tiny_data, tmp_path, trainer__max_steps="100000", optim__lr_decay_steps="20")
+    launcher = ("-m", "tests.support.background_cases")
+    process = start(settings, launcher, start_new_session=True)
+    partial = checkpoints(tmp_path) / ".step_00000008.partial"
+    try:
+        wait_for_step(tmp_path / "tiny" / "metrics.jsonl", 10, lambda: process.poll() is None)
+        # Training is beyond step 8, whose writer stands in the middle of its file; step 4 is whole.
+        wait_for_file(partial, lambda: process.poll() is None)
+        assert process.pid in alive_in_session(process.pid)
+        process.kill()
+        process.communicate(timeout=10)  # Nobody holds its output open.
+    finally:
+        process.kill()
+    deadline = time.monotonic() + 5
+    while alive_in_session(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive_in_session(process.pid) == []
+    assert names(tmp_path) == [partial.name, "step_00000004"] and not (partial / MANIFEST).exists()
+    (resumed,) = gloo_pool.run(1, run_case, overrides(tiny_data, tmp_path))
+    assert {"event": "resumed", "step": 4, "checkpoint": "step_00000004"} in resumed.metrics
+    assert resumed.losses == synchronous[1].losses
+    assert names(tmp_path) == ["step_00000004", "step_00000008", "step_00000012"]
+
+
+@pytest.mark.slow
+def test_killed_in_the_midst_of_real_saves(
+    synchronous: tuple[Path, Outcome], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """A save after every step, and kills whenever it happens: always a whole checkpoint to go on from."""
+    settings = overrides(tiny_data, tmp_path, trainer__checkpoint__every_n_steps="1")
+    metrics = tmp_path / "tiny" / "metrics.jsonl"
+    for step in (2, 4, 6, 8):
+        process = start(settings, start_new_session=True)
+        try:
+            wait_for_step(metrics, step, lambda pid=process.pid: pid in alive_in_session(pid))  # type: ignore[misc]
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate(timeout=10)
+        finally:
+            process.kill()
+        assert alive_in_session(process.pid) == []
+    (resumed,) = gloo_pool.run(1, run_case, settings)
+    assert resumed.losses == synchronous[1].losses
+    for path in finished_checkpoints(checkpoints(tmp_path)):
+        assert load_plain(path / "common.pt")["global_step"] == verify(path)["step"]

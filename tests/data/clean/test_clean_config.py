@@ -1,0 +1,184 @@
+"""Refusals of the cleaning job: one line, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.config.hydra_app import compose
+from recipes.data.clean.plan import claim, describe, make_plan
+from recipes.data.clean.validate import validate_clean
+from recipes.errors import UserError
+from tests.support.clean_text import ENGLISH, write_jsonl
+
+ROOT = Path(__file__).resolve().parents[3]
+# Runs tools.clean and tells on the last line which heavy packages were imported.
+SPY = """
+import json, runpy, sys
+sys.argv = ["clean", *sys.argv[1:]]
+try:
+    runpy.run_module("tools.clean", run_name="__main__")
+finally:
+    print()
+    print(json.dumps(sorted({"torch", "datatrove", "numpy", "py3langid", "pyarrow"} & set(sys.modules))))
+"""
+SOURCE = "data.sources={en: {path: [PATH], language: eng_Latn}}"
+
+
+def spy(*settings: str) -> tuple[int, str, str, list[str]]:
+    done = subprocess.run(
+        [sys.executable, "-c", SPY, *settings], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    *lines, heavy = done.stdout.splitlines()
+    return done.returncode, "\n".join(lines).strip(), done.stderr, json.loads(heavy)
+
+
+def test_help_and_unknown_keys_import_nothing() -> None:
+    code, out, err, heavy = spy("--help")
+    assert (code, err, heavy) == (0, "", [])
+    assert "python -m tools.clean data=real_text" in out and "min_script_fraction" in out
+    code, out, err, heavy = spy("output_dir=x", "minhash.n_gram=3")
+    assert (code, out, heavy) == (2, "", [])
+    assert err == "error: minhash.n_gram: there is no such key; did you mean minhash.n_grams?\n"
+
+
+@pytest.mark.parametrize("name", ["real_text", "with_hinglish"])
+def test_shipped_sources_compose(name: str) -> None:
+    config = compose("clean", [f"data={name}", "output_dir=x"])
+    validate_clean(config)
+    assert {source.language for source in config.data.sources.values()} <= set(config.quality.gopher)
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "en.jsonl", ENGLISH)
+
+
+def config_of(text_file: Path, *settings: str) -> Any:
+    source = SOURCE.replace("PATH", str(text_file))
+    return compose("clean", [source, f"output_dir={text_file.parent}/out", *settings])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.sources.en.language=french"], "data.sources.en.language=french: choose one of eng_Latn"),
+        (["language.min_script_fraction=0"], r"language.min_script_fraction=0.0: must lie in \(0, 1\]"),
+        (["language.fasttext_model=no.bin"], "language.fasttext_model=no.bin: no such file"),
+        (
+            ["~quality.gopher.eng_Latn"],
+            "data.sources.en.language=eng_Latn: quality.gopher has no thresholds for it",
+        ),
+        (
+            ["quality.gopher.hin_Deva.stop_words=[]"],
+            "min_stop_words=2: quality.gopher.hin_Deva.stop_words has",
+        ),
+        (["quality.gopher.eng_Latn.min_doc_words=0"], "min_doc_words=0: must be positive"),
+        (["minhash.n_grams=0"], "minhash.n_grams=0: must be positive"),
+        (["lists.words={bad: {path: no.txt}}"], "lists.words.bad.path=no.txt: no such file"),
+        (["lists.hashes={bad: no.txt}"], "lists.hashes.bad=no.txt: no such file"),
+        (["decontamination.mirror=nowhere"], "decontamination.mirror=nowhere: no benchmark mirror"),
+        (["pii.kinds=[name]"], "pii.kinds=name: choose one of email"),
+        (["pii.kinds=[]"], r"pii.kinds=\[\]: name kinds, or turn masking off"),
+        (["tasks=0"], "tasks=0: must be positive"),
+        (["workers=0"], "workers=0: must be positive"),
+        (["executor=ray"], "executor=ray: choose one of local, slurm"),
+        (["executor=slurm"], "slurm.partition=None: executor=slurm needs it"),
+        (["executor=slurm", "slurm.partition=x"], "executor=slurm: sbatch is not on PATH"),
+    ],
+)
+def test_refused(text_file: Path, settings: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match=message):
+        validate_clean(config_of(text_file, *settings))
+
+
+def test_no_source() -> None:
+    with pytest.raises(UserError, match=r"data\.sources=\{\}: choose data=NAME"):
+        validate_clean(compose("clean", ["output_dir=x"]))
+
+
+def test_without_the_extra(text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "datatrove" else find(name))
+    with pytest.raises(UserError) as refusal:
+        validate_clean(config_of(text_file))
+    assert str(refusal.value) == "datatrove is not installed: pip install -e '.[data]'"
+
+
+def test_input_that_is_none(tmp_path: Path, text_file: Path) -> None:
+    for name, content, message in (
+        ("a.txt", b"x", "not JSONL by its name"),
+        ("b.jsonl", b"[]\n", "not a JSON object"),
+        ("c.jsonl", b"text\n", "not a JSON object"),
+        ("d.jsonl", b'{"content": "x"}\n', r"no key 'text' \(keys: content\); set data.sources.en.text_key"),
+        ("e.jsonl.gz", gzip.compress(b"{}")[:-4], "is damaged or incomplete"),
+        ("e.jsonl.zst", b"nothing", "is damaged or incomplete"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            make_plan(config_of(path))
+    with pytest.raises(UserError, match="no JSONL file there"):
+        make_plan(config_of(tmp_path / "*.none"))
+    twice = f"{text_file}, {text_file.parent}/en.*"
+    with pytest.raises(UserError, match="source en reads this file already"):
+        make_plan(compose("clean", [SOURCE.replace("PATH", twice), "output_dir=x"]))
+
+
+def test_pieces_cover_every_line_once(tmp_path: Path) -> None:
+    pytest.importorskip("datatrove", reason="needs pip install -e '.[data]'")
+    from recipes.data.clean.blocks import _lines
+
+    lines = [json.dumps({"text": "x" * (i * 7919 % 9000), "id": str(i)}) for i in range(1000)]
+    path = tmp_path / "big.jsonl"
+    path.write_text("\n".join(lines))  # the last line has no newline
+    plan = make_plan(config_of(path, "tasks=3"))
+    pieces = [piece for task in plan for piece in task]
+    assert len(pieces) == 3 and all(len(task) == 1 for task in plan)
+    read = [json.loads(line)["id"] for piece in pieces for line, _ in _lines(piece)]
+    assert sorted(read, key=int) == [str(i) for i in range(1000)]
+
+
+def test_a_file_cut_short_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("datatrove", reason="needs pip install -e '.[data]'")
+    from recipes.data.clean.blocks import _lines
+
+    path = tmp_path / "en.jsonl.gz"
+    write_jsonl(path, ENGLISH * 500)
+    path.write_bytes(path.read_bytes()[:-100])
+    ((piece,),) = [task for task in make_plan(config_of(path)) if task]
+    with pytest.raises(UserError, match=r"en\.jsonl\.gz is damaged or incomplete"):
+        list(_lines(piece))
+
+
+def test_plan_is_described(text_file: Path) -> None:
+    config = config_of(text_file, "minhash.enabled=false")
+    described = describe(config, make_plan(config))
+    assert "en (eng_Latn): 1 files, 0.0 MB in 1 pieces" in described
+    assert "filters: read, language, quality, exact_dedup\n" in described
+    assert "masked: email, upi, ip, aadhaar, phone, pan, vehicle" in described
+
+
+def test_an_output_directory_belongs_to_one_job(text_file: Path) -> None:
+    config = config_of(text_file)
+    claim(config, make_plan(config))
+    claim(config_of(text_file, "workers=3", "executor=slurm"), make_plan(config))  # how, not what
+    for setting, key in (("pii.enabled=false", "pii.enabled"), ("tasks=3", "input|tasks")):
+        other = config_of(text_file, setting)
+        with pytest.raises(UserError, match=f"holds a job with another ({key})"):
+            claim(other, make_plan(other))
+    with text_file.open("a") as stream:
+        stream.write('{"text": "more"}\n')
+    with pytest.raises(UserError, match="holds a job with another input"):
+        claim(config, make_plan(config))
+    foreign = config_of(text_file, f"output_dir={text_file.parent}")
+    with pytest.raises(UserError, match="holds other files: take a new directory"):
+        claim(foreign, make_plan(foreign))

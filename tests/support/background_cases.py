@@ -1,0 +1,162 @@
+"""Runs whose checkpoint writer is held back, refused by the disk, or killed in the middle."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.run_cases import Outcome, run_case
+
+WRITER = "checkpoint writer"
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """``owner.name`` is ``value`` within the block."""
+    original = owner.__dict__[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextmanager
+def before_writing(wait: Callable[[str], None]) -> Iterator[None]:
+    """``wait(path)`` is called by the thread that is about to write a file of tensors."""
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+    original = FileSystemWriterAsync.write_preloaded_data
+
+    def delayed(transforms: Any, number: int, bucket: Any, *others: Any, **named: Any) -> None:
+        if threading.current_thread().name == WRITER:
+            wait(bucket[0])
+        original(transforms, number, bucket, *others, **named)
+
+    with replaced(FileSystemWriterAsync, "write_preloaded_data", staticmethod(delayed)):
+        yield
+
+
+def only_open(gate: threading.Event) -> None:
+    """Waits for it."""
+    assert gate.wait(60), "nobody opened it"
+
+
+def held_case(overrides: list[str], steps: int) -> tuple[Outcome, int]:
+    """A run that writes only when training is ``steps`` further, or waits for the save; and how many were."""
+    from recipes.checkpoint.background import BackgroundSave
+    from recipes.training.checkpoints import Checkpoints
+
+    gate, held = threading.Event(), []
+    start, finish = BackgroundSave.start, BackgroundSave.finish
+    after_step: Any = Checkpoints.on_train_batch_end
+
+    def shut(self: Any, *args: Any) -> None:
+        gate.clear()
+        start(self, *args)
+
+    def opened(self: Any, device: Any, *, wait: bool) -> Path | None:
+        if wait:
+            gate.set()
+        return finish(self, device, wait=wait)
+
+    def at_step(self: Any, trainer: Any, *args: Any) -> None:
+        pending = trainer.strategy.background._pending
+        if pending is not None and trainer.global_step - self.saved_step == steps:
+            if pending.writer.is_alive():  # Not on a rank that has nothing to write.
+                held.append(self.saved_step)
+            gate.set()
+            pending.writer.join()
+        after_step(self, trainer, *args)
+
+    with (
+        before_writing(lambda _: only_open(gate)),
+        replaced(BackgroundSave, "start", shut),
+        replaced(BackgroundSave, "finish", opened),
+        replaced(Checkpoints, "on_train_batch_end", at_step),
+    ):
+        return run_case(overrides), len(held)
+
+
+def slow_case(overrides: list[str], seconds: float) -> Outcome:
+    """A run whose writers begin so much later."""
+    import time
+
+    with before_writing(lambda _: time.sleep(seconds)):
+        return run_case(overrides)
+
+
+def diverging_case(overrides: list[str], step: int) -> Outcome:
+    """A slow writer, and a gradient norm that is no number at ``step``."""
+    from recipes.training.module import ParamGPT
+
+    original: Any = ParamGPT.grad_norm
+    norm = property(lambda model: float("nan") if model.trainer.global_step == step else original.fget(model))
+    with replaced(ParamGPT, "grad_norm", norm):
+        return slow_case(overrides, 0.5)
+
+
+def metrics_refused_case(overrides: list[str], step: int) -> tuple[Outcome, bool]:
+    """A save under way when metrics cannot be written at ``step``; and whether a writer lives on."""
+    from recipes.errors import UserError
+    from recipes.training.rundir import RunDirectory
+
+    original = RunDirectory.append_metrics
+
+    def refuse(self: Any, record: dict[str, Any]) -> None:
+        if record["step"] == step:
+            raise UserError("metrics.jsonl: cannot be written")
+        original(self, record)
+
+    with replaced(RunDirectory, "append_metrics", refuse):
+        outcome = slow_case(overrides, 0.5)
+    return outcome, any(thread.name == WRITER for thread in threading.enumerate())
+
+
+def limited_case(overrides: list[str], rank: int, limit: int) -> Outcome:
+    """A run in which no file of one rank may grow beyond so many bytes."""
+    return run_case(overrides, limit if os.environ["RANK"] == str(rank) else None)
+
+
+def unfinished_case(overrides: list[str]) -> Outcome:
+    """A run in which rank 0 finds no space for ``.metadata``, after all ranks have written their tensors."""
+    from torch.distributed.checkpoint.filesystem import _FileSystemWriter
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with replaced(_FileSystemWriter, "finish", full):
+        return run_case(overrides)
+
+
+def main() -> None:
+    """``python -m tests.support.background_cases -m recipes.pretrain ...``: the writer of step 8 stops in the
+    middle of its file, for ever.
+    """
+    from recipes.parallel import cpu_stand_in
+
+    cpu_stand_in.install()
+    from recipes.checkpoint.sharded_save import ShardedSave
+    from recipes.config.hydra_app import compose
+    from recipes.pretrain import run
+
+    original = ShardedSave._one_by_one
+
+    def stops(self: Any, tensors: list[Any]) -> Iterator[Any]:
+        for place, each in enumerate(original(self, tensors)):
+            yield each
+            if "step_00000008" in self._named.name and place == 3:
+                threading.Event().wait()
+
+    with replaced(ShardedSave, "_one_by_one", stops):
+        sys.exit(run(compose("pretrain", sys.argv[3:])))
+
+
+if __name__ == "__main__":
+    main()
