@@ -63,8 +63,19 @@ def run_here(config: CleanConfig, stages: list[Stage], out: Path) -> None:
         executor = LocalExecutor(
             stage.pipeline, tasks=stage.tasks, workers=min(workers, stage.tasks), logging_dir=str(logs)
         )
-        with _Progress(f"{number}/{len(stages)} {stage.name}", logs, stage.tasks):
+        with _Progress(f"{number}/{len(stages)} {stage.name}", logs, stage.tasks), _no_child_left():
             executor.run()
+
+
+@contextlib.contextmanager
+def _no_child_left() -> Iterator[None]:
+    """Ends processes that datatrove was just starting when it was interrupted: Python would wait for them."""
+    try:
+        yield
+    except BaseException:
+        for process in multiprocess.active_children():
+            process.kill()
+        raise
 
 
 class LocalExecutor(LocalPipelineExecutor):
