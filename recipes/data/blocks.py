@@ -5,12 +5,11 @@ the middle: it is unpacked here, and the workers get its lines.
 """
 
 import io
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.data.compression import damaged, is_compressed, open_stream
+from recipes.data.compression import DAMAGE, damaged, is_compressed, open_stream
 from recipes.data.text import BadLine, read_jsonl
 
 BLOCK_BYTES = 4 << 20  # of text
@@ -80,7 +79,7 @@ def _cut_lines(path: str | Path, number: int, start: int, size: int) -> Iterator
                 if not following:
                     return
                 offset, lines = stop, following
-    except (OSError, EOFError, zlib.error) as error:
+    except DAMAGE as error:
         raise damaged(path, error) from None
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -9,6 +10,8 @@ from recipes.errors import UserError
 
 _BY_PYARROW = {".zst": "zstd", ".bz2": "bz2"}
 COMPRESSED = (".gz", *_BY_PYARROW)
+DAMAGE = (OSError, EOFError, zlib.error)
+"""What reading a damaged file raises."""
 
 
 def is_compressed(path: str | Path) -> bool:
@@ -25,7 +28,7 @@ def uncompressed_suffix(path: str | Path) -> str:
 def open_stream(path: str | Path) -> BinaryIO:
     """Open a file for reading, decompressed where its name says so; it can be read forward only.
 
-    Damage shows while reading, as an OSError or EOFError: callers pass it through :func:`damaged`.
+    Damage shows while reading, as one of :data:`DAMAGE`: callers pass it through :func:`damaged`.
 
     Raises:
         OSError: the file cannot be opened.

@@ -2,12 +2,11 @@
 
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from recipes.data.compression import damaged, is_compressed, open_stream, uncompressed_suffix
+from recipes.data.compression import DAMAGE, damaged, is_compressed, open_stream, uncompressed_suffix
 from recipes.data.nfc import nfc
 from recipes.errors import UserError
 
@@ -134,7 +133,7 @@ def read_texts(path: str | Path, text_key: str) -> Iterator[str]:
         raise bad.at(path) from None
     except OSError as error:
         raise (damaged(path, error) if is_compressed(path) else unreadable(path, error)) from None
-    except (EOFError, zlib.error) as error:
+    except DAMAGE as error:
         raise damaged(path, error) from None
 
 

@@ -24,7 +24,7 @@ from recipes.data.clean.languages import Identifier
 from recipes.data.clean.plan import Piece
 from recipes.data.clean.summary import TALLY
 from recipes.data.clean.words import SpacedWords
-from recipes.data.compression import damaged, open_stream
+from recipes.data.compression import DAMAGE, damaged, open_stream
 
 SOURCE, LANGUAGE, RECORD = "clean_source", "clean_language", "record"
 """Keys of a document's metadata: name and language of its source; the other fields of its line."""
@@ -127,7 +127,7 @@ def _lines(piece: Piece) -> Iterator[tuple[bytes, int]]:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if not line.isspace():
                     yield line, begin
-    except (OSError, EOFError) as error:
+    except DAMAGE as error:
         raise damaged(piece.path, error) from error
 
 

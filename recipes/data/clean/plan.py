@@ -12,7 +12,7 @@ from typing import Any
 
 from recipes.config.checks import refuse
 from recipes.data.clean.config import CleanConfig
-from recipes.data.compression import damaged, is_compressed, open_stream, uncompressed_suffix
+from recipes.data.compression import DAMAGE, damaged, is_compressed, open_stream, uncompressed_suffix
 from recipes.errors import UserError
 from recipes.evaluation.mirror import MANIFEST
 from recipes.files import atomic_write, sha256_file
@@ -88,7 +88,7 @@ def _check_first_line(path: Path, text_key: str, source: str) -> None:
     try:
         with open_stream(path) as stream:
             line = stream.readline()
-    except (OSError, EOFError) as error:
+    except DAMAGE as error:
         raise damaged(path, error) from error
     try:
         record = json.loads(line) if line.strip() else {text_key: ""}
