@@ -68,7 +68,7 @@ def synchronous(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: Any)
 
 
 LAYOUTS = {"single": (1, []), "muon": (1, MUON), "tp2": (2, TP2), "dp2": (2, DP2), "tp2_pp2": (4, TP2_PP2)}
-SLOW = ("dp2", "tp2_pp2")
+SLOW = ("tp2", "dp2", "tp2_pp2")
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,7 @@ def test_a_signal_is_obeyed_after_the_pending_save(
     assert names(tmp_path) == [f"step_{step:08d}" for step in steps]
 
 
+@pytest.mark.slow
 def test_a_guard_leaves_what_was_begun_before(
     gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from tests.support.pool import GlooPool
 from tests.support.run_cases import run_case
 
 
-@pytest.mark.parametrize("asynchronous", ["false", "true"])
+@pytest.mark.parametrize("asynchronous", ["false", pytest.param("true", marks=pytest.mark.slow)])
 def test_the_best_is_kept_named_and_known_after_a_resume(
     asynchronous: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

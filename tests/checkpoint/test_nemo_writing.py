@@ -223,6 +223,7 @@ def test_a_model_with_further_megatron_options_is_read_back(
     assert (read.logits(torch.tensor(TOKENS)) - torch.tensor(logits)[..., :800]).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_tensor_parallel_ranks_write_one_model(
     gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

@@ -154,11 +154,11 @@ ALL = [
 
 @pytest.mark.parametrize("kind", ALL)
 def test_damage_is_one_line(kind: str, tmp_path: Path) -> None:
-    """1,000 cases in all."""
+    """400 cases in all."""
     model = made(kind, tmp_path)
     read_all(model)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    cases = -(-1000 // len(ALL))
+    cases = -(-400 // len(ALL))
     outcomes = fuzz(model, cases, kind)
     assert sum(outcomes.values()) == cases and outcomes["refused"] > cases // 5, outcomes
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000, "kB of memory"

@@ -92,7 +92,9 @@ def test_resumed_run_repeats_the_uninterrupted_one(
     }
 
 
-@pytest.mark.parametrize("file", [".metadata", "common.pt", "metadata.json", "__0_0.distcp"])
+@pytest.mark.parametrize(
+    "file", [".metadata", "common.pt", pytest.param("metadata.json", marks=pytest.mark.slow), "__0_0.distcp"]
+)
 def test_a_changed_byte_anywhere_means_the_checkpoint_before(
     file: str,
     copied: Path,
@@ -270,7 +272,7 @@ def case_without_space(overrides: list[str], where: str) -> Outcome:
         setattr(owner, name, original)
 
 
-@pytest.mark.parametrize("where", ["manifest", "fsync"])
+@pytest.mark.parametrize("where", ["manifest", pytest.param("fsync", marks=pytest.mark.slow)])
 def test_no_space_at_the_very_end_of_a_save(
     where: str, copied: Path, finished: tuple[Path, Outcome], gloo_pool: GlooPool, tiny_data: TinyData
 ) -> None:
@@ -324,6 +326,7 @@ def small_disk(tmp_path: Path) -> Any:
     subprocess.run(["umount", str(point)], capture_output=True)
 
 
+@pytest.mark.slow
 def test_full_disk_as_a_user_sees_it(
     small_disk: Any, copied: Path, finished: tuple[Path, Outcome], gloo_pool: GlooPool, tiny_data: TinyData
 ) -> None:

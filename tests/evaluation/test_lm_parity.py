@@ -20,6 +20,9 @@ TASKS = yaml.safe_load(TABLE.read_text(encoding="utf-8"))["tasks"]
 Responses = dict[tuple[str, int], Any]
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def responses(tmp_path_factory: pytest.TempPathFactory) -> tuple[Responses, Responses, dict[str, Any]]:
     """What ParamLM and HFLM answer to each request, and the metrics of both."""

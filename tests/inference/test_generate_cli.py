@@ -145,6 +145,7 @@ def script(
     return subprocess.run([command, *arguments], cwd=cwd, env=settings, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_awkward_prompts_and_paths_through_the_script(tmp_path: Path) -> None:
     """A model path with quotes, spaces and what Hydra would interpolate; from another directory."""
     directory = tmp_path / 'it\'s a "dir" \\ ${x} $HOME, a=b'
@@ -158,6 +159,7 @@ def test_awkward_prompts_and_paths_through_the_script(tmp_path: Path) -> None:
     assert places == sorted(places) and not list(ROOT.glob("it_ran")) and not list(tmp_path.rglob("it_ran"))
 
 
+@pytest.mark.slow
 def test_newlines_through_the_script() -> None:
     done = script(MODEL, "two\nlines")
     assert done.returncode == 0 and done.stdout.startswith("two\nlines")

@@ -100,7 +100,7 @@ def singles(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Si
     [
         ("dp2", False),
         pytest.param("tp2", False, marks=pytest.mark.slow),
-        ("tp2_sp", False),
+        pytest.param("tp2_sp", False, marks=pytest.mark.slow),
         ("tp2_pp2", True),
     ],
 )
@@ -145,6 +145,7 @@ def test_checkpoint_continues_under_another_layout(
         assert column(metrics, "loss")[step] == pytest.approx(expected[step], rel=tolerance)
 
 
+@pytest.mark.slow
 def test_bfloat16_resumes_exactly(run: Run, tmp_path: Path) -> None:
     """The float32 copies of the weights are in the checkpoint, in one with two owners too."""
     precision = "trainer.precision=bf16"
@@ -204,6 +205,7 @@ def train_experts(gloo_pool: GlooPool, tiny_data: TinyData) -> Callable[[Path, s
     return train
 
 
+@pytest.mark.slow
 def test_experts(train_experts: Callable[[Path, str], dict[int, float]], tmp_path: Path) -> None:
     """Every expert is a matrix of its own, wherever it is; a checkpoint of one process goes on there."""
     whole = train_experts(tmp_path / "single", "single")

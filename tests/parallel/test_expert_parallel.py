@@ -40,16 +40,16 @@ LAYOUTS = {
 }
 CASES = [
     ("param2", "dp2"),
-    ("param2", "cp2"),
+    pytest.param("param2", "cp2", marks=pytest.mark.slow),
     ("param2", "ep2"),
-    ("param2", "tp2_sp"),
+    pytest.param("param2", "tp2_sp", marks=pytest.mark.slow),
     ("param2", "pp2_uneven"),
-    ("param2", "tp2_sp_dp2_ep2"),
+    pytest.param("param2", "tp2_sp_dp2_ep2", marks=pytest.mark.slow),
     ("param_moe", "dp2"),
     ("param_moe", "cp2"),
     ("param_moe", "ep2"),
-    ("param_moe", "pp2_uneven"),
-    ("param_moe", "tp2_sp_whole_experts"),
+    pytest.param("param_moe", "pp2_uneven", marks=pytest.mark.slow),
+    pytest.param("param_moe", "tp2_sp_whole_experts", marks=pytest.mark.slow),
     ("param_moe", "tp2_sp_ep2"),
 ]
 STEPS = 8

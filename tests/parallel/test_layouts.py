@@ -43,7 +43,7 @@ def run_layout(
 
 # Tied and untied embeddings differ where they meet the pipeline; the other untied cases are slow tests.
 CASES = [
-    pytest.param(tied, layout, marks=() if tied == "true" or "pp2" in layout else pytest.mark.slow)
+    pytest.param(tied, layout, marks=() if tied == "true" or layout == "pp2" else pytest.mark.slow)
     for tied in ("true", "false")
     for layout in LAYOUTS
 ]
@@ -89,7 +89,10 @@ def test_layout_repeats_the_single_process(
         assert valid[key] == pytest.approx(expected_valid[key], rel=1e-4)
 
 
-@pytest.mark.parametrize("second", ["single", "tp2_sp", "dp2"])
+@pytest.mark.parametrize(
+    "second",
+    [pytest.param("single", marks=pytest.mark.slow), "tp2_sp", pytest.param("dp2", marks=pytest.mark.slow)],
+)
 def test_checkpoint_of_tp2_pp2_continues_under_another_layout(
     second: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -100,6 +103,7 @@ def test_checkpoint_of_tp2_pp2_continues_under_another_layout(
     assert losses(metrics) == pytest.approx(losses(whole), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_resharding_from_the_single_process(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
     whole = run_layout(gloo_pool, tiny_data, tmp_path / "whole", "single")
     run_layout(gloo_pool, tiny_data, tmp_path, "single", trainer__max_steps="10")
@@ -107,6 +111,7 @@ def test_resharding_from_the_single_process(gloo_pool: GlooPool, tiny_data: Tiny
     assert losses(metrics) == pytest.approx(losses(whole), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_nemo_file_does_not_show_the_layout(
     gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

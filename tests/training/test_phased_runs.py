@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
 from tests.support.run_cases import Outcome, run_case
@@ -24,6 +26,7 @@ def run(pool: GlooPool, data: TinyData, output_dir: Path, steps: int) -> Outcome
     return outcome
 
 
+@pytest.mark.slow
 def test_resuming_inside_a_phase_and_on_a_border(
     gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

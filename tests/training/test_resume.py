@@ -80,7 +80,7 @@ def test_metrics_contract(whole: Outcome) -> None:
     assert valid["step"] == 40 and training[-1]["loss"] < training[0]["loss"] - 0.5
 
 
-@pytest.mark.parametrize("dropout", ["0.0", "0.1"])
+@pytest.mark.parametrize("dropout", ["0.0", pytest.param("0.1", marks=pytest.mark.slow)])
 def test_kill_9_then_the_same_command(
     dropout: str, whole: Outcome, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -123,7 +123,9 @@ def test_sigterm_saves_and_leaves_with_3(
     assert {step: loss for step, loss in resumed.losses.items() if step <= 40} == whole.losses
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGUSR1, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_twice_is_a_signal_once(
     number: int, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -210,6 +212,7 @@ def test_nan_is_stopped_by_a_guard(gloo_pool: GlooPool, tiny_data: TinyData, tmp
     assert 4 in checkpoint_steps(tmp_path)
 
 
+@pytest.mark.slow
 def test_bf16_on_the_cpu_trains_and_resumes(
     whole: Outcome, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

@@ -76,7 +76,11 @@ def test_every_layout_writes_the_same(
 
 
 @pytest.mark.parametrize(
-    "family", [["model=tiny_nano_hindi", "optim=muon"], ["model=tiny_param_moe"]], ids=["nano_hindi", "moe"]
+    "family",
+    [
+        pytest.param(["model=tiny_nano_hindi", "optim=muon"], id="nano_hindi"),
+        pytest.param(["model=tiny_param_moe"], id="moe", marks=pytest.mark.slow),
+    ],
 )
 def test_other_families_and_resuming(
     family: list[str], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path

@@ -58,6 +58,7 @@ def adam_steps(checkpoint: Path) -> set[int]:
     return {group["step"] for group in groups}
 
 
+@pytest.mark.slow
 def test_full_state(first_phase: Path, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
     weights = second_phase(gloo_pool, tiny_data, tmp_path / "weights", first_phase)
     full = second_phase(gloo_pool, tiny_data, tmp_path / "full", first_phase, "full")
