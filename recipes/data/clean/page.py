@@ -68,20 +68,22 @@ def _title(language: str) -> str:
     return _LANGUAGES.get(language, language)
 
 
+def counted(name: str, counts: dict[str, Any]) -> tuple[str, ...]:
+    """A filter's row: its name, documents in, kept, dropped, and MB in and kept."""
+    return (
+        name,
+        *(f"{counts[f'documents_{what}']:,}" for what in ("in", "kept", "dropped")),
+        *(f"{counts[f'bytes_{what}'] / 1e6:,.2f}" for what in ("in", "kept")),
+    )
+
+
 def _table(title: str, entry: dict[str, Any]) -> str:
     names = ("Filter", "Documents in", "Kept", "Dropped", "MB in", "MB kept", "Reasons")
     header = "".join(f"<th>{name}</th>" for name in names)
     rows = []
     for name, counts in entry["filters"].items():
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts["reasons"].items())
-        cells = [
-            name,
-            f"{counts['documents_in']:,}",
-            f"{counts['documents_kept']:,}",
-            f"{counts['documents_dropped']:,}",
-            f"{counts['bytes_in'] / 1e6:,.2f}",
-            f"{counts['bytes_kept'] / 1e6:,.2f}",
-        ]
+        cells = counted(name, counts)
         row = "".join(f"<td>{escape(printable(cell))}</td>" for cell in cells)
         rows.append(f'<tr>{row}<td class="why">{escape(printable(reasons))}</td></tr>')
     masked = ", ".join(f"{kind} {number:,}" for kind, number in entry["pii"].items())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.data.clean.config import CleanConfig
-from recipes.data.clean.page import write_page
+from recipes.data.clean.page import counted, write_page
 from recipes.data.clean.plan import filters
 from recipes.files import atomic_write
 
@@ -149,16 +149,8 @@ def render(summary: Summary) -> str:
 
 def _rows(language: str, entry: dict[str, Any]) -> Iterable[tuple[str, ...]]:
     for name, counts in entry["filters"].items():
-        yield (
-            language,
-            name,
-            f"{counts['documents_in']:,}",
-            f"{counts['documents_kept']:,}",
-            f"{counts['documents_dropped']:,}",
-            f"{counts['bytes_in'] / 1e6:,.2f}",
-            f"{counts['bytes_kept'] / 1e6:,.2f}",
-            ", ".join(f"{reason} {number}" for reason, number in counts["reasons"].items()),
-        )
+        reasons = ", ".join(f"{reason} {number}" for reason, number in counts["reasons"].items())
+        yield (language, *counted(name, counts), reasons)
     first = next(iter(entry["filters"].values()))
     kept = entry["kept"]
     yield (
