@@ -59,8 +59,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify(directory: Path) -> dict[str, Any]:
-    """Compares every file with the manifest; returns the manifest.
+def verify(directory: Path, *, sha256: bool = True) -> dict[str, Any]:
+    """Compares every file with the manifest, or without ``sha256`` its size; returns the manifest.
 
     Raises:
         UserError: a file is missing or differs; the message names it.
@@ -73,7 +73,7 @@ def verify(directory: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size != expected["bytes"]:
             raise UserError(f"{path} has {size} bytes, the manifest says {expected['bytes']}; it is damaged")
-        if sha256_file(path) != expected["sha256"]:
+        if sha256 and sha256_file(path) != expected["sha256"]:
             raise UserError(f"{path} does not have the manifest's SHA-256; it is damaged")
     return manifest
 
@@ -86,8 +86,8 @@ def finished_checkpoints(checkpoints: Path) -> list[Path]:
     return sorted(path for path in found if (path / MANIFEST).is_file())
 
 
-def newest_whole_checkpoint(checkpoints: Path, warn: Any) -> Path | None:
-    """The newest checkpoint whose every file is as recorded; ``warn`` is told of each that is passed over.
+def newest_whole_checkpoint(checkpoints: Path, warn: Any, *, sha256: bool = True) -> Path | None:
+    """The newest checkpoint that passes :func:`verify`; ``warn`` is told of each that is passed over.
 
     Raises:
         UserError: there are checkpoints, and all are damaged.
@@ -95,7 +95,7 @@ def newest_whole_checkpoint(checkpoints: Path, warn: Any) -> Path | None:
     candidates = finished_checkpoints(checkpoints)
     for path in reversed(candidates):
         try:
-            verify(path)
+            verify(path, sha256=sha256)
             return path
         except UserError as error:
             warn(f"{path.name} is passed over: {error}")

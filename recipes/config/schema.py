@@ -252,6 +252,9 @@ class CheckpointConfig:
     points to the best. Those count that were saved at a step that was validated."""
     keep_every_n_steps: int | None = None
     """Checkpoints of every n-th step stay for ever; a multiple of every_n_steps."""
+    verify_sha256: bool = True
+    """Compare every file with its SHA-256 before a run goes on from it; false: only its size, as reading the
+    state of a large model twice takes minutes."""
     async_save: bool = False
     """Write a checkpoint while training goes on: a step's state is copied to host memory (as much as the
     checkpoint is large), and a thread writes it. The save at the end, and that of a signal, is waited for."""

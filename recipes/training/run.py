@@ -88,7 +88,11 @@ def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int) -> Sta
         written = directory.nemo_file if config.save_nemo else "no model.nemo wanted"
         say(f"{directory.path} is complete: {done} steps, {written}")
         return Start(checkpoint, complete=True)
-    init_from = find_start(config.init_from) if config.init_from and checkpoint is None else None
+    init_from = (
+        find_start(config.init_from, config.trainer.checkpoint.verify_sha256)
+        if config.init_from and checkpoint is None
+        else None
+    )
     directory.create(config)
     remove_partial(directory.checkpoints)
     if checkpoint is not None:
@@ -98,7 +102,9 @@ def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int) -> Sta
 
 
 def _checkpoint_to_resume(config: PretrainConfig, directory: RunDirectory) -> Path | None:
-    checkpoint = newest_whole_checkpoint(directory.checkpoints, warn)
+    checkpoint = newest_whole_checkpoint(
+        directory.checkpoints, warn, sha256=config.trainer.checkpoint.verify_sha256
+    )
     if checkpoint is None:
         if directory.nemo_file.exists() and not directory.describes(config):
             raise UserError(

@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from megatron.core.models.gpt import GPTModel
 
 
-def find_start(init_from: str) -> Path:
-    """The whole checkpoint, or the .nemo, that ``init_from`` names; every checkpoint file is verified.
+def find_start(init_from: str, verify_sha256: bool) -> Path:
+    """The whole checkpoint, or the .nemo, that ``init_from`` names.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
     path = Path(init_from)
     if (path / MANIFEST).is_file():
-        verify(path)
+        verify(path, sha256=verify_sha256)
         return path
     if (path / "checkpoints").is_dir():
-        checkpoint = newest_whole_checkpoint(path / "checkpoints", warn)
+        checkpoint = newest_whole_checkpoint(path / "checkpoints", warn, sha256=verify_sha256)
         if checkpoint is None:
             raise UserError(f"init_from={init_from}: the run has no finished checkpoint yet")
         return checkpoint

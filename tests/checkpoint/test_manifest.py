@@ -22,6 +22,7 @@ from recipes.checkpoint.manifest import (
 )
 from recipes.checkpoint.retention import prune
 from recipes.errors import UserError
+from recipes.training.start import find_start
 
 
 def make(checkpoints: Path, step: int) -> Path:
@@ -62,6 +63,18 @@ def test_any_flipped_bit_is_found(tmp_path_factory: pytest.TempPathFactory, plac
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"common\.pt does not have the manifest's SHA-256"):
         verify(directory)
+
+
+def test_without_checksums_only_sizes_are_compared(checkpoints: Path, warnings: list[str]) -> None:
+    older, newer = make(checkpoints, 4), make(checkpoints, 8)
+    (newer / ".metadata").write_bytes(b"atem")
+    assert newest_whole_checkpoint(checkpoints, warnings.append) == older
+    assert find_start(str(checkpoints.parent), verify_sha256=True) == older
+    assert newest_whole_checkpoint(checkpoints, warnings.append, sha256=False) == newer
+    assert find_start(str(checkpoints.parent), verify_sha256=False) == newer
+    (newer / ".metadata").write_bytes(b"metadata")
+    assert newest_whole_checkpoint(checkpoints, warnings.append, sha256=False) == older
+    assert ["SHA-256" in warnings[0], "8 bytes" in warnings[1]] == [True, True]
 
 
 def test_other_damage_names_the_file(checkpoints: Path) -> None:
