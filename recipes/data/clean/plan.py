@@ -69,7 +69,8 @@ def make_plan(config: CleanConfig) -> Plan:
 def _matches(key: str, pattern: str) -> list[Path]:
     path = Path(pattern)
     if path.is_dir():
-        found = [entry for entry in path.rglob("*") if uncompressed_suffix(entry) in (".jsonl", ".json")]
+        # Not .json: tools.download leaves its manifest beside its shards.
+        found = [entry for entry in path.rglob("*") if uncompressed_suffix(entry) == ".jsonl"]
     else:
         # A pattern may be absolute, which Path.glob refuses.
         matches = [pattern] if path.exists() else glob.glob(pattern)  # noqa: PTH207

@@ -133,6 +133,15 @@ def test_input_that_is_none(tmp_path: Path, text_file: Path) -> None:
         make_plan(compose("clean", [SOURCE.replace("PATH", twice), "output_dir=x"]))
 
 
+def test_a_directory_is_its_jsonl_files(tmp_path: Path) -> None:
+    """As tools.download leaves it."""
+    (tmp_path / "deeper").mkdir()
+    write_jsonl(tmp_path / "deeper/shard-00000.jsonl", ENGLISH)
+    (tmp_path / "deeper/manifest.json").write_text('{\n"source": "local"\n}')
+    plan = make_plan(config_of(tmp_path / "deeper"))
+    assert [Path(piece.path).name for task in plan for piece in task] == ["shard-00000.jsonl"]
+
+
 def test_pieces_cover_every_line_once(tmp_path: Path) -> None:
     pytest.importorskip("datatrove", reason="needs pip install -e '.[data]'")
     from recipes.data.clean.blocks import _lines
