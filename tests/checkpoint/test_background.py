@@ -134,6 +134,7 @@ def test_one_save_at_a_time(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: 
     assert "trainer.checkpoint.every_n_steps=1: the save of step 1 is not written yet" in warning
 
 
+@pytest.mark.slow
 def test_a_signal_is_obeyed_after_the_pending_save(
     gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -242,6 +243,7 @@ def alive_in_session(session: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 def test_kill_9_during_a_save_leaves_no_process_and_no_checkpoint(
     synchronous: tuple[Path, Outcome], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path

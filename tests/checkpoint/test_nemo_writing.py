@@ -88,7 +88,7 @@ def trained_logits_case(settings: list[str], tokens: list[list[int]]) -> list[li
 TOKENS = [[5, 9, 2, 300, 41, 77, 12, 799], [1, 2, 3, 4, 5, 6, 7, 8]]
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
+@pytest.fixture(scope="module", params=["tied", pytest.param("untied", marks=pytest.mark.slow)])
 def trained(
     request: pytest.FixtureRequest, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: Any
 ) -> tuple[Path, torch.Tensor]:

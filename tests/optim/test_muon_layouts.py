@@ -101,7 +101,7 @@ def singles(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Si
         ("dp2", False),
         pytest.param("tp2", False, marks=pytest.mark.slow),
         pytest.param("tp2_sp", False, marks=pytest.mark.slow),
-        ("tp2_pp2", True),
+        pytest.param("tp2_pp2", True, marks=pytest.mark.slow),
     ],
 )
 def test_layout_repeats_the_single_process(

@@ -112,7 +112,10 @@ def test_layout_repeats_the_single_process(
 
 @pytest.mark.parametrize(
     ("family", "layouts"),
-    [("param2", ["ep2", "single", "ep2"]), ("param_moe", ["pp2_uneven", "tp2_sp_ep2"])],
+    [
+        ("param2", ["ep2", "single", "ep2"]),
+        pytest.param("param_moe", ["pp2_uneven", "tp2_sp_ep2"], marks=pytest.mark.slow),
+    ],
     ids=["param2", "param_moe"],
 )
 def test_checkpoint_continues_under_another_layout(

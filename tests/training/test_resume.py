@@ -124,7 +124,12 @@ def test_sigterm_saves_and_leaves_with_3(
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGUSR1, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_twice_is_a_signal_once(
     number: int, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
@@ -137,6 +142,7 @@ def test_a_signal_twice_is_a_signal_once(
     assert not (tmp_path / "tiny" / "model.nemo").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_ranks_stops_both(
     whole: Outcome, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

@@ -78,7 +78,7 @@ def test_every_layout_writes_the_same(
 @pytest.mark.parametrize(
     "family",
     [
-        pytest.param(["model=tiny_nano_hindi", "optim=muon"], id="nano_hindi"),
+        pytest.param(["model=tiny_nano_hindi", "optim=muon"], id="nano_hindi", marks=pytest.mark.slow),
         pytest.param(["model=tiny_param_moe"], id="moe", marks=pytest.mark.slow),
     ],
 )
