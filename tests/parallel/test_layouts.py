@@ -41,7 +41,7 @@ def run_layout(
     return results[0][1]
 
 
-# Tied and untied embeddings differ where they meet the pipeline; TP is in TP + SP. The other cases are slow tests.
+# Tied and untied embeddings differ where they meet the pipeline; TP is in TP + SP. The rest is slow tests.
 CASES = [
     pytest.param(
         tied,
