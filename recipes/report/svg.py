@@ -131,7 +131,7 @@ class _Frame:
             y = _coordinate(self.y(tick))
             css = "axis" if i == 0 else "grid"
             parts.append(f'<line x1="{self.left}" x2="{self.right}" y1="{y}" y2="{y}" class="{css}"/>')
-            label = f"{tick * 100:.0f} %" if percent else format_number(tick)
+            label = f"{tick * 100:.3g} %" if percent else format_number(tick)
             parts.append(_text(self.left - 8, self.y(tick) + 4, label, anchor="end"))
         return parts
 
@@ -237,7 +237,11 @@ def _draw_bar(frame: _Frame, bar: Bar, x: float, width: float, percent: bool) ->
     """The bar with its error, and its value as text."""
     y = frame.y(bar.value)
     size = f'width="{_coordinate(width)}" height="{_coordinate(max(0.5, frame.bottom - y))}"'
-    number = f"{bar.value * 100:.1f}" if percent else f"{bar.value:.2f}"
+    number = (
+        (f"{bar.value * 100:.1f}" if bar.value >= 0.01 else f"{bar.value * 100:.2g}")
+        if percent
+        else f"{bar.value:.2f}"
+    )
     hint = f"<title>{escape(bar.label)}: {number}{' %' if percent else ''}</title>"
     parts = [
         f'<rect x="{_coordinate(x)}" y="{_coordinate(y)}" {size} rx="2" class="bar {bar.css}">{hint}</rect>'

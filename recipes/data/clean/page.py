@@ -17,7 +17,10 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _SHOWN = 400
 """Characters of an example."""
 _LANGUAGES = {"eng_Latn": "English", "hin_Deva": "Hindi", "hin_Latn": "Hindi in Latin letters"}
-_TEXT_CELLS = "td.why { text-align: left; white-space: normal; overflow-wrap: anywhere; }"
+_TEXT_CELLS = """
+td:first-child { white-space: nowrap; overflow-wrap: normal; }
+td.why, th.why { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+"""
 
 
 def write_page(summary: dict[str, Any], out: Path, examples: int) -> Path:
@@ -77,19 +80,22 @@ def counted(name: str, counts: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def masked(pii: dict[str, int]) -> str:
+    """What was masked, in words."""
+    kinds = ", ".join(f"{kind} {number:,}" for kind, number in pii.items() if kind != "documents")
+    return f"{kinds} (in {pii.get('documents', 0):,} documents)" if kinds else "nothing"
+
+
 def _table(title: str, entry: dict[str, Any]) -> str:
-    names = ("Filter", "Documents in", "Kept", "Dropped", "MB in", "MB kept", "Reasons")
-    header = "".join(f"<th>{name}</th>" for name in names)
+    names = ("Filter", "Documents in", "Kept", "Dropped", "MB in", "MB kept")
+    header = "".join(f"<th>{name}</th>" for name in names) + '<th class="why">Reasons</th>'
     rows = []
     for name, counts in entry["filters"].items():
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts["reasons"].items())
         cells = counted(name, counts)
         row = "".join(f"<td>{escape(printable(cell))}</td>" for cell in cells)
         rows.append(f'<tr>{row}<td class="why">{escape(printable(reasons))}</td></tr>')
-    masked = ", ".join(f"{kind} {number:,}" for kind, number in entry["pii"].items())
-    note = (
-        f'<p class="note">Masked: {escape(masked)}</p>' if masked else '<p class="note">Nothing masked.</p>'
-    )
+    note = f'<p class="note">Masked: {escape(masked(entry["pii"]))}</p>'
     table = f"<table><thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return f'<section><h2>{escape(title)}</h2>{note}<div class="scroll">{table}</div></section>'
 

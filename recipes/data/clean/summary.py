@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.data.clean.config import CleanConfig
-from recipes.data.clean.page import counted, write_page
+from recipes.data.clean.page import counted, masked, write_page
 from recipes.data.clean.plan import filters
 from recipes.files import atomic_write
 
@@ -139,11 +139,7 @@ def render(summary: Summary) -> str:
         cells = [row[i].ljust(widths[i]) if i < 2 else row[i].rjust(widths[i]) for i in range(len(widths))]
         lines.append("  ".join([*cells, row[-1]]).rstrip())
     for language, entry in summary["languages"].items():
-        masked = ", ".join(f"{kind} {number}" for kind, number in entry["pii"].items() if kind != "documents")
-        documents = entry["pii"].get("documents", 0)
-        lines.append(
-            f"masked in {language}: {f'{masked} (in {documents} documents)' if masked else 'nothing'}"
-        )
+        lines.append(f"masked in {language}: {masked(entry['pii'])}")
     return "\n".join(lines)
 
 
