@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
@@ -47,8 +48,15 @@ def described(name: str) -> ModelConfig:
     return replace(model, vocab_size=256)
 
 
+class Kept:
+    """A tensor that autograd keeps for the backward pass."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+
+
 def gradients(model: ModelConfig, parallel: ParallelConfig) -> tuple[dict[str, Any], int]:
-    """Gradients by name, and how many numbers autograd kept for the backward pass."""
+    """Gradients by name, and how many bytes autograd kept for the backward pass."""
     gpt = initialized(model, parallel=parallel).train()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():  # Away from the initial zeros, through which no gradient would flow.
@@ -56,18 +64,22 @@ def gradients(model: ModelConfig, parallel: ParallelConfig) -> tuple[dict[str, A
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator).to(parameter.device))
     text = torch.randint(256, (2, 49), generator=generator).to("cuda")
     positions = torch.arange(48, device="cuda").expand(2, -1)
-    kept: dict[int, int] = {}
+    kept: WeakSet[Kept] = WeakSet()  # What a graph that is dropped again had saved leaves it.
 
-    def keep(tensor: Any) -> Any:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+    def keep(tensor: Any) -> Kept:
+        saved = Kept(tensor)
+        kept.add(saved)
+        return saved
 
     seed_random_states(1)  # Noisy routers draw as they did.
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved.tensor):
         loss = gpt(text[:, :-1].contiguous(), positions, None, labels=text[:, 1:].contiguous()).mean()
+    storages = [saved.tensor.untyped_storage() for saved in kept]
+    size = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    del storages
     loss.backward()
     found = {name: p.grad.clone() for name, p in gpt.named_parameters() if p.grad is not None}
-    return found, sum(kept.values())
+    return found, size
 
 
 def applies(setting: str, model: ModelConfig) -> bool:
