@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from recipes.config.checks import not_negative, positive, refuse
-from recipes.config.schema import DataConfig, PretrainConfig
+from recipes.config.data_schema import DataConfig
+from recipes.config.schema import PretrainConfig
 from recipes.errors import UserError
 
 

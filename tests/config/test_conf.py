@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from recipes.config.data_schema import SourceConfig
 from recipes.config.hydra_app import CONF_DIR, compose
 from recipes.config.megatron_fields import TRANSFORMER_CONFIG_FIELDS
-from recipes.config.schema import SourceConfig
 from recipes.config.validate import validate_pretrain
 from recipes.config.validate_model import validate_model
 from recipes.errors import UserError

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recipes.config.data_schema import SourceConfig
 from recipes.config.hydra_app import compose
-from recipes.config.schema import EvaluateConfig, GenerateConfig, PretrainConfig, SourceConfig
+from recipes.config.schema import EvaluateConfig, GenerateConfig, PretrainConfig
 from recipes.config.validate import parse_duration, validate_pretrain
 from recipes.config.validate_jobs import validate_evaluate, validate_generate
 from recipes.errors import UserError

@@ -13,8 +13,9 @@ from hydra.errors import HydraException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recipes.config.data_schema import PhaseConfig, ShareConfig, SourceConfig
 from recipes.config.hydra_app import compose, explain
-from recipes.config.schema import PhaseConfig, PretrainConfig, ShareConfig, SourceConfig
+from recipes.config.schema import PretrainConfig
 from recipes.data.blend import BlendState, RunBlend, Source, stretches_of
 from recipes.data.epochs import MANY_EPOCHS, epoch_rows, source_uses
 from recipes.data.phases import Phase, plan_phases, samples_drawn, sources_in_use

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from recipes.config.schema import DataConfig, ModelConfig, PretrainConfig, SourceConfig, TrainerConfig
+from recipes.config.data_schema import DataConfig, SourceConfig
+from recipes.config.schema import ModelConfig, PretrainConfig, TrainerConfig
 from recipes.data.blend import Source
 from recipes.data.indexed import IndexedWriter
 

@@ -1,0 +1,62 @@
+"""Settings of the training text: sources, blends and phases. A ``MISSING`` value must be given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+
+# The next three are not frozen: OmegaConf cannot merge a YAML into an entry of a dictionary or list of a
+# frozen type.
+@dataclass
+class SourceConfig:
+    """One tokenized source of training text."""
+
+    path: str = MISSING
+    """PREFIX of PREFIX.bin and PREFIX.idx."""
+    weight: float = 1.0
+    """Share of the samples, relative to the other sources' weights."""
+    tokens: float | None = None
+    """Instead of a weight: give so many tokens over the run (2e9 is understood). Sources with weights share
+    what is left."""
+
+
+@dataclass
+class ShareConfig:
+    """What one source gives to a phase."""
+
+    weight: float = 1.0
+    """Share of the phase's samples, relative to the other sources' weights."""
+    tokens: float | None = None
+    """Instead of a weight: give so many tokens over the phase."""
+
+
+@dataclass
+class PhaseConfig:
+    """A stretch of the run with a blend of its own. Each phase but the last has one of the two ends."""
+
+    until_step: int | None = None
+    """The phase ends before this optimizer step, counted from the run's beginning."""
+    until_tokens: float | None = None
+    """The same in tokens of the run, rounded up to whole steps."""
+    train: dict[str, ShareConfig] = field(default_factory=dict)
+    """Name of one of data.train's sources -> what it gives. Sources that are not named give nothing."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    train: dict[str, SourceConfig] = field(default_factory=dict)
+    """Name of a source -> where it is and its weight. A source of weight 0 is left out."""
+    phases: list[PhaseConfig] = field(default_factory=list)
+    """Blends that follow one another; empty: one blend, by data.train's weights."""
+    valid: dict[str, str] = field(default_factory=dict)
+    """Name of a held-out set -> PREFIX; the name appears in metrics as valid.<name>.loss."""
+    seq_length: int = MISSING
+    """Tokens per training sample."""
+    eod_mask_loss: bool = False
+    """Leave the prediction at end-of-document tokens out of the loss."""
+    index_cache_dir: str | None = None
+    """Where sample indices are kept; None: index_cache/ in the run directory."""
+    num_workers: int = 0
+    """Data loader processes per rank."""
