@@ -74,7 +74,7 @@ def parse(arguments: Sequence[str] | None = None) -> "Options":
     )
     shards.add_argument("--compress", choices=("gz", "zst"), help="default: not")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
-    parser.add_argument("--force", action="store_true", help="remove what DIR holds and begin again")
+    parser.add_argument("--force", action="store_true", help="remove DIR's download and begin again")
     return Options(**vars(parser.parse_intermixed_args(arguments)))
 
 

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-# Before datatrove sets up its log: what its parent process would say is said by `_Progress`.
+# Before datatrove sets up its log: what it would say is said by `_Progress`.
 os.environ.setdefault("LOGURU_LEVEL", "CRITICAL")
 
-import multiprocess
 from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
-from datatrove.utils.stats import PipelineStats
+from tqdm import tqdm
 
 from recipes.data.clean.config import CleanConfig
 from recipes.data.clean.plan import Plan, claim
 from recipes.data.clean.stages import Stage, build_stages
 from recipes.data.clean.summary import REPORT, render
+from recipes.data.workers import WorkerDied, WorkerPool
 from recipes.errors import UserError
+from recipes.files import free_space
 
 
 def clean(config: CleanConfig, plan: Plan) -> None:
@@ -39,53 +39,73 @@ def clean(config: CleanConfig, plan: Plan) -> None:
     claim(config, plan)
     out = Path(config.output_dir).resolve()
     if not (out / REPORT).exists():
-        stages = build_stages(config, plan)
         if config.executor == "slurm":
-            last = submit(config, stages, out)
+            last = submit(config, build_stages(config, plan), out)
             print(f"submitted; the last job is {last}. When it is done: {out / 'report.html'},")
             print("and the same command prints the table")
             return
         with _only_one(out):
-            run_here(config, stages, out)
+            run_here(config, plan, out)
     if not config.keep_work:
         shutil.rmtree(out / "work", ignore_errors=True)
     print(render(json.loads((out / REPORT).read_text(encoding="utf-8"))))
     print(f"kept: {out / 'kept'}; page: {out / 'report.html'}")
 
 
-def run_here(config: CleanConfig, stages: list[Stage], out: Path) -> None:
-    """One stage after the other, each over `workers` processes."""
-    workers = config.workers or len(os.sched_getaffinity(0))
-    # Workers are copies of a server that has imported the stages: a stage begins at once.
-    multiprocess.set_forkserver_preload(["recipes.data.clean.stages"])
-    for number, stage in enumerate(stages, start=1):
-        logs = out / "logs" / stage.name
-        executor = LocalExecutor(
-            stage.pipeline, tasks=stage.tasks, workers=min(workers, stage.tasks), logging_dir=str(logs)
-        )
-        with _Progress(f"{number}/{len(stages)} {stage.name}", logs, stage.tasks), _no_child_left():
-            executor.run()
+def run_here(config: CleanConfig, plan: Plan, out: Path) -> None:
+    """One stage after the other, each over `workers` processes, which serve all stages.
+
+    Raises:
+        UserError: the disk is full, or a worker was killed; what is done stays done.
+    """
+    stages = build_stages(config, plan)
+    workers = min(config.workers or len(os.sched_getaffinity(0)), max(stage.tasks for stage in stages))
+    with WorkerPool(workers, _make_work, (config, plan)) as pool:
+        for number, stage in enumerate(stages):
+            executor = _executor(stage, out)
+            ranks = executor.get_incomplete_ranks()
+            with _Progress(
+                f"{number + 1}/{len(stages)} {stage.name}", out / "logs" / stage.name, stage.tasks
+            ):
+                try:
+                    for _ in pool.map((number, rank) for rank in ranks):
+                        pass
+                except WorkerDied:
+                    raise UserError(
+                        f"a worker process died in stage {stage.name} (out of memory?): the same command "
+                        "goes on after the tasks that are done; try fewer workers"
+                    ) from None
 
 
-@contextlib.contextmanager
-def _no_child_left() -> Iterator[None]:
-    """Ends processes that datatrove was just starting when it was interrupted: Python would wait for them."""
-    try:
-        yield
-    except BaseException:
-        for process in multiprocess.active_children():
-            process.kill()
-        raise
+def _make_work(config: CleanConfig, plan: Plan) -> Callable[[tuple[int, int]], None]:
+    """In a worker process: what does one task of one stage.
+
+    datatrove's own pool is not used: it waits for ever for a worker that was killed, and its processes
+    outlive a parent that was.
+    """
+    out = Path(config.output_dir).resolve()
+    # Its own would be a semaphore, which a worker that is ended leaves behind.
+    tqdm.set_lock(threading.RLock())
+
+    def work(task: tuple[int, int]) -> None:
+        number, rank = task
+        stage = build_stages(config, plan)[number]  # Steps count what they did: new ones for each task.
+        try:
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
+                _executor(stage, out)._run_for_rank(rank)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+                raise
+            raise UserError(f"output_dir={out}: {error.strerror} ({free_space(out)})") from error
+
+    return work
 
 
-class LocalExecutor(LocalPipelineExecutor):
-    """datatrove's, with its log in files only, and Ctrl-C left to the parent process."""
-
-    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
-        if multiprocess.parent_process() is not None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
-            return super()._run_for_rank(rank, local_rank, node_rank)
+def _executor(stage: Stage, out: Path) -> LocalPipelineExecutor:
+    """datatrove's record of which tasks are done, its log (in files only) and its statistics."""
+    return LocalPipelineExecutor(
+        stage.pipeline, tasks=stage.tasks, workers=1, logging_dir=str(out / "logs" / stage.name)
+    )
 
 
 def slurm_executors(config: CleanConfig, stages: list[Stage], out: Path) -> list[SlurmPipelineExecutor]:
@@ -151,7 +171,7 @@ class _Progress:
 
     def __init__(self, name: str, logs: Path, tasks: int) -> None:
         self._name, self._logs, self._tasks = name, logs, tasks
-        self._stream: Any = sys.stderr  # as it is now: the executor redirects it
+        self._stream = sys.stderr
         self._terminal = sys.stderr.isatty()
         self._done = threading.Event()
         self._began = time.monotonic()

@@ -11,6 +11,8 @@ from recipes.errors import UserError
 from recipes.files import atomic_write
 
 NAME = "manifest.json"
+SHARD = r"[a-z0-9_]+-\d{5,}\.jsonl(\.gz|\.zst)?"
+"""What shards are called."""
 _KIND = "download"
 _VERSION = 1
 
@@ -120,11 +122,11 @@ class Manifest:
             stream.write("\n")
 
 
-def load(directory: Path) -> Manifest | None:
+def read(directory: Path) -> Manifest | None:
     """The manifest of an earlier run; None if there was none.
 
     Raises:
-        UserError: it is damaged or something else, or the shards it names are not there whole.
+        UserError: it is damaged or something else, or names files that are no shards.
     """
     path = directory / NAME
     try:
@@ -141,16 +143,28 @@ def load(directory: Path) -> Manifest | None:
             shards=[Shard(**shard) for shard in content["shards"]],
             started=content["started"],
         )
+        if not all(re.fullmatch(SHARD, shard.name) for shard in manifest.shards):
+            raise ValueError("name")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a manifest of a download, or is damaged") from error
-    for shard in manifest.shards:
+        raise UserError(f"{path} is not a manifest of a download, or is damaged: move it away") from error
+    return manifest
+
+
+def load(directory: Path) -> Manifest | None:
+    """As `read`, and all that it names is there.
+
+    Raises:
+        UserError: as `read`; or shards are not there whole.
+    """
+    manifest = read(directory)
+    for shard in manifest.shards if manifest else ():
         file = directory / shard.name
-        if not re.fullmatch(r"[a-z0-9_]+-\d{5,}\.jsonl(\.gz|\.zst)?", shard.name) or not file.is_file():
-            raise UserError(f"{file}, which {path} names, is missing: --force begins again")
+        if not file.is_file():
+            raise UserError(f"{file}, which {directory / NAME} names, is missing: --force begins again")
         if file.stat().st_size != shard.bytes:
             raise UserError(
                 f"{file} has {file.stat().st_size} bytes, not {shard.bytes}: --force begins again"

@@ -45,7 +45,9 @@ def download(options: Options, log: Callable[[str], None] = print, progress: boo
     if found and not found.shards:
         found = None  # It failed before it had anything; what was wrong may be mended.
     tokenizer = _tokenizer(options.tokenizer)
-    plan = _plan(source, options, listing := _listing(source, options, found), tokenizer)
+    listing = _listing(source, options, found)
+    _check_apart(listing, options.out)
+    plan = _plan(source, options, listing, tokenizer)
     current = plan if found is None else _continued(found, plan, options)
     if options.dry_run:
         _describe(current, plan, listing, log)
@@ -94,6 +96,17 @@ def _listing(source: Source, options: Options, found: Manifest | None) -> Listin
 
 def _keys(source: Source, options: Options) -> Keys:
     return Keys(options.text_key or "text", options.id_key) if source.name == LOCAL else source.keys
+
+
+def _check_apart(listing: Listing, out: Path) -> None:
+    """What is written must not be read, nor what is read be replaced.
+
+    Raises:
+        UserError: an input lies in DIR.
+    """
+    for file in listing.files:
+        if file.path is not None and file.path.resolve().parent == out.resolve():
+            refuse("--out", out, f"{file.name} lies there: choose a directory without inputs")
 
 
 def _txt_documents(source: Source, options: Options) -> TxtDocuments:
@@ -179,25 +192,31 @@ def _alone_in(out: Path) -> Iterator[None]:
 
 
 def _clear(options: Options, current: Manifest) -> None:
-    """Remove what DIR holds if that was asked for; else make sure that nothing else is replaced.
+    """Remove the download that DIR holds if that was asked for; make sure that nothing else is replaced.
 
     Raises:
         UserError: it holds shards of unknown origin.
     """
     out = options.out
-    following = shard_name(current.source, len(current.shards), options.compress)
-    shards = [path for path in out.iterdir() if re.fullmatch(r"[a-z0-9_]+-\d{5,}\.jsonl(\.\w+)?", path.name)]
+    old = manifests.read(out)
+    known = _names(old) if old else set()
     if options.force:
-        (out / manifests.NAME).unlink(missing_ok=True)
-        for path in shards:
-            path.unlink()
-    # The one after the last finished shard may be there: its writer died before the manifest named it.
-    known = {shard.name for shard in current.shards} | {following}
-    begun = (out / manifests.NAME).exists()
-    if not options.force and (strangers := [path for path in shards if not begun or path.name not in known]):
-        raise UserError(
-            f"{strangers[0]} is of no download that {out}/{manifests.NAME} knows: --force removes it"
-        )
+        for name in known:
+            (out / name).unlink(missing_ok=True)
+    elif old:
+        known |= _names(current)
+    for path in sorted(out.iterdir()):
+        if re.fullmatch(manifests.SHARD, path.name) and path.name not in known:
+            raise UserError(
+                f"{path} is of no download that {out / manifests.NAME} knows: move it away, or choose "
+                "another --out"
+            )
+
+
+def _names(manifest: Manifest) -> set[str]:
+    """A download's shards, and the one after: its writer may have died before the manifest named it."""
+    following = shard_name(manifest.source, len(manifest.shards), manifest.settings["compress"])
+    return {shard.name for shard in manifest.shards} | {following}
 
 
 @dataclass(slots=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,6 +218,53 @@ def test_interrupted_and_continued(job: Job, tmp_path: Path) -> None:
     done = run(*settings)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/logs/filter/completions/00000").stat().st_mtime_ns == first
+    ours = json.loads((tmp_path / "out/report.json").read_text())
+    assert ours["sources"] == job.report["sources"]
+
+
+def workers_of(parent: int) -> list[int]:
+    """The worker processes of a job."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            is_child = entry.name.isdigit() and f"\nPPid:\t{parent}\n" in (entry / "status").read_text()
+            if is_child and b"spawn_main" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def is_running(process: int) -> bool:
+    """Not ended, nor only waiting to be asked how it ended."""
+    with suppress(OSError):
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    return False
+
+
+def test_a_worker_that_is_killed_ends_the_job(job: Job, tmp_path: Path) -> None:
+    settings = [*job.settings, f"output_dir={tmp_path}/out"]
+    with subprocess.Popen(command(*settings), cwd=ROOT, stdout=-1, stderr=-1, text=True) as process:
+        while len(workers := workers_of(process.pid)) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(workers[1], signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert re.search(r"\nerror: a worker process died in stage \w+ \(out of memory\?\): .*\n$", err), err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_job_that_is_killed_leaves_nothing_in_the_way(job: Job, tmp_path: Path, number: int) -> None:
+    settings = [*job.settings, f"output_dir={tmp_path}/out"]
+    with subprocess.Popen(command(*settings), cwd=ROOT, stdout=-1, stderr=-1, text=True) as process:
+        while not (tmp_path / "out/logs/filter/completions/00000").exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        workers = workers_of(process.pid)
+        process.send_signal(number)
+        process.communicate(timeout=60)  # Until the workers have closed these pipes too.
+    assert len(workers) == 2 and not any(map(is_running, workers))
+    done = run(*settings)
+    assert done.returncode == 0, done.stderr
     ours = json.loads((tmp_path / "out/report.json").read_text())
     assert ours["sources"] == job.report["sources"]
 

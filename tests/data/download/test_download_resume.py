@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -245,15 +246,52 @@ def test_files_of_unknown_origin(inputs: list[str], tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"is not a manifest of a download, or is damaged"):
             download(options, quiet)
     (out / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"is of no download that .* knows: --force removes it"):
-        download(options, quiet)
-    # A manifest may not name files elsewhere.
-    download(Options("local", out, inputs=inputs, shard_bytes=400, force=True), quiet)
+    assert len(list(out.glob("local-*.jsonl"))) > 1
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    for force in (False, True):  # Whose they are is not known: they are not ours to remove.
+        with pytest.raises(UserError, match=r"is of no download that .* knows: move it away"):
+            download(replace(options, force=force), quiet)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
+
+
+def test_a_manifest_names_no_files_elsewhere(inputs: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = Options("local", out, inputs=inputs, shard_bytes=400)
+    download(options, quiet)
+    outside = tmp_path / "local-00000.jsonl"
+    outside.write_text("mine")
     content = json.loads((out / "manifest.json").read_text("utf-8"))
-    content["shards"][0]["name"] = "../x.jsonl"
+    content["shards"][0]["name"] = "../local-00000.jsonl"
     (out / "manifest.json").write_text(json.dumps(content), "utf-8")
-    with pytest.raises(UserError, match="is missing"):
+    for force in (False, True):
+        with pytest.raises(UserError, match="is not a manifest of a download, or is damaged"):
+            download(replace(options, force=force), quiet)
+    assert outside.read_text() == "mine"
+
+
+def test_force_removes_the_download_and_nothing_else(inputs: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    download(Options("local", out, inputs=inputs, shard_bytes=400, compress="gz"), quiet)
+    (out / "notes-2024.jsonl").write_text("mine")
+    begun = out / f"local-{len(list(out.glob('*.gz'))):05}.jsonl.gz"  # written, not yet in the manifest
+    begun.write_bytes(b"half")
+    options = Options("local", out, inputs=inputs, force=True)
+    download(options, quiet)
+    assert {path.name for path in out.iterdir()} == {"manifest.json", "notes-2024.jsonl", "local-00000.jsonl"}
+    (out / "mycorpus-20240101.jsonl").write_text("mine")
+    with pytest.raises(UserError, match=r"mycorpus-20240101.jsonl is of no download"):
         download(options, quiet)
+    assert (out / "mycorpus-20240101.jsonl").read_text() == "mine"
+
+
+def test_inputs_are_not_where_the_output_goes(tmp_path: Path) -> None:
+    own = tmp_path / "hi-00000.jsonl"
+    own.write_text('{"text": "x"}\n', "utf-8")
+    for force in (False, True):
+        with pytest.raises(UserError, match=r"--out=.*hi-00000.jsonl lies there"):
+            download(Options("local", tmp_path, inputs=[str(own)], force=force), quiet)
+    assert own.read_text("utf-8") == '{"text": "x"}\n'
+    assert not (tmp_path / "manifest.json").exists()
 
 
 def test_progress_ends_where_it_said(
