@@ -14,7 +14,7 @@ from recipes.errors import UserError
 
 # Python's own \w leaves out vowel signs: it would find कम in कमी.
 _WORD = regex.compile(r"[\w\p{M}]+")
-_JOINERS = {0x200C: None, 0x200D: None}
+JOINERS = {0x200C: None, 0x200D: None}
 
 Phrases = dict[str, list[tuple[tuple[str, ...], str]]]
 """First word -> (the words of a phrase, the name of its list)."""
@@ -22,7 +22,7 @@ Phrases = dict[str, list[tuple[tuple[str, ...], str]]]
 
 def words_of(text: str) -> list[str]:
     """The words by which texts and lists are compared: NFC, lower case, without zero-width joiners."""
-    return _WORD.findall(unicodedata.normalize("NFC", text.translate(_JOINERS)).lower())
+    return _WORD.findall(unicodedata.normalize("NFC", text.translate(JOINERS)).lower())
 
 
 def document_hash(text: str) -> str:

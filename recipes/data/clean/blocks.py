@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,11 +25,14 @@ from recipes.data.clean.plan import Piece
 from recipes.data.clean.summary import TALLY
 from recipes.data.clean.words import SpacedWords
 from recipes.data.compression import DAMAGE, damaged, open_stream
+from recipes.data.nfc import nfc
 
 SOURCE, LANGUAGE, RECORD = "clean_source", "clean_language", "record"
 """Keys of a document's metadata: name and language of its source; the other fields of its line."""
 REASON = "filter_reason"
 _WORDS = SpacedWords()
+# In words. In a shorter text an n-gram that occurs once is more than the share that repeated ones may have.
+_REPETITION_FROM = 50
 _SENTENCE_ENDS = tuple(TERMINAL_PUNCTUATION) + tuple(
     f"{mark}{quote}" for mark in ".!?।॥" for quote in "\"'”’)"
 )
@@ -102,9 +105,11 @@ class ReadPieces(PipelineStep):
         if not isinstance(text, str):
             document.text = line.decode()
             return document, "no_text"
-        document.text = unicodedata.normalize("NFC", text).strip()
-        if "id" in record:
-            document.id = str(record.pop("id"))
+        document.text = nfc(text).strip()
+        given = record.pop("id", None)
+        if given is not None:
+            # orjson rounds whole numbers of more than 64 bits.
+            document.id = str(json.loads(line)["id"] if isinstance(given, float) else given)
         metadata[RECORD] = record
         return document, None if document.text else "empty"
 
@@ -230,7 +235,7 @@ class QualityFilter(ReasonFilter):
         share = self.thresholds[language].min_sentence_end_lines
         if share and sentence_end_share(doc.text) < share:
             return False, "too_few_sentence_ends"
-        if language not in self.repetition:
+        if language not in self.repetition or len(doc.text.split()) < _REPETITION_FROM:
             return True
         result = self.repetition[language].filter(doc)
         return True if result is True else (False, result[1])

@@ -63,7 +63,8 @@ class QualityConfig:
     gopher: dict[str, GopherConfig] = field(default_factory=dict)
     """Language -> thresholds."""
     repetition: bool = True
-    """Gopher's rules against repeated lines, paragraphs and n-grams, with their published thresholds."""
+    """Gopher's rules against repeated lines, paragraphs and n-grams, with their published thresholds; for
+    texts of 50 words and more."""
 
 
 @dataclass(frozen=True)

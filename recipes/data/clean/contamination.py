@@ -16,6 +16,7 @@ from datatrove.utils.text import TextNormConfig, ngrams, simplify_text
 
 from recipes.data.clean.config import DecontaminationConfig
 from recipes.data.clean.words import ComparedWords
+from recipes.data.nfc import nfc
 from recipes.errors import UserError
 from recipes.evaluation.mirror import read_manifest, split_file
 from recipes.files import atomic_write
@@ -58,7 +59,8 @@ def write_index(config: DecontaminationConfig, folder: Path) -> dict[str, int]:
         hashes = {
             hash_of(" ".join(n_gram))
             for text in _rows(split_file(Path(config.mirror), entry), config.ignore_fields)
-            for n_gram in ngrams(words.word_tokenize(simplify_text(text, NORMALISATION)), config.n_grams)
+            # Documents are NFC, which takes letters with a nukta apart; benchmarks come in either form.
+            for n_gram in ngrams(words.word_tokenize(simplify_text(nfc(text), NORMALISATION)), config.n_grams)
         }
         counts[entry] = len(hashes)
         path = folder / f"{entry}.index.hashes"

@@ -17,7 +17,7 @@ from recipes.errors import UserError
 from recipes.evaluation.mirror import MANIFEST
 from recipes.files import atomic_write, sha256_file
 
-FORMAT = 1
+FORMAT = 2
 """Counts up when the same settings begin to give other results."""
 _HOW_NOT_WHAT = ("executor", "workers", "slurm", "dry_run", "output_dir", "keep_work")
 """Settings that may differ when a job is continued."""
@@ -44,12 +44,18 @@ def make_plan(config: CleanConfig) -> Plan:
     """Finds the input files and shares them out over the tasks, evenly by bytes.
 
     Raises:
-        UserError: a path matches nothing, is read twice or is no JSONL file, or its first line has no text.
+        UserError: a path matches nothing, is read twice, is no JSONL file or lies where the output goes; or
+            its first line has no text.
     """
     files: dict[Path, str] = {}
+    out = Path(config.output_dir).resolve()
     for name, source in config.data.sources.items():
         for pattern in source.path:
+            if Path(pattern).is_dir() and out.is_relative_to(Path(pattern).resolve()):
+                refuse("output_dir", out, f"lies in {pattern}, all of which source {name} reads")
             for path in _matches(f"data.sources.{name}.path", pattern):
+                if path.is_relative_to(out):
+                    refuse("output_dir", out, f"{path}, which source {name} reads, lies in it")
                 if path in files:
                     refuse(f"data.sources.{name}.path", path, f"source {files[path]} reads this file already")
                 _check_first_line(path, source.text_key, name)
@@ -179,7 +185,14 @@ def _record(config: CleanConfig, plan: Plan) -> dict[str, Any]:
     if config.decontamination.mirror is not None:
         files.append(f"{config.decontamination.mirror}/{MANIFEST}")
     checksums = {path: sha256_file(path) for path in files}
-    record = {"format": FORMAT, "settings": settings, "input": pieces, "files": checksums}
+    paths = sorted({piece.path for task in plan for piece in task})
+    modified = [(path, Path(path).stat().st_mtime_ns) for path in paths]
+    record = {
+        "format": FORMAT,
+        "settings": settings,
+        "input": {"pieces": pieces, "modified": modified},
+        "files": checksums,
+    }
     loaded: dict[str, Any] = json.loads(json.dumps(record))
     return loaded
 

@@ -48,7 +48,11 @@ def clean(config: CleanConfig, plan: Plan) -> None:
             run_here(config, plan, out)
     if not config.keep_work:
         shutil.rmtree(out / "work", ignore_errors=True)
-    print(render(json.loads((out / REPORT).read_text(encoding="utf-8"))))
+    summary = json.loads((out / REPORT).read_text(encoding="utf-8"))
+    print(render(summary))
+    for name, entry in summary["sources"].items():
+        if not entry["kept"]["documents"]:
+            print(f"warning: nothing is kept of source {name}", file=sys.stderr)
     print(f"kept: {out / 'kept'}; page: {out / 'report.html'}")
 
 

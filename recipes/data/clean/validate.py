@@ -11,6 +11,7 @@ from recipes.config.checks import not_negative, one_of, positive, refuse
 from recipes.data.clean.config import LANGUAGES, PII_KINDS, CleanConfig, GopherConfig
 from recipes.errors import UserError
 
+_FASTTEXT_MAGIC = (793712314).to_bytes(4, "little")
 _NEEDED = ("datatrove", "orjson", "indicnlp", "py3langid", "fasttext", "tldextract")
 
 
@@ -27,6 +28,7 @@ def validate_clean(config: CleanConfig) -> None:
         if not config.language.enabled:
             refuse("language.fasttext_model", config.language.fasttext_model, "needs language.enabled=true")
         _file("language.fasttext_model", config.language.fasttext_model)
+        _check_fasttext(config.language.fasttext_model)
     _check_quality(config)
     for key in ("n_grams", "num_buckets", "hashes_per_bucket"):
         positive(f"minhash.{key}", getattr(config.minhash, key))
@@ -53,6 +55,12 @@ def _check_sources(config: CleanConfig) -> None:
         one_of(f"{key}.language", source.language, LANGUAGES)
         if not source.path:
             refuse(f"{key}.path", [], "give at least one file, directory or pattern")
+
+
+def _check_fasttext(path: str) -> None:
+    with Path(path).open("rb") as stream:
+        if stream.read(4) != _FASTTEXT_MAGIC:
+            refuse("language.fasttext_model", path, "is no fastText model (.bin or .ftz)")
 
 
 def _check_quality(config: CleanConfig) -> None:
@@ -103,6 +111,11 @@ def _check_lists(config: CleanConfig) -> None:
     for name in (*config.lists.words, *config.lists.hashes):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             refuse("lists", name, "a list's name becomes a directory: letters, digits, _ . -")
+    from recipes.data.clean.blocklists import read_hashes, read_words
+
+    # They are used in the last stage: after days of work is too late to find a bad line.
+    read_words({name: words.path for name, words in config.lists.words.items()})
+    read_hashes(config.lists.hashes)
 
 
 def _check_decontamination(config: CleanConfig) -> None:

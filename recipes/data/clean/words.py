@@ -5,6 +5,7 @@ from __future__ import annotations
 import regex
 from datatrove.utils.word_tokenizers import WordTokenizer, load_word_tokenizer, simple_span_tokenize
 
+from recipes.data.clean.blocklists import JOINERS
 from recipes.data.clean.languages import devanagari_letters, latin_letters
 
 HINDI = "hin_Deva"
@@ -40,10 +41,12 @@ class ComparedWords(SpacedWords):
     """The words by which documents are compared: by script, without punctuation.
 
     For texts that datatrove's `simplify_text` has lowercased and freed of most punctuation. Dandas survive
-    that, and some sources strip them: they are left out here, so that they do not tell copies apart.
+    that, and some sources strip them: they are left out here, so that they do not tell copies apart. So are
+    zero-width joiners, which only change how a word looks.
     """
 
     def word_tokenize(self, text: str) -> list[str]:
+        text = text.translate(JOINERS)
         if devanagari_letters(text) > latin_letters(text):
             words = load_word_tokenizer(HINDI).word_tokenize(text)
         else:

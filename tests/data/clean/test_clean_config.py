@@ -82,6 +82,9 @@ def config_of(text_file: Path, *settings: str) -> Any:
         ),
         (["quality.gopher.eng_Latn.min_doc_words=0"], "min_doc_words=0: must be positive"),
         (["minhash.n_grams=0"], "minhash.n_grams=0: must be positive"),
+        (["language.fasttext_model=README.md"], "README.md: is no fastText model"),
+        (["lists.hashes={bad: README.md}"], r"README\.md: '.*' is no SHA-256 of 64 hexadecimal digits"),
+        (["lists.words={bad: {path: tests/conftest.py}, none: {path: /dev/null}}"], "none.path=/dev/null"),
         (["lists.words={bad: {path: no.txt}}"], "lists.words.bad.path=no.txt: no such file"),
         (["lists.hashes={bad: no.txt}"], "lists.hashes.bad=no.txt: no such file"),
         (["decontamination.mirror=nowhere"], "decontamination.mirror=nowhere: no benchmark mirror"),
@@ -188,6 +191,43 @@ def test_an_output_directory_belongs_to_one_job(text_file: Path) -> None:
         stream.write('{"text": "more"}\n')
     with pytest.raises(UserError, match="holds a job with another input"):
         claim(config, make_plan(config))
-    foreign = config_of(text_file, f"output_dir={text_file.parent}")
+    text_file.write_text(text_file.read_text().replace("more", "less"))  # as many bytes as before
+    other = text_file.parent / "other"
+    changed = config_of(text_file, f"output_dir={other}")
+    claim(changed, make_plan(changed))
+    text_file.write_text(text_file.read_text().replace("less", "more"))
+    with pytest.raises(UserError, match=r"holds a job with another input\.modified"):
+        claim(changed, make_plan(changed))
+    (text_file.parent / "foreign").mkdir()
+    (text_file.parent / "foreign/mine.txt").touch()
+    foreign = config_of(text_file, f"output_dir={text_file.parent}/foreign")
     with pytest.raises(UserError, match="holds other files: take a new directory"):
         claim(foreign, make_plan(foreign))
+
+
+@pytest.mark.parametrize("place", ["", "/clean"])
+def test_output_is_not_read_as_input(text_file: Path, place: str) -> None:
+    folder = text_file.parent
+    source = f"data.sources={{en: {{path: [{folder}], language: eng_Latn}}}}"
+    with pytest.raises(UserError, match=r"output_dir=.*: lies in .*, all of which source en reads"):
+        make_plan(compose("clean", [source, f"output_dir={folder}{place}"]))
+    if not place:
+        with pytest.raises(UserError, match=r"output_dir=.*: .*en\.jsonl, which source en reads, lies in it"):
+            make_plan(config_of(text_file, f"output_dir={folder}"))
+
+
+def test_ids(tmp_path: Path) -> None:
+    ids = ("null", "123456789012345678901234", "7")
+    lines = [json.dumps({"id": json.loads(given), "text": "a"}) for given in ids]
+    path = tmp_path / "en.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    pytest.importorskip("datatrove", reason="needs pip install -e '.[data]'")
+    from datatrove.pipeline.writers import JsonlWriter
+
+    from recipes.data.clean.blocks import ReadPieces
+
+    config = config_of(path)
+    plan = make_plan(config)
+    reader = ReadPieces(plan, config.data.sources, JsonlWriter(str(tmp_path / "x")), tmp_path / "meter")
+    found = [document.id for rank in range(len(plan)) for document in reader.run(rank=rank)]
+    assert found == ["en.jsonl:0", "123456789012345678901234", "7"]

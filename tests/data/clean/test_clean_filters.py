@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,17 @@ from datatrove.data import Document
 from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
 from datatrove.pipeline.filters import GopherQualityFilter
 from datatrove.pipeline.stats import DocStats
+from datatrove.pipeline.writers import JsonlWriter
 from datatrove.utils.text import TextNormConfig, simplify_text
 from datatrove.utils.word_tokenizers import IndicNLPTokenizer, load_tokenizer_assignments, load_word_tokenizer
 
 from recipes.config.hydra_app import compose
-from recipes.data.clean.blocks import gopher_quality, sentence_end_share
-from recipes.data.clean.contamination import NORMALISATION
-from recipes.data.clean.stages import minhash_config
+from recipes.data.clean.blocks import LANGUAGE, QualityFilter, gopher_quality, sentence_end_share
+from recipes.data.clean.config import DecontaminationConfig
+from recipes.data.clean.contamination import NORMALISATION, n_gram_config, write_index
+from recipes.data.clean.stages import Decontamination, minhash_config
 from recipes.data.clean.words import HINDI, ComparedWords, SpacedWords
-from tests.support.clean_text import nearly, stories
+from tests.support.clean_text import nearly, stories, write_mirror
 
 CONFIG = compose("clean", ["output_dir=x"])
 
@@ -69,6 +72,35 @@ def test_minhash_finds_near_copies_and_nothing_else(language: str) -> None:
 def test_compared_words_by_script() -> None:
     assert ComparedWords().word_tokenize("यह कमल है । और वह १२") == ["यह", "कमल", "है", "और", "वह", "१२"]
     assert ComparedWords().word_tokenize("this is don t") == ["this", "is", "don", "t"]
+    assert ComparedWords().word_tokenize("वह क्\u200dषमा") == ["वह", "क्षमा"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "composed"])
+def test_benchmarks_with_nukta_letters_of_either_form(tmp_path: Path, form: str) -> None:
+    text = "वह लड़का सड़क पर बड़ी तेज़ी से दौड़ रहा था और फिर पढ़ने के लिए घर आया"
+    row = unicodedata.normalize("NFC", text)
+    if form == "composed":
+        for letter, composed in (("ड", "\u095c"), ("ढ", "\u095d"), ("ज", "\u095b")):
+            row = row.replace(letter + "\u093c", composed)
+        assert unicodedata.normalize("NFC", row) != row
+    mirror = write_mirror(tmp_path / "mirror", {"org/quiz/default/test": [{"question": row}]})
+    config = DecontaminationConfig(mirror=str(mirror))
+    assert write_index(config, tmp_path / "index")["org/quiz/default/test"] > 0
+    writer = JsonlWriter(str(tmp_path / "dropped"))
+    block = Decontamination(str(tmp_path / "index"), n_gram_config(13), writer, ComparedWords())
+    document = Document(unicodedata.normalize("NFC", f"एक दिन {text} फिर।"), "1")
+    assert block.filter(document) == (False, "org__quiz__default__test")
+
+
+def test_sentences_are_not_measured_for_repetition(tmp_path: Path) -> None:
+    """Gopher's shares of repeated n-grams are for pages: "top 2-gram under 20 %" is one pair in ten words."""
+    block = QualityFilter(CONFIG.quality, JsonlWriter(str(tmp_path)))
+    sentence = "yaar mujhe toh yeh movie bahut achhi lagi kal raat"
+    assert block.filter(Document(sentence, "1", metadata={LANGUAGE: "hin_Latn"})) is True
+    again = "\n".join([sentence] * 10)
+    assert block.filter(Document(again, "1", metadata={LANGUAGE: "hin_Latn"})) == (False, "dup_line_frac")
+    short = block.filter(Document(sentence, "1", metadata={LANGUAGE: "eng_Latn"}))
+    assert short == (False, "gopher_short_doc")
 
 
 def test_words_lose_the_punctuation_at_their_edges() -> None:
