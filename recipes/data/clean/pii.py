@@ -1,7 +1,7 @@
 """Masking of personal data: e-mail, UPI, IP, Aadhaar, phone, PAN, vehicle numbers; Devanagari digits too.
 
-Patterns are matched on a shadow of the text in which Devanagari digits are ASCII, character for character, so
-that places in the shadow are places in the text.
+Patterns are matched on a shadow of the text in which Devanagari digits, no-break spaces and dashes are ASCII,
+character for character, so that places in the shadow are places in the text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-_DIGITS = str.maketrans("०१२३४५६७८९", "0123456789")
+_SHADOW = str.maketrans("०१२३४५६७८९\u00a0\u2009\u202f\u2010\u2011\u2012\u2013", "0123456789   ----")
 
 # Handles of payment apps and banks that UPI addresses end in. Anything after the @ would also mask
 # decorators, mentions and matrix products.
@@ -59,7 +59,14 @@ def _aadhaar(match: str) -> bool:
     return len(digits) == 12 and verhoeff_valid(digits)
 
 
+def _phone(match: str) -> bool:
+    """Not a range of round amounts (60000-80000), nor one round amount (7000000000)."""
+    return not re.fullmatch(r"\d{3}00-\d{3}00|\d{4}0{6}", match)
+
+
 def _public_ip(match: str) -> bool:
+    if re.fullmatch(r"\d\.\d\.\d\.\d", match):
+        return False  # Sections are numbered so, and few households.
     try:
         return ipaddress.ip_address(match).is_global
     except ValueError:
@@ -75,22 +82,23 @@ class _Kind:
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(text, re.ASCII | re.VERBOSE)
+    return re.compile(text, re.ASCII | re.VERBOSE | re.MULTILINE)
 
 
-# A number ends where neither a word nor a decimal or a dashed number goes on.
+# A number ends where neither a word nor a decimal or a dashed number goes on. Another mobile number may.
 _BEFORE = r"(?<!\w)(?<!\d[.,-])"
-_AFTER = r"(?!\w)(?![.,-]\d)"
-# Numbers written in groups must not be part of a longer row of groups.
-_BEFORE_GROUPS = rf"{_BEFORE}(?<!\d[ ])"
-_AFTER_GROUPS = rf"{_AFTER}(?![ ]\d)"
-_COUNTRY = r"(?:(?:\+|00)?91[ -]?|\(\+91\)[ ]?|0)?"
+_AFTER = r"(?!\w)(?!\.\d|[,-](?![6-9]\d{9}(?!\d))\d)"
+# Numbers written in groups must not be part of a longer row of groups. A line's number before them is none of
+# it, nor is what counts something after them: 98765 43210 24 hours.
+_BEFORE_GROUPS = rf"{_BEFORE}(?:(?<!\d[ ])|(?<=^\d[ ])|(?<=^\d\d[ ]))"
+_AFTER_GROUPS = rf"{_AFTER}(?![ ](?!\d{{1,3}}[ ]?[A-Za-z\u0080-\U0010ffff])\d)"
+_COUNTRY = r"(?:(?:\+|00)91[ .-]?|91[ -]?|\(\+91\)[ ]?|0[ -]?)?"
 
 _KINDS = {
     "email": _Kind(
         _pattern(
             r"(?<![A-Za-z0-9]) [A-Za-z0-9][A-Za-z0-9._%+-]{0,63}"
-            r"@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24} (?![A-Za-z0-9-])"
+            r"@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24} (?![A-Za-z0-9]|-[A-Za-z0-9])"
         ),
         needs="@",
     ),
@@ -104,7 +112,7 @@ _KINDS = {
     ),
     "ip": _Kind(
         _pattern(
-            r"(?<![\w.-]) (?:\d{1,3}\.){3}\d{1,3} (?![\w-]|\.\d)"
+            r"(?<![\w.-])(?<!ersion[ ]) (?:\d{1,3}\.){3}\d{1,3} (?![\w-]|\.\d)"
             # Public IPv6 addresses begin with 2 or 3: `be::` and `a::b` are code.
             r"| (?<![\w:.]) [23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4} (?![\w:]|\.\w)"
         ),
@@ -129,12 +137,14 @@ _KINDS = {
             r"(?:[1-8]\d[) -]{1,2}[2-7]\d{3}[ -]?\d{4} | [1-8]\d{2}[) -]{1,2}[2-7]\d{2}[ -]?\d{4}"
             r"| [1-8]\d{3}[) -]{1,2}[2-7]\d{5})"
             rf"{_AFTER_GROUPS}"
-        )
+        ),
+        _phone,
     ),
     "pan": _Kind(_pattern(r"(?<![\w-]) [A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z] (?![\w-])")),
     "vehicle": _Kind(
+        # Series have no I and no O, which look like digits.
         _pattern(
-            rf"(?<![\w-]) (?:(?:{'|'.join(_STATES.split())})[ -]?\d{{1,2}}[ -]?[A-Z]{{1,3}}[ -]?\d{{4}}"
+            rf"(?<![\w-]) (?:(?:{'|'.join(_STATES.split())})[ -]?\d{{1,2}}[ -]?[A-HJ-NP-Z]{{1,3}}[ -]?\d{{4}}"
             r"| \d{2}[ -]?BH[ -]?\d{4}[ -]?[A-Z]{1,2}) (?![\w-])"
         )
     ),
@@ -164,7 +174,7 @@ def mask(text: str, kinds: Collection[str]) -> tuple[str, Counter[str]]:
 
 def _find(text: str, kinds: Collection[str]) -> list[tuple[int, int, str]]:
     """Start, end and kind of what is to be masked; nothing overlaps."""
-    shadow = text.translate(_DIGITS)
+    shadow = text.translate(_SHADOW)
     found: list[tuple[int, int, str]] = []
     taken = bytearray(len(shadow))
     for name, kind in _KINDS.items():
