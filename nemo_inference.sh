@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Completes prompts with a trained model.
 #
-#   ./nemo_inference.sh [MODEL.nemo] PROMPT...
+#   ./nemo_inference.sh [MODEL] PROMPT...
 #
-# or set gpt_model_file (a .nemo file or the directory it was extracted to) here or in the environment.
+# MODEL is a .nemo file or the directory it was extracted to, a NeMo 2 or Hugging Face directory, or a run; a
+# first argument that exists as a file or directory is MODEL. Or set gpt_model_file here or in the environment.
 # NeMo's inference options are read from the environment too: greedy, temperature, top_k, top_p,
 # repetition_penalty, tokens_to_generate, min_tokens_to_generate, add_BOS.
 set -euo pipefail
@@ -11,16 +12,16 @@ set -euo pipefail
 gpt_model_file="${gpt_model_file:-/path/to/model.nemo}"
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-if [[ $# -ge 1 && ( "$1" == *.nemo || -f "$1/model_config.yaml" ) ]]; then
+if [[ $# -ge 1 && ( "$1" == *.nemo || -e "$1" ) ]]; then
     gpt_model_file=$1
     shift
 fi
 if [[ $# -eq 0 || "$1" == -h || "$1" == --help ]]; then
-    sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     [[ $# -gt 0 ]] && exit 0 || exit 2
 fi
 if [[ ! -e "$gpt_model_file" ]]; then
-    echo "error: gpt_model_file=$gpt_model_file: no such file; set it, or give the .nemo as first argument" >&2
+    echo "error: gpt_model_file=$gpt_model_file: no such file; set it, or give the model as first argument" >&2
     exit 2
 fi
 

@@ -13,6 +13,23 @@ INTERRUPTED = 128 + 2
 BROKEN_PIPE = 128 + 13
 
 
+# Parts of words in Indian scripts and emoji; everything else that is invisible could forge or hide a line.
+_JOINERS = "\u200c\u200d"
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with characters that would steer a terminal written as escapes.
+
+    What tools print comes partly from files of strangers.
+    """
+    return "".join(
+        char
+        if char.isprintable() or char in _JOINERS
+        else char.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for char in text
+    )
+
+
 def run_tool(main: Callable[[], int | None]) -> NoReturn:
     """Run a tool's `main` and leave the process with the exit code that fits.
 
@@ -23,7 +40,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         code = main() or 0
         sys.stdout.flush()  # here, so that a closed pipe is seen before the exit code is decided
     except UserError as error:
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        print("error:", printable(" ".join(str(error).splitlines())), file=sys.stderr)
         code = USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

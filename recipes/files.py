@@ -38,12 +38,17 @@ def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[
     """
     # A symbolic link keeps pointing where it did: its target is replaced.
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        raise UserError(f"cannot write {path}: it exists and is not a regular file")
-    temporary = None
     try:
+        if target.exists() and not target.is_file():
+            raise UserError(f"cannot write {path}: it exists and is not a regular file")
         remove_stale(target)
-        temporary, descriptor = _create_temporary(target)
+        created, descriptor = _create_temporary(target)
+    except (
+        OSError
+    ) as error:  # Whatever file it names, it is about this one: a directory that may not be written.
+        raise UserError(f"cannot write {path}: {error.strerror} ({free_space(target.parent)})") from error
+    temporary: Path | None = created
+    try:
         # "+" lets the writer go back, as the .idx writer does to fill in counts it knows only at the end.
         encoding = None if mode == "wb" else "utf-8"
         with os.fdopen(descriptor, f"{mode}+", encoding=encoding) as stream:
@@ -51,7 +56,7 @@ def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[
             stream.flush()
             os.fsync(descriptor)
             # Before it is closed: closing gives up the lock, and an unlocked temporary is taken for stale.
-            temporary.replace(target)
+            created.replace(target)
             temporary = None
         fsync_directory(target.parent)
     except OSError as error:
@@ -97,6 +102,44 @@ def sha256_file(path: str | Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def make_directory(path: str | Path) -> None:
+    """Make a directory, and those above it, unless it is there.
+
+    Raises:
+        UserError: it cannot be made: no permission, a file is in the way ...
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a file is there" if isinstance(error, FileExistsError) else error.strerror
+        raise UserError(f"cannot make the directory {path}: {reason}") from error
+
+
+def leads_out(path: Path, directory: Path) -> bool:
+    """Whether links make `path`, whose name lies in `directory`, a file elsewhere.
+
+    What a stranger's directory holds may be published, so that a link must not fetch it from a user's other
+    files. The one exception is how Hugging Face's own cache is laid out: snapshots/ of links into blobs/.
+    """
+    root = directory.resolve()
+    roots = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
+    resolved = path.resolve()
+    return not any(resolved.is_relative_to(allowed) for allowed in roots)
+
+
+@contextmanager
+def may_look(path: str | Path) -> Iterator[None]:
+    """For the block that asks whether `path` exists, and what it is.
+
+    Raises:
+        UserError: it lies in a directory that may not be entered, or its name is none.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
 
 
 def _create_temporary(target: Path) -> tuple[Path, int]:

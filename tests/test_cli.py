@@ -31,6 +31,11 @@ def test_user_error_is_one_line_and_2() -> None:
     assert (done.returncode, done.stderr) == (2, "error: a.jsonl:3: no key   text\n")
 
 
+def test_what_would_steer_a_terminal_is_shown() -> None:
+    done = run(r"raise UserError('a\x1b[2Jb\x07 \u202e \u0915\u094d\u200d\u0937 \udc80')")
+    assert done.stderr == "error: a\\x1b[2Jb\\x07 \\u202e \u0915\u094d\u200d\u0937 \\udc80\n"
+
+
 def test_other_errors_keep_their_traceback() -> None:
     done = run("raise ValueError('bug')")
     assert done.returncode == 1

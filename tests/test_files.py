@@ -13,6 +13,7 @@ import pytest
 
 from recipes.errors import UserError
 from recipes.files import atomic_write, remove_stale, sha256_file
+from tests.support.privileges import run_bound
 
 
 def names(folder: Path) -> list[str]:
@@ -79,6 +80,26 @@ def test_refuses_what_is_not_a_file(tmp_path: Path) -> None:
         atomic_write(tmp_path / "none" / "a"),
     ):
         pass
+
+
+def test_a_directory_that_takes_no_files(tmp_path: Path) -> None:
+    """The temporary file beside the target is what cannot be made; the message is about the target."""
+    message = r"cannot write /proc/a: No such file or directory \("
+    with pytest.raises(UserError, match=message), atomic_write("/proc/a"):
+        pass
+    read_only = tmp_path / "read_only"
+    read_only.mkdir(mode=0o500)
+    code = (
+        "import sys; from recipes.files import atomic_write; from recipes.cli import run_tool\n"
+        "def main():\n    with atomic_write(sys.argv[1]): pass\nrun_tool(main)\n"
+    )
+    for mode, target in ((0o500, read_only / "a"), (0, read_only / "a")):
+        read_only.chmod(mode)
+        done = run_bound(sys.executable, "-c", code, target)
+        read_only.chmod(0o700)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: cannot write {target}: Permission denied (")
+    assert names(read_only) == []
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from recipes.cli import run_tool
+from recipes.errors import UserError
 
 EXAMPLES = """examples:
   python -m tools.convert outputs/quickstart/model.nemo quickstart_hf --to hf
@@ -19,6 +20,8 @@ SRC is a .nemo of any generation or the directory it was unpacked to, a NeMo 2 d
 checkpoint or run directory of this project, or a Hugging Face directory. What it is and how it is built is
 read from it. DST must not exist yet. Nothing in SRC is executed; neither a GPU nor memory for the whole model
 is needed.
+
+Exit code 0: written, and with --verify the same; 2: not written, or with --verify written and not the same.
 """
 BAR_SECONDS = 0.5
 
@@ -66,8 +69,17 @@ def main() -> None:
     if options.verify:
         from recipes.checkpoint.verify import compare_logits
 
-        difference, largest = compare_logits(options.source, options.target)
-        print(f"verify largest difference of logits {difference:.3g} (largest logit {largest:.3g})")
+        found = compare_logits(options.source, options.target)
+        allowed = found.bound * found.largest
+        print(
+            f"verify largest difference of logits {found.difference:.3g} (largest logit {found.largest:.3g}, "
+            f"allowed {found.bound:g} of it, {allowed:.3g})"
+        )
+        if not found.agrees:
+            raise UserError(
+                f"{options.target} does not say what {options.source} says: its logits differ by "
+                f"{found.difference:.3g}, allowed are {allowed:.3g}; it was left as it was written"
+            )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def describe(overrides: list[str], seq_length: int | None = None) -> dict[str, A
 
     model = compose("pretrain", ["name=describe", "data.seq_length=1", *overrides]).model
     validate_model(model)
-    context = seq_length or model.max_position_embeddings
+    context = model.max_position_embeddings if seq_length is None else seq_length
     if not 0 < context <= model.max_position_embeddings:
         refuse("--seq-length", context, f"must lie between 1 and {model.max_position_embeddings}")
     counts = accounting.count_parameters(model)

@@ -29,9 +29,11 @@ def main() -> None:
     parser.add_argument("directory", type=Path, help="a new directory")
     arguments = parser.parse_args()
     from recipes.checkpoint.archive import extract_archive
+    from recipes.files import may_look
 
-    if not arguments.archive.is_file():
-        raise UserError(f"{arguments.archive}: no such file")
+    with may_look(arguments.archive):
+        if not arguments.archive.is_file():
+            raise UserError(f"{arguments.archive}: no such file")
     extract_archive(arguments.archive, arguments.directory, _show)
     print(f"\rextracted {arguments.archive} to {arguments.directory}" + " " * 12)
 

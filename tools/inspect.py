@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.cli import run_tool
+from recipes.cli import printable, run_tool
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,12 +62,15 @@ def main() -> None:
 def describe(source: Source) -> tuple[dict[str, Any], list[str]]:
     """What the files' indices say, and what does not fit together."""
     problems: list[str] = []
-    tokenizer: dict[str, Any] = {"library": source.tokenizer.library, "file": source.tokenizer.name}
-    try:
-        loaded = source.text_tokenizer
-        tokenizer |= {"pieces": loaded.vocab_size, "bos_id": loaded.bos_id, "eos_id": loaded.eos_id}
-    except UserError as error:
-        problems.append(str(error))
+    tokenizer: dict[str, Any] | None = None
+    # Weights that say how many rows they have do without a tokenizer, and torch_dist's never have one.
+    if source.tokenizer.blobs or source.needs_tokenizer:
+        tokenizer = {"library": source.tokenizer.library, "file": source.tokenizer.name}
+        try:
+            loaded = source.text_tokenizer
+            tokenizer |= {"pieces": loaded.vocab_size, "bos_id": loaded.bos_id, "eos_id": loaded.eos_id}
+        except UserError as error:
+            problems.append(str(error))
     model: dict[str, Any] | None = None
     try:
         model = _architecture(source.model)
@@ -172,10 +175,13 @@ def as_text(described: dict[str, Any]) -> str:
             ("parameters", f"{model['parameters']:,}"),
             ("vocabulary", f"{model['vocab_size']:,}, {model['padded_vocab_size']:,} rows stored"),
         ]
-    pieces = f", {tokenizer['pieces']:,} pieces" if "pieces" in tokenizer else ""
+    words = "none here"
+    if tokenizer is not None:
+        pieces = f", {tokenizer['pieces']:,} pieces" if "pieces" in tokenizer else ""
+        words = f"{tokenizer['library']}{pieces}, {tokenizer['file']}"
     dtypes = ", ".join(f"{name} ({count:,} numbers)" for name, count in described["dtypes"].items())
     lines += [
-        ("tokenizer", f"{tokenizer['library']}{pieces}, {tokenizer['file']}"),
+        ("tokenizer", words),
         ("tensors", f"{described['tensors']}, {dtypes}"),
         ("weights", f"{len(described['files'])} files, {described['bytes'] / 1e6:,.1f} MB"),
         *(("", f"{size / 1e6:12,.1f} MB  {name}") for name, size in list(described["files"].items())[:8]),
@@ -189,7 +195,10 @@ def as_text(described: dict[str, Any]) -> str:
         ("problems" if not number else "", text)
         for number, text in enumerate(described["problems"] or [none])
     ]
-    return "\n".join(f"{label:<12}{text}" if number else text for number, (label, text) in enumerate(lines))
+    return "\n".join(
+        f"{label:<12}{printable(text)}" if number else printable(text)
+        for number, (label, text) in enumerate(lines)
+    )
 
 
 if __name__ == "__main__":

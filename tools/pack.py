@@ -8,6 +8,7 @@ from pathlib import Path
 
 from recipes.cli import run_tool
 from recipes.errors import UserError
+from recipes.files import may_look
 
 EXAMPLES = """examples:
   python -m tools.extract model.nemo model_extracted
@@ -30,10 +31,12 @@ def main() -> None:
     parser.add_argument("archive", type=Path, help="a new .nemo file")
     arguments = parser.parse_args()
     directory, archive = arguments.directory, arguments.archive
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory")
-    if archive.exists():
-        raise UserError(f"{archive} exists; name a new file")
+    with may_look(directory):
+        if not directory.is_dir():
+            raise UserError(f"{directory}: no such directory")
+    with may_look(archive):
+        if archive.exists():
+            raise UserError(f"{archive} exists; name a new file")
     if archive.resolve().is_relative_to(directory.resolve()):
         raise UserError(f"{archive} lies in {directory}, so it would hold itself; name a file elsewhere")
     refuse_links(directory)
@@ -58,8 +61,9 @@ def refuse_links(directory: Path) -> None:
     for folder, folders, files in os.walk(directory):
         for name in [*folders, *files]:
             path = Path(folder, name)
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise UserError(f"{path} is a link or a device; a .nemo holds plain files: copy it there")
+            with may_look(path):
+                if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                    raise UserError(f"{path} is a link or a device; a .nemo holds plain files: copy it there")
 
 
 if __name__ == "__main__":

@@ -77,12 +77,9 @@ def _splits(name: str, task: Any) -> list[tuple[str, Any]]:
 
 
 def _write_parquet(table: Any, path: Path) -> dict[str, Any]:
-    from recipes.files import atomic_write, sha256_file
+    from recipes.files import atomic_write, make_directory, sha256_file
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path.parent}: {error.strerror}") from error
+    make_directory(path.parent)
     with atomic_write(path) as stream:
         table.to_parquet(stream)
     return {"rows": len(table), "sha256": sha256_file(path)}

@@ -29,7 +29,7 @@ TYPES = ("unigram", "bpe", "byte_bpe")
 def number(text: str) -> int:
     """A whole number, also as 500e6 or 16_000."""
     value = float(text)
-    if value != int(value):
+    if not value.is_integer():  # nor are inf and nan
         raise ValueError(text)
     return int(value)
 

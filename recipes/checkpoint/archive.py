@@ -13,11 +13,67 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from recipes.errors import UserError
-from recipes.files import atomic_write
+from recipes.files import atomic_write, may_look
 
 Progress = Callable[[int, int], None]
-# What reading a damaged tar or gzip stream raises; an OSError without a number is gzip's own.
-DAMAGE = (tarfile.TarError, EOFError, ValueError, zlib.error)
+# What reading a damaged tar or gzip stream raises (OverflowError: a place beyond all files; RecursionError:
+# headers of headers); an OSError without a number is gzip's own.
+DAMAGE = (
+    tarfile.TarError,
+    EOFError,
+    ValueError,
+    zlib.error,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+)
+GZIP = b"\x1f\x8b"
+LONGEST_NAME = tarfile.LENGTH_NAME - len("./")
+"""Bytes of a name that fits into one header."""
+# tarfile reads a member's long name and attributes whole, whatever size their header claims. NeMo's have some
+# hundred bytes each, and its archives some thousand members.
+LARGEST_EXTENSION = 1_000_000
+LARGEST_EXTENSIONS = 32_000_000
+MOST_HEADERS = 200_000
+_EXTENSIONS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
+class _Member(tarfile.TarInfo):
+    """A header that is looked at before tarfile reads on as it says."""
+
+    def _proc_member(self, archive: _Archive) -> tarfile.TarInfo:
+        """tarfile's hook for subclasses: called for every header, and for the one behind a long name."""
+        archive.headers += 1
+        if archive.headers > MOST_HEADERS:
+            raise tarfile.ReadError(f"it has more than {MOST_HEADERS:,} headers")
+        if self.type in _EXTENSIONS:
+            archive.extensions += self.size
+            if not 0 <= self.size <= LARGEST_EXTENSION or archive.extensions > LARGEST_EXTENSIONS:
+                raise tarfile.ReadError(f"a name or attribute of {self.size:,} bytes")
+        if self.type == tarfile.XGLTYPE:  # Its attributes would be copied to every member.
+            raise tarfile.ReadError("it has attributes for all members together, as NeMo's never have")
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            self._refuse_sparse()
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        member.pax_headers = {}  # They have been applied; kept, they can be much larger than the file.
+        return member
+
+    def _refuse_sparse(self, *_: object) -> None:
+        """A header of 512 bytes can stand for terabytes of zeros, and its own list of them have no end."""
+        raise tarfile.ReadError(f"member {self.name!r} is a sparse file; refused")
+
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+
+class _Archive(tarfile.TarFile):
+    tarinfo = _Member
+    headers = 0
+    extensions = 0
 
 
 def open_archive(path: Path) -> tarfile.TarFile:
@@ -26,12 +82,18 @@ def open_archive(path: Path) -> tarfile.TarFile:
     Raises:
         UserError: it is neither.
     """
-    for mode in ("r:", "r:gz"):
-        try:
-            return tarfile.open(path, mode)
-        except (*DAMAGE, OSError) as error:
-            reason = " ".join(str(error).split())
-    raise UserError(f"{path}: not a .nemo archive: {reason}")
+    try:
+        with path.open("rb") as file:
+            compressed = file.read(len(GZIP)) == GZIP
+        return _Archive.open(path, "r:gz" if compressed else "r:")
+    except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{path}: not a .nemo archive: {_reason(error)}") from None
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def checked_members(archive: tarfile.TarFile, name: str) -> list[tarfile.TarInfo]:
@@ -43,7 +105,7 @@ def checked_members(archive: tarfile.TarFile, name: str) -> list[tarfile.TarInfo
     try:
         members = archive.getmembers()
     except (*DAMAGE, OSError) as error:
-        raise UserError(f"{name}: the archive is damaged: {error}") from None
+        raise UserError(f"{name}: the archive is damaged: {_reason(error)}") from None
     seen: dict[PurePosixPath, tarfile.TarInfo] = {}
     for member in members:
         path = PurePosixPath(member.name)
@@ -66,8 +128,9 @@ def extract_archive(path: Path, directory: Path, progress: Progress | None = Non
     Raises:
         UserError: the archive is hostile or damaged, the directory exists, or the disk refuses.
     """
-    if directory.exists():
-        raise UserError(f"{directory} exists; name a new directory")
+    with may_look(directory):
+        if directory.exists():
+            raise UserError(f"{directory} exists; name a new directory")
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -92,10 +155,10 @@ def extract_archive(path: Path, directory: Path, progress: Progress | None = Non
     except UserError:
         raise
     except DAMAGE as error:
-        raise UserError(f"{path}: the archive is damaged: {error}") from None
+        raise UserError(f"{path}: the archive is damaged: {_reason(error)}") from None
     except OSError as error:
         if error.errno in (None, errno.EIO):
-            raise UserError(f"{path}: the archive is damaged: {error}") from None
+            raise UserError(f"{path}: the archive is damaged: {_reason(error)}") from None
         raise UserError(f"{directory}: cannot be written: {error.strerror}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -118,13 +181,18 @@ def pack_archive(directory: Path, path: Path) -> None:
     """Packs ``directory`` as classic NeMo does: an uncompressed tar whose members start with ``./``.
 
     Raises:
-        UserError: the disk is full or refuses; an existing file stays as it was.
+        UserError: the disk is full or refuses, or a file cannot be read; an existing file stays as it was.
     """
     with (
         atomic_write(path) as file,
         tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
-        archive.add(directory, arcname="./")
+        try:
+            archive.add(directory, arcname="./")
+        except OSError as error:
+            if error.filename is None:  # Writing failed, which atomic_write knows how to say.
+                raise
+            raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 class ArchiveWriter:
@@ -174,6 +242,18 @@ class ArchiveWriter:
             raise ValueError(f"{name}: too long for one header")
         member.mtime = int(time.time())
         return member
+
+
+def fitting_name(name: str, most: int) -> str:
+    """``name``, cut to ``most`` bytes of UTF-8 before its suffix; what is no character becomes ``?``."""
+    name = name.encode("utf-8", "replace").decode()
+    if len(name.encode()) <= most:
+        return name
+    suffix = PurePosixPath(name).suffix
+    if len(suffix.encode()) > most // 2:  # No suffix, but a name with a dot in it.
+        suffix = ""
+    stem = name.removesuffix(suffix).encode()[: most - len(suffix.encode())]
+    return stem.decode("utf-8", "ignore") + suffix
 
 
 def read_member(path: Path, basename: str) -> bytes:

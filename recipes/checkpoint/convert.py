@@ -8,18 +8,21 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 import yaml
+from torch import Tensor
 
-from recipes.checkpoint.archive import ArchiveWriter
+from recipes.checkpoint.archive import LONGEST_NAME, ArchiveWriter, fitting_name
 from recipes.checkpoint.manifest import write_manifest
-from recipes.checkpoint.nemo_config import is_classic, to_nemo_config
-from recipes.checkpoint.sources import Source, open_source
+from recipes.checkpoint.nemo_config import description_of, is_classic, to_nemo_config
+from recipes.checkpoint.safety import shown
+from recipes.checkpoint.sources import LazyTensor, Source, open_source
+from recipes.checkpoint.sources.tokenizer import BESIDE
 from recipes.checkpoint.stored_keys import key_of
 from recipes.checkpoint.torch_dist_writer import (
     METADATA_JSON,
@@ -30,7 +33,7 @@ from recipes.checkpoint.torch_dist_writer import (
 )
 from recipes.data.tokenizer.files import HUGGING_FACE, TokenizerFiles
 from recipes.errors import UserError
-from recipes.files import atomic_write, fsync_directory
+from recipes.files import atomic_write, fsync_directory, may_look
 from recipes.training.console import warn
 
 TARGETS = ("nemo", "hf", "nemo2", "torch_dist")
@@ -42,6 +45,22 @@ COPY_BYTES = 2**20
 
 Progress = Callable[[int, int], None]
 """Told of bytes read and bytes in all."""
+
+
+@dataclass(frozen=True)
+class WatchedTensor(LazyTensor):
+    """Notes its name when numbers that are not finite are read from it."""
+
+    not_finite: set[str] = field(default_factory=set)
+
+    def load(self, verify: bool = False) -> Tensor:
+        numbers = super().load(verify)
+        if numbers.is_floating_point() and numbers.numel():
+            # Of 64 MB both ends take 4 ms to find; isfinite for each number takes 100 to 200.
+            low, high = torch.aminmax(numbers)
+            if not (low.isfinite() and high.isfinite()):
+                self.not_finite.add(self.name)
+        return numbers
 
 
 @dataclass
@@ -90,15 +109,33 @@ def convert(path: Path, target: Path, to: str, dtype: str = "keep", progress: Pr
         to: nemo, hf, nemo2 or torch_dist.
         dtype: keep, bf16 or fp32; routers are not narrowed.
 
+    Numbers that are not finite are written as they are, with a warning.
+
     Raises:
-        UserError: the source cannot be read, the target exists or has no form for this model.
+        UserError: the source cannot be read or does not hold its model's tensors, the target exists or has no
+            form for this model.
     """
-    if target.exists():
-        raise UserError(f"{target} exists; name a new file or directory")
-    if not target.absolute().parent.is_dir():
-        raise UserError(f"{target.absolute().parent}: no such directory; make it first")
+    with may_look(target):
+        if target.exists():
+            raise UserError(f"{target} exists; name a new file or directory")
+        if not target.absolute().parent.is_dir():
+            raise UserError(f"{target.absolute().parent}: no such directory; make it first")
     with open_source(path) as source:
+        _ = source.model  # Compared with the tensors before anything is written.
+        not_finite: set[str] = set()
+        source.tensors = {
+            name: WatchedTensor(name, tensor.shape, tensor.dtype, tensor.parts, tensor.copies, not_finite)
+            for name, tensor in source.tensors.items()
+        }
         WRITERS[to](Conversion(source, dtype, progress), target)
+        for name in source.left_behind:
+            warn(f"{path}: {name} has no place in other forms and stays behind")
+    if not_finite:
+        more = f" and {len(not_finite) - 1} more tensors" if len(not_finite) > 1 else ""
+        warn(
+            f"{min(not_finite)}{more} of {path} held numbers that are not finite, and {target} does now "
+            "(tools.inspect --check counts them)"
+        )
 
 
 def _write_tensors(conversion: Conversion, stream: BinaryIO, prefix: str) -> TorchDistWriter:
@@ -117,18 +154,28 @@ def _write_tensors(conversion: Conversion, stream: BinaryIO, prefix: str) -> Tor
 
 def _nemo_config(conversion: Conversion, tokenizer_file: str, tokenizer_library: str) -> dict[str, Any]:
     """As training would have written it, with what the source's own configuration knows of its training."""
-    source, known = conversion.source, conversion.source.config
+    source = conversion.source
     return to_nemo_config(
         source.model,
         tokenizer_file=tokenizer_file,
         tokenizer_library=tokenizer_library,
-        seq_length=int(known.get("encoder_seq_length") or source.model.max_position_embeddings),
-        micro_batch_size=int(known.get("micro_batch_size") or 1),
-        global_batch_size=int(known.get("global_batch_size") or 1),
+        seq_length=_number(source, "encoder_seq_length", source.model.max_position_embeddings),
+        micro_batch_size=_number(source, "micro_batch_size", 1),
+        global_batch_size=_number(source, "global_batch_size", 1),
         precision=conversion.precision,
-        seed=int(known.get("seed") or 1234),
+        seed=_number(source, "seed", 1234),
         document_start=source.document_start,
     )
+
+
+def _number(source: Source, key: str, default: int) -> int:
+    """What a model_config.yaml says, ``default`` where it says nothing or another kind of file is read."""
+    value = source.config.get(key) if source.generation == "classic" else None
+    if value is None:
+        return default
+    if type(value) is not int:  # NeMo's own files never hold an interpolation here.
+        raise UserError(f"{source.path}: model_config.yaml: {key}={shown(value)} is no integer; write one")
+    return value or default
 
 
 def _tokenizer(source: Source) -> tuple[TokenizerFiles, str]:
@@ -150,15 +197,29 @@ def _tokenizer(source: Source) -> tuple[TokenizerFiles, str]:
     return files, re.sub(r"^[0-9a-f]{32}_", "", Path(source.tokenizer.name).name)
 
 
+def _kept(source: Source) -> dict[str, bytes]:
+    """Where a chat template and the like go that came with a SentencePiece model."""
+    from recipes.checkpoint.huggingface.chat import kept_beside
+
+    files = kept_beside(source.tokenizer, source.text_tokenizer.eos_id)
+    return {f"{BESIDE}/{name}": content for name, content in files.items()}
+
+
 def _to_nemo(conversion: Conversion, target: Path) -> None:
     """A classic .nemo, written in one go: nothing is unpacked or packed on the way."""
     tokenizer, name = _tokenizer(conversion.source)
-    name = f"{uuid.uuid4().hex}_{name}"
+    prefix = f"{uuid.uuid4().hex}_"
+    name = prefix + fitting_name(name, LONGEST_NAME - len(prefix))
+    kept = _kept(conversion.source)
     with atomic_write(target) as file:
         archive = ArchiveWriter(file)
         if tokenizer.library == HUGGING_FACE:
             archive.add_directory(name)
         for member, content in tokenizer.stored_as(name).items():
+            archive.add(member, content)
+        if kept:
+            archive.add_directory(BESIDE)
+        for member, content in kept.items():
             archive.add(member, content)
         config = yaml.safe_dump(_nemo_config(conversion, name, tokenizer.library), sort_keys=False)
         archive.add("model_config.yaml", config.encode())
@@ -182,7 +243,7 @@ def _write_weights(conversion: Conversion, directory: Path, prefix: str, common:
 def _to_torch_dist(conversion: Conversion, target: Path) -> None:
     """Weights as a training checkpoint holds them; ``init_from`` starts a run from it."""
     with new_directory(target) as directory:
-        state = {"global_step": 0, "recipes": {"model": asdict(conversion.source.model)}}
+        state = {"global_step": 0, "recipes": {"model": description_of(conversion.source.model)}}
         _write_weights(conversion, directory, "", common_state(state))
         write_manifest(directory, step=0)
 
@@ -193,24 +254,23 @@ def _to_nemo2(conversion: Conversion, target: Path) -> None:
     from recipes.checkpoint.nemo2_config import to_nemo2_config
 
     source = conversion.source
-    if not is_classic(source.model):
-        raise UserError("--to nemo2: NeMo 2's LlamaModel computes another architecture; use hf or nemo")
     tokenizer, name = _tokenizer(source)
+    config = to_nemo2_config(
+        source.model,
+        tokenizer_file=name,
+        bf16=conversion.precision == "bf16",
+        tokenizer_library=tokenizer.library,
+    )
+    kept = _kept(source)
     with new_directory(target) as directory:
         weights = directory / "weights"
         weights.mkdir()
         _write_weights(conversion, weights, "module.", common_state())
         context = directory / "context"
         context.mkdir()
-        for member, content in tokenizer.stored_as(name).items():
+        for member, content in {**tokenizer.stored_as(name), **kept}.items():
             (context / member).parent.mkdir(exist_ok=True)
             (context / member).write_bytes(content)
-        config = to_nemo2_config(
-            source.model,
-            tokenizer_file=name,
-            bf16=conversion.precision == "bf16",
-            tokenizer_library=tokenizer.library,
-        )
         (context / "model.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
         (context / nemo2_context.FILE).write_text(nemo2_context.io_json(config), encoding="utf-8")
 

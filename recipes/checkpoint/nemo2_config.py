@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from recipes.checkpoint.nemo_config import known_value, typed_model
+from recipes.checkpoint.nemo_config import is_classic, known_value, typed_model
 from recipes.checkpoint.safety import shown
 from recipes.config.schema import ModelConfig
+from recipes.config.stored_options import stored_options
 from recipes.data.tokenizer.files import SENTENCEPIECE
 from recipes.errors import UserError
 from recipes.model.accounting import kv_channels, num_query_groups, padded_vocab_size
@@ -21,6 +22,13 @@ ACTIVATIONS = {
     ("megatron.core.activations.squared_relu", False): "squared_relu",
 }
 NORMALIZATIONS = {"RMSNorm": "RMSNorm", "LayerNorm": "LayerNorm"}
+# What NeMo 2's LlamaModel is made of; it is the only class that is written.
+LLAMA_MODEL = {
+    "normalization": "RMSNorm",
+    "activation": "swiglu",
+    "add_bias_linear": False,
+    "position_embedding_type": "rope",
+}
 # Fields that change what the model computes -> the values that the families here compute.
 SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "layernorm_zero_centered_gamma": (False,),
@@ -169,7 +177,19 @@ def _expert_layers(config: dict[str, Any]) -> dict[str, Any]:
 def to_nemo2_config(
     model: ModelConfig, *, tokenizer_file: str, bf16: bool, tokenizer_library: str = SENTENCEPIECE
 ) -> dict[str, Any]:
-    """``context/model.yaml`` of NeMo 2's LlamaModel; fields that are left out have their defaults there."""
+    """``context/model.yaml`` of NeMo 2's LlamaModel; fields that are left out have their defaults there.
+
+    Raises:
+        UserError: that class computes another architecture.
+    """
+    for key, value in LLAMA_MODEL.items():
+        if getattr(model, key) != value:
+            other = getattr(model, key)
+            raise UserError(f"--to nemo2: model.{key}={other}: NeMo 2's LlamaModel has {value}; use nemo")
+    if options := stored_options(model.megatron):
+        raise UserError(f"--to nemo2: model.megatron.{next(iter(options))} has no place there; use nemo")
+    if not is_classic(model):
+        raise UserError("--to nemo2: NeMo 2's LlamaModel computes another architecture; use hf or nemo")
     return {
         "_target_": "nemo.collections.llm.gpt.model.llama.LlamaModel",
         "config": {
@@ -177,14 +197,14 @@ def to_nemo2_config(
             **{key: getattr(model, key) for key in SAME if key != "qk_layernorm"},
             "num_query_groups": num_query_groups(model),
             "kv_channels": kv_channels(model),
-            "normalization": "RMSNorm",
+            "normalization": model.normalization,
             "gated_linear_unit": True,
             "activation_func": {"_call_": False, "_target_": "torch.nn.functional.silu"},
-            "add_bias_linear": False,
+            "add_bias_linear": model.add_bias_linear,
             "seq_length": model.max_position_embeddings,
             "rotary_base": model.rotary_base,
             "rotary_percent": model.rotary_percent,
-            "position_embedding_type": "rope",
+            "position_embedding_type": model.position_embedding_type,
             "share_embeddings_and_output_weights": model.share_embeddings_and_output_weights,
             "make_vocab_size_divisible_by": model.make_vocab_size_divisible_by,
             "vocab_size": padded_vocab_size(model),

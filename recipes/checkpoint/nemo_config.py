@@ -11,6 +11,7 @@ from omegaconf import MISSING
 from recipes.checkpoint.safety import shown
 from recipes.config.families import COMMON_SETTINGS, NORMAL_INIT, ROTARY
 from recipes.config.schema import ModelConfig
+from recipes.config.stored_options import STORED_OPTIONS, stored_options
 from recipes.data.tokenizer.files import HUGGING_FACE, SENTENCEPIECE
 from recipes.errors import UserError
 from recipes.model.accounting import kv_channels, num_query_groups, padded_vocab_size
@@ -41,12 +42,24 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
 
 
 def is_classic(model: ModelConfig) -> bool:
-    """Whether classic NeMo's MegatronGPTModel computes this architecture from its own keys."""
-    return model.family == "llama" and all(
-        getattr(model, setting.name) == setting.default
-        for setting in dataclasses.fields(ModelConfig)
-        if setting.name not in CLASSIC_KEYS - {"qk_layernorm"}
+    """Whether classic NeMo's MegatronGPTModel computes this architecture from its own keys.
+
+    It reads none of ``model.megatron``, so nothing there may change what is computed.
+    """
+    return (
+        model.family == "llama"
+        and not stored_options(model.megatron)
+        and all(
+            getattr(model, setting.name) == setting.default
+            for setting in dataclasses.fields(ModelConfig)
+            if setting.name not in CLASSIC_KEYS - {"qk_layernorm"}
+        )
     )
+
+
+def description_of(model: ModelConfig) -> dict[str, Any]:
+    """The model as our files hold it, without the options that only say how a run computes."""
+    return dataclasses.asdict(dataclasses.replace(model, megatron=stored_options(model.megatron)))
 
 
 def to_nemo_config(
@@ -123,8 +136,8 @@ def to_nemo_config(
             "format_version": FORMAT_VERSION,
             "vocab_size": model.vocab_size,
             "document_start": document_start,
-            "megatron": dict(model.megatron),
-            **({} if classic else {"model": dataclasses.asdict(model)}),
+            "megatron": stored_options(model.megatron),
+            **({} if classic else {"model": description_of(model)}),
         },
         "target": CLASSIC_TARGET if classic else OUR_TARGET,
         "nemo_version": CLASSIC_VERSION,
@@ -199,7 +212,7 @@ def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, store
             use_scaled_init_method=config.get("use_scaled_init_method", True),
             hidden_dropout=config.get("hidden_dropout", 0.1),
             attention_dropout=config.get("attention_dropout", 0.1),
-            megatron=ours.get("megatron") or {},
+            megatron=_stored_megatron(ours.get("megatron"), "recipes.megatron"),
         )
     except KeyError as error:
         raise UserError(f"model_config.yaml: {error.args[0]} is missing") from None
@@ -213,7 +226,26 @@ def _described(description: Any, stored_rows: int) -> ModelConfig:
     for key in description:
         if key not in known:
             raise UserError(f"model_config.yaml: recipes.model.{shown(key)} is no setting of a model")
-    return typed_model(**{**description, "make_vocab_size_divisible_by": stored_rows})
+    megatron = _stored_megatron(description.get("megatron"), "recipes.model.megatron")
+    return typed_model(**{**description, "make_vocab_size_divisible_by": stored_rows, "megatron": megatron})
+
+
+def _stored_megatron(megatron: Any, label: str) -> dict[str, Any]:
+    """Options for megatron-core that a file gives, all of them known to do nothing but arithmetic."""
+    if megatron is None:
+        return {}
+    if not isinstance(megatron, dict):
+        raise UserError(f"model_config.yaml: {label} is no mapping")
+    for name, value in megatron.items():
+        if not isinstance(name, str) or name not in STORED_OPTIONS:
+            raise UserError(
+                f"model_config.yaml: {label}.{shown(name)} is refused: a file may only set the options that "
+                "change what the model computes (recipes/config/stored_options.py)"
+            )
+        if not STORED_OPTIONS[name].fits(value):
+            words = STORED_OPTIONS[name].words
+            raise UserError(f"model_config.yaml: {label}.{name}={shown(value)} must be {words}")
+    return megatron
 
 
 def typed_model(**values: Any) -> ModelConfig:

@@ -13,7 +13,8 @@ import os
 import pickle
 import re
 import reprlib
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -70,6 +71,30 @@ def _enum_member(cls: Any, name: str) -> Any:
     raise pickle.UnpicklingError(f"it asks for the attribute {shown(name)} of {shown(cls)}")
 
 
+_MOST_IN_A_KEY = 100
+_LONGEST_INTEGER = 256
+
+
+def _check_key(key: Any) -> None:
+    """Refuses what cannot be hashed in time: 129 bytes make a tuple of tuples that has 2**60 elements.
+
+    Real keys are names, and a name with a tensor's offset (a MetadataIndex).
+    """
+    todo, seen = [key], 0
+    while todo:
+        value = todo.pop()
+        seen += 1
+        if isinstance(value, tuple | frozenset):
+            seen += len(value)
+            todo += value if seen <= _MOST_IN_A_KEY else ()
+        elif isinstance(value, int) and value.bit_length() > _LONGEST_INTEGER:
+            seen = _MOST_IN_A_KEY + 1
+        elif not isinstance(value, type | Enum):
+            todo += getattr(value, "__dict__", {}).values()
+        if seen > _MOST_IN_A_KEY:
+            raise pickle.UnpicklingError("a key in it has more parts than any name")
+
+
 class PlainUnpickler(pickle._Unpickler):
     """Reads a pickle with an allow-list that ``find_class`` is.
 
@@ -93,6 +118,39 @@ class PlainUnpickler(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("it refers to objects outside itself")
+
+
+def _check_first(opcode: bytes, hashed: Callable[[list[Any]], Iterable[Any]]) -> None:
+    """Makes an opcode refuse the keys that ``hashed`` finds on the stack, before it hashes them."""
+    proceed: Any = PlainUnpickler.dispatch[opcode[0]]
+
+    def checked(self: Any) -> None:
+        for key in hashed(self.stack):
+            _check_key(key)
+        proceed(self)
+
+    PlainUnpickler.dispatch[opcode[0]] = checked
+
+
+def _arguments(values: Iterable[Any], levels: int = 2) -> Iterator[Any]:
+    """What a call may hash: set([a, b]), OrderedDict([[a, 1]]), an Enum's (a)."""
+    for value in values:
+        if isinstance(value, list) and levels:
+            yield from _arguments(value, levels - 1)
+        else:
+            yield value
+
+
+_check_first(pickle.SETITEM, lambda stack: stack[-2:-1])
+for _opcode in (pickle.SETITEMS, pickle.DICT):
+    _check_first(_opcode, lambda stack: stack[::2])
+for _opcode in (pickle.ADDITEMS, pickle.FROZENSET):
+    _check_first(_opcode, lambda stack: stack)
+for _opcode in (pickle.REDUCE, pickle.NEWOBJ):
+    _check_first(_opcode, lambda stack: _arguments(stack[-1]))
+_check_first(pickle.NEWOBJ_EX, lambda stack: _arguments([*stack[-2], *stack[-1].values()]))
+for _opcode in (pickle.INST, pickle.OBJ):
+    _check_first(_opcode, lambda stack: _arguments(stack))
 
 
 class _MetadataUnpickler(PlainUnpickler):
@@ -133,7 +191,10 @@ def parse_metadata(data: bytes, name: str, present: int) -> Any:
     try:
         metadata = _MetadataUnpickler(io.BytesIO(data)).load()
         declared = sum(map(_stored_bytes, metadata.state_dict_metadata.values()))
-        for storage in metadata.storage_data.values():
+        for index, storage in metadata.storage_data.items():
+            # It may have been changed after it became a key.
+            if not all(type(number) is int for number in index.offset or ()) or type(index.fqn) is not str:
+                raise ValueError("it lists a tensor without a name or a place")
             if Path(storage.relative_path).name != storage.relative_path:
                 raise ValueError(f"{shown(str(storage.relative_path))} lies outside of it")
     except Exception as error:  # A damaged pickle can raise nearly anything.
@@ -215,6 +276,41 @@ def load_plain(path: Path) -> Any:
     return parse_plain(data, str(path))
 
 
+class _Inert:
+    """In the place of any object, when only the keys of a pickle are looked at."""
+
+    def __init__(self, *arguments: Any) -> None: ...
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+    def append(self, value: Any) -> None: ...
+    def extend(self, values: Any) -> None: ...
+
+
+class _KeyChecker(PlainUnpickler):
+    """Ends where PlainUnpickler refuses a key, and has nothing else to say: torch's own reader follows."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _Inert
+
+    def persistent_load(self, pid: Any) -> Any:
+        return _Inert()
+
+    def _build(self) -> None:
+        self.stack.pop()  # type: ignore[attr-defined]
+
+    dispatch: ClassVar = dict(PlainUnpickler.dispatch)
+    dispatch[pickle.BUILD[0]] = _build  # type: ignore[assignment]
+
+
+def _check_keys(data: bytes) -> None:
+    """torch's weights_only does not: it would hash for ever."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"its record {shown(entry.filename)} is compressed")
+            if entry.filename.endswith("data.pkl"):
+                _KeyChecker(io.BytesIO(archive.read(entry))).load()
+
+
 def parse_plain(data: bytes, name: str) -> Any:
     """The content of such a file called ``name``.
 
@@ -224,11 +320,12 @@ def parse_plain(data: bytes, name: str) -> Any:
     import torch
 
     try:
+        _check_keys(data)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         # torch explains at length how to run the file all the same; what it names says more.
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         why = f"it names {named[1]}" if named else reason(error)
-        if "Weights only load failed" in why:
+        if "Weights only load failed" in why or isinstance(error, zipfile.BadZipFile):
             why = "damaged, or no file of torch.save"
         raise UserError(f"{name}: not readable as plain data: {why}") from None

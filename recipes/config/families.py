@@ -78,6 +78,8 @@ class FamilyRules:
     """Keys of which the family has only these values."""
     refused_layouts: Mapping[str, str] = field(default_factory=dict)
     """Sizes of ParallelConfig that must stay 1, and why."""
+    unused_megatron_fields: tuple[str, ...] = ()
+    """Fields of model.megatron that the family's own modules do not read, though megatron-core's do."""
 
 
 FAMILY_RULES: dict[str, FamilyRules] = {
@@ -123,6 +125,7 @@ FAMILY_RULES: dict[str, FamilyRules] = {
             "qk_layernorm": (False,),
             "share_embeddings_and_output_weights": (False,),
         },
+        unused_megatron_fields=("moe_input_jitter_eps", "moe_router_force_load_balancing"),
     ),
 }
 

@@ -3,6 +3,8 @@
 Generated from megatron-core 0.16.1; a test compares it with the installed one.
 """
 
+from __future__ import annotations
+
 TRANSFORMER_CONFIG_FIELDS = frozenset(
     {
         "_cpu_offloading_context",
@@ -249,3 +251,23 @@ TRANSFORMER_CONFIG_FIELDS = frozenset(
         "window_size",
     }
 )
+
+# Fields with a fixed set of values (beside those in stored_options.py), which megatron-core itself does not
+# check: it compares where it uses them, and a value that equals none changes nothing. attention_backend lacks
+# "local", megatron-core's own attention: no family here uses it.
+MEGATRON_CHOICES: dict[str, tuple[str, ...]] = {
+    "attention_backend": ("flash", "fused", "unfused", "auto"),
+    "cross_entropy_fusion_impl": ("native", "te"),
+    "cuda_graph_impl": ("none", "local", "transformer_engine"),
+    "fp4": ("e2m1",),
+    "fp4_recipe": ("nvfp4", "custom"),
+    "fp8": ("e4m3", "hybrid"),
+    "fp8_amax_compute_algo": ("most_recent", "max"),
+    "fp8_recipe": ("tensorwise", "delayed", "mxfp8", "blockwise", "custom"),
+    "kitchen_attention_backend": ("sdpa", "fa"),
+    "moe_flex_dispatcher_backend": ("deepep", "hybridep"),
+    "moe_token_dispatcher_type": ("allgather", "alltoall", "flex"),
+    "pipeline_model_parallel_comm_backend": ("nccl", "ucc"),
+    "symmetric_ar_type": ("two_shot", "one_shot", "multimem_all_reduce"),
+    "tp_comm_bootstrap_backend": ("nccl", "mpi", "gloo"),
+}

@@ -83,7 +83,7 @@ class ModelConfig:
     moe_router_pre_softmax: bool = False
     """Softmax over all experts before the top-k choice, instead of over the chosen."""
     moe_router_topk_scaling_factor: float | None = None
-    """Factor on the chosen experts' weights; sigmoid scores only."""
+    """Factor on the chosen experts' weights."""
     moe_router_enable_expert_bias: bool = False
     """Balance by a bias on the scores, corrected after every step, without a loss (arXiv 2408.15664)."""
     moe_router_bias_update_rate: float = 1e-3
@@ -179,7 +179,8 @@ class ParallelConfig:
     """full: uniform (in chunks of recompute_num_layers) or block (a stage's first recompute_num_layers)."""
     recompute_num_layers: int | None = None
     recompute_modules: list[str] = field(default_factory=list)
-    """selective: core_attn, mlp, moe, moe_act, layernorm, shared_experts; empty: core_attn."""
+    """selective: core_attn, mlp, moe, moe_act, layernorm, shared_experts; empty: core_attn. moe_act and
+    layernorm need Transformer Engine."""
     overlap_grad_reduce: bool = False
     """Reduce gradients during the backward pass."""
     overlap_param_gather: bool = False
@@ -218,8 +219,9 @@ class InferenceConfig:
     top_p: float = 0.9
     temperature: float = 1.0
     add_BOS: bool | None = None
-    """Put BOS before the prompt. None: what documents started with in training, as the model file records it;
-    for NeMo's own files that is NeMo's default, true."""
+    """Put BOS before the prompt. None: what documents started with in training, as the model file records it:
+    BOS, EOS or nothing. Of a Hugging Face directory that is bos_token_id; for NeMo's own files it is NeMo's
+    default, true."""
     tokens_to_generate: int = 30
     """Counted from the longest prompt of the batch, so shorter ones get more."""
     repetition_penalty: float = 1.2
@@ -304,7 +306,7 @@ class GenerateConfig:
     """Completion of prompts with a trained model."""
 
     gpt_model_file: str = MISSING
-    """A .nemo file, or the directory it was extracted to."""
+    """A .nemo file or the directory it was extracted to, a NeMo 2 or Hugging Face directory, or a run."""
     prompts: list[str] = field(default_factory=list)
     prompts_jsonl: str | None = None
     """A file of {"text": prompt} lines; completions are written beside it, see output_jsonl."""
@@ -327,7 +329,7 @@ class EvaluateConfig:
     """Zero-shot evaluation with lm-eval."""
 
     gpt_model_file: str = MISSING
-    """A .nemo file, or the directory it was extracted to."""
+    """A .nemo file or the directory it was extracted to, a NeMo 2 or Hugging Face directory, or a run."""
     name: str | None = None
     """Column of the table; None: the model file's name."""
     tasks: list[str] = field(default_factory=list)

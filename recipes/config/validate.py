@@ -18,7 +18,7 @@ from recipes.config.schema import (
     TrainerConfig,
 )
 from recipes.config.validate_jobs import PRECISIONS, validate_inference
-from recipes.config.validate_model import validate_model
+from recipes.config.validate_model import validate_model, validate_positions
 from recipes.config.validate_optim import validate_optim
 from recipes.config.validate_parallel import validate_parallel
 from recipes.data.indexed import Sidecar, check_prefix
@@ -39,6 +39,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     if not 0 <= config.seed < 2**31:
         refuse("seed", config.seed, "must lie between 0 and 2147483647")
     validate_model(config.model)
+    validate_positions(config.model)
     data_parallel_size = validate_parallel(config.parallel, config.model, check_launcher=not config.dry_run)
     validate_trainer(config.trainer, data_parallel_size)
     validate_checkpoint(config.trainer.checkpoint, config.trainer.val_check_interval, list(config.data.valid))

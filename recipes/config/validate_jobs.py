@@ -8,6 +8,7 @@ from pathlib import Path
 from recipes.config.checks import not_negative, one_of, positive, refuse
 from recipes.config.schema import EvaluateConfig, GenerateConfig, InferenceConfig
 from recipes.errors import UserError
+from recipes.files import may_look
 
 PRECISIONS = ("auto", "bf16", "fp32")
 
@@ -70,12 +71,15 @@ def validate_evaluate(config: EvaluateConfig) -> None:
     positive("max_batch_tokens", config.max_batch_tokens)
 
 
+# By one of them recipes/checkpoint/sources/ knows a directory, which this module does not load.
+MARKS = ("model_config.yaml", "context/model.yaml", "checkpoints", "manifest.json", "config.json")
+
+
 def validate_model_file(path: str) -> None:
-    """A .nemo file or an extracted directory."""
+    """A .nemo file or a directory with a model."""
     where = Path(path)
-    if not where.exists():
-        refuse("gpt_model_file", path, "no such file; give a .nemo file or the directory it was extracted to")
-    if where.is_dir() and not (where / "model_config.yaml").is_file():
-        refuse(
-            "gpt_model_file", path, "this directory holds no model_config.yaml, so it is no extracted .nemo"
-        )
+    with may_look(path):
+        if not where.exists():
+            refuse("gpt_model_file", path, "no such file; give a .nemo file or a directory with a model")
+        if where.is_dir() and not any((where / mark).exists() for mark in MARKS):
+            refuse("gpt_model_file", path, f"this directory holds no model: none of {', '.join(MARKS)}")

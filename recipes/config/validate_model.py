@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from recipes.config.checks import not_negative, one_of, positive, refuse
-from recipes.config.families import check_family_settings
-from recipes.config.megatron_fields import TRANSFORMER_CONFIG_FIELDS
+from recipes.config.families import FAMILY_RULES, check_family_settings
+from recipes.config.megatron_fields import MEGATRON_CHOICES, TRANSFORMER_CONFIG_FIELDS
 from recipes.config.schema import ModelConfig
+from recipes.config.stored_options import check_option
 from recipes.model.accounting import VALUE_GATE_CHANNELS, kv_channels, num_query_groups
 from recipes.model.layers import moe_layers
 
@@ -41,6 +42,9 @@ OWNED_MEGATRON_FIELDS = {
     "num_moe_experts": "model.num_moe_experts",
     **{key: f"model.{key}" for key in MOE_SETTINGS if key in TRANSFORMER_CONFIG_FIELDS},
     "moe_grouped_gemm": "nothing (it is on with Transformer Engine)",
+    "transformer_impl": "nothing (Transformer Engine is used where it is installed)",
+    # It counts the groups by the layout, which a model does not have.
+    "moe_router_topk_limited_devices": "model.megatron.moe_router_num_groups and moe_router_group_topk",
     "context_parallel_size": "parallel.context_parallel_size",
     "expert_tensor_parallel_size": "parallel.expert_tensor_parallel_size",
     "num_layers_in_first_pipeline_stage": "parallel.num_layers_in_first_pipeline_stage",
@@ -65,19 +69,35 @@ OWNED_MEGATRON_FIELDS = {
     "embedding_init_method_std": "model.init_method_std",
 }
 
-# TransformerConfig fields that only take effect with layers or process groups that no family here has:
-# megatron-core would take them and train something else.
+# TransformerConfig fields that only take effect with layers, process groups or a training loop that no family
+# here has: megatron-core would take them and train something else.
 UNUSED_MEGATRON_FIELDS = (
     "add_qkv_bias",
     "attention_output_gate",
     "experimental_attention_variant",
     "heterogeneous_block_specs",
     "is_hybrid_model",
+    "log_max_attention_logit",
+    "moe_latent_size",
+    "moe_use_legacy_grouped_gemm",
     "mtp_num_layers",
     "multi_latent_attention",
     "pipeline_model_parallel_layout",
+    "qk_clip",
+    "qk_clip_alpha",
+    "qk_clip_threshold",
     "qk_l2_norm",
+    "use_te_activation_func",
     "virtual_pipeline_model_parallel_size",
+)
+
+LOW_PRECISION = ("fp8", "fp4")
+# Further fields of training in either, beside those that begin with its name.
+LOW_PRECISION_FIELDS = (
+    "first_last_layers_bf16",
+    "num_layers_at_end_in_bf16",
+    "num_layers_at_start_in_bf16",
+    "tp_only_amax_red",
 )
 
 
@@ -122,6 +142,23 @@ def validate_model(model: ModelConfig) -> None:
         refuse("model.hidden_size", model.hidden_size, fix)
     _validate_windows(model)
     _validate_experts(model)
+    _validate_megatron(model)
+
+
+def validate_positions(model: ModelConfig) -> None:
+    """Refuses rotary settings without rotary positions, of a model that is to be trained.
+
+    NeMo's files hold rotary settings whatever the positions are: there they are no mistake.
+    """
+    for key in ("rotary_base", "rotary_percent"):
+        if model.position_embedding_type != "rope" and getattr(model, key) != DEFAULTS[key]:
+            fix = f"would be ignored: position_embedding_type is {model.position_embedding_type}"
+            refuse(f"model.{key}", getattr(model, key), fix)
+
+
+def _validate_megatron(model: ModelConfig) -> None:
+    """The fields that go to megatron-core as they are."""
+    unused = (*UNUSED_MEGATRON_FIELDS, *FAMILY_RULES[model.family].unused_megatron_fields)
     for name in model.megatron:
         if name in OWNED_MEGATRON_FIELDS:
             refuse(
@@ -133,12 +170,27 @@ def validate_model(model: ModelConfig) -> None:
                 model.megatron[name],
                 "megatron-core's TransformerConfig has no such field",
             )
-        if name in UNUSED_MEGATRON_FIELDS or (name.startswith("moe_") and model.num_moe_experts is None):
+        if name in unused or (name.startswith("moe_") and model.num_moe_experts is None):
             refuse(
                 f"model.megatron.{name}",
                 model.megatron[name],
                 f"the {model.family} family does not use it; remove it",
             )
+        check_option(name, model.megatron[name])
+        if model.megatron[name] is not None and name in MEGATRON_CHOICES:
+            one_of(f"model.megatron.{name}", model.megatron[name], MEGATRON_CHOICES[name])
+    _validate_low_precision(model)
+
+
+def _validate_low_precision(model: ModelConfig) -> None:
+    """Settings of FP8 or FP4 without either would be ignored."""
+    for name, value in model.megatron.items():
+        formats = [format for format in LOW_PRECISION if name.startswith(f"{format}_")]
+        if name in LOW_PRECISION_FIELDS:
+            formats = list(LOW_PRECISION)
+        if formats and all(model.megatron.get(format) is None for format in formats):
+            fix = f"would be ignored: model.megatron.{' or '.join(formats)} is not set"
+            refuse(f"model.megatron.{name}", value, fix)
 
 
 def _validate_windows(model: ModelConfig) -> None:
@@ -176,6 +228,8 @@ def _validate_experts(model: ModelConfig) -> None:
     ):
         if getattr(model, key) is not None:
             positive(f"model.{key}", getattr(model, key))
+    if model.moe_z_loss_coeff is not None:
+        not_negative("model.moe_z_loss_coeff", model.moe_z_loss_coeff)
     not_negative("model.first_k_dense_replace", model.first_k_dense_replace)
     for key in ("moe_aux_loss_coeff", "moe_importance_loss_coeff", "moe_load_loss_coeff"):
         not_negative(f"model.{key}", getattr(model, key))

@@ -84,10 +84,16 @@ def _validate_schedule(optim: OptimConfig, tokens_per_step: int) -> None:
     wsd_decay = configured_wsd_decay(optim, tokens_per_step)
     if wsd_decay is not None and optim.lr_decay_style != "WSD":
         refuse(f"optim.{wsd_key}", getattr(optim, wsd_key), "would be ignored: needs lr_decay_style=WSD")
+    wsd_style = optim.lr_wsd_decay_style
+    if wsd_style != DEFAULTS["lr_wsd_decay_style"] and optim.lr_decay_style != "WSD":
+        refuse("optim.lr_wsd_decay_style", wsd_style, "would be ignored: needs lr_decay_style=WSD")
     decay = configured_decay(optim, tokens_per_step)
     if decay is None:
         return
     decay_key = "lr_decay_tokens" if optim.lr_decay_tokens is not None else "lr_decay_steps"
+    if optim.lr_decay_style == "constant":
+        fix = "would be ignored: lr_decay_style=constant never decays; set it to null"
+        refuse(f"optim.{decay_key}", getattr(optim, decay_key), fix)
     warmup_key = "lr_warmup_tokens" if optim.lr_warmup_tokens is not None else "lr_warmup_steps"
     warmup = configured_warmup(optim, tokens_per_step)
     bound = f"{decay_key}={getattr(optim, decay_key)}"

@@ -6,10 +6,12 @@ from recipes.config.checks import one_of, positive, refuse
 from recipes.config.families import check_family_layout
 from recipes.config.schema import ModelConfig, ParallelConfig
 from recipes.config.world import launched_world
-from recipes.model.accounting import num_query_groups, padded_vocab_size
-from recipes.model.layers import stage_sizes
+from recipes.model.accounting import expert_width, num_query_groups, padded_vocab_size
+from recipes.model.layers import layer_windows, stage_sizes
 
-RECOMPUTE_MODULES = ("core_attn", "mlp", "moe", "layernorm", "shared_experts")
+RECOMPUTE_MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "shared_experts")
+CONTEXT_KINDS = ("p2p", "all_gather", "a2a")
+"""megatron-core's a2a+p2p needs process groups that a run here does not make."""
 
 
 def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_launcher: bool) -> int:
@@ -32,6 +34,7 @@ def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_lau
         "model.ffn_hidden_size": model.ffn_hidden_size,
         "model.hidden_size": model.hidden_size,
         "padded vocabulary": padded_vocab_size(model),
+        "model.moe_shared_expert_intermediate_size": model.moe_shared_expert_intermediate_size or 0,
     }
     for key, value in divisible.items():
         if value % tp:
@@ -40,6 +43,7 @@ def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_lau
             )
     _validate_stages(parallel, model)
     _validate_recompute(parallel, model)
+    _validate_context(parallel, model)
     if parallel.sequence_parallel and tp == 1:
         refuse("parallel.sequence_parallel", True, "needs tensor_model_parallel_size > 1")
     if parallel.overlap_param_gather and not parallel.overlap_grad_reduce:
@@ -116,8 +120,27 @@ def _validate_recompute(parallel: ParallelConfig, model: ModelConfig) -> None:
         )
     for module in parallel.recompute_modules:
         one_of("parallel.recompute_modules", module, RECOMPUTE_MODULES)
-        if module in ("moe", "shared_experts") and model.num_moe_experts is None:
+        if module in ("moe", "moe_act", "shared_experts") and model.num_moe_experts is None:
             refuse("parallel.recompute_modules", module, "the model has no experts; remove it")
+        if module == "shared_experts" and model.moe_shared_expert_intermediate_size is None:
+            refuse("parallel.recompute_modules", module, "the model has no shared experts; remove it")
+
+
+def _validate_context(parallel: ParallelConfig, model: ModelConfig) -> None:
+    """model.megatron.cp_comm_type: how attention sees the parts of a sequence that other ranks hold."""
+    key, cp = "model.megatron.cp_comm_type", parallel.context_parallel_size
+    if "cp_comm_type" not in model.megatron:
+        return
+    kind = model.megatron["cp_comm_type"]
+    if cp == 1:
+        refuse(key, kind, "would be ignored: parallel.context_parallel_size is 1")
+    # No list either: megatron-core 0.16.1 counts layers from 1 there, and the last layer finds no entry.
+    one_of(key, kind, CONTEXT_KINDS)
+    if kind == "p2p" and any(layer_windows(model)):
+        refuse(key, kind, "the ring has no sliding windows; leave it out (all_gather), or set a2a")
+    groups = num_query_groups(model) // parallel.tensor_model_parallel_size
+    if kind == "a2a" and groups % cp:
+        refuse(key, kind, f"{groups} key-value heads of a rank cannot be shared out to {cp}; set all_gather")
 
 
 def _validate_expert_layout(parallel: ParallelConfig, model: ModelConfig, world_size: int) -> None:
@@ -144,6 +167,14 @@ def _validate_expert_layout(parallel: ParallelConfig, model: ModelConfig, world_
             "parallel.expert_tensor_parallel_size",
             etp,
             "experts with biases cannot be split: megatron-core would add a bias once per part; set it to 1",
+        )
+    if expert_width(model) % (etp or tp):
+        width = "ffn_hidden_size" if model.moe_ffn_hidden_size is None else "moe_ffn_hidden_size"
+        refuse(
+            "parallel.expert_tensor_parallel_size" if etp else "parallel.tensor_model_parallel_size",
+            etp or tp,
+            f"does not divide model.{width}={expert_width(model)}; "
+            + ("choose a divisor" if etp else "choose a divisor, or set expert_tensor_parallel_size"),
         )
     inner = (etp or tp) * ep * pp
     if world_size % inner:

@@ -28,6 +28,7 @@ from torch.utils.data import Dataset
 
 from recipes.data.phases import Phase
 from recipes.data.tokenizer import TextTokenizer
+from recipes.files import make_directory
 
 EPOCHS_IN_MEMORY = 2
 
@@ -128,7 +129,7 @@ class Blend(Dataset):
         key = hashlib.sha256(json.dumps([weights, count]).encode()).hexdigest()[:32]
         paths = [cache_dir / f"blend-{key}-{part}.npy" for part in ("source", "index")]
         if _is_rank_zero() and not all(path.is_file() for path in paths):
-            cache_dir.mkdir(parents=True, exist_ok=True)
+            make_directory(cache_dir)
             for path, array in zip(paths, blending_indices(weights, count), strict=True):
                 partial = path.with_suffix(".tmp.npy")
                 np.save(partial, array)

@@ -32,7 +32,7 @@ from recipes.data.tokenizer.files import SENTENCEPIECE, TOKENIZER_MODEL, read_to
 from recipes.data.words import BatchEncoder, is_separable
 from recipes.data.workers import WorkerDied, WorkerPool, in_this_process
 from recipes.errors import UserError
-from recipes.files import sha256_file
+from recipes.files import make_directory, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,7 +110,7 @@ def preprocess(
     )
     sizes = [check_input(path) for path in inputs]
     modified = [Path(path).stat().st_mtime_ns for path in inputs]
-    bin_path(prefix).parent.mkdir(parents=True, exist_ok=True)
+    make_directory(bin_path(prefix).parent)
     finish_renames(prefix)
     plan = None
     if _is_there(prefix, force):

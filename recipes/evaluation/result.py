@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import UserError
-from recipes.files import atomic_write
+from recipes.files import atomic_write, make_directory
 
 FORMAT = 1
 
@@ -74,10 +74,7 @@ def write_results(result: EvaluationResult, path: str | Path) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    make_directory(Path(path).parent)
     with atomic_write(path, "w") as stream:
         stream.write(result.to_json())
 

@@ -116,7 +116,10 @@ def build_for_inference(model: ModelConfig, precision: str) -> GPTModel:
 
 
 def _document_start(source: Source) -> int | None:
-    """What came before each document in training: recorded by us; NeMo's own files are prompted with BOS."""
+    """What came before each document in training, None for nothing: prompts begin with it, or as they are.
+
+    Recorded in our files; in Hugging Face's it is bos_token_id; NeMo's own files are prompted with BOS.
+    """
     ours = source.config.get("recipes") or {}
     if source.generation == "training" and "document_start" not in ours:
         raise UserError(
@@ -124,5 +127,5 @@ def _document_start(source: Source) -> int | None:
             "its data are gone; load the run's model.nemo"
         )
     tokenizer = source.text_tokenizer
-    start = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, None: tokenizer.bos_id}
-    return start.get(source.document_start)
+    starts = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, None: None}
+    return starts[source.document_start]

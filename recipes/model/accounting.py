@@ -84,7 +84,7 @@ def attention_vectors(model: ModelConfig) -> int:
     """One layer's parameters around attention that are no matrices."""
     vectors = norm_parameters(model) * (4 if model.family == "gemma3" else 2)
     if model.qk_layernorm and model.family != "nano_hindi":
-        vectors += 2 * kv_channels(model)
+        vectors += 2 * kv_channels(model) * (2 if model.normalization == "LayerNorm" else 1)
     if model.add_bias_linear:
         vectors += model.hidden_size
         if model.family != "param_moe":  # Its query, key and value projections have no bias.

@@ -26,6 +26,7 @@ from recipes.model.windows import layer_window
 PLAIN_SETTINGS = {
     "apply_query_key_layer_scaling": False,
     "qk_clip": False,
+    "log_max_attention_logit": False,
     "softmax_type": "vanilla",
 }
 

@@ -11,6 +11,7 @@ from megatron.core import parallel_state
 from megatron.core.activations import squared_relu
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from torch import Tensor
 from torch.nn.functional import gelu, silu
@@ -40,8 +41,14 @@ def transformer_config(model: ModelConfig, parallel: ParallelConfig, dtype: torc
     """megatron-core's configuration of the described model under the layout.
 
     Raises:
-        UserError: megatron-core refuses a value in ``model.megatron``.
+        UserError: megatron-core refuses a value in ``model.megatron``, or would ignore it.
     """
+    _refuse_what_needs_transformer_engine(model, parallel)
+    if have_transformer_engine() and parallel.context_parallel_size > 1 and dtype == torch.float32:
+        raise UserError(
+            "trainer.precision=fp32: Transformer Engine's attention has no context parallelism in float32; "
+            "set trainer.precision=bf16"
+        )
     tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     fields: dict[str, Any] = {
         "num_layers": model.num_layers,
@@ -82,18 +89,51 @@ def transformer_config(model: ModelConfig, parallel: ParallelConfig, dtype: torc
         "persist_layer_norm": False,
         # megatron-core's fused GELU is the tanh form, ours is exact.
         "bias_activation_fusion": torch.cuda.is_available() and model.activation == "swiglu",
-        "bias_dropout_fusion": torch.cuda.is_available(),
+        "bias_dropout_fusion": torch.cuda.is_available() and not _has_grouped_biases(model),
         "apply_rope_fusion": have_transformer_engine(),
     }
-    fields |= _window_fields(model) | _expert_fields(model) | _recompute_fields(parallel)
+    fields |= _window_fields(model, parallel) | _expert_fields(model) | _recompute_fields(parallel)
     fields |= load_family(model.family).config_fields(model)
+    fields |= model.megatron
     try:
-        return TransformerConfig(**{**fields, **model.megatron})
-    except (AssertionError, ValueError, TypeError) as error:
+        if "attention_backend" in fields:  # megatron-core compares with the enum's members.
+            fields["attention_backend"] = AttnBackend[fields["attention_backend"]]
+        config = TransformerConfig(**fields)
+    except (AssertionError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"model.megatron={model.megatron}: megatron-core refuses it: {error}") from error
+    if config.bias_dropout_fusion and _has_grouped_biases(model):
+        raise UserError(
+            "model.megatron.bias_dropout_fusion=True: Transformer Engine's experts with biases have no such "
+            "fusion; remove it"
+        )
+    return config
 
 
-def _window_fields(model: ModelConfig) -> dict[str, Any]:
+def _refuse_what_needs_transformer_engine(model: ModelConfig, parallel: ParallelConfig) -> None:
+    """Without Transformer Engine megatron-core would take these and train as if they were not set.
+
+    Raises:
+        UserError: with the key and the value.
+    """
+    if have_transformer_engine():
+        return
+    for module in ("layernorm", "moe_act"):
+        if module in parallel.recompute_modules:
+            raise UserError(f"parallel.recompute_modules={module}: needs Transformer Engine; remove it")
+    plain = {"fp8": None, "fp4": None, "attention_backend": "auto"}
+    for field, value in plain.items():
+        if model.megatron.get(field, value) != value:
+            raise UserError(
+                f"model.megatron.{field}={model.megatron[field]}: needs Transformer Engine; remove it"
+            )
+
+
+def _has_grouped_biases(model: ModelConfig) -> bool:
+    """Whether Transformer Engine's grouped products compute experts with biases."""
+    return have_transformer_engine() and model.num_moe_experts is not None and model.add_bias_linear
+
+
+def _window_fields(model: ModelConfig, parallel: ParallelConfig) -> dict[str, Any]:
     windows = layer_windows(model)
     if model.window_size is None or not any(windows):
         return {}
@@ -101,6 +141,8 @@ def _window_fields(model: ModelConfig) -> dict[str, Any]:
         # megatron-core counts the tokens to the left of the query, ours counts the query too.
         "window_size": (model.window_size - 1, 0),
         "window_attn_skip_freq": [int(window is not None) for window in windows],
+        # Transformer Engine's default is the ring, which has no windows (Megatron-LM issue 2222).
+        "cp_comm_type": "all_gather" if parallel.context_parallel_size > 1 else None,
     }
 
 
@@ -131,8 +173,6 @@ def _expert_fields(model: ModelConfig) -> dict[str, Any]:
 def _recompute_fields(parallel: ParallelConfig) -> dict[str, Any]:
     if parallel.recompute_granularity is None:
         return {}
-    if "layernorm" in parallel.recompute_modules and not have_transformer_engine():
-        raise UserError("parallel.recompute_modules=layernorm: needs Transformer Engine; remove it")
     return {
         "recompute_granularity": parallel.recompute_granularity,
         "recompute_method": parallel.recompute_method,

@@ -29,9 +29,18 @@ def moe_layers(model: ModelConfig) -> list[bool]:
     ]
 
 
+# megatron-core's own routers draw for these.
+RANDOM_MEGATRON_FIELDS = ("moe_input_jitter_eps", "moe_router_force_load_balancing")
+
+
 def draws_random_numbers(model: ModelConfig) -> bool:
-    """Whether a training step draws any: for dropout, or for the noise of param_moe's routers."""
-    return model.hidden_dropout > 0 or model.attention_dropout > 0 or model.family == "param_moe"
+    """Whether a training step draws any: for dropout, or in routers."""
+    dropout = model.hidden_dropout > 0 or model.attention_dropout > 0
+    return (
+        dropout
+        or model.family == "param_moe"
+        or any(model.megatron.get(field) for field in RANDOM_MEGATRON_FIELDS)
+    )
 
 
 def value_embedding_layers(model: ModelConfig) -> list[bool]:

@@ -27,8 +27,9 @@ class MuonAdamW(LayerWiseDistributedOptimizer):
 
     Gradients are reduced to all ranks; each rank updates the parameters that it owns, has state and (with
     bf16 weights) float32 copies of them alone, and sends them to the others. All of that is megatron-core's
-    but two things. Its sending copies the whole model once more and needs NCCL. Its checkpoints know one
-    layout only; these are read under any other.
+    but three things. Its sending copies the whole model once more and needs NCCL. Its checkpoints know one
+    layout only; these are read under any other. Where only experts have several data-parallel ranks, it lets
+    every rank own them all.
 
     Args:
         muon, adamw: over all parameters of this rank's model, no state yet.
@@ -55,6 +56,24 @@ class MuonAdamW(LayerWiseDistributedOptimizer):
         shared = {id(p) for group in self.param_groups for p in group["params"]}
         self.owned = [(p, main) for p, main in mains if id(main) in shared]
         muon.layouts = {main: layouts[p] for p, main in self.owned if p in layouts}
+
+    def shard_params(self, optimizers: list[Any]) -> None:
+        """Leaves in the optimizers' groups what this rank owns, and lists what every rank owns."""
+        super().shard_params(optimizers)
+        groups = self.pg_collection
+        assert groups is not None
+        if groups.dp_cp.size() > 1 or groups.expt_dp.size() == 1:
+            return
+        # Whole experts on several tensor-parallel ranks, whose only data-parallel rank has the rest:
+        # megatron-core (0.16.1) shares nothing out there, so that each expert would count twice in the norm
+        # of the gradients and have two owners in a checkpoint.
+        experts = [g for o in optimizers for g in o.param_groups if g["is_expert_parallel"]]
+        by_size = sorted((p for g in experts for p in g["params"]), key=torch.numel)
+        ranks = groups.expt_dp.size()
+        self.expt_dp_params_list = [by_size[rank::ranks] for rank in range(ranks)]
+        mine = {id(p) for p in self.expt_dp_params_list[groups.expt_dp.rank()]}
+        for group in experts:
+            group["params"] = [p for p in group["params"] if id(p) in mine]
 
     def step(self) -> Any:
         self.num_steps += 1

@@ -69,10 +69,7 @@ def matrix_layout(name: str, parameter: nn.Parameter, config: TransformerConfig)
         UserError: a weight that stacks experts.
     """
     if re.search(r"\.experts\.weight[12]$", name) or parameter.dim() != 2:
-        raise UserError(
-            f"optim.name=muon: {name} stacks the matrices of several experts; set "
-            "model.megatron.moe_use_legacy_grouped_gemm=false"
-        )
+        raise UserError(f"optim.name=muon: {name} stacks the matrices of several experts; set optim=adamw")
     head = config.kv_channels
     assert head is not None and config.num_query_groups is not None
     blocks: tuple[int, ...] = (parameter.shape[0],)

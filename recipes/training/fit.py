@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,11 @@ from megatron.core import parallel_state
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from omegaconf import OmegaConf
 
-from recipes.checkpoint.nemo_config import to_nemo_config
+from recipes.checkpoint.nemo_config import description_of, to_nemo_config
 from recipes.checkpoint.nemo_file import new_tokenizer_name, save_nemo
 from recipes.checkpoint.safety import load_plain
 from recipes.config.schema import PretrainConfig
+from recipes.config.stored_options import stored_options
 from recipes.config.validate import parse_duration
 from recipes.config.world import World
 from recipes.data.indexed import check_prefix
@@ -132,7 +132,9 @@ FREE_MODEL_KEYS = ("hidden_dropout", "attention_dropout", "init_method_std", "us
 
 
 def _refuse_other_model(saved: dict[str, Any], config: PretrainConfig) -> None:
-    for key, value in asdict(config.model).items():
+    # An older checkpoint holds all options for megatron-core, those that only say how a run computes too.
+    saved = {**saved, "megatron": stored_options(saved.get("megatron", {}))}
+    for key, value in description_of(config.model).items():
         if key in saved and key not in FREE_MODEL_KEYS and saved[key] != value:
             raise UserError(
                 f"model.{key}={value}: the run being resumed used {saved[key]}; keep it, or choose a new name"

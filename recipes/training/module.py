@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from recipes.checkpoint.nemo_config import description_of
 from recipes.checkpoint.training import load_training_checkpoint
 from recipes.config.schema import PretrainConfig
 from recipes.data.blend import BlendState, RunBlend
@@ -147,6 +147,15 @@ class ParamGPT(ModelPT):
     ddp: DistributedDataParallel
     megatron_optimizer: MegatronOptimizer
 
+    def gather_parameters(self) -> None:
+        """Brings the parameters of all ranks up to date: before they are read outside of a forward pass.
+
+        All ranks call it. With overlap_param_gather an optimizer step updates a rank's own shard; the others'
+        come with the next forward pass, which takes what was gathered here for its own.
+        """
+        if self.run.parallel.overlap_param_gather:
+            self.ddp.start_param_sync(force_sync=True)
+
     def configure_optimizers(self) -> Any:
         self._view = LightningOptimizerView(self.megatron_optimizer)
         tokens_per_step = self.run.trainer.global_batch_size * self.run.data.seq_length
@@ -263,7 +272,7 @@ class ParamGPT(ModelPT):
             "consumed_tokens": step * batch * self.run.data.seq_length,
             "global_batch_size": batch,
             "seq_length": self.run.data.seq_length,
-            "model": asdict(self.run.model),
+            "model": description_of(self.run.model),
             "blend": vars(self.blend.state_at(step * batch)),
             "schedule": self._schedule.num_steps,
         }
@@ -276,6 +285,7 @@ class ParamGPT(ModelPT):
 
     def save_to(self, save_path: str) -> None:
         """Writes a .nemo from the parts that all ranks hold; NeMo's own method knows one rank."""
+        self.gather_parameters()
         self._save_restore_connector.save_to(self, save_path)
 
     # What NeMo asks of every model

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from recipes.config.schema import PretrainConfig
 from recipes.errors import UserError
-from recipes.files import atomic_write
+from recipes.files import atomic_write, make_directory
 
 
 class RunDirectory:
@@ -29,7 +29,7 @@ class RunDirectory:
     def create(self, config: PretrainConfig) -> None:
         """Makes the directory and records the resolved configuration."""
         for directory in (self.checkpoints, self.path / "logs"):
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory)
         with atomic_write(self.config_file) as file:
             file.write(_yaml(config).encode())
 

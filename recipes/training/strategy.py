@@ -152,6 +152,7 @@ class MegatronStrategy(ParallelStrategy):
             "config_sha256": self._module.run_directory.config_sha256(self._module.run),
             **options.facts,
         }
+        self._module.gather_parameters()
         save = self.background.start if options.in_background else save_sharded
         # Not kept in a variable: the gathered optimizer state is as large as the model in memory.
         save(Path(filepath), training_state(self._module.gpt, self._module.megatron_optimizer, plain), facts)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recipes.checkpoint.archive import extract_archive, pack_archive, read_member
+from recipes.checkpoint.archive import extract_archive, fitting_name, pack_archive, read_member
 from recipes.errors import UserError
 from tests.support.nemo_files import MAIN, read_tar, write_tar
 
@@ -210,3 +210,14 @@ def test_missing_member(tmp_path: Path) -> None:
     archive = write_tar(tmp_path / "a.nemo", {"./other": b"1"})
     with pytest.raises(UserError, match=r"holds no model_config\.yaml"):
         read_member(archive, "model_config.yaml")
+
+
+def test_names_are_cut_to_fit() -> None:
+    assert fitting_name("tokenizer.model", 15) == "tokenizer.model"
+    assert fitting_name("tokenizer.model", 14) == "tokenize.model"
+    hindi = "शब्दकोश" * 10 + ".model"
+    cut = fitting_name(hindi, 65)
+    assert cut.endswith(".model") and hindi.startswith(cut.removesuffix(".model"))
+    assert 60 < len(cut.encode()) <= 65
+    assert fitting_name("a." + "b" * 80, 20) == "a." + "b" * 18
+    assert fitting_name("\udcff.model", 20) == "?.model"

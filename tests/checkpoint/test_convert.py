@@ -5,21 +5,25 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from recipes.checkpoint.convert import convert
+from recipes.checkpoint.nemo_config import OUR_TARGET
 from recipes.checkpoint.sources import open_source
-from recipes.checkpoint.verify import compare_logits
+from recipes.checkpoint.verify import BOUND, BOUND_NARROWED, Comparison, compare_logits
 from recipes.errors import UserError
 from tests.support.cases import nemo_logits
 from tests.support.corpus import TinyData
 from tests.support.nemo_files import FIXTURES
 from tests.support.pool import GlooPool
 from tests.support.run_cases import run_case, wait_for_file
+from tests.support.stored_forms import empty_model, local_state, unpacked
 
 FAMILIES = {
     "gemma3": ["model=tiny_gemma3"],
@@ -92,8 +96,8 @@ def test_every_family(family: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp
     assert outcome.code == 0, outcome.message
     nemo = tmp_path / "tiny" / "model.nemo"
     convert(nemo, tmp_path / "hf", "hf")
-    (difference, largest) = gloo_pool.run(1, compare_case, str(nemo), str(tmp_path / "hf"))[0]
-    assert largest > 0.1 and difference < 2e-5
+    found = gloo_pool.run(1, compare_case, str(nemo), str(tmp_path / "hf"))[0]
+    assert found.largest > 0.1 and found.difference < 2e-5 and found.agrees
     convert(tmp_path / "hf", tmp_path / "back.nemo", "nemo")
     tokens = [list(range(5, 29))]
     logits = [gloo_pool.run(1, nemo_logits, str(path), tokens)[0] for path in (nemo, tmp_path / "back.nemo")]
@@ -103,7 +107,7 @@ def test_every_family(family: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp
     assert_same(nemo, tmp_path / "run.nemo")
 
 
-def compare_case(source: str, target: str) -> tuple[float, float]:
+def compare_case(source: str, target: str) -> Comparison:
     return compare_logits(Path(source), Path(target))
 
 
@@ -163,3 +167,87 @@ def test_command_line(tmp_path: Path, repository: Path) -> None:
     names = {path.name for path in (tmp_path / "hf").iterdir()}
     tokenizer = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json"}
     assert names == {"config.json", "generation_config.json", "model.safetensors"} | tokenizer
+
+
+def changed_tensor(directory: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:
+    """The fixture with one tensor changed in place."""
+    state = local_state(directory.with_name("scratch"))
+    change(state[f"model.{name}"])
+    model = empty_model(directory)
+    torch.save(state, model / "model_weights.ckpt")
+    return model
+
+
+def test_verify_fails_on_numbers_that_are_not_finite(tmp_path: Path, repository: Path) -> None:
+    """Conversion itself warns and goes on."""
+    name = "decoder.layers.1.mlp.linear_fc2.weight"
+    source = changed_tensor(tmp_path / "model", name, lambda tensor: tensor[3, 4].fill_(float("nan")))
+    target = tmp_path / "out.nemo"
+    command = [sys.executable, "-m", "tools.convert", str(source), str(target), "--to", "nemo", "--verify"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 2 and target.exists()
+    warning, error = done.stderr.splitlines()
+    assert warning.startswith(f"warning: {name} of ") and "not finite" in warning
+    assert error.startswith(f"error: {target} does not say what {source} says") and "left as it was" in error
+
+
+@pytest.mark.parametrize("to", ["hf", "torch_dist"])
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_numbers_that_are_not_finite_are_warned_about(
+    to: str, number: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = changed_tensor(
+        tmp_path / "model", "embedding.word_embeddings.weight", lambda tensor: tensor[7, 0].fill_(number)
+    )
+    convert(source, tmp_path / "out", to, "bf16")
+    assert "warning: embedding.word_embeddings.weight of " in capsys.readouterr().err
+    convert(FIXTURES / "classic_te_single" / "model.nemo", tmp_path / "sound", to)
+    assert capsys.readouterr().err == ""
+
+
+def test_bounds_of_verify(tmp_path: Path) -> None:
+    source = FIXTURES / "classic_te_single" / "model.nemo"
+    convert(source, tmp_path / "same.nemo", "nemo")
+    found = compare_logits(source, tmp_path / "same.nemo")
+    assert found.agrees and found.bound == BOUND and found.difference == 0
+    convert(source, tmp_path / "bf16", "hf", "bf16")
+    found = compare_logits(source, tmp_path / "bf16")
+    assert found.agrees and found.bound == BOUND_NARROWED
+    assert found.difference > BOUND * found.largest, "the wider bound is needed"
+    # The bound of what was not narrowed sees one wrong row of one matrix.
+    name = "decoder.layers.1.mlp.linear_fc2.weight"
+    other = changed_tensor(tmp_path / "model", name, lambda tensor: tensor[3].mul_(1.5))
+    found = compare_logits(source, other)
+    assert not found.agrees and found.bound == BOUND
+
+
+@pytest.mark.parametrize("key", ["encoder_seq_length", "micro_batch_size", "global_batch_size", "seed"])
+def test_a_reference_in_the_place_of_a_number_is_refused(key: str, tmp_path: Path) -> None:
+    source = unpacked(tmp_path / "model", FIXTURES / "classic_te_single")
+    config = yaml.safe_load((source / "model_config.yaml").read_text())
+    (source / "model_config.yaml").write_text(yaml.safe_dump({**config, key: "${.max_position_embeddings}"}))
+    with pytest.raises(UserError, match=rf"{key}='\$\{{\.max_position_embeddings}}' is no integer"):
+        convert(source, tmp_path / "out.nemo", "nemo")
+    assert not (tmp_path / "out.nemo").exists()
+
+
+@pytest.mark.parametrize(
+    ("to", "message"),
+    [("nemo2", r"model\.megatron\.rotary_interleaved"), ("hf", r"model\.megatron=.*rotary_interleaved")],
+)
+def test_options_for_megatron_core_are_not_lost(to: str, message: str, tmp_path: Path) -> None:
+    source = unpacked(tmp_path / "model", FIXTURES / "classic_te_single")
+    config = yaml.safe_load((source / "model_config.yaml").read_text())
+    config["recipes"] = {"megatron": {"rotary_interleaved": True}}
+    (source / "model_config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=message):
+        convert(source, tmp_path / "out", to)
+    assert not (tmp_path / "out").exists()
+    path = source
+    for form in ("nemo", "torch_dist"):
+        convert(path, tmp_path / form, form)
+        path = tmp_path / form
+        with open_source(path) as opened:
+            assert opened.model.megatron == {"rotary_interleaved": True}
+            # NeMo would compute another model from its own keys.
+            assert opened.config.get("target", OUR_TARGET) == OUR_TARGET

@@ -54,10 +54,19 @@ def models(draw: st.DrawFn) -> ModelConfig:
         }
         if family == "llama" and draw(st.booleans()):
             fields |= {
+                "activation": draw(st.sampled_from(["swiglu", "gelu"])),
+                "normalization": draw(st.sampled_from(["RMSNorm", "LayerNorm"])),
                 "moe_router_score_function": "sigmoid",
                 "moe_router_enable_expert_bias": draw(st.booleans()),
                 "moe_shared_expert_intermediate_size": draw(st.sampled_from([None, 4])),
             }
+    elif family == "llama" and draw(st.booleans()):
+        fields |= {
+            "activation": draw(st.sampled_from(["swiglu", "gelu"])),
+            "normalization": draw(st.sampled_from(["RMSNorm", "LayerNorm"])),
+            "add_bias_linear": draw(st.booleans()),
+            "position_embedding_type": draw(st.sampled_from(["rope", "learned_absolute"])),
+        }
     return ModelConfig(**fields)
 
 

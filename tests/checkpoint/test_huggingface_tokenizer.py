@@ -162,6 +162,7 @@ def test_transformers_loads_it(own: Pair) -> None:
     text = "a , b  . c 's"
     assert loaded.decode(loaded(text)["input_ids"], skip_special_tokens=True) == text
     assert special_ids(own.ours, "eos").bos == 2 and special_ids(own.ours, "bos").bos == 1
+    assert special_ids(own.ours, None).bos is None
 
 
 @pytest.mark.parametrize(("start", "expected"), [("bos", [1]), (None, [])])
@@ -170,6 +171,7 @@ def test_document_start(start: str | None, expected: list[int], tiny_data: TinyD
     ids = [*expected, *pair.ours.encode("a b")]
     assert AutoTokenizer.from_pretrained(pair.directory)("a b")["input_ids"] == ids
     assert pair.theirs.encode("a b").ids == ids
+    assert AutoTokenizer.from_pretrained(pair.directory).bos_token_id == 1
 
 
 def test_known_differences(own: Pair) -> None:

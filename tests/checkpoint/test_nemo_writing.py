@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickletools
 import re
 import tarfile
@@ -13,13 +14,15 @@ import torch
 import yaml
 
 from recipes.checkpoint.archive import extract_archive, pack_archive
-from recipes.checkpoint.nemo_config import CLASSIC_TARGET
+from recipes.checkpoint.convert import convert
+from recipes.checkpoint.nemo_config import CLASSIC_TARGET, OUR_TARGET, description_of, is_classic
 from recipes.checkpoint.safety import parse_metadata
-from recipes.config.schema import InferenceConfig
+from recipes.checkpoint.sources import open_source
+from recipes.config.schema import InferenceConfig, ModelConfig
 from recipes.inference.complete import complete
 from recipes.inference.text_model import GPTTextModel, load_text_model
 from tests.support.corpus import TinyData
-from tests.support.nemo_files import CONFIG, MAIN, read_tar
+from tests.support.nemo_files import CONFIG, MAIN, changed, read_tar
 from tests.support.pool import GlooPool
 from tests.support.run_cases import run_case
 
@@ -215,12 +218,58 @@ def test_prompts_start_as_documents_did(model: GPTTextModel) -> None:
 def test_a_model_with_further_megatron_options_is_read_back(
     gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    """model.megatron travels in the file: without it another function would be computed."""
+    """model.megatron travels in the file: without it another function would be computed.
+
+    What only says how the run computes stays with the run: one's own YAML may have files written.
+    """
     settings = tiny_data.overrides(output_dir=str(tmp_path), trainer__max_steps="5")
-    settings.append("+model.megatron={rotary_interleaved:true}")
+    logged = tmp_path / "logged"
+    settings.append(f"+model.megatron={{rotary_interleaved:true,config_logger_dir:'{logged}'}}")
     (logits,) = gloo_pool.run(1, trained_logits_case, settings, TOKENS)
-    read = load_text_model(str(tmp_path / "tiny" / "model.nemo"), precision="fp32", num_threads=1)
+    path = tmp_path / "tiny" / "model.nemo"
+    read = load_text_model(str(path), precision="fp32", num_threads=1)
     assert (read.logits(torch.tensor(TOKENS)) - torch.tensor(logits)[..., :800]).abs().max() < 1e-5
+    assert any(logged.iterdir())
+    config = yaml.safe_load(read_tar(path)[CONFIG])
+    assert config["recipes"]["model"]["megatron"] == {"rotary_interleaved": True}
+    assert config["target"] == OUR_TARGET, "NeMo would compute another function"
+    with open_source(tmp_path / "tiny") as checkpoint:
+        assert checkpoint.model.megatron == {"rotary_interleaved": True}
+    # How a run computes may change when it goes on, what it computes may not.
+    settings[-1] = "+model.megatron={rotary_interleaved:true}"
+    (outcome,) = gloo_pool.run(1, run_case, [*settings, "trainer.max_steps=6"])
+    assert outcome.code == 0, outcome.message
+    settings[-1] = "+model.megatron={rotary_interleaved:false}"
+    (outcome,) = gloo_pool.run(1, run_case, [*settings, "trainer.max_steps=7"])
+    assert outcome.code == 2 and "model.megatron={'rotary_interleaved': False}" in outcome.message
+
+
+def test_options_of_how_a_run_computes_leave_the_file_classic() -> None:
+    model = ModelConfig(num_layers=1, hidden_size=8, ffn_hidden_size=8, num_attention_heads=1, vocab_size=8)
+    for option, classic in (("cpu_offloading", True), ("rotary_interleaved", False)):
+        described = dataclasses.replace(model, megatron={option: True})
+        assert is_classic(described) is classic
+        assert description_of(described)["megatron"] == ({} if classic else {option: True})
+
+
+def test_prompts_start_with_nothing_where_documents_did(trained: Any, tmp_path: Path) -> None:
+    """Training never saw BOS: not in the file, and not after a detour over Hugging Face's form."""
+
+    def without_start(content: bytes) -> bytes:
+        config = yaml.safe_load(content)
+        config["recipes"]["document_start"] = None
+        return yaml.safe_dump(config).encode()
+
+    path = changed(trained[0], tmp_path / "none.nemo", CONFIG, without_start)
+    convert(path, tmp_path / "hf", "hf")
+    convert(tmp_path / "hf", tmp_path / "back.nemo", "nemo")
+    for stored in (path, tmp_path / "hf", tmp_path / "back.nemo"):
+        model = load_text_model(str(stored), precision="fp32", num_threads=1)
+        assert model.document_start_id is None and model.bos_id is not None
+        settings = InferenceConfig(greedy=True, tokens_to_generate=2)
+        (result,) = complete(model, ["Asha"], settings, batch_size=1, seed=1)
+        ids = model.encode("Asha")
+        assert result.token_ids[: len(ids)] == ids
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from recipes.checkpoint.archive import pack_archive
 from recipes.checkpoint.safety import check_metadata
@@ -251,3 +252,64 @@ def test_a_training_checkpoints_common_state(tmp_path: Path, marker: Path) -> No
     torch.save({"recipes": {"model": {"family": "llama", "num_layers": 4, "wrong": 1}}}, step / "common.pt")
     write_manifest(step)
     assert "wrong" in refused(step)
+
+
+HOSTILE_OPTIONS: dict[str, Any] = {
+    "config_logger_dir": "elsewhere",  # megatron-core makes it and writes configuration, weights and tokens.
+    "fp8_quantizer_factory": "os.system",
+    "fp4_quantizer_factory": "os.system",
+    "grad_scale_func": "os.system",
+    "activation_func": "os.system",
+    "timers": 1,
+    "attention_backend": "local",
+    "cpu_offloading": True,
+    "num_layers": 4,
+    "rotary_interleaved": "yes",
+    "softmax_scale": float("nan"),
+    "softmax_type": "learnable",
+    "no_rope_freq": [1, [2]],
+    "a\nb": 1,
+}
+
+
+@pytest.mark.parametrize("place", ["recipes", "recipes.model", "common.pt"])
+@pytest.mark.parametrize("option", HOSTILE_OPTIONS)
+def test_options_for_megatron_core(option: str, place: str, tmp_path: Path) -> None:
+    """A file sets those that change arithmetic, in values of their type, and no other."""
+    from recipes.checkpoint.manifest import write_manifest
+
+    value = str(tmp_path / "elsewhere") if option == "config_logger_dir" else HOSTILE_OPTIONS[option]
+    megatron = {option: value}
+    path = single(tmp_path)
+    with open_source(path) as source:
+        description = {**vars(source.model), "megatron": megatron}
+    if place == "common.pt":
+        path = tmp_path / "step_00000001"
+        shutil.copytree(FIXTURES / "nemo2_local" / "ckpt" / "weights", path)
+        torch.save({"recipes": {"model": description}}, path / "common.pt")
+        write_manifest(path)
+    else:
+        config = yaml.safe_load((path / "model_config.yaml").read_text())
+        config["recipes"] = {"megatron": megatron} if place == "recipes" else {"model": description}
+        (path / "model_config.yaml").write_text(yaml.safe_dump(config))
+    before = sorted(tmp_path.rglob("*"))
+    assert f"megatron.{option!r}" in (message := refused(path)) or f"megatron.{option}=" in message
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_options_that_change_arithmetic_are_taken(tmp_path: Path) -> None:
+    path = single(tmp_path)
+    config = yaml.safe_load((path / "model_config.yaml").read_text())
+    megatron = {"rotary_interleaved": True, "softmax_scale": 0.3, "no_rope_freq": [0, 1, 0, 1]}
+    (path / "model_config.yaml").write_text(yaml.safe_dump({**config, "recipes": {"megatron": megatron}}))
+    with open_source(path) as source:
+        assert source.model.megatron == megatron
+
+
+def test_another_start_of_documents(tmp_path: Path) -> None:
+    path = single(tmp_path)
+    config = yaml.safe_load((path / "model_config.yaml").read_text())
+    config["recipes"] = {"document_start": ["bos"]}
+    (path / "model_config.yaml").write_text(yaml.safe_dump(config))
+    with open_source(path) as source, pytest.raises(UserError, match=r"document_start=\['bos'\] is neither"):
+        _ = source.document_start

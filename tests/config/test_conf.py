@@ -60,6 +60,14 @@ def test_experiment_composes(experiment: str) -> None:
     validate_pretrain(planned_for(config))
 
 
+def test_published_seed_and_checkpoints() -> None:
+    """Hindi Gemma 3 was trained with seed 42, here each phase has another order; Lumen's best was kept."""
+    phases = ("phase1", "phase2a", "phase2b", "phase3")
+    gemma = [compose("pretrain", [f"experiment=gemma3_hindi_270m_{phase}"]) for phase in phases]
+    assert [config.seed for config in gemma] == [42, 42, 43, 44]
+    assert compose("pretrain", ["experiment=lumen_128m"]).trainer.checkpoint.keep_best == 1
+
+
 @pytest.mark.parametrize("option", options("eval"))
 def test_eval_composes(option: str) -> None:
     config = compose("evaluate", ["gpt_model_file=x", f"eval={option}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -46,6 +47,10 @@ PARAM_MOE = replace(
             replace(MIXTURE, moe_router_topk=1),
             "model.moe_router_topk=1: the softmax over one chosen expert is always 1: set",
         ),
+        (replace(MIXTURE, moe_z_loss_coeff=-1.0), "model.moe_z_loss_coeff=-1.0: must not be negative"),
+        (replace(MIXTURE, moe_z_loss_coeff=math.nan), "model.moe_z_loss_coeff=nan: must not be negative"),
+        (replace(MIXTURE, moe_z_loss_coeff=math.inf), "model.moe_z_loss_coeff=inf: must not be negative"),
+        (replace(MIXTURE, moe_aux_loss_coeff=math.nan), "model.moe_aux_loss_coeff=nan: must not be negative"),
     ],
 )
 def test_refused_models(model: ModelConfig, message: str) -> None:

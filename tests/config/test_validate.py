@@ -16,7 +16,7 @@ from recipes.config.data_schema import SourceConfig
 from recipes.config.hydra_app import compose
 from recipes.config.schema import EvaluateConfig, GenerateConfig, PretrainConfig
 from recipes.config.validate import parse_duration, validate_pretrain
-from recipes.config.validate_jobs import validate_evaluate, validate_generate
+from recipes.config.validate_jobs import MARKS, validate_evaluate, validate_generate
 from recipes.errors import UserError
 from tests.support.corpus import TinyData
 
@@ -120,6 +120,23 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"model__megatron": {"qk_layernorm": True}},
         "model.megatron.qk_layernorm=True: set model.qk_layernorm",
+    ),
+    (
+        {"model__position_embedding_type": "learned_absolute", "model__rotary_base": 500_000},
+        "model.rotary_base=500000: would be ignored: position_embedding_type is learned_absolute",
+    ),
+    (
+        {"model__position_embedding_type": "learned_absolute", "model__rotary_percent": 0.5},
+        "model.rotary_percent=0.5: would be ignored: position_embedding_type is learned_absolute",
+    ),
+    (
+        {"model__megatron": {"softmax_scale": "0.1"}},
+        "model.megatron.softmax_scale=0.1: must be a positive number, or null",
+    ),
+    ({"model__megatron": {"rotary_interleaved": 1}}, "model.megatron.rotary_interleaved=1: must be true or"),
+    (
+        {"model__megatron": {"moe_router_topk_limited_devices": 2}},
+        "model.megatron.moe_router_topk_limited_devices=2: set model.megatron.moe_router_num_groups and",
     ),
     # The optimizer
     ({"optim__name": "sgd"}, "optim.name=sgd: choose one of adamw"),
@@ -297,6 +314,7 @@ def test_refused_by_the_nano_hindi_family(overrides: list[str], message: str) ->
 
 ACCEPTED: list[dict[str, Any]] = [
     {"model__megatron": {"softmax_scale": 0.125}},
+    {"model__position_embedding_type": "learned_absolute"},
     {"model__kv_channels": 64, "model__num_attention_heads": 6, "model__num_query_groups": 3},
     {
         "parallel__tensor_model_parallel_size": 2,
@@ -463,11 +481,16 @@ def test_evaluate_refused(model_file: str, values: dict[str, Any], message: str)
     assert refusal(changed(config, **values), validate_evaluate).startswith(message)
 
 
-def test_directory_that_is_no_extracted_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mark", MARKS)
+def test_directories_with_a_model(mark: str, tmp_path: Path) -> None:
+    """What recipes/checkpoint/sources/ reads is not refused before it is asked."""
     config = GenerateConfig(gpt_model_file=str(tmp_path), prompts=["x"])
-    assert "holds no model_config.yaml" in refusal(config, validate_generate)
-    (tmp_path / "model_config.yaml").write_text("")
+    assert "holds no model: none of model_config.yaml" in refusal(config, validate_generate)
+    (tmp_path / mark).parent.mkdir(exist_ok=True)
+    (tmp_path / mark).write_text("")
     validate_generate(config)
+    evaluated = EvaluateConfig(gpt_model_file=str(tmp_path), tasks=["hellaswag_hi"])
+    validate_evaluate(evaluated)
 
 
 @given(

@@ -43,7 +43,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_results(broken, path)
     assert read_results(path).model == "a"
     assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot make the directory"):
         write_results(result("a", 0.5), path / "below.json")
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from recipes.checkpoint.archive import extract_archive
+from recipes.checkpoint.convert import convert
 from recipes.config.hydra_app import compose
 from recipes.config.schema import GenerateConfig
 from recipes.errors import UserError
 from recipes.generate import run
-from tests.support.nemo_files import MAIN
+from tests.support.nemo_files import FIXTURES, MAIN
 from tests.support.run_cases import ROOT, environment
 
 MODEL = str(MAIN / "model.nemo")
@@ -169,10 +170,49 @@ def test_script_errors() -> None:
     done = script("A prompt", gpt_model_file="/nowhere.nemo")
     assert done.returncode == 2 and done.stderr.startswith("error: gpt_model_file=/nowhere.nemo")
     done = script("--help")
-    assert done.returncode == 0 and "nemo_inference.sh [MODEL.nemo] PROMPT" in done.stdout
+    assert done.returncode == 0 and "nemo_inference.sh [MODEL] PROMPT" in done.stdout
     assert script().returncode == 2
     done = script(MODEL, "A", PYTHON="/nowhere/python")
     assert done.returncode == 2 and done.stderr == "error: PYTHON=/nowhere/python: no such program\n"
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same model in every form that is asked for."""
+    directory = tmp_path_factory.mktemp("stored")
+    convert(Path(MODEL), directory / "hf", "hf")
+    (directory / "run" / "checkpoints").mkdir(parents=True)
+    convert(Path(MODEL), directory / "run" / "checkpoints" / "step_00000001", "torch_dist")
+    tokenizer = FIXTURES / "nemo2_local" / "ckpt" / "context" / "tiny_sp.model"
+    (directory / "run" / "config.yaml").write_text(f"tokenizer:\n  model: {tokenizer}\n")
+    (directory / "any_suffix").write_bytes(Path(MODEL).read_bytes())
+    return {
+        "hf": directory / "hf",
+        "nemo2": FIXTURES / "nemo2_local" / "ckpt",
+        "run": directory / "run",
+        "step": directory / "run" / "checkpoints" / "step_00000001",
+        "file": directory / "any_suffix",
+        "nemo": Path(MODEL),
+    }
+
+
+@pytest.mark.parametrize("form", ["hf", "nemo2", "run", "step", "file", "nemo"])
+def test_the_scripts_first_argument_is_any_model(form: str, stored: dict[str, Path]) -> None:
+    """It goes before gpt_model_file, and is not completed as a prompt. What comes next is looked for then."""
+    for variables in ({}, {"gpt_model_file": MODEL}, {"gpt_model_file": "/nowhere.nemo"}):
+        done = script(str(stored[form]), "भारत", PYTHON="/nowhere/python", **variables)
+        assert done.stderr == "error: PYTHON=/nowhere/python: no such program\n"
+        done = script(str(stored[form]), **variables)  # No prompt is left.
+        assert done.returncode == 2 and "PROMPT" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["hf", "nemo2", "file"])  # This run has no data, which completion asks for.
+def test_every_model_through_the_script(form: str, stored: dict[str, Path]) -> None:
+    expected = script("भारत में", "A", gpt_model_file=MODEL)
+    done = script(str(stored[form]), "भारत में", "A", gpt_model_file="/nowhere.nemo")
+    assert expected.returncode == done.returncode == 0, done.stderr
+    assert done.stdout == expected.stdout and done.stdout.startswith("भारत में")
 
 
 def test_script_passes_errors_of_the_job_on() -> None:

@@ -151,7 +151,12 @@ def test_tensor_parallel_ranks_drop_different_places(gloo_pool: GlooPool) -> Non
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("softmax_type", "off-by-one"), ("apply_query_key_layer_scaling", True), ("qk_clip", True)],
+    [
+        ("softmax_type", "off-by-one"),
+        ("apply_query_key_layer_scaling", True),
+        ("qk_clip", True),
+        ("log_max_attention_logit", True),
+    ],
 )
 def test_settings_it_would_ignore_are_refused(field: str, value: object) -> None:
     with pytest.raises(UserError, match=rf"model\.megatron\.{field}=.*Transformer Engine"):

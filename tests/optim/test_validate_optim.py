@@ -45,6 +45,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "optim.lr_wsd_decay_tokens=10: optim.lr_wsd_decay_steps=3 says the same",
     ),
     ({"lr_wsd_decay_tokens": 10}, "optim.lr_wsd_decay_tokens=10: would be ignored: needs lr_decay_style=WSD"),
+    ({"lr_wsd_decay_style": "cosine"}, "optim.lr_wsd_decay_style=cosine: would be ignored: needs lr_decay"),
+    (
+        {"lr_decay_style": "constant", "lr_decay_steps": 5},
+        "optim.lr_decay_steps=5: would be ignored: lr_decay_style=constant never decays; set it to null",
+    ),
+    (
+        {"lr_decay_style": "constant", "lr_decay_tokens": 500},
+        "optim.lr_decay_tokens=500: would be ignored: lr_decay_style=constant never decays; set it to null",
+    ),
     # 100 tokens are a step here: 901 are 10 steps, as many as the whole decay.
     (
         {"lr_warmup_tokens": 901, "lr_decay_steps": 10},
@@ -92,6 +101,9 @@ def test_muon_has_no_parameter_gather() -> None:
         {**WSD, "lr_wsd_decay_tokens": 800, "lr_decay_tokens": 1000, "lr_warmup_steps": 2},
         {**MUON, "muon_num_iterations": 7, "muon_momentum": 0.0, "muon_beta2": 0.0, "scalar_lr": 0.1},
         {"embedding_lr": 0.2, "head_lr": 0.1},
+        {**WSD, "lr_wsd_decay_style": "cosine"},
+        {"lr_wsd_decay_style": "linear"},
+        {"lr_decay_style": "constant", "lr_warmup_steps": 5},
     ],
 )
 def test_accepted(settings: dict[str, Any]) -> None:

@@ -114,9 +114,10 @@ def test_layout_repeats_the_single_process(
     ("family", "layouts"),
     [
         ("param2", ["ep2", "single", "ep2"]),
+        pytest.param("param2", ["tp2_sp_whole_experts", "single"], marks=pytest.mark.slow),
         pytest.param("param_moe", ["pp2_uneven", "tp2_sp_ep2"], marks=pytest.mark.slow),
     ],
-    ids=["param2", "param_moe"],
+    ids=["param2", "param2_whole_experts", "param_moe"],
 )
 def test_checkpoint_continues_under_another_layout(
     family: str, layouts: list[str], run: Run, single: Callable[[str], Metrics], tmp_path: Path
@@ -149,8 +150,20 @@ def test_what_is_reported(single: Callable[[str], Metrics]) -> None:
     assert 0 < first["param_moe"]["moe.load_loss"] < 0.5
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        ["model=tiny_param_moe"],
+        ["model=tiny_param2_moe", "+model.megatron.moe_input_jitter_eps=0.1"],
+        pytest.param(
+            ["model=tiny_param2_moe", "+model.megatron.moe_router_force_load_balancing=true"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["param_moe", "jitter", "random_choice"],
+)
 def test_noise_is_repeated_when_a_run_is_resumed(
-    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+    model: list[str], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     """The routers' real noise depends on the seed and the step alone."""
     from tests.support.cases import pretrain_case
@@ -161,10 +174,10 @@ def test_noise_is_repeated_when_a_run_is_resumed(
             settings = tiny_data.overrides(
                 output_dir=str(tmp_path / name), save_nemo="false", trainer__max_steps=str(end)
             )
-            ((code, metrics),) = gloo_pool.run(1, pretrain_case, [*settings, "model=tiny_param_moe"])
+            ((code, metrics),) = gloo_pool.run(1, pretrain_case, [*settings, *model])
             assert code == 0
         losses[name] = {record["step"]: record["loss"] for record in metrics if "loss" in record}
-    assert losses["halves"] == pytest.approx(losses["whole"], rel=1e-6)
+    assert losses["halves"] == losses["whole"] and sorted(losses["whole"]) == [1, 2, 3, 4]
 
 
 def test_every_process_has_noise_of_its_own(gloo_pool: GlooPool) -> None:

@@ -66,6 +66,8 @@ def test_impossible_models_are_refused() -> None:
         describe(["model=tiny", "model.num_attention_heads=3"])
     with pytest.raises(UserError, match="seq-length=512"):
         describe(["model=tiny"], seq_length=512)
+    with pytest.raises(UserError, match="seq-length=0: must lie between 1 and 256"):
+        describe(["model=tiny"], seq_length=0)
 
 
 def test_command_line(repository: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from recipes.checkpoint.archive import extract_archive
+from recipes.checkpoint.convert import convert
 from tests.support.nemo_files import CONFIG, FIXTURES, MAIN, changed
 from tests.support.run_cases import ROOT
 from tests.support.stored_forms import rank_files
@@ -115,6 +116,43 @@ def test_a_model_that_cannot_be_computed_is_described_all_the_same(
     tokenizer.unlink()
     out, message = called(monkeypatch, capsys, tmp_path / "extracted")
     assert "cannot read the tokenizer" in message and "27, float32" in out
+
+
+def test_what_a_file_says_of_itself_steers_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A library's name that clears the screen and forges a line; a tokenizer's name that is no text."""
+    library = r'"\e[2Jx\nproblems    none"'
+    for before, after, shown in (
+        (b"library: sentencepiece", f"library: {library}".encode(), r"\x1b[2Jx\nproblems    none, "),
+        (b"model: nemo:", rb'model: "nemo:\ud800/', r"\ud800/"),
+    ):
+
+        def change(config: bytes, before: bytes = before, after: bytes = after) -> bytes:
+            found = next(line for line in config.splitlines() if before in line)
+            end = b'"' if before.startswith(b"model") else b""
+            return config.replace(found, found.replace(before, after) + end)
+
+        path = changed(MAIN / "model.nemo", tmp_path / "x.nemo", CONFIG, change)
+        out, _ = called(monkeypatch, capsys, path)
+        assert shown in out and "\x1b" not in out
+        assert out.count("\nproblems") == 1 and out.encode()
+        json.loads(called(monkeypatch, capsys, path, "--json")[0])
+
+
+def test_weights_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They need no tokenizer, so that it is no problem that there is none."""
+    convert(MAIN / "model.nemo", tmp_path / "weights", "torch_dist")
+    out, message = called(monkeypatch, capsys, tmp_path / "weights")
+    assert message == "" and "tokenizer   none here" in out and "448, 512 rows" in out
+    out, message = called(monkeypatch, capsys, tmp_path / "weights", "--json", "--check")
+    assert message == "" and json.loads(out)["tokenizer"] is None
+    convert(MAIN / "model.nemo", tmp_path / "hf", "hf")
+    for path in (tmp_path / "hf").glob("tokenizer*"):
+        path.unlink()
+    assert called(monkeypatch, capsys, tmp_path / "hf")[1] == ""
 
 
 def test_refusals_are_one_line(tmp_path: Path) -> None:

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recipes.checkpoint.huggingface.chat import (
+    GENERATION,
+    chat_template,
+    dumped,
+    generation_of,
+    merged_generation,
+)
 from recipes.checkpoint.huggingface.config import to_generation_config, to_hf_config
 from recipes.checkpoint.huggingface.remote import write_remote_code
 from recipes.checkpoint.huggingface.tables import EMBEDDING, rules_of
 from recipes.checkpoint.huggingface.tokenizer import special_ids, write_tokenizer
 from recipes.checkpoint.huggingface.write import DtypeOf, Progress, write_weights
 from recipes.checkpoint.sources import Source
-from recipes.data.tokenizer.files import HUGGING_FACE, SENTENCEPIECE, TOKENIZER_MODEL
+from recipes.checkpoint.sources.blob import Blob
+from recipes.checkpoint.sources.tokenizer import StoredTokenizer
+from recipes.data.tokenizer.files import (
+    HUGGING_FACE,
+    LARGEST_TOKENIZER,
+    LIBRARIES,
+    TOKENIZER_JSON,
+    TOKENIZER_MODEL,
+)
 
 
 def write_huggingface(source: Source, directory: Path, dtype_of: DtypeOf, progress: Progress) -> list[str]:
@@ -28,9 +44,13 @@ def write_huggingface(source: Source, directory: Path, dtype_of: DtypeOf, progre
     table = next(rule.ours for rule in rules if rule.theirs == (EMBEDDING,))
     dtype = str(dtype_of(table, source.tensors[table].dtype)).removeprefix("torch.")
     config = to_hf_config(model, dtype=dtype, **ids)
-    generation = to_generation_config(**ids, use_cache=config["use_cache"])
-    for name, content in (("config.json", config), ("generation_config.json", generation)):
-        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    generation = merged_generation(
+        to_generation_config(**ids, use_cache=config["use_cache"]),
+        generation_of(source.tokenizer),
+        same_model=source.generation == "huggingface",
+    )
+    for name, content in (("config.json", config), (GENERATION, generation)):
+        (directory / name).write_bytes(dumped(content, name))
     write_remote_code(directory, model)
     write_weights(directory, source.tensors, rules, dtype_of, progress)
     return warnings
@@ -39,25 +59,36 @@ def write_huggingface(source: Source, directory: Path, dtype_of: DtypeOf, progre
 def _write_tokenizer(source: Source, directory: Path) -> tuple[dict[str, Any], list[str]]:
     """The tokenizer's files, and the ids of bos, eos and pad."""
     tokenizer = source.tokenizer
-    if tokenizer.library == SENTENCEPIECE and tokenizer.blobs:
+    if not tokenizer.blobs or tokenizer.library not in LIBRARIES:
+        _copy(directory, tokenizer.beside)
+        known = {f"{kind}_id": source.config.get(f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+        return known, [f"there is no tokenizer in {source.path}: none is written"]
+    start = source.document_start
+    warnings: list[str] = []
+    if tokenizer.library == HUGGING_FACE or TOKENIZER_JSON in tokenizer.beside:
+        _copy(directory, {**tokenizer.blobs, **tokenizer.beside})  # It goes as it came.
+    else:
+        content = tokenizer.files().contents[TOKENIZER_MODEL]
         with tempfile.TemporaryDirectory() as temporary:
             file = Path(temporary) / TOKENIZER_MODEL
-            file.write_bytes(tokenizer.files().contents[TOKENIZER_MODEL])
-            start = source.document_start
+            file.write_bytes(content)
             warnings = write_tokenizer(
                 directory, file, document_start=start, max_length=source.model.max_position_embeddings
             )
-        ids = special_ids(source.text_tokenizer, start)
-        return {"bos_id": ids.bos, "eos_id": ids.eos, "pad_id": ids.pad}, warnings
-    if tokenizer.library == HUGGING_FACE and tokenizer.blobs:
-        return _copy_tokenizer(source, directory), []
-    known = {f"{kind}_id": source.config.get(f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
-    return known, [f"there is no tokenizer in {source.path}: none is written"]
+        _add_chat_template(directory, tokenizer)
+    ids = special_ids(source.text_tokenizer, start)
+    return {"bos_id": ids.bos, "eos_id": ids.eos, "pad_id": ids.pad}, warnings
 
 
-def _copy_tokenizer(source: Source, directory: Path) -> dict[str, Any]:
-    """A Hugging Face tokenizer goes as it came; generation_config.json is written anew for the model."""
-    for name, content in source.tokenizer.files().contents.items():
-        (directory / name).write_bytes(content)
-    ids = special_ids(source.text_tokenizer, source.document_start)
-    return {"bos_id": ids.bos, "eos_id": ids.eos, "pad_id": ids.pad}
+def _copy(directory: Path, blobs: Mapping[str, Blob]) -> None:
+    for name, blob in blobs.items():
+        (directory / name).write_bytes(blob.read(LARGEST_TOKENIZER))
+
+
+def _add_chat_template(directory: Path, tokenizer: StoredTokenizer) -> None:
+    """To the files that were written for a SentencePiece model."""
+    for name, content in chat_template(tokenizer.beside).items():
+        path = directory / name
+        if path.exists():
+            content = dumped({**json.loads(path.read_bytes()), **json.loads(content)}, name)
+        path.write_bytes(content)

@@ -1,4 +1,9 @@
-"""The table of every family: which tensor of ours is which of the Hugging Face model's, and of what shape."""
+"""The table of every family: which tensor of ours is which of the Hugging Face model's, and of what shape.
+
+It has all tensors of every model that can be described, of those too that no class in transformers computes
+(biases or a plain GELU in the Llama line): it is what a stored model is compared with. Their names there are
+then nobody's.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,18 @@ from collections.abc import Callable
 
 from recipes.checkpoint.huggingface.rules import Rule, Shape, qkv, same, stacked, vocabulary
 from recipes.config.schema import ModelConfig
-from recipes.model.accounting import VALUE_GATE_CHANNELS, expert_width, kv_channels, num_query_groups
+from recipes.model.accounting import (
+    GATED_ACTIVATIONS,
+    VALUE_GATE_CHANNELS,
+    expert_width,
+    kv_channels,
+    num_query_groups,
+)
 from recipes.model.layers import moe_layers, value_embedding_layers
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 Q_K_V = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight")
+Q_K_V_BIAS = ("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias")
 
 
 def rules_of(model: ModelConfig) -> list[Rule]:
@@ -34,8 +46,11 @@ def _norm(ours: str, theirs: str, model: ModelConfig) -> list[Rule]:
     """Of a norm over the hidden size; nano_hindi's have no parameters."""
     if model.family == "nano_hindi":
         return []
-    parts = ("weight", "bias") if model.normalization == "LayerNorm" else ("weight",)
-    return [same(ours + part, theirs + part, (model.hidden_size,)) for part in parts]
+    return [same(ours + part, theirs + part, (model.hidden_size,)) for part in _norm_parts(model)]
+
+
+def _norm_parts(model: ModelConfig) -> tuple[str, ...]:
+    return ("weight", "bias") if model.normalization == "LayerNorm" else ("weight",)
 
 
 def _attention(model: ModelConfig) -> list[Rule]:
@@ -52,19 +67,23 @@ def _attention(model: ModelConfig) -> list[Rule]:
 
 def _qk_norms(model: ModelConfig) -> list[Rule]:
     return [
-        same(f"self_attention.{x}_layernorm.weight", f"self_attn.{x}_norm.weight", (kv_channels(model),))
+        same(f"self_attention.{x}_layernorm.{part}", f"self_attn.{x}_norm.{part}", (kv_channels(model),))
         for x in "qk"
+        for part in _norm_parts(model)
     ]
 
 
 def _gated(ours: str, theirs: str, model: ModelConfig, width: int, expert: str = "") -> list[Rule]:
     """A gated MLP of inner ``width``; ``expert`` is its number, as ours are named by it."""
     hidden = model.hidden_size
-    gate, up = f"{theirs}gate_proj.weight", f"{theirs}up_proj.weight"
-    return [
-        stacked(f"{ours}linear_fc1.weight{expert}", (gate, up), width, (hidden,)),
-        same(f"{ours}linear_fc2.weight{expert}", f"{theirs}down_proj.weight", (hidden, width)),
-    ]
+    shapes: dict[str, tuple[Shape, Shape]] = {"weight": ((hidden,), (hidden, width)), "bias": ((), (hidden,))}
+    rules = []
+    for part, (tail, down) in shapes.items():
+        if part == "weight" or model.add_bias_linear:
+            gate, up = f"{theirs}gate_proj.{part}", f"{theirs}up_proj.{part}"
+            rules.append(stacked(f"{ours}linear_fc1.{part}{expert}", (gate, up), width, tail))
+            rules.append(same(f"{ours}linear_fc2.{part}{expert}", f"{theirs}down_proj.{part}", down))
+    return rules
 
 
 def _plain(ours: str, theirs: str, model: ModelConfig, width: int, expert: str = "") -> list[Rule]:
@@ -82,13 +101,20 @@ def _plain(ours: str, theirs: str, model: ModelConfig, width: int, expert: str =
     ]
 
 
+def _mlp(ours: str, theirs: str, model: ModelConfig, width: int, expert: str = "") -> list[Rule]:
+    kind = _gated if model.activation in GATED_ACTIVATIONS else _plain
+    return kind(ours, theirs, model, width, expert)
+
+
 def _llama(model: ModelConfig, layer: int) -> list[Rule]:
     rules = _norm("self_attention.linear_qkv.layer_norm_", "input_layernorm.", model) + _attention(model)
+    if model.add_bias_linear:
+        rules.append(qkv("self_attention.linear_qkv.bias", Q_K_V_BIAS, (), model))
     if model.qk_layernorm:
         rules += _qk_norms(model)
     if not moe_layers(model)[layer]:
         rules += _norm("mlp.linear_fc1.layer_norm_", "post_attention_layernorm.", model)
-        return rules + _gated("mlp.", "mlp.", model, model.ffn_hidden_size)
+        return rules + _mlp("mlp.", "mlp.", model, model.ffn_hidden_size)
     return rules + _norm("pre_mlp_layernorm.", "post_attention_layernorm.", model) + _experts(model)
 
 
@@ -101,11 +127,14 @@ def _experts(model: ModelConfig) -> list[Rule]:
         rules.append(same("mlp.router.expert_bias", "mlp.gate.e_score_correction_bias", (experts,)))
     for expert in range(experts):
         theirs = f"{block}.experts.{expert}."
-        found = _gated("mlp.experts.", theirs, model, expert_width(model), str(expert))
+        found = _mlp("mlp.experts.", theirs, model, expert_width(model), str(expert))
         rules += [_mixtral_names(rule) for rule in found] if is_mixtral(model) else found
     shared = model.moe_shared_expert_intermediate_size
     if shared is not None:
-        rules += _gated("mlp.shared_experts.", "mlp.shared_experts.", model, shared)
+        rules += _mlp("mlp.shared_experts.", "mlp.shared_experts.", model, shared)
+        if model.megatron.get("moe_shared_expert_gate"):
+            gate = (1, hidden)
+            rules.append(same("mlp.shared_experts.gate_weight", "mlp.shared_expert_gate.weight", gate))
     return rules
 
 

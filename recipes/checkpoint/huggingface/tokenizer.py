@@ -59,15 +59,16 @@ class SpecialIds:
     """Ids for config.json and generation_config.json."""
 
     bos: int | None
-    """What stands before every document: with ``document_start`` eos that is the end-of-document token."""
+    """What stands before every document: with ``document_start`` eos that is the end-of-document token.
+    None where nothing does: readers put it before prompts."""
     eos: int
     pad: int | None
 
 
 def special_ids(tokenizer: TextTokenizer, document_start: str | None) -> SpecialIds:
     """``document_start``: bos, eos, or None where nothing is known to have stood before documents."""
-    bos = tokenizer.eos_id if document_start == "eos" else tokenizer.bos_id
-    return SpecialIds(bos=bos, eos=tokenizer.eos_id, pad=tokenizer.pad_id)
+    starts = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, None: None}
+    return SpecialIds(bos=starts[document_start], eos=tokenizer.eos_id, pad=tokenizer.pad_id)
 
 
 def write_tokenizer(
@@ -256,7 +257,9 @@ def _settings(
 ) -> dict[str, Any]:
     """tokenizer_config.json."""
     ids = special_ids(tokenizer, document_start)
-    named = {"bos_token": ids.bos, "eos_token": ids.eos, "unk_token": tokenizer.unk_id, "pad_token": ids.pad}
+    # The token has its name also where nothing puts it before texts.
+    bos = tokenizer.bos_id if ids.bos is None else ids.bos
+    named = {"bos_token": bos, "eos_token": ids.eos, "unk_token": tokenizer.unk_id, "pad_token": ids.pad}
     names = {key: tokenizer.id_to_piece(token) for key, token in named.items() if token is not None}
     added = {
         str(token): {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +11,7 @@ import torch
 
 from recipes.checkpoint.huggingface.rules import Rule, Run, Shape
 from recipes.checkpoint.huggingface.safetensors_file import DTYPE_NAMES, header_bytes
+from recipes.checkpoint.sources.fits import check_complete
 from recipes.checkpoint.sources.lazy import LazyTensor
 from recipes.errors import UserError
 
@@ -23,22 +24,6 @@ DtypeOf = Callable[[str, torch.dtype], torch.dtype]
 """``(our name, stored type)`` -> the type to write."""
 Progress = Callable[[int], None]
 """Told of the bytes of ours that are done, padded rows included."""
-
-
-def check_complete(tensors: Mapping[str, LazyTensor], rules: Iterable[Rule]) -> None:
-    """Every tensor of ours has its rule and its shape, and every rule its tensor.
-
-    Raises:
-        UserError: naming the first that is left over, missing or of another shape.
-    """
-    wanted = {rule.ours: rule.shape for rule in rules}
-    for name in sorted(wanted.keys() - tensors.keys()):
-        raise UserError(f"{name} is missing, which the model's description asks for")
-    for name in sorted(tensors.keys() - wanted.keys()):
-        raise UserError(f"{name} is left over: the model's description has no place for it")
-    for name, shape in wanted.items():
-        if tuple(tensors[name].shape) != shape:
-            raise UserError(f"{name} has the shape {tensors[name].shape}, its description asks for {shape}")
 
 
 def write_weights(

@@ -31,11 +31,17 @@ def open_source(path: Path, *, verify: bool = True) -> Iterator[Source]:
         UserError: hostile, damaged, or of a kind that cannot be read.
     """
     with open_files(path) as files:
+        yield _opened(path, files, verify)
+
+
+def _opened(path: Path, files: Files, verify: bool) -> Source:
+    try:
         for opener in OPENERS:
             source = opener(path, files, verify)
             if source is not None:
-                yield source
-                return
+                return source
+    except OSError as error:  # A directory inside that may not be entered.
+        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
     raise UserError(
         f"{path}: holds no model that is known here: no model_config.yaml (classic NeMo), "
         "no context/model.yaml (NeMo 2), no manifest.json or checkpoints/ (a training run), no config.json "

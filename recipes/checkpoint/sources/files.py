@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from recipes.checkpoint.archive import checked_members, extract_archive, open_archive
+from recipes.checkpoint.archive import GZIP, checked_members, extract_archive, open_archive
 from recipes.checkpoint.sources.blob import Blob
 from recipes.errors import UserError
-
-GZIP = b"\x1f\x8b"
+from recipes.files import leads_out, may_look
 
 
 class Files:
@@ -46,11 +45,12 @@ class Files:
 
 
 class DirectoryFiles(Files):
-    """A directory of one's own; links in it are followed, names from a checkpoint never leave it."""
+    """A directory. It may come from a stranger: neither names in the checkpoint nor links leave it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, root: Path | None = None) -> None:
         super().__init__(str(directory))
         self._directory = directory
+        self._root = directory if root is None else root
 
     def names(self) -> list[str]:
         try:
@@ -64,12 +64,16 @@ class DirectoryFiles(Files):
             return None
         path = self._directory.joinpath(*parts)
         try:
-            return Blob(path, 0, path.stat().st_size, str(path)) if path.is_file() else None
+            if not path.is_file():
+                return None
+            if leads_out(path, self._root):
+                raise UserError(f"{path} is a link out of {self._root}; copy the file there")
+            return Blob(path, 0, path.stat().st_size, str(path))
         except OSError:  # A name too long for the file system, a directory that may not be entered.
             return None
 
     def folder(self, name: str) -> Files:
-        return DirectoryFiles(self._directory / name)
+        return DirectoryFiles(self._directory / name, self._root)
 
 
 class ArchiveFiles(Files):
@@ -100,9 +104,11 @@ def open_files(path: Path) -> Iterator[Files]:
     Raises:
         UserError: it does not exist, or the archive is hostile, damaged or none.
     """
-    if path.is_dir():
+    with may_look(path):
+        is_directory, is_file = path.is_dir(), path.is_file()
+    if is_directory:
         yield DirectoryFiles(path)
-    elif not path.is_file():
+    elif not is_file:
         raise UserError(f"{path}: no such file or directory")
     elif _starts_with(path, GZIP):
         with TemporaryDirectory(prefix="nemo_") as temporary:
@@ -122,8 +128,6 @@ def _archive_files(path: Path) -> ArchiveFiles:
         for member in checked_members(archive, str(path)):
             if not member.isreg():
                 continue
-            if member.issparse():
-                raise UserError(f"{path}: member {member.name!r} is a sparse file; refused")
             if member.offset_data + member.size > size:
                 raise UserError(f"{path}: member {member.name!r} is cut off; the archive is damaged")
             name = PurePosixPath(member.name)

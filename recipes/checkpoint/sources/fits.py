@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from recipes.checkpoint.huggingface.rules import Rule
+from recipes.checkpoint.huggingface.tables import rules_of
 from recipes.checkpoint.sources.lazy import LazyTensor
 from recipes.checkpoint.sources.names import LAYER
 from recipes.config.schema import ModelConfig
 from recipes.errors import UserError
-from recipes.model.accounting import kv_channels
+from recipes.model.accounting import kv_channels, num_query_groups
+from recipes.model.layers import moe_layers
 
 EMBEDDING = "embedding.word_embeddings.weight"
+MOST_LAYERS = 2_000
+MOST_GROUPS = 200_000  # Over all layers.
 
 
 def embedding_shape(label: str, tensors: Mapping[str, LazyTensor]) -> tuple[int, int]:
@@ -28,7 +33,7 @@ def embedding_shape(label: str, tensors: Mapping[str, LazyTensor]) -> tuple[int,
 
 
 def check_fits(model: ModelConfig, tensors: Mapping[str, LazyTensor]) -> None:
-    """Depth and widths are those of the stored tensors: nothing is built that could not be filled anyway.
+    """The stored tensors are the model's, all of them and no other: what is built can be filled.
 
     Raises:
         UserError: names the setting, its value and the tensor.
@@ -49,6 +54,30 @@ def check_fits(model: ModelConfig, tensors: Mapping[str, LazyTensor]) -> None:
         raise UserError(
             f"num_moe_experts={model.num_moe_experts}, but {experts} are stored in {with_experts} layers"
         )
+    # Before anything is made for every layer, group and expert that the configuration asks for.
+    if model.num_layers > MOST_LAYERS:
+        raise UserError(f"num_layers={model.num_layers} is more than any model has")
+    if model.num_layers * num_query_groups(model) > MOST_GROUPS:
+        raise UserError(f"num_query_groups={num_query_groups(model)} is more than any model has")
+    if sum(moe_layers(model)) * (model.num_moe_experts or 0) > len(tensors):
+        raise UserError(f"num_moe_experts={model.num_moe_experts}, but {len(tensors)} tensors are stored")
+    check_complete(tensors, rules_of(model))
+
+
+def check_complete(tensors: Mapping[str, LazyTensor], rules: Iterable[Rule]) -> None:
+    """Every stored tensor has its rule and its shape, and every rule its tensor.
+
+    Raises:
+        UserError: naming the first that is left over, missing or of another shape.
+    """
+    wanted = {rule.ours: rule.shape for rule in rules}
+    for name in sorted(wanted.keys() - tensors.keys()):
+        raise UserError(f"{name} is missing, which the model's description asks for")
+    for name in sorted(tensors.keys() - wanted.keys()):
+        raise UserError(f"{name} is left over: the model's description has no place for it")
+    for name, shape in wanted.items():
+        if tuple(tensors[name].shape) != shape:
+            raise UserError(f"{name} has the shape {tensors[name].shape}, its description asks for {shape}")
 
 
 def _widths(model: ModelConfig) -> dict[str, tuple[str, int | None, int]]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from recipes.checkpoint.sources.blob import Blob
 from recipes.checkpoint.sources.files import Files
 from recipes.checkpoint.sources.source import Source
-from recipes.checkpoint.sources.tokenizer import StoredTokenizer, blob_of
+from recipes.checkpoint.sources.tokenizer import StoredTokenizer, blob_of, hugging_face_blobs
 from recipes.config.schema import ModelConfig
 from recipes.data.tokenizer.files import HUGGING_FACE, SENTENCEPIECE, TOKENIZER_JSON, TOKENIZER_MODEL
 from recipes.errors import UserError
 
 CONFIG = "config.json"
+TEMPLATES = "additional_chat_templates"
 
 
 def open_hugging_face(path: Path, files: Files, verify_files: bool) -> Source | None:
@@ -23,6 +23,8 @@ def open_hugging_face(path: Path, files: Files, verify_files: bool) -> Source | 
     from recipes.checkpoint.huggingface.read import open_huggingface
 
     found = open_huggingface(path)
+    shards = [name for name in files.names() if name.endswith(".safetensors")]
+    sizes = {name: blob.size for name in shards if (blob := files.find(name)) is not None}
 
     def describe(_: int, __: int) -> ModelConfig:
         return found.model
@@ -34,23 +36,26 @@ def open_hugging_face(path: Path, files: Files, verify_files: bool) -> Source | 
         kind=f"Hugging Face, {found.config.get('model_type')}, safetensors weights",
         config=found.config,
         tensors=found.tensors,
-        tokenizer=_tokenizer(found.tokenizer_files),
+        tokenizer=_tokenizer(found.tokenizer_files, files),
         describe=describe,
-        files={file.name: file.stat().st_size for file in sorted(path.glob("*.safetensors"))},
+        files=sizes,
         needs_tokenizer=False,
+        left_behind=(TEMPLATES,) if files.folder(TEMPLATES).names() else (),
     )
 
 
-def _tokenizer(paths: Mapping[str, Path]) -> StoredTokenizer:
+def _tokenizer(paths: Mapping[str, Path], files: Files) -> StoredTokenizer:
     """tokenizer.json decides, as in transformers. A tokenizer.model that says the same is preferred, for it
     is what NeMo's forms hold: so a model that came from there goes back with the file that it came with.
     """
-    blobs = {name: blob_of(path) for name, path in paths.items()}
-    stored = StoredTokenizer(HUGGING_FACE, TOKENIZER_JSON, _without(blobs, TOKENIZER_MODEL))
-    if TOKENIZER_MODEL not in blobs:
-        return stored
-    model = StoredTokenizer(SENTENCEPIECE, TOKENIZER_MODEL, {TOKENIZER_MODEL: blobs[TOKENIZER_MODEL]})
-    return model if TOKENIZER_JSON not in blobs or _say_the_same(model, stored) else stored
+    beside = hugging_face_blobs(files)
+    if TOKENIZER_MODEL not in paths:
+        stored = beside if TOKENIZER_JSON in paths else {}
+        return StoredTokenizer(HUGGING_FACE, TOKENIZER_JSON, stored, {} if stored else beside)
+    blobs = {TOKENIZER_MODEL: blob_of(paths[TOKENIZER_MODEL])}
+    model = StoredTokenizer(SENTENCEPIECE, TOKENIZER_MODEL, blobs, beside)
+    stored_json = StoredTokenizer(HUGGING_FACE, TOKENIZER_JSON, beside)
+    return model if TOKENIZER_JSON not in paths or _say_the_same(model, stored_json) else stored_json
 
 
 def _say_the_same(first: StoredTokenizer, second: StoredTokenizer) -> bool:
@@ -63,7 +68,3 @@ def _say_the_same(first: StoredTokenizer, second: StoredTokenizer) -> bool:
     if (one.vocab_size, one.eos_id) != (other.vocab_size, other.eos_id):
         return False
     return all(one.encode(text) == other.encode(text) for text in PROBES)
-
-
-def _without(blobs: Mapping[str, Blob], left_out: str) -> dict[str, Blob]:
-    return {name: blob for name, blob in blobs.items() if name != left_out}

@@ -40,7 +40,8 @@ def open_training(path: Path, files: Files, verify_files: bool) -> Source | None
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise UserError(f"{step}: its common.pt describes no model")
 
-    run = _run_config(step.parent.parent)
+    # Resolved: "step_00001000", typed in its own directory, has no parents by name.
+    run = _run_config(step.resolve().parent.parent)
 
     def describe(_: int, rows: int) -> ModelConfig:
         return from_nemo_config(

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from recipes.checkpoint.safety import shown
 from recipes.checkpoint.sources.fits import check_fits, embedding_shape
 from recipes.checkpoint.sources.lazy import LazyTensor
 from recipes.checkpoint.sources.tokenizer import StoredTokenizer
@@ -41,6 +42,8 @@ class Source:
     """Stored entries that are no weights and were not looked at: extra states, optimizer state."""
     needs_tokenizer: bool = True
     """Whether the configuration leaves the vocabulary's size to the tokenizer."""
+    left_behind: tuple[str, ...] = ()
+    """Files that belong to the model and have no place in any other form."""
 
     @cached_property
     def text_tokenizer(self) -> TextTokenizer:
@@ -49,12 +52,21 @@ class Source:
 
     @property
     def document_start(self) -> str | None:
-        """What stood before every document in training: bos or eos; None where nothing says it."""
+        """What stood before every document in training: bos or eos; None: nothing did, or nothing says it.
+
+        Raises:
+            UserError: the file says something else.
+        """
         if self.generation == "huggingface":
             bos = self.config.get("bos_token_id")
             return None if bos is None else "eos" if bos == self.config.get("eos_token_id") else "bos"
         ours = self.config.get("recipes")
-        return ours.get("document_start") if isinstance(ours, dict) else "bos"  # As NeMo prompts its own.
+        if not isinstance(ours, dict):
+            return "bos"  # As NeMo prompts its own.
+        start = ours.get("document_start")
+        if start is not None and start not in ("bos", "eos"):
+            raise UserError(f"{self.path}: recipes.document_start={shown(start)} is neither bos nor eos")
+        return start
 
     @cached_property
     def model(self) -> ModelConfig:

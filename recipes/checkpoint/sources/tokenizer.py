@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from recipes.checkpoint.safety import shown
@@ -23,6 +23,9 @@ from recipes.data.tokenizer.files import (
 )
 from recipes.errors import UserError
 
+BESIDE = "huggingface"
+"""The folder of a NeMo checkpoint for what else a Hugging Face directory says of a tokenizer."""
+
 
 @dataclass(frozen=True)
 class StoredTokenizer:
@@ -34,6 +37,8 @@ class StoredTokenizer:
     """Of its file or directory, as the configuration says."""
     blobs: Mapping[str, Blob]
     """Its files as :class:`TokenizerFiles` calls them; empty: it is not where the configuration says."""
+    beside: Mapping[str, Blob] = field(default_factory=dict)
+    """Hugging Face's files beside a SentencePiece model: a chat template, say, and what ends a turn."""
 
     def files(self) -> TokenizerFiles:
         """
@@ -65,11 +70,15 @@ def tokenizer_in_checkpoint(library: str, name: str, files: Files) -> StoredToke
     """
     last = PurePosixPath(name).name
     if library == HUGGING_FACE:
-        folder = files.folder(last)
-        found = {file: folder.find(file) for file in HUGGING_FACE_FILES} if last else {}
-    else:
-        found = {TOKENIZER_MODEL: files.find(last)}
-    return StoredTokenizer(library, name, {file: blob for file, blob in found.items() if blob is not None})
+        return StoredTokenizer(library, name, hugging_face_blobs(files.folder(last)) if last else {})
+    model = files.find(last)
+    found = {} if model is None else {TOKENIZER_MODEL: model}
+    return StoredTokenizer(library, name, found, hugging_face_blobs(files.folder(BESIDE)))
+
+
+def hugging_face_blobs(folder: Files) -> dict[str, Blob]:
+    """The files of a Hugging Face tokenizer that are there."""
+    return {name: blob for name in HUGGING_FACE_FILES if (blob := folder.find(name)) is not None}
 
 
 def tokenizer_on_disk(path: str) -> StoredTokenizer:

@@ -15,7 +15,7 @@ from recipes.data.clean.config import CleanConfig
 from recipes.data.compression import DAMAGE, damaged, is_compressed, open_stream, uncompressed_suffix
 from recipes.errors import UserError
 from recipes.evaluation.mirror import MANIFEST
-from recipes.files import atomic_write, sha256_file
+from recipes.files import atomic_write, make_directory, sha256_file
 
 FORMAT = 2
 """Counts up when the same settings begin to give other results."""
@@ -156,10 +156,7 @@ def claim(config: CleanConfig, plan: Plan) -> None:
     out = Path(config.output_dir)
     record_file = out / "job.json"
     record = _record(config, plan)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output_dir={out}: cannot be made: {error.strerror}") from error
+    make_directory(out)
     if record_file.is_file():
         before = json.loads(record_file.read_text(encoding="utf-8"))
         key = _difference(before, record)

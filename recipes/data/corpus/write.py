@@ -13,7 +13,7 @@ from recipes.data.corpus.generate import build_benchmark, documents
 from recipes.data.corpus.grammar import LANGUAGES, Language
 from recipes.data.corpus.world import World, make_world
 from recipes.errors import UserError
-from recipes.files import atomic_write, sha256_file
+from recipes.files import atomic_write, make_directory, sha256_file
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # to be raised whenever the same arguments begin to mean other text
@@ -98,12 +98,8 @@ def _complete_corpus(out: Path, arguments: dict[str, int]) -> Manifest | None:
 
 def _prepare(out: Path, force: bool) -> None:
     """Make the directory, or make sure that it may be written over."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        occupied = any(out.iterdir())
-    except OSError as error:
-        raise UserError(f"cannot create the directory {out}: {error.strerror}") from error
-    if not occupied:
+    make_directory(out)
+    if not any(out.iterdir()):
         return
     if not force:
         raise UserError(f"{out} is not empty and holds no such corpus; --force writes over it")

@@ -24,6 +24,7 @@ from recipes.data.download.shards import open_shard, shard_name, to_line
 from recipes.data.download.sources import LOCAL, Keys, Source, TxtDocuments, find_source
 from recipes.data.progress import Progress
 from recipes.errors import UserError
+from recipes.files import make_directory
 
 if TYPE_CHECKING:
     from recipes.data.tokenizer import TextTokenizer
@@ -174,8 +175,8 @@ def _alone_in(out: Path) -> Iterator[None]:
     Raises:
         UserError: it cannot be written, or another run is writing there.
     """
+    make_directory(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(out, os.O_RDONLY)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error

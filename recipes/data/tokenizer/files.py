@@ -6,6 +6,7 @@ from pathlib import Path
 
 from recipes.data.tokenizer.base import TextTokenizer
 from recipes.errors import UserError
+from recipes.files import leads_out
 
 SENTENCEPIECE, HUGGING_FACE = "sentencepiece", "huggingface"
 LIBRARIES = (SENTENCEPIECE, HUGGING_FACE)
@@ -107,10 +108,8 @@ def tokenizer_paths(directory: Path) -> dict[str, Path]:
 
 def _inside(directory: Path, names: tuple[str, ...]) -> dict[str, Path]:
     """Those of the named files that are there. Their content may be published with a checkpoint, so that a
-    link must not fetch it from elsewhere; the one exception is how Hugging Face's own cache is laid out.
+    link must not fetch it from elsewhere.
     """
-    root = directory.resolve()
-    roots = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
     found = {}
     for name in names:
         path = directory / name
@@ -119,7 +118,7 @@ def _inside(directory: Path, names: tuple[str, ...]) -> dict[str, Path]:
                 continue
         except OSError as error:
             raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from None
-        if not any(path.resolve().is_relative_to(allowed) for allowed in roots):
+        if leads_out(path, directory):
             raise UserError(f"{path} is a link out of its directory; copy the file there")
         found[name] = path
     return found

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from recipes.config.checks import refuse
 from recipes.data.tokenizer.load import DIRECTORY_RECORD, read_record
 from recipes.errors import UserError
-from recipes.files import atomic_write, fsync_directory, remove_stale
+from recipes.files import atomic_write, fsync_directory, make_directory, remove_stale
 
 
 class Output(Protocol):
@@ -40,6 +41,8 @@ class ModelOutput:
     """PREFIX.model, PREFIX.vocab and PREFIX.json."""
 
     def __init__(self, prefix: str | Path) -> None:
+        if str(prefix).endswith("/") or Path(prefix).name in ("", ".", ".."):
+            refuse("--out", prefix, "is a directory's name; the files are called PREFIX.model and so on")
         self.path, self._vocab, self._json = (
             Path(f"{prefix}{suffix}") for suffix in (".model", ".vocab", ".json")
         )
@@ -52,7 +55,7 @@ class ModelOutput:
         return read_record(self._json)
 
     def prepare(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(self.path.parent)
         for path in (self.path, self._vocab, self._json):
             remove_stale(path)
 
@@ -84,7 +87,7 @@ class DirectoryOutput:
         return read_record(self.path / DIRECTORY_RECORD)
 
     def prepare(self) -> None:
-        self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        make_directory(self.path.absolute().parent)
         shutil.rmtree(self._partial, ignore_errors=True)
 
     def write(self, files: Mapping[str, bytes], record: dict[str, Any]) -> None:

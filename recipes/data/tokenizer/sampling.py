@@ -74,7 +74,8 @@ def sample_lines(
         share = limit / source.text_bytes
         for text in read_texts(source.path, text_key):
             for line in lines_of(text, ends):
-                size = len(line.encode())
+                # Without its end, as the survey counted.
+                size = len(line.rstrip("\n").encode())
                 if source.used_bytes + size <= limit and generator.random() <= share:
                     source.used_bytes += size
                     yield line

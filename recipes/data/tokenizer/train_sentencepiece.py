@@ -31,6 +31,20 @@ SETTINGS: dict[str, Any] = {
     "num_threads": 16,
 }
 
+_OTHER_DIGIT = re.compile(r"([^\D0-9])")
+
+
+def split_other_digits(lines: Iterator[str]) -> Iterator[str]:
+    """The lines cut around each Devanagari digit, so that none is learnt as part of a longer piece.
+
+    SentencePiece's `split_digits` knows ASCII's (and full-width ones) only.
+    """
+    for line in lines:
+        if line.isascii():
+            yield line
+        else:
+            yield from filter(None, _OTHER_DIGIT.split(line))
+
 
 def train_sentencepiece(lines: Iterator[str], vocab_size: int, model_type: str) -> bytes:
     """The content of a .model.
@@ -44,7 +58,7 @@ def train_sentencepiece(lines: Iterator[str], vocab_size: int, model_type: str) 
 
     def train() -> None:
         sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=lines,
+            sentence_iterator=split_other_digits(lines),
             model_writer=buffer,
             model_type=model_type,
             vocab_size=vocab_size,

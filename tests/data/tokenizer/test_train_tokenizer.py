@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from recipes.data.tokenizer.train_sentencepiece import SETTINGS
 from recipes.errors import UserError
 from recipes.files import sha256_file
 from tests.data.tokenizer.texts import ENGLISH, HINDI, WORDS, write_jsonl
+
+DEVANAGARI = str.maketrans("0123456789", "०१२३४५६७८९")
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -42,8 +45,9 @@ def test_files_and_loading(corpus: Path, tmp_path: Path) -> None:
     assert loaded.encode(HINDI) == trained.encode(HINDI) == pickle.loads(pickle.dumps(loaded)).encode(HINDI)
     # The same training gives the same model, and .vocab is as SentencePiece writes it.
     assert train_tokenizer([corpus], tmp_path / "again", vocab_size=330).sha256 == trained.sha256
-    lines = "\n".join(line for text in [ENGLISH, HINDI, WORDS] * 20 for line in text.split("\n"))
-    (tmp_path / "lines.txt").write_text(lines, "utf-8")
+    lines = [line for text in [ENGLISH, HINDI, WORDS] * 20 for line in text.split("\n")]
+    parts = [part for line in lines for part in re.split("([०-९])", line) if part]
+    (tmp_path / "lines.txt").write_text("\n".join(parts), "utf-8")
     sentencepiece.SentencePieceTrainer.Train(
         input=str(tmp_path / "lines.txt"), model_prefix=str(tmp_path / "ref"), vocab_size=330, minloglevel=2,
         **SETTINGS,
@@ -203,6 +207,49 @@ def test_compressed_inputs(corpus: Path, tmp_path: Path) -> None:
     packed.write_bytes(packed.read_bytes()[:-20])
     with pytest.raises(UserError, match="damaged or incomplete"):
         train_tokenizer([packed], tmp_path / "cut", vocab_size=330)
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe", "byte_bpe"])
+def test_digits_of_both_scripts_stand_alone(model_type: Any, tmp_path: Path) -> None:
+    """Years are frequent: each would become one token, and its digits unknown to the model."""
+    texts = [f"सन् {1900 + i % 7}, फिर {1900 + i % 7} में 12 लोग".translate(DEVANAGARI) for i in range(300)]
+    texts += [f"in {1900 + i % 7} 12 men" for i in range(300)] + [HINDI, ENGLISH, WORDS] * 20
+    corpus = write_jsonl(tmp_path / "hi.jsonl", texts)
+    trained = train_tokenizer([corpus], tmp_path / "tok", vocab_size=340, model_type=model_type)
+    for digits in ("1904", "१९०४"):
+        tokens = [trained.decode([token]) for token in trained.encode(f"सन् {digits}")]
+        assert tokens[-4:] == list(digits)
+    pieces = [trained.id_to_piece(token) for token in range(trained.vocab_size)]
+    if model_type != "byte_bpe":
+        assert {"१", "1"} <= {piece.strip("▁") for piece in pieces}
+        assert not [piece for piece in pieces if re.search(r"[०-९]", piece) and len(piece) > 1]
+
+
+def test_all_of_the_text_is_used_without_a_limit(tmp_path: Path) -> None:
+    """Also where lines are given with their ends, which the budget does not count."""
+    lines = [*HINDI.split("\n"), WORDS, *ENGLISH.split("\n")] * 80 + ["zebra quartz"] * 200
+    corpus = write_jsonl(
+        tmp_path / "in.jsonl", ["\n".join(lines[i : i + 4]) for i in range(0, len(lines), 4)]
+    )
+    for model_type in ("bpe", "byte_bpe"):
+        name = tmp_path / model_type
+        trained = train_tokenizer([corpus], name, vocab_size=400, model_type=model_type, max_bytes=None)
+        record = name / "training.json" if model_type == "byte_bpe" else name.with_suffix(".json")
+        (source,) = json.loads(record.read_text())["inputs"]
+        assert source["used_bytes"] == source["text_bytes"] == sum(len(line.encode()) for line in lines)
+        assert len(trained.encode("zebra quartz")) < 12
+
+
+def test_places_that_cannot_be_written(corpus: Path, tmp_path: Path) -> None:
+    for model_type in ("bpe", "byte_bpe"):
+        options: Any = {"model_type": model_type, "vocab_size": 330}
+        with pytest.raises(UserError, match=r"cannot make the directory .*: (a file is|Not a dir)"):
+            train_tokenizer([corpus], corpus / "x", **options)
+    for name in (f"{tmp_path}/tok/", f"{tmp_path}/.."):
+        with pytest.raises(UserError, match="is a directory's name"):
+            train_tokenizer([corpus], name)
+    done = run(str(corpus), "--out", str(tmp_path / "x"), "--max-bytes", "inf")
+    assert done.returncode == 2 and "--max-bytes: invalid number value: 'inf'" in done.stderr
 
 
 def test_byte_level_bpe_is_a_directory(corpus: Path, tmp_path: Path) -> None:

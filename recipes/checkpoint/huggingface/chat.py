@@ -1,0 +1,102 @@
+"""What a Hugging Face directory says of a chat: its template, and how and where generation ends.
+
+A SentencePiece model has no words for it, so that it is kept in files of its own, in a folder that NeMo's
+readers do not look at. Nothing in it is executed here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from recipes.checkpoint.sources.blob import Blob
+from recipes.checkpoint.sources.tokenizer import StoredTokenizer
+from recipes.data.tokenizer.files import LARGEST_TOKENIZER
+from recipes.data.tokenizer.special_tokens import json_object
+from recipes.errors import UserError
+
+TEMPLATE = "chat_template.jinja"
+SETTINGS = "tokenizer_config.json"
+GENERATION = "generation_config.json"
+SETTING = "chat_template"
+"""In tokenizer_config.json, where transformers before 4.43 looks for the template."""
+LARGEST = 1_000_000
+"""Bytes of a template, or of generation_config.json; published ones have some ten thousand."""
+# What every export says, of the tokenizer's own ids; of whoever wrote the file.
+_GENERATION_ALWAYS = {"bos_token_id", "eos_token_id", "pad_token_id", "use_cache"}
+_GENERATION_OF_THE_WRITER = {"_from_model_config", "transformers_version"}
+
+
+def chat_template(files: Mapping[str, Blob]) -> dict[str, bytes]:
+    """The template in either form or both: chat_template.jinja, and tokenizer_config.json with nothing else.
+
+    Raises:
+        UserError: a file is damaged, or larger than any.
+    """
+    kept = {TEMPLATE: files[TEMPLATE].read(LARGEST)} if TEMPLATE in files else {}
+    template = _json(files, SETTINGS, LARGEST_TOKENIZER).get(SETTING)
+    if template is not None:
+        kept[SETTINGS] = dumped({SETTING: template}, files[SETTINGS].name)
+    return kept
+
+
+def kept_beside(tokenizer: StoredTokenizer, eos_id: int) -> dict[str, bytes]:
+    """The small files to store with a SentencePiece model; {} where there is nothing but its own ids to say.
+
+    Raises:
+        UserError: a file is damaged, or larger than any.
+    """
+    kept = chat_template(tokenizer.beside)
+    generation = generation_of(tokenizer)
+    more = generation.keys() - _GENERATION_ALWAYS - _GENERATION_OF_THE_WRITER
+    if more or generation.get("eos_token_id", eos_id) != eos_id:
+        kept[GENERATION] = dumped(generation, GENERATION)
+    return kept
+
+
+def generation_of(tokenizer: StoredTokenizer) -> dict[str, Any]:
+    """The generation_config.json that lies with a tokenizer; {} if there is none.
+
+    Raises:
+        UserError: it is damaged, or larger than any.
+    """
+    return _json({**tokenizer.blobs, **tokenizer.beside}, GENERATION, LARGEST)
+
+
+def merged_generation(ours: dict[str, Any], theirs: dict[str, Any], *, same_model: bool) -> dict[str, Any]:
+    """generation_config.json of a model that came with ``theirs``; ``ours`` is what its tokenizer says.
+
+    ``same_model``: theirs is of this very model. Otherwise it came with the tokenizer, whose ids hold; a turn
+    may end with all that ended one there.
+    """
+    if same_model:
+        merged = {**ours, **theirs}
+    else:
+        merged = {**theirs, **ours}
+        ends = theirs.get("eos_token_id")
+        ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        if ends and ours.get("eos_token_id") is not None:
+            own = ours["eos_token_id"]
+            ends = ends if own in ends else [own, *ends]
+            merged["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+    return merged if ours["use_cache"] else {**merged, "use_cache": False}
+
+
+def dumped(content: dict[str, Any], name: str) -> bytes:
+    """JSON text.
+
+    Raises:
+        UserError: it is nested deeper, or larger, than any settings.
+    """
+    try:
+        text = json.dumps(content, indent=2).encode() + b"\n"
+    except RecursionError:
+        raise UserError(f"{name} is nested too deeply") from None
+    if len(text) > LARGEST:
+        raise UserError(f"{name} would have {len(text):,} bytes; no such file has more than {LARGEST:,}")
+    return text
+
+
+def _json(files: Mapping[str, Blob], name: str, limit: int) -> dict[str, Any]:
+    return json_object(files[name].read(limit), files[name].name) if name in files else {}
