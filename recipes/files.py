@@ -43,9 +43,8 @@ def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[
             raise UserError(f"cannot write {path}: it exists and is not a regular file")
         remove_stale(target)
         created, descriptor = _create_temporary(target)
-    except (
-        OSError
-    ) as error:  # Whatever file it names, it is about this one: a directory that may not be written.
+    except OSError as error:
+        # Whatever file it names, it is about this one: a directory that may not be written.
         raise UserError(f"cannot write {path}: {error.strerror} ({free_space(target.parent)})") from error
     temporary: Path | None = created
     try:
