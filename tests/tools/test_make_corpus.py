@@ -162,7 +162,7 @@ def test_sizes_out_of_range_are_refused(size, tmp_path):
 def test_a_file_in_the_way_is_a_users_error(tmp_path):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match="cannot create"):
+        with pytest.raises(UserError, match="cannot make the directory"):
             make_corpus(out, size=SMALL)
 
 
