@@ -7,6 +7,9 @@ from pathlib import Path
 from recipes.config.hydra_app import run_job
 from recipes.config.schema import EvaluateConfig
 from recipes.config.validate_jobs import validate_evaluate
+from recipes.errors import UserError
+from recipes.evaluation.result import read_results
+from recipes.files import check_writable
 from recipes.training.quiet import quiet_libraries
 
 
@@ -14,6 +17,8 @@ def run(config: EvaluateConfig) -> int:
     """Scores the model on the tasks, prints the table and writes the results."""
     validate_evaluate(config)
     output = results_path(config)
+    check_writable(output)
+    _refuse_other_results(config, output)
     if config.dry_run:
         print(f"would evaluate {config.gpt_model_file} on {', '.join(config.tasks)} and write {output}")
         return 0
@@ -24,7 +29,7 @@ def run(config: EvaluateConfig) -> int:
 
     spec = TableSpec.from_config({"columns": config.columns, "rows": config.rows})
     model = load_text_model(config.gpt_model_file, precision=config.precision, num_threads=config.num_threads)
-    model.name = config.name or model.name
+    model.name = _model_name(config)
     result = evaluate(
         model,
         list(config.tasks),
@@ -35,8 +40,8 @@ def run(config: EvaluateConfig) -> int:
         max_batch_tokens=config.max_batch_tokens,
         bootstrap_iters=config.bootstrap_iters,
     )
+    print(render([result], spec), flush=True)  # First: should the write fail after all, hours are not lost.
     write_results(result, output)
-    print(render([result], spec))
     print(f"results: {output}")
     return 0
 
@@ -45,8 +50,43 @@ def results_path(config: EvaluateConfig) -> Path:
     """Where the results go."""
     if config.output is not None:
         return Path(config.output)
-    model_file = Path(config.gpt_model_file)
-    return model_file.parent / "evaluation" / f"{config.name or model_file.stem}.json"
+    return Path(config.gpt_model_file).parent / "evaluation" / f"{_model_name(config)}.json"
+
+
+def _refuse_other_results(config: EvaluateConfig, output: Path) -> None:
+    """Only a repetition writes over results: the default file name depends on the model alone."""
+    if not output.exists():
+        return
+    try:
+        there = read_results(output)
+    except UserError as error:
+        raise UserError(f"{error}; choose another file, output=...") from None
+    keys = ("limit", "num_fewshot")
+    found = {
+        "name": there.model,
+        "tasks": sorted(set(there.requested)),
+        **{key: there.settings.get(key) for key in keys},
+    }
+    asked = {
+        "name": _model_name(config),
+        "tasks": sorted(set(config.tasks)),
+        **{key: getattr(config, key) for key in keys},
+    }
+    for key, value in found.items():
+        if value != asked[key]:
+            raise UserError(
+                f"{output} holds the results of another evaluation ({key}={_brief(value)}); choose another "
+                "file, output=..., or remove this one"
+            )
+
+
+def _model_name(config: EvaluateConfig) -> str:
+    """As the results call it."""
+    return config.name or Path(config.gpt_model_file).stem
+
+
+def _brief(value: object) -> str:
+    return f"[{', '.join(value)}]" if isinstance(value, list) else "null" if value is None else str(value)
 
 
 if __name__ == "__main__":

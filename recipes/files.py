@@ -67,6 +67,28 @@ def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: str | Path) -> None:
+    """Try now, before hours of work, what `make_directory` and `atomic_write` of `path` will need.
+
+    Nothing stays behind: where directories are missing, the nearest one that is there is tried.
+
+    Raises:
+        UserError: no file could be written there, as `atomic_write` would say it.
+    """
+    target = Path(os.path.realpath(path))
+    directory = target.parent
+    try:
+        if target.exists() and not target.is_file():
+            raise UserError(f"cannot write {path}: it exists and is not a regular file")
+        while not directory.exists():
+            directory = directory.parent
+        temporary, descriptor = _create_temporary(directory / target.name)
+        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror} ({free_space(directory)})") from error
+
+
 def remove_stale(path: str | Path) -> bool:
     """Remove the temporary files that killed writers of `path` left behind.
 

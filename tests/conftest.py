@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Workers and subprocesses of tests share two cores: one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.support.corpus import TinyData, make_tiny_data
 from tests.support.pool import GlooPool
+
+# An example that is slow says nothing here: other test processes use the same cores.
+settings.register_profile("default", settings.get_profile("default"), deadline=None)
+settings.load_profile("default")
 
 # A shell's background job ignores Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import UserError
-from recipes.files import atomic_write, remove_stale, sha256_file
+from recipes.files import atomic_write, check_writable, remove_stale, sha256_file
 from tests.support.privileges import run_bound
 
 
@@ -182,6 +182,25 @@ def test_killed_writer_is_cleaned_up_after(tmp_path: Path) -> None:
         stream.write(b"whole")
     assert names(tmp_path) == ["a"]
     assert path.read_bytes() == b"whole"
+
+
+def test_a_place_is_tried_without_a_trace(tmp_path: Path) -> None:
+    there = tmp_path / "there.json"
+    there.write_text("old")
+    for path in (there, tmp_path / "new.json", tmp_path / "not" / "yet" / "new.json"):
+        check_writable(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["there.json"] and there.read_text() == "old"
+    for path in (tmp_path, there / "below.json", there / "far" / "below.json"):
+        with pytest.raises(UserError, match=f"cannot write {path}: "):
+            check_writable(path)
+
+
+def test_a_read_only_place_is_noticed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    code = "import sys; from recipes.files import check_writable; check_writable(sys.argv[1])"
+    for path in (tmp_path / "new.json", tmp_path / "below" / "new.json"):
+        done = run_bound(sys.executable, "-c", code, path)
+        assert f"UserError: cannot write {path}: Permission denied" in done.stderr
 
 
 def test_strangers_are_left_alone(tmp_path: Path) -> None:

@@ -344,12 +344,13 @@ class EvaluateConfig:
     bootstrap_iters: int = 1000
     """Resamplings for standard errors that have no formula; 0: no standard errors."""
     output: str | None = None
-    """Where the results go (JSON); None: evaluation/<name>.json beside the model file."""
+    """Where the results go (JSON); None: evaluation/<name>.json beside the model file. Only a repetition
+    (same name, tasks, limit and num_fewshot) writes over what is there."""
     precision: str = "auto"
     """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
     num_threads: int | None = None
     dry_run: bool = False
-    """Check the settings and the model file, print what would run, and stop."""
+    """Check the settings, the model file and the place of the results, print what would run, and stop."""
     columns: list[str] = field(default_factory=list)
     """Titles of published figures to set beside the results."""
     rows: list[Any] = field(default_factory=list)

@@ -24,10 +24,11 @@ class Score:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One task, or one group of tasks."""
+    """One task, or one group or tag of tasks."""
 
     scores: dict[str, Score]
-    """By lm-eval's full metric name: "acc,none", "exact_match,remove_whitespace"."""
+    """By lm-eval's full metric name: "acc,none", "exact_match,remove_whitespace". Empty for a tag, and for a
+    group that has no mean of its own."""
     n: int
     """Documents scored."""
     num_fewshot: int | None = None
@@ -38,7 +39,7 @@ class TaskResult:
     constant_text: float | None = None
     """For minibench: the accuracy of always choosing the same answer text, the best one."""
     tasks: list[str] = field(default_factory=list)
-    """For a group: the tasks it is made of."""
+    """For a group or a tag: the tasks it is made of."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def evaluate(
 
     Args:
         model: the model; under tensor or pipeline parallelism every rank makes this call and has the result.
-        tasks: names of stock lm-eval tasks or groups, and minibench_en / minibench_hi.
+        tasks: names of stock lm-eval tasks, groups or tags, and minibench_en / minibench_hi.
         minibench: the directory of en.jsonl and hi.jsonl.
         mirror: a benchmark mirror to read instead of the hub (compute nodes without network).
         limit: use the first documents of each task only; for trying things out.
@@ -117,6 +117,9 @@ def _task_results(loaded: TaskDict, report: dict[str, Any], limit: int | None) -
             constant_answer=_most_frequent_share(pooled) if len(pooled) == n else None,
             tasks=members,
         )
+    for name, members in loaded["group_map"].items():
+        if name not in loaded["groups"]:  # a tag, for which lm-eval reports nothing
+            results[name] = TaskResult(scores={}, n=sum(len(docs[task]) for task in members), tasks=members)
     return results
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +65,9 @@ def render(
     """The table of one or more models, or of stages of one model.
 
     Accuracies are in percent, with their standard error. With a `spec`, the rows are the published ones and
-    the published figures stand in further columns; without, every metric of every requested task has a row.
+    the published figures stand in further columns, and requested tasks that have no row there follow with all
+    their metrics; without, every metric of every requested task has a row. A tag or group without figures of
+    its own stands for its members.
     For multiple-choice tasks "constant answer" is what always giving the same answer index scores, "constant
     text" the same answer text.
 
@@ -75,7 +77,9 @@ def render(
     titles = list(labels) if labels is not None else [result.model for result in results]
     if len(titles) != len(results):
         raise UserError(f"{len(titles)} labels for {len(results)} results")
-    spec = spec if spec and spec.rows else TableSpec(_every_metric(results))
+    published = spec.rows if spec else []
+    columns = spec.columns if spec and spec.rows else []
+    spec = TableSpec([*published, *_every_metric(results, {row.task for row in published})], columns)
 
     header = ["task", "metric", *titles, *spec.columns, "constant answer", "constant text", "n"]
     lines = []
@@ -90,19 +94,29 @@ def render(
     return "\n".join([*table, *[f"\n{note}" for note in notes]]) + "\n"
 
 
-def _every_metric(results: Sequence[EvaluationResult]) -> list[Row]:
-    """A row per task and metric, in the order asked for; a dict keeps the first of each."""
-    rows: dict[tuple[str, str], Row] = {}
+def _every_metric(results: Sequence[EvaluationResult], without: Set[str]) -> list[Row]:
+    """A row per metric of each requested task, in the order asked for, but not for the tasks `without`."""
+    rows: dict[tuple[str, str], Row] = {}  # keeps the first of each
     for result in results:
-        for task in result.requested:
-            for metric in result.tasks[task].scores:
-                rows.setdefault((task, metric), Row(task, task, metric))
+        for task in _with_figures(result):
+            if task not in without:
+                for metric in result.tasks[task].scores:
+                    rows.setdefault((task, metric), Row(task, task, metric))
     return list(rows.values())
+
+
+def _with_figures(result: EvaluationResult) -> list[str]:
+    """The requested tasks; in place of a tag or group without figures of its own, its members."""
+    return [
+        shown
+        for task in result.requested
+        for shown in ([task] if result.tasks[task].scores else result.tasks[task].tasks)
+    ]
 
 
 def _line(row: Row, results: Sequence[EvaluationResult], spec: TableSpec) -> list[str]:
     found = [result.tasks.get(row.task) for result in results]
-    figures = [_cell(task, row.metric) for task in found]
+    figures = [_cell(task, row.metric, _full_mark(found)) for task in found]
     figures += [str(figure) for figure in row.published] or [MISSING] * len(spec.columns)
     # The baselines depend on the data alone, so any model's result has them.
     figures += [_common(found, "constant_answer"), _common(found, "constant_text")]
@@ -111,23 +125,40 @@ def _line(row: Row, results: Sequence[EvaluationResult], spec: TableSpec) -> lis
 
 
 def _complement_line(row: Row, results: Sequence[EvaluationResult], spec: TableSpec) -> list[str]:
-    figures = [_cell(result.tasks.get(row.task), row.metric, complement=True) for result in results]
+    found = [result.tasks.get(row.task) for result in results]
+    figures = [_cell(task, row.metric, _full_mark(found), complement=True) for task in found]
     figures += [f"{100 - figure:.2f}" for figure in row.published] or [MISSING] * len(spec.columns)
     return [row.name, f"1 - {row.metric.removesuffix(',none')}", *figures, MISSING, MISSING, MISSING]
 
 
-def _cell(task: TaskResult | None, metric: str, complement: bool = False) -> str:
+def _cell(task: TaskResult | None, metric: str, full_mark: int, complement: bool = False) -> str:
     if task is None or metric not in task.scores:
         return MISSING
     score = task.scores[metric]
-    value = 1 - score.value if complement else score.value
-    scale = 100 if _is_share(metric) else 1
+    value = full_mark - score.value if complement else score.value
+    scale = 100 / full_mark if _is_share(metric) else 1
     return f"{value * scale:.2f}" + (f" ± {score.stderr * scale:.2f}" if score.stderr is not None else "")
 
 
 def _is_share(metric: str) -> bool:
     name = metric.partition(",")[0]
     return name.startswith("acc") or name.endswith("_acc") or name in {"exact_match", "f1", "em"}
+
+
+def _full_mark(found: Sequence[TaskResult | None]) -> int:
+    """What a perfect answer scores in a task: 1, or 100 where lm-eval has percent already (squadv2).
+
+    All its shares are asked, in all results, so that an f1 of 0.8 % is not taken for 80 %.
+    """
+    shares = ("acc", "exact", "exact_match", "f1", "em")
+    values = [
+        score.value
+        for task in found
+        if task
+        for metric, score in task.scores.items()
+        if _is_share(metric) or metric.partition(",")[0].endswith(shares)
+    ]
+    return 100 if max(values, default=0) > 1 else 1
 
 
 def _common(found: Sequence[TaskResult | None], attribute: str) -> str:

@@ -28,12 +28,13 @@ def load_tasks(
     """Load tasks by name, ready for `lm_eval.evaluator.evaluate`.
 
     Args:
-        names: stock task or group names of lm-eval ("arc_easy", "mmlu"), and "minibench_en" / "minibench_hi".
+        names: names of lm-eval's tasks, groups and tags ("arc_easy", "mmlu", "ai2_arc"), and "minibench_en" /
+            "minibench_hi". A tag is not a group, but its members are in `group_map` too.
         minibench: the directory with en.jsonl and hi.jsonl (see `minibench_tasks`).
         mirror: a directory made by `tools.prefetch_benchmarks`; no network is used then. None: the hub.
 
     Raises:
-        UserError: a task is unknown, or its data cannot be loaded.
+        UserError: a task is unknown, needs a package that is missing, or its data cannot be loaded.
     """
     own = [name for name in names if name in MINIBENCH_FILES]
     stock = [name for name in names if name not in MINIBENCH_FILES]
@@ -147,7 +148,10 @@ def _load_stock(names: Sequence[str], mirror: Path | None) -> TaskDict:
     loaded: TaskDict = {"tasks": {}, "groups": {}, "group_map": {}}
     with in_place_of_hub(mirror) if mirror else contextlib.nullcontext():
         for name in names:
-            _merge(loaded, _load_one(manager, name, mirror))
+            one = _load_one(manager, name, mirror)
+            if name not in one["tasks"] and name not in one["groups"]:
+                one["group_map"][name] = list(one["tasks"])
+            _merge(loaded, one)
     return loaded
 
 
@@ -161,15 +165,22 @@ def _stock_tasks() -> TaskManager:
 def _load_one(manager: TaskManager, name: str, mirror: Path | None) -> TaskDict:
     try:
         return manager.load([name])
+    except ImportError as error:
+        package = error.name.partition(".")[0] if error.name else None
+        needed = f"the Python package {package}, which is not installed" if package else _reason(error)
+        raise UserError(f"task {name} needs {needed}") from error
     # What datasets raises for data that is not there: ConnectionError, FileNotFoundError, ValueError
     # (configuration), KeyError (split).
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         source = f"the mirror {mirror}" if mirror else "the Hugging Face hub"
         remedy = (
             f"; fetch it with python -m tools.prefetch_benchmarks {mirror} --tasks {name}" if mirror else ""
         )
-        raise UserError(f"cannot load task {name} from {source}: {reason}{remedy}") from error
+        raise UserError(f"cannot load task {name} from {source}: {_reason(error)}{remedy}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _merge(loaded: TaskDict, more: TaskDict) -> None:

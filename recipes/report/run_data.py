@@ -127,18 +127,16 @@ def read_run(run_dir: Path) -> RunData:
 
 
 def _read_metrics(path: Path, run: RunData) -> None:
-    total, latest = 0.0, None
+    total, latest, timed = 0.0, None, False
     for record in _records(path, run):
         step = whole(record.get("step"))
         if step is None or step < 0:
             run.unreadable_lines += 1
             continue
-        if record.get("event") == "resumed":
-            run.resumed.append(step)
-            run.non_finite = [s for s in run.non_finite if s <= step]
-            run.samples = [sample for sample in run.samples if sample[0] <= step]
-            for curve in _curves(run):
-                curve.drop_after(step)
+        if record.get("event") in ("resumed", "started"):
+            _go_back(run, step, anew=record["event"] == "started")
+            # A new process: it counts its own seconds from 0, and the parts add up.
+            total, latest = total + (latest or 0.0), None
             continue
         if record.get("event") == "sample":
             prompt, text = record.get("prompt"), record.get("completion")
@@ -148,14 +146,26 @@ def _read_metrics(path: Path, run: RunData) -> None:
         _add_record(run, step, record)
         elapsed = number(record.get("elapsed_s"))
         if elapsed is not None:
-            # A resumed run may count its own seconds from 0: the parts add up.
+            # A new process that said nothing.
             if latest is not None and elapsed < latest:
                 total += latest
-            latest = elapsed
-    run.elapsed_s = total + latest if latest is not None else None
+            latest, timed = elapsed, True
+    run.elapsed_s = total + (latest or 0.0) if timed else None
     # A resume can take back every point of a curve.
     kept = {name: {key: c for key, c in metrics.items() if len(c)} for name, metrics in run.valid.items()}
     run.valid = {name: kept[name] for name in sorted(kept) if kept[name]}
+
+
+def _go_back(run: RunData, step: int, anew: bool) -> None:
+    """Forgets what came after `step`, where the run was resumed; everything if it was started `anew`."""
+    if anew:
+        step, run.resumed = -1, []
+    else:
+        run.resumed.append(step)
+    run.non_finite = [s for s in run.non_finite if s <= step]
+    run.samples = [sample for sample in run.samples if sample[0] <= step]
+    for curve in _curves(run):
+        curve.drop_after(step)
 
 
 def _curves(run: RunData) -> Iterator[Series]:

@@ -102,6 +102,9 @@ class Metrics(Callback):
 class StopControl(Callback):
     """Ends training after the present step on a signal or when max_time is over; all ranks agree.
 
+    A signal ends a validation too, which may take longer than whoever sent it waits: its partial figures are
+    dropped, and the step's checkpoint is written without them.
+
     A further signal ends the process at once, unless it comes right after the first: Slurm and torchrun may
     deliver one twice.
     """
@@ -136,10 +139,21 @@ class StopControl(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         out_of_time = self.max_seconds is not None and time.monotonic() - self.started >= self.max_seconds
         wish = SIGNALLED if self._signalled_at is not None else OUT_OF_TIME if out_of_time else 0
-        self.stopped_by = self._agreed(wish, trainer)
-        if self.stopped_by:
+        self._stop(self._agreed(wish, trainer), trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        # Not max_time: a run that ends in good order is validated to the end.
+        wish = SIGNALLED if self._signalled_at is not None else 0
+        if self._agreed(wish, trainer) == SIGNALLED:
+            self._stop(SIGNALLED, trainer)
+            pl_module.drop_validation()
+            raise StopIteration  # Lightning's own word for the end of the data; its hooks after it still run.
+
+    def _stop(self, reason: int, trainer: Trainer) -> None:
+        self.stopped_by = reason
+        if reason:
             trainer.should_stop = True
-        if self.stopped_by == SIGNALLED:
+        if reason == SIGNALLED:
             # Lightning validates when it stops early; whoever sends a signal may not wait for that.
             trainer.limit_val_batches = 0
 

@@ -22,8 +22,8 @@ class Checkpoints(Callback):
     """Saves every n steps and at the end of the process, and keeps the newest, the best and every n-th.
 
     Of a step that is validated too, the checkpoint is written after the validation, with its loss in the
-    manifest. A save that is written in the background becomes a checkpoint at the end of a later step, once
-    all ranks have written their files.
+    manifest unless a signal has broken the validation off. A save that is written in the background becomes a
+    checkpoint at the end of a later step, once all ranks have written their files.
     """
 
     def __init__(self, config: PretrainConfig, directory: Path, stop: StopControl, *, resumed: bool) -> None:

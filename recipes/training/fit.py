@@ -21,17 +21,14 @@ from megatron.core import parallel_state
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from omegaconf import OmegaConf
 
-from recipes.checkpoint.nemo_config import description_of, to_nemo_config
+from recipes.checkpoint.nemo_config import to_nemo_config
 from recipes.checkpoint.nemo_file import new_tokenizer_name, save_nemo
-from recipes.checkpoint.safety import load_plain
 from recipes.config.schema import PretrainConfig
-from recipes.config.stored_options import stored_options
 from recipes.config.validate import parse_duration
 from recipes.config.world import World
 from recipes.data.indexed import check_prefix
 from recipes.data.tokenizer import load_tokenizer
 from recipes.data.tokenizer.files import library_of
-from recipes.errors import UserError
 from recipes.parallel.setup import resolve_dtype
 from recipes.report import write_report
 from recipes.training.callbacks import (
@@ -72,11 +69,8 @@ def fit(config: PretrainConfig, world: World, directory: RunDirectory, start: St
     stop = StopControl(parse_duration(max_time) if max_time else None, talks=world.rank == 0)
     stop.install()
     quiet_libraries()  # Again: Lightning and NeMo set their own levels when they are imported.
-    if checkpoint is not None:
-        _announce_resume(config, world, directory, checkpoint)
-    elif start.init_from is not None and world.rank == 0:
-        say(f"start  from {start.init_from}, {config.init_from_state}")
-        directory.append_metrics({"event": "started", "step": 0, "from": str(start.init_from)})
+    if world.rank == 0:
+        _announce(config, directory, start)
     trainer = _trainer(config, world, directory, checkpoint, steps, stop)
     model = _model(config, directory, steps, trainer)
     model.init_from = start.init_from
@@ -109,36 +103,22 @@ def _leave(code: int) -> int:
     return code
 
 
-def _announce_resume(config: PretrainConfig, world: World, directory: RunDirectory, checkpoint: Path) -> None:
-    state = load_plain(checkpoint / "common.pt")
-    saved = state["recipes"]
-    # The number of a sample is step x batch: another batch size would train some twice and skip others.
-    for key, value in (
-        ("trainer.global_batch_size", config.trainer.global_batch_size),
-        ("data.seq_length", config.data.seq_length),
-    ):
-        if saved[key.split(".")[1]] != value:
-            raise UserError(f"{key}={value}: the run being resumed used {saved[key.split('.')[1]]}; keep it")
-    _refuse_other_model(saved.get("model", {}), config)
-    if world.rank == 0:
-        say(f"resume {checkpoint}, step {state['global_step']}, {saved['consumed_tokens']:,} tokens")
+def _announce(config: PretrainConfig, directory: RunDirectory, start: Start) -> None:
+    """Says where the run begins, and marks the place in its metrics."""
+    if start.checkpoint is not None:
+        say(f"resume {start.checkpoint}, step {start.step}, {start.consumed_tokens:,} tokens")
         directory.append_metrics(
-            {"event": "resumed", "step": state["global_step"], "checkpoint": checkpoint.name}
+            {"event": "resumed", "step": start.step, "checkpoint": start.checkpoint.name}
         )
-
-
-# What may change when a run is resumed: neither shapes nor the meaning of the weights hang on it.
-FREE_MODEL_KEYS = ("hidden_dropout", "attention_dropout", "init_method_std", "use_scaled_init_method")
-
-
-def _refuse_other_model(saved: dict[str, Any], config: PretrainConfig) -> None:
-    # An older checkpoint holds all options for megatron-core, those that only say how a run computes too.
-    saved = {**saved, "megatron": stored_options(saved.get("megatron", {}))}
-    for key, value in description_of(config.model).items():
-        if key in saved and key not in FREE_MODEL_KEYS and saved[key] != value:
-            raise UserError(
-                f"model.{key}={value}: the run being resumed used {saved[key]}; keep it, or choose a new name"
-            )
+        return
+    started: dict[str, Any] = {"event": "started", "step": 0}
+    if start.init_from is not None:
+        say(f"start  from {start.init_from}, {config.init_from_state}")
+        started["from"] = str(start.init_from)
+    elif not directory.metrics_file.exists():
+        return
+    # What an earlier attempt that saved nothing has left in the file is of no run any more.
+    directory.append_metrics(started)
 
 
 def _trainer(

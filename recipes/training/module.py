@@ -249,6 +249,10 @@ class ParamGPT(ModelPT):
         sums = reduce_losses(outputs, batch["tokens"].device)
         self._valid_sums[name] = self._valid_sums[name] + sums if name in self._valid_sums else sums
 
+    def drop_validation(self) -> None:
+        """Forgets the sums so far: of a validation that is broken off there are no figures."""
+        self._valid_sums = {}
+
     def on_validation_epoch_end(self) -> None:
         """Loss per token and bits per byte of every held-out set, into :attr:`valid_metrics`."""
         self.valid_metrics = {}
@@ -272,6 +276,7 @@ class ParamGPT(ModelPT):
             "consumed_tokens": step * batch * self.run.data.seq_length,
             "global_batch_size": batch,
             "seq_length": self.run.data.seq_length,
+            "seed": self.run.seed,
             "model": description_of(self.run.model),
             "blend": vars(self.blend.state_at(step * batch)),
             "schedule": self._schedule.num_steps,

@@ -15,7 +15,9 @@ from recipes.config.schema import PretrainConfig
 from recipes.config.world import World, launched_world
 from recipes.errors import UserError
 from recipes.training.console import say, warn
+from recipes.training.lock import RunLock
 from recipes.training.quiet import quiet_libraries
+from recipes.training.resume import check_resume
 from recipes.training.rundir import RunDirectory
 from recipes.training.start import find_start
 
@@ -28,15 +30,19 @@ def pretrain(config: PretrainConfig) -> int:
     directory = RunDirectory(config)
     steps = total_steps(config)
     quiet_libraries()
-    start = _decided_by_first_rank(world, lambda: _prepare(config, directory, steps))
-    if start.complete:
-        return DONE
-    from recipes.parallel.setup import set_cpu_threads
+    lock = RunLock(directory.path)
+    try:
+        start = _decided_by_first_rank(world, lambda: _prepare(config, directory, steps, lock))
+        if start.complete:
+            return DONE
+        from recipes.parallel.setup import set_cpu_threads
 
-    set_cpu_threads(config.trainer.num_threads, world)
-    from recipes.training.fit import fit
+        set_cpu_threads(config.trainer.num_threads, world)
+        from recipes.training.fit import fit
 
-    return fit(config, world, directory, start, steps)
+        return fit(config, world, directory, start, steps)
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,10 @@ class Start:
 
     checkpoint: Path | None
     """Of this run, to resume from."""
+    step: int = 0
+    """The checkpoint's."""
+    consumed_tokens: int = 0
+    """Up to it."""
     init_from: Path | None = None
     """Of another run, to start from; None while there is something to resume from."""
     complete: bool = False
@@ -80,10 +90,17 @@ def _decided_by_first_rank(world: World, decide: Callable[[], Start]) -> Start:
     return start
 
 
-def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int) -> Start:
-    """Where to begin; makes the run directory unless nothing is left to do."""
+def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int, lock: RunLock) -> Start:
+    """Where to begin; makes the run directory unless nothing is left to do.
+
+    Raises:
+        UserError: the run cannot go on like this. Then what is known of it, config.yaml too, is as before:
+            old checkpoints are read with its help.
+    """
+    lock.acquire()
     checkpoint = _checkpoint_to_resume(config, directory)
     done = _step_of(checkpoint) if checkpoint else 0
+    consumed_tokens = check_resume(config, checkpoint) if checkpoint else 0
     if done >= steps and _has_nemo_of(config, directory, done):
         written = directory.nemo_file if config.save_nemo else "no model.nemo wanted"
         say(f"{directory.path} is complete: {done} steps, {written}")
@@ -93,12 +110,13 @@ def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int) -> Sta
         if config.init_from and checkpoint is None
         else None
     )
-    directory.create(config)
+    directory.create()
     remove_partial(directory.checkpoints)
     if checkpoint is not None:
         set_aside_newer(directory.checkpoints, checkpoint)
         forget_missing_best(directory.checkpoints)
-    return Start(checkpoint, init_from)
+    directory.record(config)
+    return Start(checkpoint, done, consumed_tokens, init_from)
 
 
 def _checkpoint_to_resume(config: PretrainConfig, directory: RunDirectory) -> Path | None:

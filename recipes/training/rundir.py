@@ -26,10 +26,13 @@ class RunDirectory:
         self.config_file = self.path / "config.yaml"
         self.index_cache = Path(config.data.index_cache_dir or self.path / "index_cache")
 
-    def create(self, config: PretrainConfig) -> None:
-        """Makes the directory and records the resolved configuration."""
+    def create(self) -> None:
+        """Makes the directory."""
         for directory in (self.checkpoints, self.path / "logs"):
             make_directory(directory)
+
+    def record(self, config: PretrainConfig) -> None:
+        """Writes the resolved configuration to config.yaml."""
         with atomic_write(self.config_file) as file:
             file.write(_yaml(config).encode())
 
@@ -74,7 +77,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The run's metrics as one history.
 
     The file is only ever appended to: steps after a checkpoint that were trained again after a resume stand
-    in it twice, and the later line counts. Torn lines are passed over.
+    in it twice, and the later line counts. A start from step 0 takes back everything. Torn lines are passed
+    over.
     """
     if not path.exists():
         return []
@@ -89,5 +93,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             continue
         if record.get("event") == "resumed":
             history = [earlier for earlier in history if earlier["step"] <= record["step"]]
+        elif record.get("event") == "started":
+            history = []
         history.append(record)
     return history

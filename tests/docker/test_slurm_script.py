@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+VENV = str(Path(sys.executable).parents[1])
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [ROOT / "docker/slurm/pretrain.sbatch", ROOT / "docker/slurm/task.sh"]
-CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "CONTAINER", "MAX_", "VENV"))}
+QUICK = ["experiment=quickstart"]
+OURS = ("SLURM", "CONTAINER", "MAX_", "VENV", "DRY_RUN", "PROJECT_DIR")
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
 
 
 def tool(name: str) -> str:
@@ -25,7 +28,7 @@ def tool(name: str) -> str:
 def dry_run(*overrides: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", str(SCRIPTS[0]), *overrides],
-        env=CLEAN | {"DRY_RUN": "1"} | env,
+        env=CLEAN | {"DRY_RUN": "1", "VENV": VENV} | env,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -57,16 +60,17 @@ def test_job_options() -> None:
 
 
 def test_virtual_environment() -> None:
-    words = srun_words("experiment=lumen_128m", "data.train={a: 1}", VENV="/some/venv")
+    train = "data.train={a: {path: 'x, $y'}}"
+    words = srun_words("experiment=lumen_128m", train)
     assert words[0] == "srun"
     assert {"--kill-on-bad-exit=1", "--wait=60", "--open-mode=append"} <= set(words)
     assert "--output=outputs/lumen_128m/logs/slurm/%j.0.%N.log" in words
     assert not any(word.startswith("--container") for word in words)
     start = words.index("bash")
     assert words[start + 1] == "docker/slurm/task.sh"
-    assert words[start + 3 : start + 6] == ["/some/venv/bin/python", "-m", "recipes.pretrain"]
+    assert words[start + 3 : start + 6] == [f"{VENV}/bin/python", "-m", "recipes.pretrain"]
     # Overrides arrive whole, whatever is in them.
-    assert words[start + 6 :] == ["experiment=lumen_128m", "data.train={a: 1}", "name=lumen_128m"]
+    assert words[start + 6 :] == ["experiment=lumen_128m", train, "name=lumen_128m"]
 
 
 def test_container() -> None:
@@ -78,7 +82,7 @@ def test_container() -> None:
 
 
 def test_environment_of_the_tasks() -> None:
-    text = dry_run("name=a", SLURM_JOB_ID="123", SLURM_RESTART_COUNT="2").stdout
+    text = dry_run("experiment=quickstart", SLURM_JOB_ID="123", SLURM_RESTART_COUNT="2").stdout
     assert "export CUDA_DEVICE_MAX_CONNECTIONS=1" in text
     assert "export TORCH_NCCL_ASYNC_ERROR_HANDLING=1" in text
     assert "export MASTER_PORT=20125" in text
@@ -88,18 +92,95 @@ def test_environment_of_the_tasks() -> None:
 @pytest.mark.parametrize(
     ("overrides", "run_dir"),
     [
-        (["experiment=x/deep"], "outputs/deep"),
-        (["experiment=x", "name=mine"], "outputs/mine"),
-        (["name=mine", "output_dir=/scratch/runs"], "/scratch/runs/mine"),
+        (QUICK, "outputs/quickstart"),
+        ([*QUICK, "name=mine"], "outputs/mine"),
+        ([*QUICK, "name=mine", "output_dir=/scratch/runs"], "/scratch/runs/mine"),
+        ([*QUICK, "++name=mine", "++output_dir=/scratch/runs/"], "/scratch/runs/mine"),
+        ([*QUICK, "name=s${seed}", "output_dir=${oc.env:SCRATCH}/runs"], "/some where/runs/s1234"),
     ],
 )
 def test_run_directory(overrides: list[str], run_dir: str) -> None:
-    assert f"run directory: {run_dir}\n" in dry_run(*overrides).stdout
+    done = dry_run(*overrides, SCRATCH="/some where")
+    assert f"run directory: {run_dir}\n" in done.stdout, done.stderr
+    assert f"--output={run_dir}/logs/slurm/%j.0.%N.log" in shlex.split(done.stdout.splitlines()[-1])
+
+
+def test_run_directory_of_an_experiment(tmp_path: Path) -> None:
+    experiment = tmp_path / "experiment" / "deep" / "far.yaml"
+    experiment.parent.mkdir(parents=True)
+    text = (ROOT / "conf/experiment/quickstart.yaml").read_text(encoding="utf-8")
+    experiment.write_text(text + "output_dir: /scratch/${name}s\n", encoding="utf-8")
+    done = dry_run(f"--config-dir={tmp_path}", "experiment=deep/far")
+    assert "run directory: /scratch/fars/far\n" in done.stdout, done.stderr
+
+
+def test_dry_run_without_the_python_of_the_job() -> None:
+    for env in ({"VENV": "/no/venv"}, {"CONTAINER_IMAGE": "registry/x:1"}):
+        done = dry_run("name=a", "output_dir=${oc.env:SCRATCH}", **env)
+        assert done.returncode == 0 and "--output=RUN_DIRECTORY/logs/slurm/" in done.stdout
+        assert "python -m recipes.config.run_directory name=a output_dir=" in done.stdout
+
+
+SRUN = """#!/bin/bash
+echo "$*" >>srun_calls
+until [ "$1" = python ] || [ "$1" = bash ]; do shift; done
+if [ "$1" = python ]; then
+  [ ! -e no_container ] || exit 1
+  shift
+  exec "$REAL_PYTHON" "$@"
+fi
+step=$SCRATCH/runs/a/checkpoints/step_0000$((10 + SLURM_RESTART_COUNT))00
+mkdir -p "$step" && touch "$step/manifest.json"
+echo 3 >"$3/0"
+"""
+
+
+@pytest.mark.parametrize("image", ["", "registry/x:1"])
+def test_a_run_that_gets_on_is_not_given_up(tmp_path: Path, image: str) -> None:
+    """Every start makes a checkpoint and is stopped by a signal, as at a time limit."""
+    project, programs = tmp_path / "project", tmp_path / "bin"
+    (project / "docker").mkdir(parents=True)
+    programs.mkdir()
+    (project / "docker" / "slurm").symlink_to(SCRIPTS[0].parent)
+    for name in ("recipes", "conf"):
+        (project / name).symlink_to(ROOT / name)
+    scontrol = '#!/bin/bash\necho "$*" >>scontrol_calls\n[ "$1" != requeue ]\n'
+    for name, text in (("srun", SRUN), ("scontrol", scontrol)):
+        (programs / name).write_text(text, encoding="utf-8")
+        (programs / name).chmod(0o755)
+    env = CLEAN | {"SLURM_JOB_ID": "7", "VENV": VENV, "REAL_PYTHON": sys.executable, "CONTAINER_IMAGE": image}
+    # Behind the interpreter's own directory, which the script puts first, there must be our programs.
+    env |= {"SCRATCH": f"{tmp_path}/scratch", "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+
+    def start(restart: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", str(SCRIPTS[0]), *QUICK, "name=a", "++output_dir=${oc.env:SCRATCH}/runs"],
+            env=env | {"SLURM_RESTART_COUNT": str(restart), "MAX_FAILURES": "1"},
+            cwd=project,
+            capture_output=True,
+            text=True,
+        )
+
+    for restart in range(3):
+        done = start(restart)
+        assert f"newest step 1{restart}00" in done.stdout, done.stdout + done.stderr
+        assert done.returncode == 3  # here Slurm does not take the job back
+    assert (project / "scontrol_calls").read_text().splitlines().count("requeue 7") == 3
+    assert not (project / "outputs").exists() and not list(project.glob("*oc.env*"))
+    if image:
+        (project / "no_container").touch()  # a node on which the container does not start
+        done = start(3)
+        assert done.returncode == 1 and "cannot tell the run directory" in done.stdout
+        assert (project / "scontrol_calls").read_text().splitlines().count("requeue 7") == 4
 
 
 def test_user_errors(tmp_path: Path) -> None:
     unnamed = dry_run("trainer.max_steps=3")
     assert unnamed.returncode == 2 and unnamed.stderr.startswith("error: give experiment=")
+    unknown = dry_run("experiment=x/deep")
+    assert unknown.returncode == 2 and unknown.stdout == ""
+    (line,) = unknown.stderr.splitlines()
+    assert line.startswith("error: ") and "experiment/x/deep" in line
     elsewhere = dry_run("name=a", PROJECT_DIR=str(tmp_path))
     assert elsewhere.returncode == 2 and "is not the project" in elsewhere.stderr
     no_job = dry_run("name=a", DRY_RUN="0")

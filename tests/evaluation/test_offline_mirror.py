@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +32,8 @@ from recipes.evaluation.mirror import (
 )
 from recipes.evaluation.result import EvaluationResult
 from recipes.evaluation.run import evaluate
+from recipes.evaluation.table import render
+from recipes.evaluation.tasks import load_tasks
 from tools.prefetch_benchmarks import prefetch
 
 TASKS = ["arc_easy", "boolq", "multirc", "m_mmlu_hi", "triviaqa", "truthfulqa_mc1", "truthfulqa_mc2"]
@@ -132,6 +135,21 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     (mirror / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         evaluate(tiny_model(), ["boolq"], mirror=mirror)
+
+
+def test_a_tag_is_its_members() -> None:
+    result = evaluate(tiny_model(), ["boolq", "ai2_arc"], mirror=FIXTURE, limit=1, bootstrap_iters=0)
+    assert result.requested == ["boolq", "ai2_arc"]
+    tag = result.tasks["ai2_arc"]
+    assert (tag.scores, tag.n, sorted(tag.tasks)) == ({}, 2, ["arc_challenge", "arc_easy"])
+    table = render([result]).splitlines()[2:]
+    assert [line.split()[1] for line in table] == ["boolq", *(task for task in tag.tasks for _ in range(2))]
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "langdetect", None)  # so that it cannot be imported, installed or not
+    with pytest.raises(UserError, match="task ifeval needs the Python package langdetect, which is not"):
+        load_tasks(["ifeval"], mirror=FIXTURE)
 
 
 def test_fewshot_examples_come_before_the_question(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import yaml
 from recipes.errors import UserError
 from recipes.evaluation.result import EvaluationResult, Score, TaskResult
 from recipes.evaluation.run import read_results, write_results
-from recipes.evaluation.table import TableSpec, render
+from recipes.evaluation.table import Row, TableSpec, render
 
 CONF = Path(__file__).parents[2] / "conf" / "eval"
 
@@ -73,15 +73,60 @@ def test_the_published_table_puts_ours_beside_theirs() -> None:
     spec = TableSpec.from_config(yaml.safe_load((CONF / "param1_table.yaml").read_text(encoding="utf-8")))
     lines = render([result("ours", 0.41)], spec).splitlines()
     cells = {line.strip("| ").partition("  ")[0]: line for line in lines if line.startswith("|")}
-    assert len([line for line in lines if line.startswith("| ")]) == 2 + 15 + 1
+    assert len([line for line in lines if line.startswith("| ")]) == 2 + 15 + 1 + 2
     assert cells["task"].split()[5:8] == ["ours", "|", "Param"]
     assert [cell.strip() for cell in cells["ARC Challenge"].strip("|").split("|")] == [
-        "ARC Challenge", "acc_norm", "-", "46.7", "49.7", "46.0", "47.2", "45.2", "47.4", "-", "-",
+        "ARC Challenge", "acc_norm", "-", "46.7", "49.7", "46.0", "47.2", "45.2", "47.4", "-", "-", "-",
     ]  # fmt: skip
     stock, true = (line for line in lines if line.startswith("| SuperGLUE - multirc"))
     assert "| 41.00 ± 1.00 |" in stock and " 39.52 |" in stock and " 57.20 |" in stock
     assert "| 59.00 ± 1.00 |" in true and " 60.48 |" in true and "| 1 - acc " in true
+    # It was asked for, so it is shown, without a row in the published table.
+    assert all(line.startswith("| minibench_hi  ") for line in lines[18:20])
     assert lines[-1].startswith("SuperGLUE - multirc: the stock task has its labels the wrong way round")
+
+
+def of_tasks(requested: list[str], **tasks: TaskResult) -> EvaluationResult:
+    return EvaluationResult(model="m", requested=requested, tasks=tasks)
+
+
+def task_cells(table: str) -> list[list[str]]:
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")][:3] for line in lines[2:]]
+
+
+def test_a_tag_is_shown_by_its_members() -> None:
+    easy, hard = (TaskResult(scores={"acc,none": Score(value)}, n=2) for value in (0.5, 0.25))
+    tag = TaskResult(scores={}, n=4, tasks=["arc_easy", "arc_challenge"])
+    found = of_tasks(["arc_easy", "ai2_arc"], ai2_arc=tag, arc_easy=easy, arc_challenge=hard)
+    assert task_cells(render([found])) == [["arc_easy", "acc", "50.00"], ["arc_challenge", "acc", "25.00"]]
+    spec = TableSpec([Row("ARC", "arc_challenge", "acc,none", [40.0])], ["theirs"])
+    assert task_cells(render([found], spec)) == [["ARC", "acc", "25.00"], ["arc_easy", "acc", "50.00"]]
+
+
+def test_percent_is_not_made_percent_again() -> None:
+    """lm-eval's squadv2 reports 0 to 100, other tasks the same metrics from 0 to 1."""
+    good = of_tasks(
+        ["squadv2", "drop"],
+        squadv2=TaskResult(scores={"exact,none": Score(50.1), "f1,none": Score(61.5, 0.5)}, n=2),
+        drop=TaskResult(scores={"em,none": Score(0.5), "f1,none": Score(1.0, 0.01)}, n=2),
+    )
+    # A figure below 1 is percent too, as the others of the task tell.
+    bad = of_tasks(
+        ["squadv2"], squadv2=TaskResult(scores={"f1,none": Score(0.8), "best_exact,none": Score(50.0)}, n=2)
+    )
+    table = render([good, bad], labels=["good", "bad"])
+    cells = [[cell.strip() for cell in line.strip("|").split("|")][:4] for line in table.splitlines()[2:]]
+    assert cells == [
+        ["squadv2", "exact", "50.10", "-"],
+        ["squadv2", "f1", "61.50 ± 0.50", "0.80"],
+        ["drop", "em", "50.00", "-"],
+        ["drop", "f1", "100.00 ± 1.00", "-"],
+        ["squadv2", "best_exact", "-", "50.00"],
+    ]
+    assert "| 0.80 " in render([bad]) or " 0.80 |" in render([bad])
+    complement = TableSpec([Row("S", "squadv2", "f1,none", complement=True)])
+    assert [row[2] for row in task_cells(render([good], complement))[:2]] == ["61.50 ± 0.50", "38.50 ± 0.50"]
 
 
 def test_the_published_table_is_complete() -> None:

@@ -167,6 +167,30 @@ def test_resume_replaces_the_lost_steps(tmp_path: Path) -> None:
     assert "resumed once" in page.text
 
 
+def test_seconds_of_every_process_count(tmp_path: Path) -> None:
+    """The second process is slower, so that its own seconds never fall behind the first's."""
+    lines: list[object] = [training_line(1, elapsed_s=2.0), training_line(2, elapsed_s=4.0)]
+    lines += [{"event": "resumed", "step": 1}, training_line(2, elapsed_s=50.0)]
+    lines += [{"event": "resumed", "step": 2}, training_line(3, elapsed_s=60.0)]
+    data = read_run(make_run(tmp_path / "run", [*lines, {"event": "resumed", "step": 3}]))
+    assert data.elapsed_s == 4.0 + 50.0 + 60.0
+
+
+def test_a_start_replaces_everything(tmp_path: Path) -> None:
+    """Killed before the first checkpoint, then the same command."""
+    lines: list[object] = [training_line(step, loss=1.0, elapsed_s=float(step)) for step in range(1, 9)]
+    lines += [{"event": "resumed", "step": 8}, training_line(9, loss=math.nan, elapsed_s=1.0)]
+    lines += [
+        {"event": "sample", "step": 9, "prompt": "a", "completion": "b"},
+        {"step": 9, "valid.x.loss": 1.0},
+    ]
+    lines += [{"event": "started", "step": 0}, training_line(1, loss=2.0, elapsed_s=30.0)]
+    data = read_run(make_run(tmp_path / "run", lines))
+    assert data.training["loss"].steps == [1] and data.training["loss"].values == [2.0]
+    assert (data.resumed, data.non_finite, data.samples, data.valid) == ([], [], [], {})
+    assert data.elapsed_s == 8.0 + 1.0 + 30.0
+
+
 def test_going_back_without_an_event(tmp_path: Path) -> None:
     lines: list[object] = [training_line(1), training_line(2, loss=9.0), training_line(3, loss=9.0)]
     data = read_run(make_run(tmp_path / "run", [*lines, training_line(2, loss=4.0)]))

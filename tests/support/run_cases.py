@@ -82,19 +82,22 @@ def end_spans() -> None:
             recorder.stop(span)
 
 
-def signalled_case(overrides: list[str], step: int, number: int, times: int = 1, rank: int = 0) -> Outcome:
-    """A run whose process gets a signal, ``times`` times in a row, once it has logged ``step``."""
+def signalled_case(
+    overrides: list[str], step: int, number: int, times: int = 1, rank: int = 0, delay_s: float = 0.0
+) -> Outcome:
+    """A run whose process gets a signal, ``times`` in a row, ``delay_s`` after it has logged ``step``."""
     from recipes.config.hydra_app import compose
 
     config = compose("pretrain", overrides)
     if int(os.environ.get("RANK", "0")) == rank:
         metrics = Path(config.output_dir) / config.name / "metrics.jsonl"
-        threading.Thread(target=_send, args=(metrics, step, number, times), daemon=True).start()
+        threading.Thread(target=_send, args=(metrics, step, number, times, delay_s), daemon=True).start()
     return run_case(overrides)
 
 
-def _send(metrics: Path, step: int, number: int, times: int) -> None:
+def _send(metrics: Path, step: int, number: int, times: int, delay_s: float) -> None:
     wait_for_step(metrics, step, lambda: True)
+    time.sleep(delay_s)
     for _ in range(times):
         os.kill(os.getpid(), number)
         time.sleep(0.01)

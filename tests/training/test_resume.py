@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from recipes.checkpoint.manifest import finished_checkpoints, verify
+from recipes.checkpoint.manifest import MANIFEST, finished_checkpoints, verify, write_manifest
+from recipes.checkpoint.retention import VALID_LOSS
 from recipes.training.rundir import read_metrics
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
@@ -123,6 +125,59 @@ def test_sigterm_saves_and_leaves_with_3(
     assert {step: loss for step, loss in resumed.losses.items() if step <= 40} == whole.losses
 
 
+def long_validation(data: TinyData) -> dict[str, str]:
+    """Held-out sets that take minutes."""
+    sets = ",".join(f"set{number}:{data.prefix('train_en')}" for number in range(40))
+    return {"data__valid": f"{{{sets}}}", "trainer__limit_val_batches": "null"}
+
+
+@pytest.mark.parametrize("last_step", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_signal_ends_a_validation_too(
+    last_step: bool, whole: Outcome, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """That of an interval, which a checkpoint waits for, and that after the last step."""
+    every = {
+        "trainer__val_check_interval": "4",
+        "trainer__checkpoint__every_n_steps": "4",
+        "trainer__checkpoint__keep_best": "1",
+    }
+    changes = {"trainer__max_steps": "4" if last_step else "8"} | ({} if last_step else every)
+    process = start(overrides(tiny_data, tmp_path, **changes, **long_validation(tiny_data)))
+    try:
+        wait_for_step(tmp_path / "tiny" / "metrics.jsonl", 4, lambda: process.poll() is None)
+        time.sleep(2)
+        assert process.poll() is None
+        signalled = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+        seconds = time.monotonic() - signalled
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (SAVED_AND_STOPPED, "") and seconds < 20
+    assert "stopped by a signal at step 4;" in out and "\nvalid" not in out and "\nbest" not in out
+    assert checkpoint_steps(tmp_path) == [4]
+    (checkpoint,) = finished_checkpoints(tmp_path / "tiny" / "checkpoints")
+    assert VALID_LOSS not in verify(checkpoint)
+    metrics = read_metrics(tmp_path / "tiny" / "metrics.jsonl")
+    assert [record["step"] for record in metrics] == [1, 2, 3, 4]
+    # The same command, but for the patience that a test has not.
+    resumed = run(gloo_pool, overrides(tiny_data, tmp_path, **changes | {"trainer__max_steps": "8"}))
+    assert resumed.code == 0
+    assert resumed.losses == {step: whole.losses[step] for step in range(1, 9)}
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_ranks_ends_the_validation_of_both(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    changes = {"trainer__max_steps": "8", "trainer__val_check_interval": "4"}
+    settings = overrides(tiny_data, tmp_path, **changes, **long_validation(tiny_data))
+    outcomes = gloo_pool.run(2, signalled_case, settings, 4, int(signal.SIGTERM), 1, 1, 1.0)
+    assert [outcome.code for outcome in outcomes] == [SAVED_AND_STOPPED] * 2
+    assert [record["step"] for record in outcomes[0].metrics] == [1, 2, 3, 4]
+    assert checkpoint_steps(tmp_path) == [4]
+
+
 @pytest.mark.parametrize(
     "number",
     [
@@ -201,6 +256,54 @@ def test_a_finished_run_is_complete_at_once(gloo_pool: GlooPool, tiny_data: Tiny
     assert done.returncode == 0 and done.stdout.count("\n") == 1 and "is complete: 3 steps" in done.stdout
     assert done.stderr == "" and seconds < 6, f"{seconds:.1f} s: something heavy was imported"
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_refused_resume_leaves_everything_as_it_was(
+    goes_on: bool, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """Where steps are left as on a finished run, of which nothing would be trained."""
+    assert run(gloo_pool, overrides(tiny_data, tmp_path, trainer__max_steps="2")).code == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    steps = {"trainer__max_steps": "4" if goes_on else "2"}
+    for key, value, used in [
+        ("seed", "7", "1234"),
+        ("data.seq_length", "16", "32"),
+        ("trainer.global_batch_size", "4", "8"),
+        ("model.num_layers", "2", "4"),
+    ]:
+        changes = steps | {key.replace(".", "__"): value}
+        outcome = run(gloo_pool, overrides(tiny_data, tmp_path, **changes))
+        assert outcome.code == 2 and outcome.stdout == ""
+        assert outcome.message.startswith(f"{key}={value}: the run being resumed used {used}; keep it")
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_checkpoint_from_before_the_seed_was_kept(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    assert run(gloo_pool, overrides(tiny_data, tmp_path, trainer__max_steps="2")).code == 0
+    (checkpoint,) = finished_checkpoints(tmp_path / "tiny" / "checkpoints")
+    state = torch.load(checkpoint / "common.pt", weights_only=True)
+    assert state["recipes"].pop("seed") == 1234
+    torch.save(state, checkpoint / "common.pt")
+    (checkpoint / MANIFEST).unlink()
+    write_manifest(checkpoint, step=2)
+    resumed = run(gloo_pool, overrides(tiny_data, tmp_path, trainer__max_steps="3", seed="7"))
+    assert resumed.code == 0 and 3 in resumed.losses
+
+
+def test_killed_before_the_first_checkpoint(
+    whole: Outcome, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """The same command starts anew; what the first attempt logged is no part of the history."""
+    metrics = tmp_path / "tiny" / "metrics.jsonl"
+    kill_at_step(overrides(tiny_data, tmp_path, trainer__max_steps="2000"), metrics, 6)
+    again = run(gloo_pool, overrides(tiny_data, tmp_path, trainer__max_steps="4", optim__lr_decay_steps="20"))
+    assert again.metrics[0] == {"event": "started", "step": 0}
+    assert again.losses == {step: whole.losses[step] for step in range(1, 5)}
+    steps = [record["step"] for record in again.metrics if "loss" in record]
+    assert steps == [1, 2, 3, 4]
 
 
 def test_nan_is_stopped_by_a_guard(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ def directory(tmp_path: Path) -> RunDirectory:
         "pretrain", ["name=run", f"output_dir={tmp_path}", "data.seq_length=32", "trainer.max_steps=1"]
     )
     run = RunDirectory(config)
-    run.create(config)
+    run.create()
+    run.record(config)
     return run
 
 
@@ -105,6 +106,18 @@ def test_resumed_run_replaces_what_it_trained_again(directory: RunDirectory) -> 
         resumed(6),
         step(7, again=2),
     ]
+
+
+def test_a_start_takes_back_all_that_was_before(directory: RunDirectory) -> None:
+    started = {"event": "started", "step": 0}
+    for record in [
+        {"step": 0, "valid.en.loss": 7.0},
+        *(step(n) for n in range(1, 8)),
+        started,
+        step(1, again=1),
+    ]:
+        directory.append_metrics(record)
+    assert read_metrics(directory.metrics_file) == [started, step(1, again=1)]
 
 
 @given(st.binary(max_size=300))
