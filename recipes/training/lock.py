@@ -15,7 +15,7 @@ from recipes.training.console import say
 
 LOCK_FILE = ".lock"
 PATIENCE_S = 30.0
-# Nobody is there to try again, and a file server gives up the lock of a node that was lost after minutes only.
+# Nobody is there to try again, and a file server gives up the lock of a lost node after minutes only.
 PATIENCE_OF_A_JOB_S = 300.0
 
 
