@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -13,24 +14,24 @@ from recipes.errors import UserError
 from recipes.files import leads_out, may_look
 
 
-class Files:
+class Files(ABC):
     """The files below one place. Names are relative, with ``/``; nothing is read until it is asked for."""
 
     def __init__(self, label: str) -> None:
         self.label = label
         """How messages call this place."""
 
+    @abstractmethod
     def names(self) -> list[str]:
         """What lies directly here, files and folders, sorted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def find(self, name: str) -> Blob | None:
         """The file of that name, None where there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def folder(self, name: str) -> Files:
         """The place below; it may turn out to be empty."""
-        raise NotImplementedError
 
     def get(self, name: str) -> Blob:
         """The file of that name.
