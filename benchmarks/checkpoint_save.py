@@ -33,10 +33,10 @@ from lightning.pytorch import Callback
 import recipes.training.fit as training
 from benchmarks.step_time import WARM_UP, prepare
 from recipes.cli import run_tool
+from recipes.config.run_directory import run_directory_of
 from recipes.config.schema import PretrainConfig
 from recipes.config.validate import validate_pretrain
 from recipes.training.run import pretrain
-from recipes.training.rundir import RunDirectory
 
 QUIET, BEGINS, UNDER_WAY, PUBLISHED = "quiet", "begins", "under way", "published"
 
@@ -84,7 +84,7 @@ def clocked_run(config: PretrainConfig, name: str, *, async_save: bool) -> SaveC
 
     with patch.object(training, "_trainer", with_clock):
         pretrain(config)
-    directory = RunDirectory(config)
+    directory = run_directory_of(config)
     newest = max(directory.checkpoints.iterdir())
     size = sum(file.stat().st_size for file in newest.iterdir())
     print(f"a checkpoint has {size / 1e6:,.0f} MB", flush=True)

@@ -42,12 +42,13 @@ from recipes.config.schema import PretrainConfig
 from recipes.config.validate import validate_pretrain
 from recipes.config.world import World
 from recipes.errors import UserError
-from recipes.model.accounting import flops_per_token, kv_channels, num_query_groups
+from recipes.families.model_config import kv_channels, num_query_groups
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights
 from recipes.optim.build import build_optimizer
 from recipes.parallel.setup import device_of, init_model_parallel, init_process_group, resolve_dtype
-from recipes.training.callbacks import known_peak_flops
+from recipes.plan.accounting import flops_per_token
+from recipes.training.callbacks.metrics import known_peak_flops
 from recipes.training.step import forward_backward
 
 Step = Callable[[Tensor], None]

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Literal
 
 from recipes.cli import run_tool
-from recipes.data.text import read_texts
+from recipes.data.text.documents import read_texts
 from recipes.data.tokenizer.train import train_tokenizer
 from recipes.errors import UserError
 
@@ -52,7 +52,7 @@ cpu_before = sum(os.times()[:4])
 _OURS = """
 import os, sys
 import numpy, sentencepiece
-from recipes.data.preprocess import preprocess
+from recipes.data.tokenize.preprocess import preprocess
 if __name__ == "__main__":
     cpu_before = sum(os.times()[:4])
 """

@@ -40,7 +40,7 @@ from recipes.config.schema import PretrainConfig
 from recipes.config.validate import validate_pretrain
 from recipes.config.world import World
 from recipes.data.corpus.write import make_corpus
-from recipes.data.preprocess import preprocess
+from recipes.data.tokenize.preprocess import preprocess
 from recipes.data.tokenizer.train import train_tokenizer
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights

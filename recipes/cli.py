@@ -6,28 +6,12 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from recipes.console import printable
 from recipes.errors import UserError
 
 USER_ERROR = 2
 INTERRUPTED = 128 + 2
 BROKEN_PIPE = 128 + 13
-
-
-# Parts of words in Indian scripts and emoji; everything else that is invisible could forge or hide a line.
-_JOINERS = "\u200c\u200d"
-
-
-def printable(text: str) -> str:
-    """`text` on one line, with characters that would steer a terminal written as escapes.
-
-    What tools print comes partly from files of strangers.
-    """
-    return "".join(
-        char
-        if char.isprintable() or char in _JOINERS
-        else char.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for char in text
-    )
 
 
 def run_tool(main: Callable[[], int | None]) -> NoReturn:

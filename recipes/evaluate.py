@@ -7,10 +7,10 @@ from pathlib import Path
 from recipes.config.hydra_app import run_job
 from recipes.config.schema import EvaluateConfig
 from recipes.config.validate_jobs import validate_evaluate
+from recipes.console import quiet_libraries
 from recipes.errors import UserError
 from recipes.evaluation.result import read_results
 from recipes.files import check_writable
-from recipes.training.quiet import quiet_libraries
 
 
 def run(config: EvaluateConfig) -> int:
@@ -23,7 +23,7 @@ def run(config: EvaluateConfig) -> int:
         print(f"would evaluate {config.gpt_model_file} on {', '.join(config.tasks)} and write {output}")
         return 0
     quiet_libraries()
-    from recipes.evaluation.run import evaluate, write_results
+    from recipes.evaluation.benchmark import evaluate, write_results
     from recipes.evaluation.table import TableSpec, render
     from recipes.inference.text_model import load_text_model  # First: it prepares machines without CUDA.
 

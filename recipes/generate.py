@@ -11,9 +11,9 @@ from typing import Any
 from recipes.config.hydra_app import run_job
 from recipes.config.schema import GenerateConfig
 from recipes.config.validate_jobs import validate_generate
+from recipes.console import quiet_libraries
 from recipes.errors import UserError
 from recipes.files import atomic_write
-from recipes.training.quiet import quiet_libraries
 
 
 def run(config: GenerateConfig) -> int:

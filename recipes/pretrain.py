@@ -11,12 +11,14 @@ def run(config: PretrainConfig) -> int:
     """Checks the configuration, then trains or, with ``dry_run=true``, describes the run."""
     data_parallel_size = validate_pretrain(config)
     if config.dry_run:
-        from recipes.training.plan import describe_run
+        from recipes.plan.dry_run import describe_run
 
         print(describe_run(config, data_parallel_size))
         return 0
+    from recipes.data.samples.inputs import check_inputs
     from recipes.training.run import pretrain
 
+    check_inputs(config)
     return pretrain(config)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from recipes.config.clean_schema import CleanConfig
 from recipes.config.hydra_app import run_job
-from recipes.data.clean.config import CleanConfig
 from recipes.data.clean.validate import validate_clean
 
 
@@ -16,7 +16,7 @@ def run(config: CleanConfig) -> int:
     if config.dry_run:
         print(describe(config, plan))
         return 0
-    from recipes.data.clean.run import clean
+    from recipes.data.clean.job import clean
 
     clean(config, plan)
     return 0

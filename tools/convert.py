@@ -67,7 +67,7 @@ def main() -> None:
     convert(options.source, options.target, options.to, options.dtype, Progress())
     print(f"wrote  {options.target} in {time.monotonic() - started:,.1f} s")
     if options.verify:
-        from recipes.checkpoint.verify import compare_logits
+        from recipes.inference.verify_conversion import compare_logits
 
         found = compare_logits(options.source, options.target)
         allowed = found.bound * found.largest

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from recipes.cli import run_tool
 
 if TYPE_CHECKING:
-    from recipes.config.schema import ModelConfig
+    from recipes.families.model_config import ModelConfig
 
 EXAMPLES = """examples:
   python -m tools.describe model=param1_2p9b
@@ -44,10 +44,11 @@ def describe(overrides: list[str], seq_length: int | None = None) -> dict[str, A
     Raises:
         UserError: the model or a setting of it is impossible.
     """
-    from recipes.config.checks import refuse
+    from recipes.checks import refuse
     from recipes.config.hydra_app import compose
     from recipes.config.validate_model import validate_model
-    from recipes.model import accounting
+    from recipes.families.model_config import padded_vocab_size
+    from recipes.plan import accounting
 
     model = compose("pretrain", ["name=describe", "data.seq_length=1", *overrides]).model
     validate_model(model)
@@ -55,17 +56,16 @@ def describe(overrides: list[str], seq_length: int | None = None) -> dict[str, A
     if not 0 < context <= model.max_position_embeddings:
         refuse("--seq-length", context, f"must lie between 1 and {model.max_position_embeddings}")
     counts = accounting.count_parameters(model)
-    groups, width = accounting.num_query_groups(model), accounting.kv_channels(model)
     return {
         "family": model.family,
         "parts": accounting.parameters_per_part(model),
         "parameters": counts.total,
         "non_embedding": counts.non_embedding,
         "active_per_token": counts.active_per_token,
-        "padded_vocab_size": accounting.padded_vocab_size(model),
+        "padded_vocab_size": padded_vocab_size(model),
         "seq_length": context,
         "flops_per_token": accounting.flops_per_token(model, context),
-        "kv_bytes_per_token": 2 * model.num_layers * groups * width * BYTES_PER_CACHED_NUMBER,
+        "kv_bytes_per_token": accounting.kv_bytes_per_token(model, BYTES_PER_CACHED_NUMBER),
         "kv_bytes_at_seq_length": accounting.kv_cache_bytes(model, context, BYTES_PER_CACHED_NUMBER),
         "layers": layer_table(model),
     }
@@ -73,22 +73,23 @@ def describe(overrides: list[str], seq_length: int | None = None) -> dict[str, A
 
 def layer_table(model: ModelConfig) -> list[dict[str, Any]]:
     """Consecutive layers of one kind as one row: first and last number, what they are, parameters of each."""
-    from recipes.model import accounting
-    from recipes.model.layers import layer_windows, moe_layers, value_embedding_layers
+    from recipes.families.family import layer_windows
+    from recipes.families.model_config import kv_channels, moe_layers, num_query_groups
+    from recipes.plan.accounting import layer_parameters, lookups_of_layers
 
-    heads = f"{model.num_attention_heads} heads, {accounting.num_query_groups(model)} key-value, "
-    heads += f"{accounting.kv_channels(model)} wide"
+    heads = f"{model.num_attention_heads} heads, {num_query_groups(model)} key-value, "
+    heads += f"{kv_channels(model)} wide"
     kinds = zip(
         layer_windows(model),
         moe_layers(model),
-        value_embedding_layers(model),
-        accounting.layer_parameters(model),
+        lookups_of_layers(model),
+        layer_parameters(model),
         strict=True,
     )
     rows: list[dict[str, Any]] = []
-    for number, (window, is_moe, has_values, parameters) in enumerate(kinds):
+    for number, (window, is_moe, lookups, parameters) in enumerate(kinds):
         kind = {
-            "attention": heads + (", value embedding" if has_values else ""),
+            "attention": ", ".join([heads, *lookups]),
             "window": window,
             "mlp": _experts(model) if is_moe else f"{model.activation} {model.ffn_hidden_size}",
             "parameters": parameters,
@@ -101,7 +102,7 @@ def layer_table(model: ModelConfig) -> list[dict[str, Any]]:
 
 
 def _experts(model: ModelConfig) -> str:
-    from recipes.model.accounting import expert_width
+    from recipes.families.model_config import expert_width
 
     text = f"{model.moe_router_topk} of {model.num_moe_experts} {model.activation} {expert_width(model)}"
     if model.moe_shared_expert_intermediate_size is not None:

@@ -34,8 +34,8 @@ HF_ENDPOINT names another hub. docs/download-data.md has more.
 
 def parse(arguments: Sequence[str] | None = None) -> "Options":
     """The command line."""
+    from recipes.data.download.corpora import SOURCES
     from recipes.data.download.options import DEFAULT_SHARD_BYTES, Options
-    from recipes.data.download.sources import SOURCES
 
     parser = argparse.ArgumentParser(
         prog="python -m tools.download",
@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str] | None = None) -> "Options":
 def main() -> None:
     """Parse the command line and download."""
     options = parse()
-    from recipes.data.download.run import download
+    from recipes.data.download.download import download
 
     download(options, log=lambda message: print(message, file=sys.stderr), progress=True)
 

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("archive", type=Path, help="a .nemo file")
     parser.add_argument("directory", type=Path, help="a new directory")
     arguments = parser.parse_args()
-    from recipes.checkpoint.archive import extract_archive
+    from recipes.checkpoint.formats.archive import extract_archive
     from recipes.files import may_look
 
     with may_look(arguments.archive):

@@ -9,12 +9,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.cli import printable, run_tool
+from recipes.cli import run_tool
+from recipes.console import printable
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
-    from recipes.checkpoint.sources import LazyTensor, Source
-    from recipes.config.schema import ModelConfig
+    from recipes.checkpoint.formats.lazy import LazyTensor
+    from recipes.checkpoint.stored.stored_model import StoredModel
+    from recipes.families.model_config import ModelConfig
 
 EXAMPLES = """examples:
   python -m tools.inspect outputs/quickstart/model.nemo
@@ -45,9 +47,9 @@ def main() -> None:
         help="read all weights once: checksums where the format has them, and numbers that are not finite",
     )
     options = parser.parse_args()
-    from recipes.checkpoint.sources import open_source
+    from recipes.checkpoint.open import open_stored_model
 
-    with open_source(options.path, verify=options.check) as source:
+    with open_stored_model(options.path, verify=options.check) as source:
         description, problems = describe(source)
         if options.check:
             problems += check(source.tensors.values())
@@ -59,7 +61,7 @@ def main() -> None:
         raise UserError(f"{problems[0]}{more}")
 
 
-def describe(source: Source) -> tuple[dict[str, Any], list[str]]:
+def describe(source: StoredModel) -> tuple[dict[str, Any], list[str]]:
     """What the files' indices say, and what does not fit together."""
     problems: list[str] = []
     tokenizer: dict[str, Any] | None = None
@@ -97,7 +99,8 @@ def describe(source: Source) -> tuple[dict[str, Any], list[str]]:
 
 
 def _architecture(model: ModelConfig) -> dict[str, Any]:
-    from recipes.model import accounting
+    from recipes.families.model_config import kv_channels, num_query_groups, padded_vocab_size
+    from recipes.plan.accounting import count_parameters
 
     described = {
         "family": model.family,
@@ -105,16 +108,16 @@ def _architecture(model: ModelConfig) -> dict[str, Any]:
         "hidden_size": model.hidden_size,
         "ffn_hidden_size": model.ffn_hidden_size,
         "num_attention_heads": model.num_attention_heads,
-        "num_query_groups": accounting.num_query_groups(model),
-        "kv_channels": accounting.kv_channels(model),
+        "num_query_groups": num_query_groups(model),
+        "kv_channels": kv_channels(model),
         "vocab_size": model.vocab_size,
-        "padded_vocab_size": accounting.padded_vocab_size(model),
+        "padded_vocab_size": padded_vocab_size(model),
         "max_position_embeddings": model.max_position_embeddings,
         "normalization": model.normalization,
         "activation": model.activation,
         "position_embedding_type": model.position_embedding_type,
         "tied_embeddings": model.share_embeddings_and_output_weights,
-        "parameters": accounting.count_parameters(model).total,
+        "parameters": count_parameters(model).total,
     }
     if model.num_moe_experts is not None:
         described |= {"num_moe_experts": model.num_moe_experts, "moe_router_topk": model.moe_router_topk}

@@ -41,10 +41,10 @@ def main() -> None:
         raise UserError(f"{archive} lies in {directory}, so it would hold itself; name a file elsewhere")
     refuse_links(directory)
 
-    from recipes.checkpoint.archive import pack_archive
-    from recipes.checkpoint.sources import open_source
+    from recipes.checkpoint.formats.archive import pack_archive
+    from recipes.checkpoint.open import open_stored_model
 
-    with open_source(directory) as source:
+    with open_stored_model(directory) as source:
         if source.generation != "classic":
             raise UserError(f"{directory}: {source.kind}; only what was a .nemo can be packed as one")
         kind, _ = source.kind, source.model  # The model too, or a file would be written that nobody can load.

@@ -15,7 +15,7 @@ from recipes.cli import run_tool
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
-    from recipes.evaluation.mirror import Manifest
+    from recipes.data.benchmark_mirror import Manifest
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -45,7 +45,7 @@ def prefetch(mirror: Path, names: list[str], source: Path | None = None) -> tupl
     Raises:
         UserError: an unknown task, data that cannot be loaded, a mirror that cannot be written.
     """
-    from recipes.evaluation.mirror import MANIFEST, read_manifest, split_file, write_index
+    from recipes.data.benchmark_mirror import MANIFEST, read_manifest, split_file, write_index
     from recipes.evaluation.tasks import MINIBENCH_FILES, load_tasks
 
     if not names:

@@ -45,7 +45,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Parse the command line and preprocess."""
     options = parse()
-    from recipes.data.preprocess import preprocess
+    from recipes.data.tokenize.preprocess import preprocess
 
     preprocess(
         options.inputs,

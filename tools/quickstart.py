@@ -262,7 +262,7 @@ def show(command: list[str]) -> None:
 
 def history(path: Path) -> list[dict[str, Any]]:
     """The run's metrics so far."""
-    from recipes.training.rundir import read_metrics
+    from recipes.run_directory import read_metrics
 
     return read_metrics(path)
 

@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Parse the command line, measure and print."""
     options = parse()
-    from recipes.config.checks import not_negative
+    from recipes.checks import not_negative
     from recipes.data.tokenizer import load_tokenizer
     from recipes.data.tokenizer_report import compare
     from recipes.data.tokenizer_report.page import write_page

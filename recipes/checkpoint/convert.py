@@ -17,31 +17,30 @@ import torch
 import yaml
 from torch import Tensor
 
-from recipes.checkpoint.archive import LONGEST_NAME, ArchiveWriter, fitting_name
-from recipes.checkpoint.manifest import write_manifest
-from recipes.checkpoint.nemo_config import description_of, is_classic, to_nemo_config
-from recipes.checkpoint.safety import shown
-from recipes.checkpoint.sources import LazyTensor, Source, open_source
-from recipes.checkpoint.sources.tokenizer import BESIDE
-from recipes.checkpoint.stored_keys import key_of
-from recipes.checkpoint.torch_dist_writer import (
+from recipes.checkpoint.formats.archive import LONGEST_NAME, ArchiveWriter, fitting_name
+from recipes.checkpoint.formats.lazy import LazyTensor
+from recipes.checkpoint.formats.torch_dist_writer import (
     METADATA_JSON,
     SHARD_NAME,
     TorchDistWriter,
     common_state,
     extra_state_keys,
 )
-from recipes.data.tokenizer.files import HUGGING_FACE, TokenizerFiles
+from recipes.checkpoint.nemo.classic_config import is_classic, to_nemo_config
+from recipes.checkpoint.open import open_stored_model
+from recipes.checkpoint.save.manifest import write_manifest
+from recipes.checkpoint.stored.description import description_of
+from recipes.checkpoint.stored.keys import key_of
+from recipes.checkpoint.stored.stored_model import StoredModel
+from recipes.checkpoint.stored.stored_tokenizer import BESIDE
+from recipes.console import shown, warn
+from recipes.data.tokenizer.tokenizer_files import HUGGING_FACE, TokenizerFiles
 from recipes.errors import UserError
+from recipes.families.family import tensor_table
+from recipes.families.tensors import WORD_EMBEDDINGS
 from recipes.files import atomic_write, fsync_directory, may_look
-from recipes.training.console import warn
 
-TARGETS = ("nemo", "hf", "nemo2", "torch_dist")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-# Routers decide by small differences, and scalars near 1 need more than bfloat16 resolves: they are never
-# stored in fewer bits than they came with.
-KEPT_WIDE = (".router.", ".resid_lambda", ".x0_lambda")
-COPY_BYTES = 2**20
 
 Progress = Callable[[int, int], None]
 """Told of bytes read and bytes in all."""
@@ -67,7 +66,7 @@ class WatchedTensor(LazyTensor):
 class Conversion:
     """What every writer needs."""
 
-    source: Source
+    source: StoredModel
     dtype: str
     progress: Progress | None
     done: int = 0
@@ -76,17 +75,18 @@ class Conversion:
         """The type that a tensor is written in."""
         wanted = DTYPES.get(self.dtype, stored)
         narrower = wanted.itemsize < stored.itemsize
-        return (
-            stored
-            if not stored.is_floating_point or (narrower and any(part in name for part in KEPT_WIDE))
-            else wanted
-        )
+        return stored if not stored.is_floating_point or (narrower and name in self.kept_wide) else wanted
 
     def tell(self, bytes_read: int) -> None:
         """Counts what was read."""
         self.done += bytes_read
         if self.progress is not None:
             self.progress(self.done, self.total)
+
+    @cached_property
+    def kept_wide(self) -> set[str]:
+        """Tensors that are never stored in fewer bits than they came with."""
+        return {spec.name for spec in tensor_table(self.source.model) if spec.wide}
 
     @cached_property
     def total(self) -> int:
@@ -96,7 +96,7 @@ class Conversion:
     @property
     def precision(self) -> str | int:
         """As classic NeMo's configuration says it, by the type of most weights."""
-        table = self.source.tensors["embedding.word_embeddings.weight"]
+        table = self.source.tensors[WORD_EMBEDDINGS]
         return "bf16" if self.dtype_of(table.name, table.dtype) == torch.bfloat16 else 32
 
 
@@ -104,7 +104,7 @@ def convert(path: Path, target: Path, to: str, dtype: str = "keep", progress: Pr
     """Writes the model at ``path`` to ``target``, which must not exist and appears only when it is whole.
 
     Args:
-        path: anything that :func:`~recipes.checkpoint.sources.open_source` reads.
+        path: anything that :func:`~recipes.checkpoint.open.open_stored_model` reads.
         target: a new file (nemo) or a new directory.
         to: nemo, hf, nemo2 or torch_dist.
         dtype: keep, bf16 or fp32; routers are not narrowed.
@@ -120,7 +120,7 @@ def convert(path: Path, target: Path, to: str, dtype: str = "keep", progress: Pr
             raise UserError(f"{target} exists; name a new file or directory")
         if not target.absolute().parent.is_dir():
             raise UserError(f"{target.absolute().parent}: no such directory; make it first")
-    with open_source(path) as source:
+    with open_stored_model(path) as source:
         _ = source.model  # Compared with the tensors before anything is written.
         not_finite: set[str] = set()
         source.tensors = {
@@ -168,7 +168,7 @@ def _nemo_config(conversion: Conversion, tokenizer_file: str, tokenizer_library:
     )
 
 
-def _number(source: Source, key: str, default: int) -> int:
+def _number(source: StoredModel, key: str, default: int) -> int:
     """What a model_config.yaml says, ``default`` where it says nothing or another kind of file is read."""
     value = source.config.get(key) if source.generation == "classic" else None
     if value is None:
@@ -178,7 +178,7 @@ def _number(source: Source, key: str, default: int) -> int:
     return value or default
 
 
-def _tokenizer(source: Source) -> tuple[TokenizerFiles, str]:
+def _tokenizer(source: StoredModel) -> tuple[TokenizerFiles, str]:
     """The tokenizer's files and its name without a uuid that an earlier .nemo gave it.
 
     Raises:
@@ -197,7 +197,7 @@ def _tokenizer(source: Source) -> tuple[TokenizerFiles, str]:
     return files, re.sub(r"^[0-9a-f]{32}_", "", Path(source.tokenizer.name).name)
 
 
-def _kept(source: Source) -> dict[str, bytes]:
+def _kept(source: StoredModel) -> dict[str, bytes]:
     """Where a chat template and the like go that came with a SentencePiece model."""
     from recipes.checkpoint.huggingface.chat import kept_beside
 
@@ -250,8 +250,8 @@ def _to_torch_dist(conversion: Conversion, target: Path) -> None:
 
 def _to_nemo2(conversion: Conversion, target: Path) -> None:
     """A NeMo 2 directory of the Llama line: weights, ``context/model.yaml`` and what NeMo 2 itself reads."""
-    from recipes.checkpoint import nemo2_context
-    from recipes.checkpoint.nemo2_config import to_nemo2_config
+    from recipes.checkpoint.nemo import nemo2_context
+    from recipes.checkpoint.nemo.nemo2_config import to_nemo2_config
 
     source = conversion.source
     tokenizer, name = _tokenizer(source)

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from recipes.cli import run_tool
+from recipes.config.clean_schema import CleanConfig
 from recipes.config.schema import EvaluateConfig, GenerateConfig, PretrainConfig
-from recipes.data.clean.config import CleanConfig
 from recipes.errors import UserError
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"

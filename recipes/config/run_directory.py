@@ -1,19 +1,41 @@
-"""Where a run will be: ``python -m recipes.config.run_directory name=mine ...`` prints outputs/mine.
+"""Where a run will be, and its configuration as its directory records it.
 
-It takes the arguments of recipes.pretrain and starts nothing. docker/slurm/pretrain.sbatch asks it, because
-only the composed configuration knows: experiments set the keys too, and interpolations refer to others.
+``python -m recipes.config.run_directory name=mine ...`` prints outputs/mine. It takes the arguments of
+recipes.pretrain and starts nothing. docker/slurm/pretrain.sbatch asks it, because only the composed
+configuration knows: experiments set the keys too, and interpolations refer to others.
 """
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
 from recipes.config.hydra_app import run_job
 from recipes.config.schema import PretrainConfig
-from recipes.training.rundir import RunDirectory
+from recipes.run_directory import RunDirectory
+
+
+def run_directory_of(config: PretrainConfig) -> RunDirectory:
+    """The directory of the configured run."""
+    index_cache = config.data.index_cache_dir
+    return RunDirectory(Path(config.output_dir) / config.name, Path(index_cache) if index_cache else None)
+
+
+def resolved_yaml(config: PretrainConfig) -> str:
+    """The content of config.yaml."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def config_sha256(config: PretrainConfig) -> str:
+    """The SHA-256 of config.yaml."""
+    return hashlib.sha256(resolved_yaml(config).encode()).hexdigest()
 
 
 def run(config: PretrainConfig) -> int:
     """Prints the run directory."""
-    print(RunDirectory(config).path)
+    print(run_directory_of(config).path)
     return 0
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.config.checks import refuse
+from recipes.checks import refuse
 
 
 @dataclass(frozen=True)

@@ -8,26 +8,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from recipes.config.checks import not_negative, one_of, positive, refuse
-from recipes.config.length import total_steps
-from recipes.config.schema import (
-    CheckpointConfig,
-    DataConfig,
-    PretrainConfig,
-    SamplesConfig,
-    TrainerConfig,
-)
+from recipes.checks import not_negative, one_of, positive, refuse
+from recipes.config.lengths import total_steps
+from recipes.config.phases import plan_phases
+from recipes.config.schema import CheckpointConfig, DataConfig, PretrainConfig, SamplesConfig, TrainerConfig
 from recipes.config.validate_jobs import PRECISIONS, validate_inference
 from recipes.config.validate_model import validate_model, validate_positions
 from recipes.config.validate_optim import validate_optim
 from recipes.config.validate_parallel import validate_parallel
-from recipes.data.indexed import Sidecar, check_prefix
-from recipes.data.phases import plan_phases, sources_in_use
 from recipes.errors import UserError
 
 
 def validate_pretrain(config: PretrainConfig) -> int:
-    """Checks everything that can be checked without torch; returns the data-parallel size.
+    """Checks the settings against each other; returns the data-parallel size.
 
     Raises:
         UserError: with the key, the value and the fix.
@@ -66,9 +59,6 @@ def validate_pretrain(config: PretrainConfig) -> int:
         )
     if config.parallel.sequence_parallel and config.data.seq_length // cp % tp:
         refuse("data.seq_length", config.data.seq_length, f"sequence_parallel needs a multiple of {tp * cp}")
-    if not config.dry_run:
-        sidecars = validate_files(config.data)
-        validate_tokenizer(config, sidecars)
     return data_parallel_size
 
 
@@ -201,46 +191,3 @@ def validate_data(data: DataConfig) -> None:
     """Checks what can be said about the data without reading them."""
     positive("data.seq_length", data.seq_length)
     not_negative("data.num_workers", data.num_workers)
-
-
-def validate_files(data: DataConfig) -> dict[str, Sidecar]:
-    """Checks every source and held-out set on disk; returns their sidecars by name."""
-    if not data.train:
-        raise UserError(
-            "data.train={}: no training text; add sources, for example "
-            "'data.train={en:{path:data/en,weight:0.75},hi:{path:data/hi,weight:0.25}}'"
-        )
-    sidecars = {}
-    used = {f"data.train.{name}": data.train[name].path for name in sources_in_use(data)}
-    for key, path in (used | {f"data.valid.{name}": path for name, path in data.valid.items()}).items():
-        try:
-            sidecars[key] = check_prefix(path)
-        except UserError as error:
-            raise UserError(f"{key}={path}: {error}") from None
-    for key, sidecar in sidecars.items():
-        needed = data.seq_length + 1
-        if sidecar.tokens < needed:
-            refuse(key, sidecar.prefix, f"holds {sidecar.tokens} tokens, one sample needs {needed}; add text")
-    return sidecars
-
-
-def validate_tokenizer(config: PretrainConfig, sidecars: dict[str, Sidecar]) -> None:
-    """The tokenizer exists, fits the model's vocabulary, and is the one that the data was made with."""
-    from recipes.data.tokenizer import load_tokenizer
-
-    path = config.tokenizer.model
-    if path is None:
-        raise UserError("tokenizer.model=null: name the tokenizer that the data was made with")
-    if not Path(path).exists():
-        refuse("tokenizer.model", path, "no such file; train one with python -m tools.train_tokenizer")
-    tokenizer = load_tokenizer(path)
-    if tokenizer.vocab_size > config.model.vocab_size:
-        refuse(
-            "tokenizer.model",
-            path,
-            f"has {tokenizer.vocab_size} pieces, more than model.vocab_size={config.model.vocab_size}; "
-            f"set model.vocab_size={tokenizer.vocab_size}",
-        )
-    for key, sidecar in sidecars.items():
-        if sidecar.tokenizer_sha256 is not None and sidecar.tokenizer_sha256 != tokenizer.sha256:
-            refuse(key, sidecar.prefix, f"was tokenized with another tokenizer than tokenizer.model={path}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from recipes.config.checks import not_negative, one_of, positive, refuse
+from recipes.checks import not_negative, one_of, positive, refuse
 from recipes.config.schema import EvaluateConfig, GenerateConfig, InferenceConfig
 from recipes.errors import UserError
 from recipes.files import may_look
@@ -71,7 +71,7 @@ def validate_evaluate(config: EvaluateConfig) -> None:
     positive("max_batch_tokens", config.max_batch_tokens)
 
 
-# By one of them recipes/checkpoint/sources/ knows a directory, which this module does not load.
+# By one of them recipes/checkpoint/open.py knows a directory, which this module does not load.
 MARKS = ("model_config.yaml", "context/model.yaml", "checkpoints", "manifest.json", "config.json")
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from recipes.config.checks import not_negative, one_of, positive, refuse
-from recipes.config.families import FAMILY_RULES, check_family_settings
+from recipes.checks import not_negative, one_of, positive, refuse
 from recipes.config.megatron_fields import MEGATRON_CHOICES, TRANSFORMER_CONFIG_FIELDS
-from recipes.config.schema import ModelConfig
 from recipes.config.stored_options import check_option
-from recipes.model.accounting import VALUE_GATE_CHANNELS, kv_channels, num_query_groups
-from recipes.model.layers import moe_layers
+from recipes.families.family import Family, family_of, find_family, known_families
+from recipes.families.model_config import ModelConfig, kv_channels, moe_layers, num_query_groups
+from recipes.families.settings import COMMON_SETTINGS
 
 ACTIVATIONS = ("swiglu", "geglu", "gelu", "squared_relu")
 ROUTER_SCORES = ("softmax", "sigmoid")
@@ -28,8 +27,6 @@ OWNED_MEGATRON_FIELDS = {
     "kv_channels": "model.kv_channels",
     "normalization": "model.normalization",
     "layernorm_epsilon": "model.layernorm_epsilon",
-    "layernorm_zero_centered_gamma": "nothing (it is on in the gemma3 family)",
-    "hetereogenous_dist_checkpoint": "nothing (it is on in the nano_hindi family)",
     "gated_linear_unit": "model.activation",
     "activation_func": "model.activation",
     "add_bias_linear": "model.add_bias_linear",
@@ -102,7 +99,11 @@ LOW_PRECISION_FIELDS = (
 
 
 def validate_model(model: ModelConfig) -> None:
-    """Checks the architecture by itself."""
+    """Checks the architecture by itself.
+
+    Raises:
+        UserError: with the key, the value and the fix.
+    """
     check_family_settings(model)
     for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "vocab_size"):
         positive(f"model.{key}", getattr(model, key))
@@ -137,12 +138,33 @@ def validate_model(model: ModelConfig) -> None:
     for key in ("hidden_dropout", "attention_dropout"):
         if not 0.0 <= getattr(model, key) < 1.0:
             refuse(f"model.{key}", getattr(model, key), "must be at least 0 and below 1")
-    if model.family == "nano_hindi" and model.hidden_size < VALUE_GATE_CHANNELS:
-        fix = f"value gates read {VALUE_GATE_CHANNELS} channels; choose at least as many"
-        refuse("model.hidden_size", model.hidden_size, fix)
     _validate_windows(model)
     _validate_experts(model)
+    family_of(model).check(model)
     _validate_megatron(model)
+
+
+def check_family_settings(model: ModelConfig) -> None:
+    """Refuses settings that the family would ignore or cannot have.
+
+    Raises:
+        UserError: with the key, the value and the fix.
+    """
+    family = family_of(model)
+    for setting in dataclasses.fields(ModelConfig):
+        value = getattr(model, setting.name)
+        if setting.name in COMMON_SETTINGS | family.settings or value == setting.default:
+            continue
+        refuse(f"model.{setting.name}", value, f"the {family.name} family does not use it; remove it")
+    for key, allowed in family.choices.items():
+        if getattr(model, key) not in allowed:
+            fix = " or ".join(str(value) for value in allowed)
+            refuse(f"model.{key}", getattr(model, key), f"the {family.name} family needs {fix}")
+
+
+def _families_that_set(field: str) -> list[str]:
+    families: list[Family] = [find_family(name) for name in known_families()]
+    return [family.name for family in families if field in family.megatron_fields]
 
 
 def validate_positions(model: ModelConfig) -> None:
@@ -158,12 +180,19 @@ def validate_positions(model: ModelConfig) -> None:
 
 def _validate_megatron(model: ModelConfig) -> None:
     """The fields that go to megatron-core as they are."""
-    unused = (*UNUSED_MEGATRON_FIELDS, *FAMILY_RULES[model.family].unused_megatron_fields)
+    family = family_of(model)
+    unused = (*UNUSED_MEGATRON_FIELDS, *family.unused_megatron_fields)
     for name in model.megatron:
         if name in OWNED_MEGATRON_FIELDS:
             refuse(
                 f"model.megatron.{name}", model.megatron[name], f"set {OWNED_MEGATRON_FIELDS[name]} instead"
             )
+        if owners := _families_that_set(name):
+            fix = f"set nothing (it is on in the {' and '.join(owners)} family) instead"
+            refuse(f"model.megatron.{name}", model.megatron[name], fix)
+        if name in family.refused_megatron_fields and model.megatron[name]:
+            fix = f"{family.refused_megatron_fields[name]}; remove it"
+            refuse(f"model.megatron.{name}", model.megatron[name], fix)
         if name not in TRANSFORMER_CONFIG_FIELDS:
             refuse(
                 f"model.megatron.{name}",
@@ -235,10 +264,6 @@ def _validate_experts(model: ModelConfig) -> None:
         not_negative(f"model.{key}", getattr(model, key))
     if model.moe_router_topk > experts:
         refuse("model.moe_router_topk", model.moe_router_topk, f"more than num_moe_experts={experts}")
-    if model.family == "param_moe" and model.moe_router_topk == experts and model.moe_load_loss_coeff:
-        refuse("model.moe_load_loss_coeff", model.moe_load_loss_coeff, "every expert is always chosen; set 0")
-    if model.family == "llama" and model.add_bias_linear:
-        refuse("model.add_bias_linear", True, "experts of the llama family have no biases; remove it")
     if not any(moe_layers(model)):
         refuse(
             "model.first_k_dense_replace",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from recipes.config.checks import not_negative, one_of, positive, refuse
-from recipes.config.schema import ModelConfig, OptimConfig, ParallelConfig
-from recipes.optim.lengths import configured_decay, configured_warmup, configured_wsd_decay
+from recipes.checks import not_negative, one_of, positive, refuse
+from recipes.config.lengths import configured_decay, configured_warmup, configured_wsd_decay
+from recipes.config.schema import OptimConfig, ParallelConfig
+from recipes.families.model_config import ModelConfig
 
 OPTIMIZERS = ("adamw", "muon")
 DECAY_STYLES = ("cosine", "linear", "WSD", "constant", "inverse-square-root")

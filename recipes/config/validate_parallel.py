@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from recipes.config.checks import one_of, positive, refuse
-from recipes.config.families import check_family_layout
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.checks import one_of, positive, refuse
+from recipes.config.schema import ParallelConfig
+from recipes.config.stages import stage_sizes
 from recipes.config.world import launched_world
-from recipes.model.accounting import expert_width, num_query_groups, padded_vocab_size
-from recipes.model.layers import layer_windows, stage_sizes
+from recipes.families.family import family_of, layer_windows
+from recipes.families.model_config import ModelConfig, expert_width, num_query_groups, padded_vocab_size
 
 RECOMPUTE_MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "shared_experts")
 CONTEXT_KINDS = ("p2p", "all_gather", "a2a")
@@ -23,7 +23,7 @@ def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_lau
         "expert_model_parallel_size",
     ):
         positive(f"parallel.{key}", getattr(parallel, key))
-    check_family_layout(model, parallel)
+    _validate_family_layout(parallel, model)
     if parallel.world_size is not None:
         positive("parallel.world_size", parallel.world_size)
     tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
@@ -66,6 +66,12 @@ def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_lau
     data_parallel_size = world_size // (tp * pp * cp)
     _validate_expert_layout(parallel, model, world_size)
     return data_parallel_size
+
+
+def _validate_family_layout(parallel: ParallelConfig, model: ModelConfig) -> None:
+    for key, reason in family_of(model).refused_layouts.items():
+        if getattr(parallel, key) != 1:
+            refuse(f"parallel.{key}", getattr(parallel, key), f"{model.family}: {reason}; leave it at 1")
 
 
 def _validate_stages(parallel: ParallelConfig, model: ModelConfig) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipes.data.benchmark_mirror import in_place_of_hub
 from recipes.errors import UserError
-from recipes.evaluation.mirror import in_place_of_hub
 
 if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict, TaskManager

@@ -17,12 +17,14 @@ from megatron.core import parallel_state
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.gpt import GPTModel
 
-from recipes.checkpoint.nemo_file import load_weights
-from recipes.checkpoint.sources import Source, open_source
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.checkpoint.nemo.nemo_file import load_weights
+from recipes.checkpoint.open import open_stored_model
+from recipes.checkpoint.stored.stored_model import StoredModel
+from recipes.config.schema import ParallelConfig
 from recipes.config.world import World
 from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
 from recipes.inference.decoding import StopRule, TextGenerator
 from recipes.model.build import build_gpt_model
 from recipes.parallel.setup import (
@@ -86,13 +88,13 @@ class GPTTextModel(TextGenerator):
 
 
 def load_text_model(path: str, *, precision: str = "auto", num_threads: int | None = None) -> GPTTextModel:
-    """Loads a stored model of any kind that recipes.checkpoint.sources reads.
+    """Loads a stored model of any kind that recipes.checkpoint.open reads.
 
     Raises:
         UserError: it cannot be read.
     """
     set_cpu_threads(num_threads, World())
-    with open_source(Path(path)) as source:
+    with open_stored_model(Path(path)) as source:
         tokenizer = source.text_tokenizer
         gpt = build_for_inference(source.model, precision)
         load_weights(source, gpt)
@@ -115,7 +117,7 @@ def build_for_inference(model: ModelConfig, precision: str) -> GPTModel:
     return gpt.to(device_of(world))
 
 
-def _document_start(source: Source) -> int | None:
+def _document_start(source: StoredModel) -> int | None:
     """What came before each document in training, None for nothing: prompts begin with it, or as they are.
 
     Recorded in our files; in Hugging Face's it is bos_token_id; NeMo's own files are prompted with BOS.

@@ -16,18 +16,20 @@ from megatron.core.transformer.moe.moe_layer import MoELayer
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.config.schema import ParallelConfig
 from recipes.errors import UserError
-from recipes.model.accounting import (
+from recipes.families.family import family_of, layer_windows
+from recipes.families.model_config import (
     GATED_ACTIVATIONS,
+    ModelConfig,
     expert_width,
     kv_channels,
+    moe_layers,
     num_query_groups,
     padded_vocab_size,
 )
 from recipes.model.backend import have_transformer_engine, spec_provider
-from recipes.model.families import load_family
-from recipes.model.layers import layer_windows, moe_layers
+from recipes.model.families import layers_of
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swiglu": silu,
@@ -93,7 +95,7 @@ def transformer_config(model: ModelConfig, parallel: ParallelConfig, dtype: torc
         "apply_rope_fusion": have_transformer_engine(),
     }
     fields |= _window_fields(model, parallel) | _expert_fields(model) | _recompute_fields(parallel)
-    fields |= load_family(model.family).config_fields(model)
+    fields |= family_of(model).megatron_fields
     fields |= model.megatron
     try:
         if "attention_backend" in fields:  # megatron-core compares with the enum's members.
@@ -193,7 +195,7 @@ def build_gpt_model(
     ``parallel_output`` keeps logits split over the vocabulary among tensor-parallel ranks (training).
     """
     config = transformer_config(model, parallel, dtype)
-    family = load_family(model.family)
+    family = layers_of(model)
     description = {} if family.gpt_model is GPTModel else {"description": model}
     gpt = family.gpt_model(
         config=config,

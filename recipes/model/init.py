@@ -17,8 +17,8 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
-from recipes.config.schema import ModelConfig
-from recipes.model.families import load_family
+from recipes.families.model_config import ModelConfig
+from recipes.model.families import layers_of
 from recipes.model.initial_values import Constant, Normal, Uniform
 
 ROWS_PER_BLOCK = 1024
@@ -27,7 +27,7 @@ ROWS_PER_BLOCK = 1024
 @torch.no_grad()
 def initialize_weights(gpt: GPTModel, model: ModelConfig, seed: int) -> None:
     """Fills this rank's parameters in place with what the model's family begins with."""
-    family = load_family(model.family)
+    family = layers_of(model)
     for shard in sharded_tensors(gpt):
         values = family.initial_values(shard.key, shard.global_shape[-1], model)
         assert shard.data is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from recipes.config.schema import ModelConfig
+from recipes.families.model_config import ModelConfig
 
 OUTPUT_PROJECTIONS = ("linear_proj.weight", "linear_fc2.weight")
 NORM_GAINS = ("layernorm.weight", "layer_norm_weight")

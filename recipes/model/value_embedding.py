@@ -16,7 +16,7 @@ from megatron.core.transformer.utils import (
 from megatron.core.utils import divide
 from torch import Tensor, nn
 
-from recipes.model.accounting import VALUE_GATE_CHANNELS
+from recipes.families.nano_hindi import VALUE_GATE_CHANNELS
 
 
 class ValueEmbedding(nn.Module):

@@ -13,11 +13,11 @@ from megatron.core.optimizer import (
 )
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
+from recipes.config.lengths import schedule_lengths
 from recipes.config.schema import OptimConfig, ParallelConfig
 from recipes.optim.adamw import AdamW
 from recipes.optim.groups import adamw_overrides, muon_groups
 from recipes.optim.layer_wise import MuonAdamW
-from recipes.optim.lengths import schedule_lengths
 from recipes.optim.matrices import matrix_layout
 from recipes.optim.muon import Muon
 

@@ -17,8 +17,7 @@ from megatron.core.transformer.moe.moe_utils import (
     reduce_aux_losses_tracker_across_ranks,
 )
 
-from recipes.config.schema import ModelConfig
-from recipes.model.layers import moe_layers
+from recipes.families.model_config import ModelConfig, moe_layers
 from recipes.model.router import routers
 
 

@@ -21,31 +21,25 @@ from megatron.core import parallel_state
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from omegaconf import OmegaConf
 
-from recipes.checkpoint.nemo_config import to_nemo_config
-from recipes.checkpoint.nemo_file import new_tokenizer_name, save_nemo
+from recipes.checkpoint.nemo.classic_config import to_nemo_config
+from recipes.checkpoint.nemo.nemo_file import new_tokenizer_name, save_nemo
 from recipes.config.schema import PretrainConfig
 from recipes.config.validate import parse_duration
 from recipes.config.world import World
-from recipes.data.indexed import check_prefix
+from recipes.console import duration, quiet_libraries, say
+from recipes.data.samples.indexed import check_prefix
 from recipes.data.tokenizer import load_tokenizer
-from recipes.data.tokenizer.files import library_of
+from recipes.data.tokenizer.tokenizer_files import library_of
 from recipes.parallel.setup import resolve_dtype
 from recipes.report import write_report
-from recipes.training.callbacks import (
-    SIGNALLED,
-    FinalValidation,
-    GuardError,
-    Metrics,
-    StopControl,
-    known_peak_flops,
-)
-from recipes.training.checkpoints import Checkpoints
-from recipes.training.console import duration, say
+from recipes.run_directory import RunDirectory
+from recipes.training.callbacks.checkpoints import Checkpoints
+from recipes.training.callbacks.metrics import GuardError, Metrics, known_peak_flops
+from recipes.training.callbacks.samples import Samples
+from recipes.training.callbacks.stop import SIGNALLED, StopControl
+from recipes.training.callbacks.validation import FinalValidation
 from recipes.training.module import ParamGPT
-from recipes.training.quiet import quiet_libraries
 from recipes.training.run import DONE, STOPPED_BY_GUARD, STOPPED_BY_SIGNAL, Start
-from recipes.training.rundir import RunDirectory
-from recipes.training.samples import Samples
 from recipes.training.strategy import MegatronStrategy
 
 

@@ -21,20 +21,20 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from recipes.checkpoint.nemo_config import description_of
-from recipes.checkpoint.training import load_training_checkpoint
+from recipes.checkpoint.save.training_state import load_training_checkpoint
+from recipes.checkpoint.stored.description import description_of
 from recipes.config.schema import PretrainConfig
-from recipes.data.blend import BlendState, RunBlend
-from recipes.data.indexed import check_prefix
-from recipes.data.loader import training_loader, training_sources, validation_loader
+from recipes.data.samples.blend import BlendState, RunBlend
+from recipes.data.samples.indexed import check_prefix
+from recipes.data.samples.loader import training_loader, training_sources, validation_loader
 from recipes.data.tokenizer import TextTokenizer
+from recipes.families.family import draws_random_numbers
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights
-from recipes.model.layers import draws_random_numbers
 from recipes.optim.build import build_optimizer, build_schedule, uses_distributed_optimizer
 from recipes.parallel.setup import resolve_dtype, seed_random_states
+from recipes.run_directory import RunDirectory
 from recipes.training.expert_metrics import experts_use, forget_experts_use
-from recipes.training.rundir import RunDirectory
 from recipes.training.start import load_start_weights
 from recipes.training.step import forward_backward, reduce_losses
 

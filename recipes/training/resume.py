@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from recipes.checkpoint.nemo_config import description_of
-from recipes.checkpoint.safety import load_plain
+from recipes.checkpoint.formats.safety import load_plain
+from recipes.checkpoint.stored.description import description_of
 from recipes.config.schema import PretrainConfig
 from recipes.config.stored_options import stored_options
 from recipes.errors import UserError

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.checkpoint.archive import read_member
-from recipes.checkpoint.manifest import newest_whole_checkpoint, remove_partial, set_aside_newer
-from recipes.checkpoint.retention import forget_missing_best
-from recipes.config.length import total_steps
+from recipes.checkpoint.formats.archive import read_member
+from recipes.checkpoint.save.manifest import newest_whole_checkpoint, remove_partial, set_aside_newer
+from recipes.checkpoint.save.retention import forget_missing_best
+from recipes.config.lengths import total_steps
+from recipes.config.run_directory import resolved_yaml, run_directory_of
 from recipes.config.schema import PretrainConfig
 from recipes.config.world import World, launched_world
+from recipes.console import quiet_libraries, say, warn
 from recipes.errors import UserError
-from recipes.training.console import say, warn
-from recipes.training.lock import RunLock
-from recipes.training.quiet import quiet_libraries
+from recipes.run_directory import RunDirectory
 from recipes.training.resume import check_resume
-from recipes.training.rundir import RunDirectory
+from recipes.training.run_lock import RunLock
 from recipes.training.start import find_start
 
 DONE, STOPPED_BY_SIGNAL, STOPPED_BY_GUARD = 0, 3, 4
@@ -27,7 +27,7 @@ DONE, STOPPED_BY_SIGNAL, STOPPED_BY_GUARD = 0, 3, 4
 def pretrain(config: PretrainConfig) -> int:
     """Trains, resuming if there is something to resume from; returns the exit code."""
     world = launched_world()
-    directory = RunDirectory(config)
+    directory = run_directory_of(config)
     steps = total_steps(config)
     quiet_libraries()
     lock = RunLock(directory.path)
@@ -115,7 +115,7 @@ def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int, lock: 
     if checkpoint is not None:
         set_aside_newer(directory.checkpoints, checkpoint)
         forget_missing_best(directory.checkpoints)
-    directory.record(config)
+    directory.record(resolved_yaml(config))
     return Start(checkpoint, done, consumed_tokens, init_from)
 
 
@@ -124,7 +124,7 @@ def _checkpoint_to_resume(config: PretrainConfig, directory: RunDirectory) -> Pa
         directory.checkpoints, warn, sha256=config.trainer.checkpoint.verify_sha256
     )
     if checkpoint is None:
-        if directory.nemo_file.exists() and not directory.describes(config):
+        if directory.nemo_file.exists() and not directory.describes(resolved_yaml(config)):
             raise UserError(
                 f"name={config.name}: {directory.nemo_file} exists; choose another name or move it away"
             )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.checkpoint.manifest import MANIFEST, newest_whole_checkpoint, verify
+from recipes.checkpoint.save.manifest import MANIFEST, newest_whole_checkpoint, verify
+from recipes.console import warn
 from recipes.errors import UserError
-from recipes.training.console import warn
 
 if TYPE_CHECKING:
     from megatron.core.models.gpt import GPTModel
@@ -41,12 +41,12 @@ def load_start_weights(path: Path, gpt: GPTModel) -> None:
     Raises:
         UserError: it holds other tensors than the configured model.
     """
-    from recipes.checkpoint.nemo_file import load_weights
-    from recipes.checkpoint.sources import open_source
-    from recipes.checkpoint.training import load_checkpoint_weights
+    from recipes.checkpoint.nemo.nemo_file import load_weights
+    from recipes.checkpoint.open import open_stored_model
+    from recipes.checkpoint.save.training_state import load_checkpoint_weights
 
     if (path / MANIFEST).is_file():
         load_checkpoint_weights(path, gpt)
         return
-    with open_source(path) as source:
+    with open_stored_model(path) as source:
         load_weights(source, gpt)

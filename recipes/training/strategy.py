@@ -15,8 +15,9 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from recipes.checkpoint.background import BackgroundSave
-from recipes.checkpoint.training import load_training_checkpoint, save_sharded, training_state
+from recipes.checkpoint.save.background import BackgroundSave
+from recipes.checkpoint.save.training_state import load_training_checkpoint, save_sharded, training_state
+from recipes.config.run_directory import config_sha256
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import World
 from recipes.parallel.setup import device_of, init_model_parallel, init_process_group
@@ -149,7 +150,7 @@ class MegatronStrategy(ParallelStrategy):
         plain["loops"]["fit_loop"].pop("epoch_loop.val_loop.batch_progress", None)
         facts = {
             "step": plain["global_step"],
-            "config_sha256": self._module.run_directory.config_sha256(self._module.run),
+            "config_sha256": config_sha256(self._module.run),
             **options.facts,
         }
         self._module.gather_parameters()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recipes.checkpoint.archive import extract_archive, fitting_name, pack_archive, read_member
+from recipes.checkpoint.formats.archive import extract_archive, fitting_name, pack_archive, read_member
 from recipes.errors import UserError
 from tests.support.nemo_files import MAIN, read_tar, write_tar
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from torch.distributed.checkpoint import FileSystemReader
 
-from recipes.checkpoint.manifest import MANIFEST, finished_checkpoints, read_manifest, verify
-from recipes.checkpoint.safety import load_plain
+from recipes.checkpoint.formats.safety import load_plain
+from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, read_manifest, verify
 from recipes.config.hydra_app import compose
 from recipes.config.validate import validate_pretrain
 from recipes.errors import UserError

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from recipes.checkpoint.convert import convert
-from recipes.checkpoint.huggingface.tables import rules_of
-from recipes.checkpoint.sources import open_source
-from recipes.checkpoint.sources.fits import check_fits
-from recipes.checkpoint.sources.lazy import LazyTensor, Stored, row_major, whole
-from recipes.checkpoint.sources.names import names_of
-from recipes.config.schema import ModelConfig
+from recipes.checkpoint.formats.lazy import LazyTensor, Stored, row_major, whole
+from recipes.checkpoint.formats.names import names_of
+from recipes.checkpoint.open import open_stored_model
+from recipes.checkpoint.stored.fits import check_fits
 from recipes.config.validate_model import validate_model
 from recipes.errors import UserError
+from recipes.families.family import tensor_table
+from recipes.families.model_config import ModelConfig
 from recipes.model.init import sharded_tensors
 from tests.support.engine import initialized, process_groups
 from tests.support.nemo_files import FIXTURES
@@ -56,7 +56,7 @@ def test_the_table_has_what_is_built(name: str) -> None:
     built = {
         tensor: shape[len(place) :] for key, shape in shards.items() for place, tensor in names_of(key, shape)
     }
-    assert {rule.ours: rule.shape for rule in rules_of(model)} == built
+    assert {spec.name: spec.shape for spec in tensor_table(model)} == built
 
 
 def stored(directory: Path, state: dict[str, torch.Tensor], **changes: object) -> Path:
@@ -96,7 +96,7 @@ def test_inspect_says_so(kind: str, tmp_path: Path) -> None:
     from tools.inspect import describe
 
     model, name = damaged(tmp_path, kind)
-    with open_source(model) as source:
+    with open_stored_model(model) as source:
         described, problems = describe(source)
     assert described["model"] is None and len(problems) == 1 and name in problems[0]
 
@@ -117,13 +117,13 @@ def test_gpt_3s_kind_converts(tmp_path: Path) -> None:
         add_bias_linear=True,
         position_embedding_type="learned_absolute",
     )
-    state = {rule.ours: torch.randn(rule.shape) for rule in rules_of(description)}
+    state = {spec.name: torch.randn(spec.shape) for spec in tensor_table(description)}
     model = stored(tmp_path / "gpt", {f"model.{name}": tensor for name, tensor in state.items()}, **GPT_3)
     path = model
     for to in ("nemo", "torch_dist"):
         convert(path, tmp_path / to, to)
         path = tmp_path / to
-    with open_source(path) as source:
+    with open_stored_model(path) as source:
         read = replace(source.model, vocab_size=448, make_vocab_size_divisible_by=512)
         for setting in ("normalization", "activation", "add_bias_linear", "position_embedding_type"):
             assert getattr(read, setting) == getattr(description, setting)
@@ -159,5 +159,5 @@ def test_nothing_is_made_for_sizes_that_only_the_description_has(changes: dict[s
 
 def test_every_fixture_is_complete() -> None:
     for path in sorted(FIXTURES.glob("*/model.nemo")) + sorted(FIXTURES.glob("*/ckpt")):
-        with open_source(path) as source:
+        with open_stored_model(path) as source:
             check_fits(source.model, source.tensors)

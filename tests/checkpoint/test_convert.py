@@ -14,10 +14,10 @@ import torch
 import yaml
 
 from recipes.checkpoint.convert import convert
-from recipes.checkpoint.nemo_config import OUR_TARGET
-from recipes.checkpoint.sources import open_source
-from recipes.checkpoint.verify import BOUND, BOUND_NARROWED, Comparison, compare_logits
+from recipes.checkpoint.nemo.classic_config import OUR_TARGET
+from recipes.checkpoint.open import open_stored_model
 from recipes.errors import UserError
+from recipes.inference.verify_conversion import BOUND, BOUND_NARROWED, Comparison, compare_logits
 from tests.support.cases import nemo_logits
 from tests.support.corpus import TinyData
 from tests.support.nemo_files import FIXTURES
@@ -42,7 +42,7 @@ STORED = {
 
 
 def contents(path: Path) -> dict[str, torch.Tensor]:
-    with open_source(path) as source:
+    with open_stored_model(path) as source:
         return {name: tensor.load() for name, tensor in source.tensors.items()}
 
 
@@ -65,7 +65,7 @@ def test_round_trip_is_bit_exact(fixture: str, tmp_path: Path) -> None:
         convert(path, tmp_path / f"{number}_{to}", to)
         path = tmp_path / f"{number}_{to}"
     first, last = contents(source), contents(path)
-    with open_source(source) as opened:
+    with open_stored_model(source) as opened:
         words = opened.model.vocab_size
     for name, tensor in first.items():
         # Padded rows stay behind in Hugging Face's form and come back as zeros.
@@ -117,7 +117,7 @@ def test_types(tmp_path: Path) -> None:
     expected = {name: tensor.bfloat16() for name, tensor in contents(source).items()}
     found = contents(tmp_path / "bf16.nemo")
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    with open_source(tmp_path / "bf16.nemo") as opened:
+    with open_stored_model(tmp_path / "bf16.nemo") as opened:
         assert opened.config["precision"] == "bf16" and opened.config["megatron_amp_O2"] is True
     convert(tmp_path / "bf16.nemo", tmp_path / "fp32.nemo", "nemo", "fp32")
     assert {tensor.dtype for tensor in contents(tmp_path / "fp32.nemo").values()} == {torch.float32}
@@ -247,7 +247,7 @@ def test_options_for_megatron_core_are_not_lost(to: str, message: str, tmp_path:
     for form in ("nemo", "torch_dist"):
         convert(path, tmp_path / form, form)
         path = tmp_path / form
-        with open_source(path) as opened:
+        with open_stored_model(path) as opened:
             assert opened.model.megatron == {"rotary_interleaved": True}
             # NeMo would compute another model from its own keys.
             assert opened.config.get("target", OUR_TARGET) == OUR_TARGET

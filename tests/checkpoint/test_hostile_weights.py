@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from recipes.checkpoint.archive import extract_archive
-from recipes.checkpoint.safety import check_metadata, load_plain, only_plain_data
-from recipes.checkpoint.sources import open_source
+from recipes.checkpoint.formats.archive import extract_archive
+from recipes.checkpoint.formats.safety import check_metadata, load_plain, only_plain_data
+from recipes.checkpoint.open import open_stored_model
 from recipes.errors import UserError
 from recipes.inference.text_model import load_text_model
 from tests.support.nemo_files import COMMON, CONFIG, MAIN, METADATA, changed, read_tar, write_tar
@@ -256,7 +256,7 @@ def test_links_in_an_extracted_directory_are_the_users_own(tmp_path: Path) -> No
     """A directory on one's own disk may be linked together; only archives may not hold links."""
     extract_archive(MAIN / "model.nemo", tmp_path / "extracted")
     (tmp_path / "linked").symlink_to(tmp_path / "extracted")
-    with open_source(tmp_path / "linked") as source:
+    with open_stored_model(tmp_path / "linked") as source:
         assert source.model.num_layers == 4
 
 

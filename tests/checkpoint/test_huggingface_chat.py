@@ -12,7 +12,7 @@ import pytest
 
 from recipes.checkpoint.convert import convert
 from recipes.checkpoint.huggingface import chat
-from recipes.checkpoint.sources import open_source
+from recipes.checkpoint.open import open_stored_model
 from recipes.errors import UserError
 from recipes.inference.text_model import load_text_model
 from tests.support.nemo_files import MAIN, read_tar
@@ -159,5 +159,5 @@ def test_a_long_name_of_a_tokenizer(tmp_path: Path) -> None:
     config = model / "context" / "model.yaml"
     config.write_text(config.read_text().replace("model_path: tiny_sp.model", f"model_path: {name}"))
     convert(model, tmp_path / "x.nemo", "nemo")
-    with open_source(tmp_path / "x.nemo") as source:
+    with open_stored_model(tmp_path / "x.nemo") as source:
         assert source.text_tokenizer.vocab_size == 448 and source.tokenizer.name.endswith(".model")

@@ -13,12 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from recipes.checkpoint.huggingface.config import to_hf_config
-from recipes.checkpoint.huggingface.config_in import from_hf_config
+from recipes.checkpoint.huggingface.config import from_hf_config, to_hf_config
 from recipes.checkpoint.huggingface.read import open_huggingface
-from recipes.checkpoint.huggingface.tables import rules_of
-from recipes.config.schema import ModelConfig
 from recipes.errors import UserError
+from recipes.families.family import tensor_table
+from recipes.families.model_config import ModelConfig
 
 MODEL = ModelConfig(
     num_layers=2,
@@ -41,8 +40,8 @@ def directory(tmp_path: Path) -> Path:
     path.mkdir()
     tensors = {
         name: torch.rand(shape)
-        for rule in rules_of(MODEL)
-        for name, shape in zip(rule.theirs, rule.shapes(), strict=True)
+        for spec in tensor_table(MODEL)
+        for name, shape in zip(spec.theirs, spec.shapes(), strict=True)
     }
     save_file(tensors, path / WEIGHTS)
     config = to_hf_config(MODEL, dtype="float32", bos_id=1, eos_id=2, pad_id=None)
@@ -60,7 +59,7 @@ def refusal(path: Path) -> str:
 
 
 def test_sound(directory: Path) -> None:
-    assert len(open_huggingface(directory).tensors) == len(rules_of(MODEL))
+    assert len(open_huggingface(directory).tensors) == len(tensor_table(MODEL))
 
 
 def header_of(content: bytes) -> tuple[dict[str, Any], bytes]:

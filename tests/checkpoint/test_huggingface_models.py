@@ -14,16 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recipes.checkpoint.huggingface import write as write_module
-from recipes.checkpoint.huggingface.config import architecture_of, to_hf_config
-from recipes.checkpoint.huggingface.config_in import from_hf_config
+from recipes.checkpoint.huggingface.config import architecture_of, from_hf_config, to_hf_config
 from recipes.checkpoint.huggingface.read import open_huggingface
-from recipes.checkpoint.huggingface.tables import rules_of
 from recipes.checkpoint.huggingface.tokenizer import special_ids, write_tokenizer
-from recipes.config.families import check_family_settings
 from recipes.config.hydra_app import CONF_DIR, compose
-from recipes.config.schema import ModelConfig
+from recipes.config.validate_model import check_family_settings
 from recipes.data.tokenizer import load_tokenizer
 from recipes.errors import UserError
+from recipes.families.family import tensor_table
+from recipes.families.model_config import ModelConfig
 from tests.support.corpus import TinyData
 from tests.support.engine import initialized, process_groups
 from tests.support.huggingface_models import (
@@ -92,7 +91,7 @@ def test_tokenizer_beside_the_model(case: str, tiny_data: TinyData, tmp_path: Pa
     ids = special_ids(ours, "eos")
     directory = export(tmp_path / "hf", model, stored, bos_id=ids.bos, eos_id=ids.eos, pad_id=ids.pad)
     assert write_tokenizer(directory, tiny_data.tokenizer, document_start="eos", max_length=64) == []
-    remote = architecture_of(model).remote
+    remote = architecture_of(model).remote_code is not None
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=remote)
     for text in ("  The river — नदी\n\n12 \u2581 🙂", "है"):
         encoded = tokenizer(text, return_tensors="pt")
@@ -156,7 +155,7 @@ def test_config_comes_back(case: str) -> None:
     }
     # Layer 1 is dense already because only every second one has experts.
     assert different.keys() == ({"first_k_dense_replace"} if case == "qwen3_moe_some_layers" else set())
-    assert rules_of(back) == rules_of(model)
+    assert tensor_table(back) == tensor_table(model)
 
 
 def test_older_and_newer_keys() -> None:
@@ -241,7 +240,7 @@ def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[int] = []
     stored = stored_in(tmp_path / "ours", tensors)
     directory = export(tmp_path / "hf", GLM4, stored)
-    write_module.write_weights(directory, stored, rules_of(GLM4), lambda name, dtype: dtype, done.append)
+    write_module.write_weights(directory, stored, tensor_table(GLM4), lambda name, dtype: dtype, done.append)
     assert sum(done) == sum(tensor.nbytes for tensor in stored.values())
     index = json.loads((directory / "model.safetensors.index.json").read_text())
     files = sorted(path.name for path in directory.glob("*.safetensors"))
@@ -265,7 +264,7 @@ def test_stored_types_are_chosen_per_tensor(tmp_path: Path) -> None:
     def dtype_of(name: str, dtype: torch.dtype) -> torch.dtype:
         return dtype if ".router." in name else torch.bfloat16
 
-    write_module.write_weights(directory, stored, rules_of(GLM4), dtype_of, lambda done: None)
+    write_module.write_weights(directory, stored, tensor_table(GLM4), dtype_of, lambda done: None)
     weights = load_file(directory / "model.safetensors")
     wide = {name for name, weight in weights.items() if weight.dtype == torch.float32}
     assert wide == {

@@ -77,7 +77,7 @@ def test_remote_code_in_bfloat16(case: str, wide: tuple[str, ...], tmp_path: Pat
 
 
 def test_remote_code_stands_alone(repository: Path) -> None:
-    for path in (repository / "recipes/checkpoint/huggingface/remote_code").glob("[a-z]*_*.py"):
+    for path in (repository / "recipes/families/remote_code").glob("[a-z]*_*.py"):
         tree = ast.parse(path.read_text())
         modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         plain = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]

@@ -1,20 +1,36 @@
-"""The rules in both directions, for any sizes."""
+"""The table in both directions, for any sizes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from recipes.checkpoint.huggingface.rules import Rule, qkv
-from recipes.checkpoint.huggingface.tables import rules_of
-from recipes.config.schema import ModelConfig
-from recipes.model.accounting import count_parameters, kv_channels, padded_vocab_size
+from recipes.families.family import known_families, tensor_table
+from recipes.families.model_config import ModelConfig, kv_channels, padded_vocab_size
+from recipes.families.tensors import TensorSpec, qkv
+from recipes.plan.accounting import count_parameters
 
 FAMILIES = ("llama", "gemma3", "nano_hindi", "param_moe")
+
+
+def split(spec: TensorSpec, tensor: Tensor) -> list[Tensor]:
+    """Ours -> theirs."""
+    parts: list[list[Tensor]] = [[] for _ in spec.theirs]
+    for run in sorted(spec.runs, key=lambda run: run.start):
+        parts[run.which].append(tensor[run.place : run.place + run.count])
+    return [torch.cat(part) for part in parts]
+
+
+def merge(spec: TensorSpec, tensors: list[Tensor]) -> Tensor:
+    """Theirs -> ours."""
+    merged = tensors[0].new_zeros(spec.shape)
+    for run in spec.runs:
+        merged[run.place : run.place + run.count] = tensors[run.which][run.start : run.start + run.count]
+    return merged
 
 
 @st.composite
@@ -74,22 +90,22 @@ def models(draw: st.DrawFn) -> ModelConfig:
 @given(model=models())
 def test_every_element_is_placed_once(model: ModelConfig) -> None:
     """Numbers 1, 2, 3, ... come back to their places, and theirs hold each number once."""
-    rules = rules_of(model)
-    ours, theirs = [rule.ours for rule in rules], [name for rule in rules for name in rule.theirs]
+    table = tensor_table(model)
+    ours, theirs = [spec.name for spec in table], [name for spec in table for name in spec.theirs]
     assert len(set(ours)) == len(ours) and len(set(theirs)) == len(theirs)
     total = 0
-    for rule in rules:
-        numbers = torch.arange(1, rule.elements() + 1).view(rule.shape)
-        parts = rule.split(numbers)
-        assert [tuple(part.shape) for part in parts] == rule.shapes()
-        kept = numbers[: len(numbers) - rule.padding()]
+    for spec in table:
+        numbers = torch.arange(1, spec.stored_numbers() + 1).view(spec.shape)
+        parts = split(spec, numbers)
+        assert [tuple(part.shape) for part in parts] == spec.shapes()
+        kept = numbers[: len(numbers) - spec.padding()]
         assert torch.equal(torch.cat([part.flatten() for part in parts]).sort().values, kept.flatten())
-        back = rule.merge(parts)
+        back = merge(spec, parts)
         assert torch.equal(back[: len(kept)], kept) and not back[len(kept) :].any()
-        if "expert_bias" not in rule.ours:  # No parameter: it is not trained.
+        if "expert_bias" not in spec.name:  # No parameter: it is not trained.
             total += kept.numel()
     assert total == count_parameters(model).total
-    assert padded_vocab_size(model) - model.vocab_size == rules[0].padding()
+    assert padded_vocab_size(model) - model.vocab_size == table[0].padding()
 
 
 def test_qkv_by_hand() -> None:
@@ -98,11 +114,11 @@ def test_qkv_by_hand() -> None:
         kv_channels=1, vocab_size=1, max_position_embeddings=1,
     )  # fmt: skip
     assert kv_channels(model) == 1
-    rule = qkv("ours", ("q", "k", "v"), (), model)
+    spec = qkv("ours", ("q", "k", "v"), (), model)
     # Two groups of [query, query, key, value].
-    q, k, v = rule.split(torch.arange(8))
+    q, k, v = split(spec, torch.arange(8))
     assert (q.tolist(), k.tolist(), v.tolist()) == ([0, 1, 4, 5], [2, 6], [3, 7])
-    assert rule.merge([q, k, v]).tolist() == list(range(8))
+    assert merge(spec, [q, k, v]).tolist() == list(range(8))
 
 
 def test_names_of_a_layer_with_experts() -> None:
@@ -110,7 +126,7 @@ def test_names_of_a_layer_with_experts() -> None:
         num_layers=1, hidden_size=4, ffn_hidden_size=3, num_attention_heads=2, vocab_size=4,
         max_position_embeddings=1, num_moe_experts=2, qk_layernorm=True,
     )  # fmt: skip
-    found = {rule.ours: rule.theirs for rule in rules_of(model)}
+    found = {spec.name: spec.theirs for spec in tensor_table(model)}
     layer, theirs = "decoder.layers.0.", "model.layers.0."
     assert found[layer + "mlp.experts.linear_fc1.weight1"] == (
         theirs + "mlp.experts.1.gate_proj.weight",
@@ -120,13 +136,9 @@ def test_names_of_a_layer_with_experts() -> None:
 
 
 def test_padding_is_the_end() -> None:
-    rule = Rule("a", (4, 2), ("b",), ())
-    assert rule.padding() == 4 and rule.shapes() == [(0, 2)]
+    spec = TensorSpec("a", (4, 2), ("b",), ())
+    assert spec.padding() == 4 and spec.shapes() == [(0, 2)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_has_a_table(family: str) -> None:
-    from recipes.checkpoint.huggingface.tables import LAYERS
-    from recipes.config.families import FAMILY_RULES
-
-    assert family in LAYERS and LAYERS.keys() == FAMILY_RULES.keys()
+def test_every_family_has_a_table() -> None:
+    assert set(FAMILIES) <= set(known_families())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.checkpoint.manifest import finished_checkpoints, verify
+from recipes.checkpoint.save.manifest import finished_checkpoints, verify
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
 from tests.support.run_cases import run_case

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from recipes.checkpoint.convert import convert
-from recipes.checkpoint.sources import open_source
+from recipes.checkpoint.open import open_stored_model
 from recipes.errors import UserError
 from tests.support.nemo_files import FIXTURES, MAIN
 from tests.support.stored_forms import unpacked
@@ -54,7 +54,7 @@ def test_other_links_out(name: str, tmp_path: Path) -> None:
     path = model / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     path.symlink_to(other / name)
-    with pytest.raises(UserError, match="is a link out of"), open_source(model):
+    with pytest.raises(UserError, match="is a link out of"), open_stored_model(model):
         pass
 
 
@@ -68,7 +68,7 @@ def test_a_link_to_the_whole_and_the_hubs_cache(hugging_face: Path, tmp_path: Pa
         shutil.copyfile(file, cache / "blobs" / str(number))
         (snapshot / file.name).symlink_to(f"../../blobs/{number}")
     for path in (tmp_path / "linked", snapshot):
-        with open_source(path) as source:
+        with open_stored_model(path) as source:
             assert source.model.num_layers == 4 and source.text_tokenizer.vocab_size == 448
             source.tensors["output_layer.weight"].load()
             assert source.files["model.safetensors"] > 900_000
@@ -76,7 +76,7 @@ def test_a_link_to_the_whole_and_the_hubs_cache(hugging_face: Path, tmp_path: Pa
 
 def test_dangling_links_are_no_files(hugging_face: Path) -> None:
     (hugging_face / "other.safetensors").symlink_to("nowhere")
-    with open_source(hugging_face) as source:
+    with open_stored_model(hugging_face) as source:
         assert set(source.files) == {"model.safetensors"}
 
 
@@ -90,5 +90,5 @@ def test_a_step_named_from_its_own_directory(tmp_path: Path, monkeypatch: pytest
     (run / "config.yaml").write_text(yaml.safe_dump({"tokenizer": {"model": str(tokenizer)}}))
     for directory, path in ((run.parent, "run"), (run, "."), (step.parent, step.name), (step, ".")):
         monkeypatch.chdir(directory)
-        with open_source(Path(path)) as source:
+        with open_stored_model(Path(path)) as source:
             assert source.text_tokenizer.vocab_size == 448, path

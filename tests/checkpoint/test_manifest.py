@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recipes.checkpoint.manifest import (
+from recipes.checkpoint.save.manifest import (
     MANIFEST,
     finished_checkpoints,
     newest_whole_checkpoint,
@@ -20,7 +20,7 @@ from recipes.checkpoint.manifest import (
     verify,
     write_manifest,
 )
-from recipes.checkpoint.retention import prune
+from recipes.checkpoint.save.retention import prune
 from recipes.errors import UserError
 from recipes.training.start import find_start
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from recipes.checkpoint.nemo2_config import from_nemo2_config
-from recipes.config.schema import ModelConfig
+from recipes.checkpoint.nemo.nemo2_config import from_nemo2_config
 from recipes.config.validate_model import validate_model
 from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
 from tests.support.nemo_files import FIXTURES
 
 # Param-2 17B-A2.4B (shared facts): as NeMo 2 writes such a model's fields.

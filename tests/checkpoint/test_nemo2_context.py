@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from recipes.checkpoint.convert import convert
-from recipes.checkpoint.nemo2_context import io_json
+from recipes.checkpoint.nemo.nemo2_context import io_json
 
 NEMO = Path(__file__).parents[1] / "fixtures" / "nemo"
 WRITTEN_BY_NEMO = [NEMO / name / "ckpt" / "context" / "io.json" for name in ("nemo2_local", "nemo2_v200_te")]

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from recipes.checkpoint.archive import extract_archive, pack_archive
+from recipes.checkpoint.formats.archive import extract_archive, pack_archive
 from recipes.config.schema import InferenceConfig
 from recipes.errors import UserError
 from recipes.inference.complete import complete, score

@@ -13,12 +13,14 @@ import pytest
 import torch
 import yaml
 
-from recipes.checkpoint.archive import extract_archive, pack_archive
 from recipes.checkpoint.convert import convert
-from recipes.checkpoint.nemo_config import CLASSIC_TARGET, OUR_TARGET, description_of, is_classic
-from recipes.checkpoint.safety import parse_metadata
-from recipes.checkpoint.sources import open_source
-from recipes.config.schema import InferenceConfig, ModelConfig
+from recipes.checkpoint.formats.archive import extract_archive, pack_archive
+from recipes.checkpoint.formats.safety import parse_metadata
+from recipes.checkpoint.nemo.classic_config import CLASSIC_TARGET, OUR_TARGET, is_classic
+from recipes.checkpoint.open import open_stored_model
+from recipes.checkpoint.stored.description import description_of
+from recipes.config.schema import InferenceConfig
+from recipes.families.model_config import ModelConfig
 from recipes.inference.complete import complete
 from recipes.inference.text_model import GPTTextModel, load_text_model
 from tests.support.corpus import TinyData
@@ -233,7 +235,7 @@ def test_a_model_with_further_megatron_options_is_read_back(
     config = yaml.safe_load(read_tar(path)[CONFIG])
     assert config["recipes"]["model"]["megatron"] == {"rotary_interleaved": True}
     assert config["target"] == OUR_TARGET, "NeMo would compute another function"
-    with open_source(tmp_path / "tiny") as checkpoint:
+    with open_stored_model(tmp_path / "tiny") as checkpoint:
         assert checkpoint.model.megatron == {"rotary_interleaved": True}
     # How a run computes may change when it goes on, what it computes may not.
     settings[-1] = "+model.megatron={rotary_interleaved:true}"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.checkpoint.manifest import (
+from recipes.checkpoint.save.manifest import (
     MANIFEST,
     finished_checkpoints,
     remove_partial,
@@ -19,7 +19,7 @@ from recipes.checkpoint.manifest import (
     step_directory,
     write_manifest,
 )
-from recipes.checkpoint.retention import BEST, forget_missing_best, prune, steps_to_keep
+from recipes.checkpoint.save.retention import BEST, forget_missing_best, prune, steps_to_keep
 
 
 def make(checkpoints: Path, step: int, loss: float | None = None) -> Path:

@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes.checkpoint import archive as archives
-from recipes.checkpoint.archive import extract_archive
-from recipes.checkpoint.safety import parse_metadata, parse_plain
-from recipes.checkpoint.sources import open_source
-from recipes.checkpoint.sources.blob import Blob
-from recipes.checkpoint.sources.plain import read_yaml
-from recipes.checkpoint.sources.torch_file import read_torch_file
+from recipes.checkpoint.formats import archive as archives
+from recipes.checkpoint.formats.archive import extract_archive
+from recipes.checkpoint.formats.blob import Blob
+from recipes.checkpoint.formats.safety import parse_metadata, parse_plain
+from recipes.checkpoint.formats.torch_file import read_torch_file
+from recipes.checkpoint.formats.yaml_file import read_yaml
+from recipes.checkpoint.open import open_stored_model
 from recipes.errors import UserError
 from tests.support.nemo_files import COMMON, CONFIG, MAIN, METADATA, changed, write_tar
 
@@ -33,7 +33,7 @@ INDEX = b"ctorch.distributed.checkpoint.metadata\nMetadataIndex\n"
 
 
 def refused(path: Path) -> str:
-    with pytest.raises(UserError) as caught, open_source(path) as source:
+    with pytest.raises(UserError) as caught, open_stored_model(path) as source:
         _ = source.model
     message = str(caught.value)
     assert "\n" not in message and len(message) < 600

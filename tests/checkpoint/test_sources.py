@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from recipes.checkpoint.archive import pack_archive
-from recipes.checkpoint.sources import LazyTensor, open_source
-from recipes.checkpoint.sources.blob import Blob
-from recipes.checkpoint.sources.lazy import joined, whole
-from recipes.checkpoint.sources.names import canonical_names
-from recipes.checkpoint.sources.torch_file import read_torch_file
+from recipes.checkpoint.formats.archive import pack_archive
+from recipes.checkpoint.formats.blob import Blob
+from recipes.checkpoint.formats.lazy import LazyTensor, joined, whole
+from recipes.checkpoint.formats.names import canonical_names
+from recipes.checkpoint.formats.torch_file import read_torch_file
+from recipes.checkpoint.open import open_stored_model
 from recipes.errors import UserError
 from recipes.inference.text_model import load_text_model
 from tests.support.corpus import TinyData
@@ -65,7 +65,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("path", ALL_FIXTURES, ids=lambda path: path.parent.name)
 def test_every_form_has_the_same_tensors(path: Path, truth: dict[str, torch.Tensor]) -> None:
-    with open_source(path) as source:
+    with open_stored_model(path) as source:
         assert {name: tensor.shape for name, tensor in source.tensors.items()} == SHAPES
         for name, tensor in source.tensors.items():
             expected = truth[name].to(tensor.dtype)
@@ -76,7 +76,7 @@ def test_every_form_has_the_same_tensors(path: Path, truth: dict[str, torch.Tens
 def test_kinds_in_words() -> None:
     kinds = {}
     for path in ALL_FIXTURES:
-        with open_source(path) as source:
+        with open_stored_model(path) as source:
             kinds[path.parent.name] = (source.kind, source.generation, source.version)
     assert kinds["classic_te_torch_dist"] == (
         "classic NeMo 2.0.0, torch_dist weights, in a .nemo archive",
@@ -95,7 +95,7 @@ def test_only_the_wanted_bytes_are_read(monkeypatch: pytest.MonkeyPatch) -> None
         read.append(len(buffer))
         original(self, buffer, offset)
 
-    with open_source(FIXTURES / "classic_te_single" / "model.nemo") as source:
+    with open_stored_model(FIXTURES / "classic_te_single" / "model.nemo") as source:
         monkeypatch.setattr(Blob, "read_into", count)
         assert not read
         tensor = source.tensors["decoder.layers.2.mlp.linear_fc2.weight"]
@@ -104,7 +104,7 @@ def test_only_the_wanted_bytes_are_read(monkeypatch: pytest.MonkeyPatch) -> None
         tensor.box((8, 0), (4, 192)).load()
         assert read[1:] == [4 * 192 * 4]
     read.clear()
-    with open_source(MAIN / "model.nemo") as source:
+    with open_stored_model(MAIN / "model.nemo") as source:
         opening = sum(read)
         source.tensors["decoder.layers.2.mlp.linear_fc2.weight"].load()
     # The item's own index and pickle are a few kB.
@@ -112,7 +112,7 @@ def test_only_the_wanted_bytes_are_read(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_loaded_tensor_has_memory_of_its_own(truth: dict[str, torch.Tensor]) -> None:
-    with open_source(MAIN / "model.nemo") as source:
+    with open_stored_model(MAIN / "model.nemo") as source:
         tensor = source.tensors["output_layer.weight"]
         tensor.load().zero_()
         assert torch.equal(tensor.load(), truth["output_layer.weight"])
@@ -216,7 +216,7 @@ def test_experts_over_ranks(name: str, written: Callable[[str, str], Path], gloo
     path = written(name, "ep2")
     assert len(gloo_pool.run(2, load_case, name, str(path), LAYOUTS["ep2"][1])) == 2
     gloo_pool.run(1, load_case, name, str(path), {})
-    with open_source(path) as source:
+    with open_stored_model(path) as source:
         experts = [name for name in source.tensors if ".experts.linear_fc2.weight" in name]
         with_experts = 3 if name == "experts" else 2
         assert len(experts) == 4 * with_experts and source.tensors[experts[0]].shape[0] == 64
@@ -228,7 +228,7 @@ def test_muons_state_is_left_alone(gloo_pool: GlooPool, tiny_data: TinyData, tmp
     untied = "model.share_embeddings_and_output_weights=false"
     (outcome,) = gloo_pool.run(1, run_case, [*settings, untied, "optim=muon"])
     assert outcome.code == 0, outcome.message
-    with open_source(tmp_path / "tiny") as source:
+    with open_stored_model(tmp_path / "tiny") as source:
         assert source.model.num_layers == 4 and source.skipped > 0
         assert len(source.tensors) == 3 + 4 * len(PER_LAYER)
 
@@ -240,7 +240,11 @@ def test_training_checkpoints(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].message
     run = tmp_path / "tiny"
     newest = run / "checkpoints" / "step_00000004"
-    with open_source(run / "model.nemo") as nemo, open_source(run) as source, open_source(newest) as step:
+    with (
+        open_stored_model(run / "model.nemo") as nemo,
+        open_stored_model(run) as source,
+        open_stored_model(newest) as step,
+    ):
         assert source.path == step.path == newest and source.generation == "training"
         assert "step 4" in source.kind and source.skipped > len(source.tensors) / 4
         assert source.model == step.model and source.model.hidden_size == 64
@@ -257,11 +261,11 @@ def test_training_checkpoints(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    with pytest.raises(UserError, match="SHA-256"), open_source(newest):
+    with pytest.raises(UserError, match="SHA-256"), open_stored_model(newest):
         pass
-    with open_source(newest, verify=False) as source:  # tools.inspect without --check
+    with open_stored_model(newest, verify=False) as source:  # tools.inspect without --check
         assert source.model.num_layers == 4
-    with open_source(run) as source:
+    with open_stored_model(run) as source:
         assert source.path.name == "step_00000002"
 
 
@@ -270,7 +274,7 @@ def test_training_checkpoints(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path
 
 def refused(path: Path, load: bool = True) -> str:
     """The one line with which the model is refused, at the latest when all of it is read."""
-    with pytest.raises(UserError) as caught, open_source(path) as source:
+    with pytest.raises(UserError) as caught, open_stored_model(path) as source:
         _ = source.model
         if load:
             for tensor in source.tensors.values():
@@ -413,7 +417,7 @@ def test_damaged_zarr(change: dict[str, Any], named: str, tmp_path: Path) -> Non
         message = refused(model)
         assert named in message and "linear_fc2" in message
     else:
-        with open_source(model) as source:
+        with open_stored_model(model) as source:
             assert source.tensors["decoder.layers.0.mlp.linear_fc2.weight"].dtype == torch.int32
 
 
@@ -424,7 +428,7 @@ def test_missing_chunks_are_fill_value(tmp_path: Path) -> None:
     (array / "0").unlink()
     assert "no such chunk" in refused(model)
     (array / ".zarray").write_text(json.dumps({**described, "fill_value": 1.5}))
-    with open_source(model) as source:
+    with open_stored_model(model) as source:
         assert torch.equal(source.tensors["decoder.final_layernorm.weight"].load(), torch.full((64,), 1.5))
 
 
@@ -437,7 +441,7 @@ def test_edge_chunks_of_zarr_are_whole(tmp_path: Path) -> None:
     (array / ".zarray").write_text(json.dumps({**described, "chunks": [40], "dimension_separator": "/"}))
     for place in range(2):
         (array / str(place)).write_bytes(numbers[place * 40 : place * 40 + 40].numpy().tobytes())
-    with open_source(model) as source:
+    with open_stored_model(model) as source:
         assert torch.equal(source.tensors["decoder.final_layernorm.weight"].load(), numbers[:64])
 
 
@@ -498,7 +502,7 @@ def test_flipped_bits_of_weights_are_seen_when_asked(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with open_source(model) as source:
+    with open_stored_model(model) as source:
         for tensor in source.tensors.values():
             tensor.load()
         with pytest.raises(UserError, match="CRC-32"):
@@ -517,7 +521,7 @@ def test_what_is_no_model(name: str, tmp_path: Path) -> None:
 def test_archives_and_directories_are_alike(tmp_path: Path) -> None:
     model = zarr_directory(tmp_path / "model", tmp_path / "scratch", torch.bfloat16, tp=2)
     pack_archive(model, tmp_path / "model.nemo")
-    with open_source(model) as left, open_source(tmp_path / "model.nemo") as right:
+    with open_stored_model(model) as left, open_stored_model(tmp_path / "model.nemo") as right:
         assert left.tensors.keys() == right.tensors.keys() and left.files.keys() == right.files.keys()
         for name in left.tensors:
             assert isinstance(right.tensors[name], LazyTensor)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes.checkpoint.archive import extract_archive, open_archive
-from recipes.checkpoint.sources import open_source
+from recipes.checkpoint.formats.archive import extract_archive, open_archive
+from recipes.checkpoint.open import open_stored_model
 from recipes.errors import UserError
 from tests.support.nemo_files import FIXTURES
 from tests.support.stored_forms import rank_files, zarr_directory
@@ -44,7 +44,7 @@ def deadline() -> Iterator[None]:
 
 
 def read_all(path: Path) -> None:
-    with open_source(path) as source:
+    with open_stored_model(path) as source:
         _ = source.model
         for tensor in source.tensors.values():
             tensor.load()

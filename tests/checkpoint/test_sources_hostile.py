@@ -18,9 +18,9 @@ import pytest
 import torch
 import yaml
 
-from recipes.checkpoint.archive import pack_archive
-from recipes.checkpoint.safety import check_metadata
-from recipes.checkpoint.sources import open_source
+from recipes.checkpoint.formats.archive import pack_archive
+from recipes.checkpoint.formats.safety import check_metadata
+from recipes.checkpoint.open import open_stored_model
 from recipes.errors import UserError
 from tests.support.nemo_files import FIXTURES, read_tar, write_tar
 from tests.support.stored_forms import rank_files, unpacked, zarr_directory
@@ -44,7 +44,7 @@ def marker(tmp_path: Path) -> Path:
 
 
 def refused(path: Path) -> str:
-    with pytest.raises(UserError) as caught, open_source(path) as source:
+    with pytest.raises(UserError) as caught, open_stored_model(path) as source:
         _ = source.model
         for tensor in source.tensors.values():
             tensor.load()
@@ -102,7 +102,7 @@ def test_extra_state_files_of_zarr_are_not_opened(tmp_path: Path, marker: Path) 
     folder = model / "model_weights" / "model.decoder.layers.mlp.linear_fc1._extra_state"
     folder.mkdir()
     (folder / "shard_0_4.pt").write_bytes(pickle.dumps(Runs(marker)))
-    with open_source(model) as source:
+    with open_stored_model(model) as source:
         assert source.skipped == 1 and len(source.tensors) == 27
         source.tensors["output_layer.weight"].load()
     assert not marker.exists()
@@ -129,7 +129,7 @@ def test_what_nemo2_names_is_not_instantiated(tmp_path: Path, marker: Path) -> N
     text = (model / "context" / "model.yaml").read_text()
     changed = text.replace("_target_: torch.nn.functional.silu", "_target_: os.system")
     assert changed != text
-    with open_source(model) as source:
+    with open_stored_model(model) as source:
         assert source.model.activation == "swiglu"
     (model / "context" / "model.yaml").write_text(changed)
     assert "os.system" in refused(model)
@@ -242,7 +242,7 @@ def test_links_and_ways_out_of_archives(tmp_path: Path) -> None:
 
 
 def test_a_training_checkpoints_common_state(tmp_path: Path, marker: Path) -> None:
-    from recipes.checkpoint.manifest import write_manifest
+    from recipes.checkpoint.save.manifest import write_manifest
 
     step = tmp_path / "step_00000001"
     shutil.copytree(FIXTURES / "nemo2_local" / "ckpt" / "weights", step)
@@ -276,12 +276,12 @@ HOSTILE_OPTIONS: dict[str, Any] = {
 @pytest.mark.parametrize("option", HOSTILE_OPTIONS)
 def test_options_for_megatron_core(option: str, place: str, tmp_path: Path) -> None:
     """A file sets those that change arithmetic, in values of their type, and no other."""
-    from recipes.checkpoint.manifest import write_manifest
+    from recipes.checkpoint.save.manifest import write_manifest
 
     value = str(tmp_path / "elsewhere") if option == "config_logger_dir" else HOSTILE_OPTIONS[option]
     megatron = {option: value}
     path = single(tmp_path)
-    with open_source(path) as source:
+    with open_stored_model(path) as source:
         description = {**vars(source.model), "megatron": megatron}
     if place == "common.pt":
         path = tmp_path / "step_00000001"
@@ -302,7 +302,7 @@ def test_options_that_change_arithmetic_are_taken(tmp_path: Path) -> None:
     config = yaml.safe_load((path / "model_config.yaml").read_text())
     megatron = {"rotary_interleaved": True, "softmax_scale": 0.3, "no_rope_freq": [0, 1, 0, 1]}
     (path / "model_config.yaml").write_text(yaml.safe_dump({**config, "recipes": {"megatron": megatron}}))
-    with open_source(path) as source:
+    with open_stored_model(path) as source:
         assert source.model.megatron == megatron
 
 
@@ -311,5 +311,8 @@ def test_another_start_of_documents(tmp_path: Path) -> None:
     config = yaml.safe_load((path / "model_config.yaml").read_text())
     config["recipes"] = {"document_start": ["bos"]}
     (path / "model_config.yaml").write_text(yaml.safe_dump(config))
-    with open_source(path) as source, pytest.raises(UserError, match=r"document_start=\['bos'\] is neither"):
+    with (
+        open_stored_model(path) as source,
+        pytest.raises(UserError, match=r"document_start=\['bos'\] is neither"),
+    ):
         _ = source.document_start

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from recipes.checkpoint.manifest import MANIFEST, finished_checkpoints, verify
+from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, verify
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
 from tests.support.run_cases import Outcome, run_case, start
@@ -248,8 +248,8 @@ def case_without_space(overrides: list[str], where: str) -> Outcome:
     """A run in which one kind of write finds no space left."""
     import errno
 
-    import recipes.checkpoint.publish as publish
-    from recipes.training.rundir import RunDirectory
+    import recipes.checkpoint.save.publish as publish
+    from recipes.run_directory import RunDirectory
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -262,7 +262,7 @@ def case_without_space(overrides: list[str], where: str) -> Outcome:
     owner, name = patches[where]
     original = getattr(owner, name)
     if where == "metrics":
-        import recipes.training.rundir as rundir
+        import recipes.run_directory as rundir
 
         owner, name, original = rundir.os, "fsync", rundir.os.fsync
     setattr(owner, name, full)

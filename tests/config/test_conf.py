@@ -15,7 +15,8 @@ from recipes.config.megatron_fields import TRANSFORMER_CONFIG_FIELDS
 from recipes.config.validate import validate_pretrain
 from recipes.config.validate_model import validate_model
 from recipes.errors import UserError
-from recipes.model.accounting import count_parameters, padded_vocab_size, parameters_per_part
+from recipes.families.model_config import padded_vocab_size
+from recipes.plan.accounting import count_parameters, parameters_per_part
 from tests.support.corpus import TinyData
 
 MINIMAL = ["name=x", "data.seq_length=32", "trainer.max_steps=1", "dry_run=true"]

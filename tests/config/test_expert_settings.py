@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.config.schema import ParallelConfig
 from recipes.config.validate_model import validate_model
 from recipes.config.validate_parallel import validate_parallel
 from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
 
 MIXTURE = ModelConfig(
     num_layers=4,

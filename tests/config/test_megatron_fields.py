@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from recipes.config.megatron_fields import MEGATRON_CHOICES
-from recipes.config.schema import ModelConfig
 from recipes.config.stored_options import STORED_OPTIONS
 from recipes.config.validate_model import OWNED_MEGATRON_FIELDS, UNUSED_MEGATRON_FIELDS, validate_model
 from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
 from tests.config.test_expert_settings import MIXTURE, PARAM_MOE
 
 DENSE = replace(MIXTURE, num_moe_experts=None)

@@ -17,6 +17,7 @@ from recipes.config.hydra_app import compose
 from recipes.config.schema import EvaluateConfig, GenerateConfig, PretrainConfig
 from recipes.config.validate import parse_duration, validate_pretrain
 from recipes.config.validate_jobs import MARKS, validate_evaluate, validate_generate
+from recipes.data.samples.inputs import check_inputs
 from recipes.errors import UserError
 from tests.support.corpus import TinyData
 
@@ -41,7 +42,15 @@ def changed(config: Any, **values: Any) -> Any:
     return config
 
 
-def refusal(config: Any, validate: Any = validate_pretrain) -> str:
+def checked(config: PretrainConfig) -> int:
+    """All that is checked before a run starts, files too unless it is only planned."""
+    data_parallel_size = validate_pretrain(config)
+    if not config.dry_run:
+        check_inputs(config)
+    return data_parallel_size
+
+
+def refusal(config: Any, validate: Any = checked) -> str:
     with pytest.raises(UserError) as caught:
         validate(config)
     text = str(caught.value)
@@ -50,8 +59,8 @@ def refusal(config: Any, validate: Any = validate_pretrain) -> str:
 
 
 def test_both_are_accepted(planned: PretrainConfig, real: PretrainConfig) -> None:
-    assert validate_pretrain(planned) == 1
-    assert validate_pretrain(real) == 1
+    assert checked(planned) == 1
+    assert checked(real) == 1
 
 
 NAN, INF = float("nan"), float("inf")
@@ -75,7 +84,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"seed": -1}, "seed=-1: must lie between 0 and 2147483647"),
     ({"seed": 2**31}, "seed=2147483648: must lie between"),
     # The model
-    ({"model__family": "lama"}, "model.family=lama: known families: llama"),
+    ({"model__family": "lama"}, "model.family=lama: known families: gemma3, llama"),
     ({"model__num_layers": 0}, "model.num_layers=0: must be positive"),
     ({"model__hidden_size": -8}, "model.hidden_size=-8: must be positive"),
     ({"model__ffn_hidden_size": 0}, "model.ffn_hidden_size=0: must be positive"),
@@ -334,7 +343,7 @@ def test_accepted(planned: PretrainConfig, values: dict[str, Any]) -> None:
     config = changed(planned, **values)
     parallel = config.parallel
     stages = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
-    assert validate_pretrain(config) == (parallel.world_size or 1) // stages
+    assert checked(config) == (parallel.world_size or 1) // stages
 
 
 def test_launched_processes_count(planned: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +352,7 @@ def test_launched_processes_count(planned: PretrainConfig, monkeypatch: pytest.M
     assert refusal(
         changed(planned, parallel__tensor_model_parallel_size=4, model__num_query_groups=4)
     ).startswith("parallel=tensor 4 x pipeline 1 x context 1: needs a multiple of 4 processes, there are 6")
-    assert validate_pretrain(changed(planned, trainer__global_batch_size=48)) == 6
+    assert checked(changed(planned, trainer__global_batch_size=48)) == 6
 
 
 def copied(data: TinyData, name: str, directory: Path) -> str:
@@ -380,12 +389,12 @@ def test_source_shorter_than_one_sample(real: PretrainConfig, tiny_data: TinyDat
     fits = changed(
         longer, data__seq_length=tokens - 1, data__train={"en": SourceConfig(prefix)}, data__valid={}
     )
-    assert validate_pretrain(fits) == 1
+    assert checked(fits) == 1
 
 
 def test_source_of_weight_zero_is_not_looked_at(real: PretrainConfig) -> None:
     train = {**real.data.train, "gone": SourceConfig("nowhere/x", 0.0)}
-    assert validate_pretrain(changed(real, data__train=train)) == 1
+    assert checked(changed(real, data__train=train)) == 1
 
 
 def test_tokenizer(real: PretrainConfig, tiny_data: TinyData, tmp_path: Path) -> None:
@@ -400,7 +409,7 @@ def test_tokenizer(real: PretrainConfig, tiny_data: TinyData, tmp_path: Path) ->
         f"tokenizer.model={tiny_data.tokenizer}: has 800 pieces, more than model.vocab_size=500; "
     )
     assert text.endswith("set model.vocab_size=800")
-    assert validate_pretrain(changed(real, model__vocab_size=800)) == 1
+    assert checked(changed(real, model__vocab_size=800)) == 1
     broken = tmp_path / "broken.model"
     broken.write_bytes(b"not a model")
     assert str(broken) in refusal(changed(real, tokenizer__model=str(broken)))
@@ -483,7 +492,7 @@ def test_evaluate_refused(model_file: str, values: dict[str, Any], message: str)
 
 @pytest.mark.parametrize("mark", MARKS)
 def test_directories_with_a_model(mark: str, tmp_path: Path) -> None:
-    """What recipes/checkpoint/sources/ reads is not refused before it is asked."""
+    """What recipes/checkpoint/open.py reads is not refused before it is asked."""
     config = GenerateConfig(gpt_model_file=str(tmp_path), prompts=["x"])
     assert "holds no model: none of model_config.yaml" in refusal(config, validate_generate)
     (tmp_path / mark).parent.mkdir(exist_ok=True)

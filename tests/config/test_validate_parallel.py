@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.config.schema import ParallelConfig
 from recipes.config.validate_parallel import validate_parallel
 from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
 from tests.config.test_expert_settings import MIXTURE, PARAM_MOE
 
 DENSE = replace(MIXTURE, num_moe_experts=None)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.data.blend import Blend, BlendState, Source, blending_indices, continue_blend
+from recipes.data.samples.blend import Blend, BlendState, Source, blending_indices, continue_blend
 from tests.support.sources import SEQ_LENGTH, source, write_source
 
 FIRST = {"en": 0, "hi": 100_000, "code": 200_000}
@@ -205,7 +205,7 @@ def test_other_processes_agree(directory: Path) -> None:
     code = """
 import json, sys
 from pathlib import Path
-from recipes.data.blend import Blend, continue_blend
+from recipes.data.samples.blend import Blend, continue_blend
 from tests.support.sources import source
 directory, cache = Path(sys.argv[1]), Path(sys.argv[2])
 weights = json.loads(sys.argv[3])

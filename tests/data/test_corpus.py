@@ -13,7 +13,7 @@ from recipes.data.corpus.generate import CHOICES, build_benchmark, documents, te
 from recipes.data.corpus.grammar import LANGUAGES, adjective, decline, fill, split_at_answer
 from recipes.data.corpus.sentences import KINDS, WORDINGS
 from recipes.data.corpus.stories import FILLERS, SCENES, STORIES
-from recipes.data.corpus.words import JOBS, MEN, PETS, TOWNS, WOMEN
+from recipes.data.corpus.vocabulary import JOBS, MEN, PETS, TOWNS, WOMEN
 from recipes.data.corpus.world import PERSON_KINDS, World, make_world
 from recipes.errors import UserError
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.data import indexed
-from recipes.data.indexed import IndexedWriter, Sidecar, check_prefix, token_dtype
+from recipes.data.samples import indexed
+from recipes.data.samples.indexed import IndexedWriter, Sidecar, check_prefix, token_dtype
 from recipes.errors import UserError
 
 
@@ -175,5 +175,5 @@ def test_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, recipes.data.indexed; assert not {'torch', 'numpy'} & set(sys.modules)"
+    code = "import sys, recipes.data.samples.indexed; assert not {'torch', 'numpy'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

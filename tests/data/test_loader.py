@@ -12,8 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.data.blend import continue_blend
-from recipes.data.loader import StepSampler, collate, training_loader, training_sources, validation_loader
+from recipes.data.samples.blend import continue_blend
+from recipes.data.samples.loader import (
+    StepSampler,
+    collate,
+    training_loader,
+    training_sources,
+    validation_loader,
+)
 from tests.support.sources import SEQ_LENGTH, TOKENIZER, run_config, write_source
 
 

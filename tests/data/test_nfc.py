@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from recipes.data.nfc import nfc
+from recipes.data.text.nfc import nfc
 
 # Where things compose, decompose and change places: Devanagari and Bengali with their marks, Latin accents,
 # Hangul, and scripts beyond 16 bits.

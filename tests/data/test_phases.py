@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from recipes.config.data_schema import PhaseConfig, ShareConfig, SourceConfig
 from recipes.config.hydra_app import compose, explain
+from recipes.config.phases import Phase, plan_phases, samples_drawn, sources_in_use
 from recipes.config.schema import PretrainConfig
-from recipes.data.blend import BlendState, RunBlend, Source, stretches_of
-from recipes.data.epochs import MANY_EPOCHS, epoch_rows, source_uses
-from recipes.data.phases import Phase, plan_phases, samples_drawn, sources_in_use
+from recipes.data.samples.blend import BlendState, RunBlend, Source, stretches_of
 from recipes.errors import UserError
+from recipes.plan.epochs import MANY_EPOCHS, epoch_rows, source_uses
 from tests.support.blend_cases import build_case
 from tests.support.pool import GlooPool
 from tests.support.sources import SEQ_LENGTH, run_config, source, write_source
@@ -257,7 +257,7 @@ def test_no_torch_for_a_dry_run() -> None:
     import subprocess
     import sys
 
-    code = "import sys, recipes.training.plan, recipes.data.epochs; assert 'torch' not in sys.modules"
+    code = "import sys, recipes.plan.dry_run, recipes.plan.epochs; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -20,10 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.data import preprocess as module
-from recipes.data.indexed import Sidecar, check_prefix
-from recipes.data.partial import PartialOutput
-from recipes.data.preprocess import preprocess
+from recipes.data.samples.indexed import Sidecar, check_prefix
+from recipes.data.tokenize import preprocess as module
+from recipes.data.tokenize.partial import PartialOutput
+from recipes.data.tokenize.preprocess import preprocess
 from recipes.data.tokenizer import TextTokenizer, load_tokenizer
 from recipes.data.tokenizer.sentencepiece_model import SentencePieceTokenizer
 from recipes.data.tokenizer.train import train_tokenizer

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from recipes.data.progress import Progress
+from recipes.console import Progress
 
 
 @pytest.mark.parametrize(

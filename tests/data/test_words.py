@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.data import words
-from recipes.data.text import read_texts
+from recipes.data.text.documents import read_texts
+from recipes.data.tokenize import word_encoder as words
+from recipes.data.tokenize.word_encoder import BatchEncoder, is_separable
 from recipes.data.tokenizer import load_tokenizer
 from recipes.data.tokenizer.train import train_tokenizer
-from recipes.data.words import BatchEncoder, is_separable
 from recipes.errors import UserError
 
 TEXT = "the river rises in the hills  and falls\n नदी पहाड़ों से निकलती है।   नावें चावल ले जाती हैं " * 3

@@ -9,7 +9,7 @@ import torch
 from tiny_text_model import LlamaTextModel, random_llama, train_tokenizer
 
 from recipes.errors import UserError
-from recipes.evaluation.run import evaluate
+from recipes.evaluation.benchmark import evaluate
 from recipes.evaluation.tasks import minibench_tasks
 
 Item = dict[str, Any]

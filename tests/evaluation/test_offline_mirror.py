@@ -21,8 +21,7 @@ from tiny_text_model import (
     train_tokenizer,
 )
 
-from recipes.errors import UserError
-from recipes.evaluation.mirror import (
+from recipes.data.benchmark_mirror import (
     in_place_of_hub,
     read_manifest,
     sha256_file,
@@ -30,8 +29,9 @@ from recipes.evaluation.mirror import (
     verified_hash,
     write_index,
 )
+from recipes.errors import UserError
+from recipes.evaluation.benchmark import evaluate
 from recipes.evaluation.result import EvaluationResult
-from recipes.evaluation.run import evaluate
 from recipes.evaluation.table import render
 from recipes.evaluation.tasks import load_tasks
 from tools.prefetch_benchmarks import prefetch

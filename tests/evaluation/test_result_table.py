@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from recipes.errors import UserError
+from recipes.evaluation.benchmark import read_results, write_results
 from recipes.evaluation.result import EvaluationResult, Score, TaskResult
-from recipes.evaluation.run import read_results, write_results
 from recipes.evaluation.table import Row, TableSpec, render
 
 CONF = Path(__file__).parents[2] / "conf" / "eval"

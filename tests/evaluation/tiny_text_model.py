@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from recipes.evaluation.mirror import read_manifest, split_file, write_index
+from recipes.data.benchmark_mirror import read_manifest, split_file, write_index
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "benchmarks" / "mirror"
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from recipes.checkpoint.archive import extract_archive
 from recipes.checkpoint.convert import convert
+from recipes.checkpoint.formats.archive import extract_archive
 from recipes.config.hydra_app import compose
 from recipes.config.schema import GenerateConfig
 from recipes.errors import UserError

@@ -12,13 +12,10 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from recipes.config.schema import ModelConfig, ParallelConfig
-from recipes.model.accounting import (
-    count_parameters,
-    expected_memory_bytes,
-    flops_per_token,
-    padded_vocab_size,
-)
+from recipes.config.schema import ParallelConfig
+from recipes.families.model_config import ModelConfig, padded_vocab_size
+from recipes.plan.accounting import count_parameters, flops_per_token
+from recipes.plan.memory import expected_memory_bytes
 from tests.support.engine import TINY, process_groups
 
 from recipes.model.build import build_gpt_model  # isort: skip

@@ -13,8 +13,9 @@ import torch
 from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor
 
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.config.schema import ParallelConfig
 from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
 from recipes.model.build import build_gpt_model, transformer_config
 from tests.support.engine import TINY, attention_dropout_output, process_groups
 from tests.support.pool import GlooPool

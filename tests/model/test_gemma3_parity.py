@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.config.schema import ParallelConfig
+from recipes.families.model_config import ModelConfig
 from tests.support.engine import GPTModel, initialized, process_groups
 from tests.support.parity import (
     assert_cached_greedy_is_the_full_forward,
@@ -22,11 +23,12 @@ from tests.support.parity import (
     split_qkv,
 )
 
+from recipes.config.validate_model import validate_model  # isort: skip
 from recipes.errors import UserError  # isort: skip
-from recipes.model.accounting import count_parameters  # isort: skip
+from recipes.plan.accounting import count_parameters  # isort: skip
 from recipes.model.build import build_gpt_model, transformer_config  # isort: skip
 from recipes.model.init import initialize_weights, sharded_tensors  # isort: skip
-from recipes.model.layers import layer_windows  # isort: skip
+from recipes.families.family import layer_windows  # isort: skip
 
 VOCABULARY = 256
 GEMMA = ModelConfig(
@@ -291,7 +293,7 @@ def test_initial_values() -> None:
 
 def test_flash_decode_is_refused() -> None:
     with pytest.raises(UserError, match=r"^model\.megatron\.flash_decode=True: .*; remove it$"):
-        build_gpt_model(replace(GEMMA, megatron={"flash_decode": True}), ParallelConfig(), torch.float32)
+        validate_model(replace(GEMMA, megatron={"flash_decode": True}))
 
 
 def test_norms_are_zero_centred_in_the_configuration() -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.config.schema import ParallelConfig
+from recipes.families.model_config import ModelConfig
 from tests.support.engine import TINY, initial_parameters, initialized, process_groups
 from tests.support.pool import GlooPool
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from recipes.config.schema import ModelConfig
+from recipes.families.model_config import ModelConfig
 from tests.support.engine import TINY, GPTModel, initialized, process_groups
 from tests.support.parity import assert_gradients_agree, batch, gradients
 

@@ -28,8 +28,8 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from recipes.config.schema import ModelConfig, OptimConfig, ParallelConfig
-from recipes.model.layers import moe_layers
+from recipes.config.schema import OptimConfig, ParallelConfig
+from recipes.families.model_config import ModelConfig, moe_layers
 from tests.support.engine import TINY, GPTModel, initialized, process_groups
 from tests.support.parity import assert_gradients_agree, batch, gradients, split_qkv
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.config.schema import ParallelConfig
+from recipes.families.model_config import ModelConfig
 from tests.support.engine import GPTModel, initialized, process_groups
 from tests.support.nano_cases import initial_parts, losses_and_gradients, shaken
 from tests.support.nano_reference import FEATURES, NanoReference
@@ -29,11 +30,12 @@ from tests.support.parity import (
 )
 from tests.support.pool import GlooPool
 
+from recipes.config.validate_model import validate_model  # isort: skip
 from recipes.errors import UserError  # isort: skip
-from recipes.model.accounting import count_parameters  # isort: skip
+from recipes.plan.accounting import count_parameters  # isort: skip
 from recipes.model.build import build_gpt_model  # isort: skip
 from recipes.model.init import initialize_weights, sharded_tensors  # isort: skip
-from recipes.model.layers import value_embedding_layers  # isort: skip
+from recipes.families.nano_hindi import value_embedding_layers  # isort: skip
 
 VOCABULARY = 256
 NANO = ModelConfig(
@@ -328,6 +330,5 @@ def test_no_soft_cap_leaves_the_logits() -> None:
 
 @pytest.mark.parametrize("field", ["distribute_saved_activations", "fp32_residual_connection"])
 def test_megatron_settings_that_the_family_cannot_have(field: str) -> None:
-    parallel = replace(RECOMPUTATIONS["full"][0], tensor_model_parallel_size=2)
     with pytest.raises(UserError, match=rf"^model\.megatron\.{field}=True: .*; remove it$"):
-        build_gpt_model(replace(NANO, megatron={field: True}), parallel, torch.float32)
+        validate_model(replace(NANO, megatron={field: True}))

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.config.schema import ParallelConfig
+from recipes.families.model_config import ModelConfig
 from tests.support.engine import TINY, GPTModel, initialized, process_groups
 from tests.support.parity import assert_gradients_agree, batch, gradients, split_qkv
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from recipes.config.schema import ModelConfig, OptimConfig, ParallelConfig
+from recipes.config.schema import OptimConfig, ParallelConfig
+from recipes.families.model_config import ModelConfig
 from tests.support.engine import TINY, initialized, process_groups, torch
 
 from megatron.core.distributed import (  # isort: skip

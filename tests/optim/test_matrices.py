@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from recipes.config.schema import ModelConfig
 from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
 from tests.support.engine import TINY, initialized, process_groups, torch
 
 from recipes.optim.matrices import MatrixLayout, matrix_layout  # isort: skip

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recipes.config.lengths import schedule_lengths
 from recipes.config.schema import OptimConfig
-from recipes.optim.curve import HEIGHT, WIDTH, draw_learning_rate
-from recipes.optim.lengths import schedule_lengths
-from recipes.optim.schedule import learning_rate
+from recipes.plan.learning_rate import HEIGHT, WIDTH, draw_learning_rate, learning_rate
 from tests.support.engine import torch  # The stand-in for CUDA before megatron-core.
 
 from recipes.optim.build import build_schedule  # isort: skip
@@ -129,7 +128,7 @@ def test_the_planned_rate_is_megatron_cores(
     total: int,
     min_lr: float,
 ) -> None:
-    """recipes/optim/schedule.py, which needs no torch, against the scheduler that trains."""
+    """recipes/plan/learning_rate.py, which needs no torch, against the scheduler that trains."""
     keys = ["lr_warmup", "lr_decay", "lr_wsd_decay"]
     if in_tokens:  # Anything in a step's last thousand tokens ends with the step.
         tokens = [

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from recipes.config.hydra_app import compose
-from recipes.config.schema import ModelConfig, OptimConfig, ParallelConfig
+from recipes.config.schema import OptimConfig, ParallelConfig
 from recipes.config.validate import validate_pretrain
 from recipes.config.validate_optim import validate_optim
 from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
 
 UNTIED = ModelConfig(share_embeddings_and_output_weights=False)
 TIED = ModelConfig(share_embeddings_and_output_weights=True)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.config.schema import ParallelConfig
+from recipes.families.model_config import ModelConfig
 from tests.support.corpus import TinyData
 from tests.support.expert_cases import initial_experts, pretrain_with_equal_noise, router_noise
 from tests.support.pool import GlooPool

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from recipes.config.families import FAMILY_RULES
+from recipes.families.family import find_family
 from tests.support.cases import pretrain_case
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
@@ -26,7 +26,7 @@ LAYOUTS = {
     "dp2": ["parallel=single"],
     "cp2": ["parallel=single", "parallel.context_parallel_size=2"],
 }
-# Families may refuse these sizes, with the reason: FAMILY_RULES.
+# Families may refuse these sizes, with the reason.
 REFUSABLE = {"pp2_uneven": "pipeline_model_parallel_size", "cp2": "context_parallel_size"}
 STEPS = 10
 
@@ -35,7 +35,7 @@ Run = Callable[..., Metrics]
 
 
 def layouts_of(family: str) -> list[str]:
-    refused = FAMILY_RULES[family].refused_layouts
+    refused = find_family(family).refused_layouts
     asked = ["pp2_uneven", "cp2"] if family == "llama" else LAYOUTS  # The others are in test_layouts.py.
     return [layout for layout in asked if REFUSABLE.get(layout) not in refused]
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.config.schema import ParallelConfig
 from recipes.config.world import launched_world
+from recipes.families.model_config import ModelConfig
 from tests.support.engine import process_groups
 
 

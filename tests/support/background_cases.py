@@ -50,8 +50,8 @@ def only_open(gate: threading.Event) -> None:
 
 def held_case(overrides: list[str], steps: int) -> tuple[Outcome, int]:
     """A run that writes only when training is ``steps`` further, or waits for the save; and how many were."""
-    from recipes.checkpoint.background import BackgroundSave
-    from recipes.training.checkpoints import Checkpoints
+    from recipes.checkpoint.save.background import BackgroundSave
+    from recipes.training.callbacks.checkpoints import Checkpoints
 
     gate, held = threading.Event(), []
     start, finish = BackgroundSave.start, BackgroundSave.finish
@@ -105,7 +105,7 @@ def diverging_case(overrides: list[str], step: int) -> Outcome:
 def metrics_refused_case(overrides: list[str], step: int) -> tuple[Outcome, bool]:
     """A save under way when metrics cannot be written at ``step``; and whether a writer lives on."""
     from recipes.errors import UserError
-    from recipes.training.rundir import RunDirectory
+    from recipes.run_directory import RunDirectory
 
     original = RunDirectory.append_metrics
 
@@ -142,7 +142,7 @@ def main() -> None:
     from recipes.parallel import cpu_stand_in
 
     cpu_stand_in.install()
-    from recipes.checkpoint.sharded_save import ShardedSave
+    from recipes.checkpoint.save.sharded_save import ShardedSave
     from recipes.config.hydra_app import compose
     from recipes.pretrain import run
 

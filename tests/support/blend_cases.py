@@ -27,8 +27,8 @@ def build_case(directory: str) -> tuple[int, list[str], list[tuple[str, int]], l
     """A blend of two phases on this rank: what it wrote, and what it would read."""
     import torch
 
-    from recipes.data.blend import RunBlend, stretches_of
-    from recipes.data.phases import Phase
+    from recipes.config.phases import Phase
+    from recipes.data.samples.blend import RunBlend, stretches_of
     from tests.support.sources import source
 
     torch.distributed.init_process_group("gloo")

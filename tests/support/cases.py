@@ -10,7 +10,7 @@ def pretrain_case(overrides: list[str]) -> tuple[int, list[dict[str, Any]]]:
     """A whole run of recipes.pretrain; its exit code and metrics so far."""
     from recipes.config.hydra_app import compose
     from recipes.pretrain import run
-    from recipes.training.rundir import read_metrics
+    from recipes.run_directory import read_metrics
 
     config = compose("pretrain", overrides)
     code = run(config)
@@ -36,9 +36,9 @@ def training_logits(step_directory: str, tokens: list[list[int]]) -> Any:
     """Logits ``[b, s, V]`` of a training checkpoint, loaded as a run that resumes from it loads it."""
     import torch
 
-    from recipes.checkpoint.nemo_config import from_nemo_config
-    from recipes.checkpoint.safety import load_plain
-    from recipes.checkpoint.training import load_checkpoint_weights
+    from recipes.checkpoint.formats.safety import load_plain
+    from recipes.checkpoint.nemo.classic_config import from_nemo_config
+    from recipes.checkpoint.save.training_state import load_checkpoint_weights
     from recipes.config.schema import ParallelConfig
     from tests.support.engine import build_gpt_model, process_groups
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from recipes.data.benchmark_mirror import split_file, write_index
 from recipes.data.corpus.generate import documents
 from recipes.data.corpus.grammar import Language
 from recipes.data.corpus.world import make_world
-from recipes.evaluation.mirror import split_file, write_index
 from recipes.files import sha256_file
 
 HINDI = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.data.corpus.write import make_corpus
-from recipes.data.preprocess import preprocess
+from recipes.data.tokenize.preprocess import preprocess
 from recipes.data.tokenizer.train import train_tokenizer
 
 

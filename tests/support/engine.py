@@ -17,8 +17,9 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.config.schema import ParallelConfig
 from recipes.config.world import World, launched_world
+from recipes.families.model_config import ModelConfig
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights
 from recipes.parallel.setup import init_model_parallel, init_process_group

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.config.schema import ParallelConfig
 from recipes.config.world import launched_world
+from recipes.families.model_config import ModelConfig
 
 
 def pretrain_with_equal_noise(overrides: list[str]) -> tuple[int, list[dict[str, Any]]]:

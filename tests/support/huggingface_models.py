@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from recipes.checkpoint.formats.blob import Blob
+from recipes.checkpoint.formats.lazy import LazyTensor, Stored, row_major, whole
+from recipes.checkpoint.formats.names import canonical_names
 from recipes.checkpoint.huggingface.config import architecture_of, to_generation_config, to_hf_config
 from recipes.checkpoint.huggingface.remote import write_remote_code
-from recipes.checkpoint.huggingface.tables import rules_of
 from recipes.checkpoint.huggingface.write import write_weights
-from recipes.checkpoint.sources.blob import Blob
-from recipes.checkpoint.sources.lazy import LazyTensor, Stored, row_major, whole
-from recipes.checkpoint.sources.names import canonical_names
-from recipes.config.schema import ModelConfig
+from recipes.families.family import tensor_table
+from recipes.families.model_config import ModelConfig
 from tests.support.engine import TINY, GPTModel
 
 LLAMA = replace(
@@ -142,7 +142,7 @@ def export(directory: Path, model: ModelConfig, tensors: Mapping[str, LazyTensor
     (directory / "config.json").write_text(json.dumps(config))
     generation = to_generation_config(**ids, use_cache=config["use_cache"])
     (directory / "generation_config.json").write_text(json.dumps(generation))
-    write_weights(directory, tensors, rules_of(model), lambda name, dtype: dtype, lambda done: None)
+    write_weights(directory, tensors, tensor_table(model), lambda name, dtype: dtype, lambda done: None)
     write_remote_code(directory, model)
     return directory
 
@@ -163,7 +163,7 @@ def loaded(directory: Path, model: ModelConfig, **options: Any) -> Any:
         directory,
         output_loading_info=True,
         attn_implementation="eager",
-        trust_remote_code=architecture_of(model).remote,
+        trust_remote_code=architecture_of(model).remote_code is not None,
         **options,
     )
     assert type(found).__name__ == architecture_of(model).name

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from recipes.config.schema import ModelConfig, ParallelConfig
+from recipes.config.schema import ParallelConfig
+from recipes.families.model_config import ModelConfig
 from tests.support.engine import GPTModel, initialized, process_groups
 from tests.support.parity import batch
 

@@ -39,7 +39,7 @@ def run_case(overrides: list[str], limit_file_size: int | None = None) -> Outcom
     from recipes.config.hydra_app import compose
     from recipes.errors import UserError
     from recipes.pretrain import run
-    from recipes.training.rundir import read_metrics
+    from recipes.run_directory import read_metrics
 
     config = compose("pretrain", overrides)
     metrics = Path(config.output_dir) / config.name / "metrics.jsonl"
@@ -105,7 +105,7 @@ def _send(metrics: Path, step: int, number: int, times: int, delay_s: float) -> 
 
 def wait_for_step(metrics: Path, step: int, alive: Callable[[], bool], limit_s: float = 90) -> None:
     """Returns when ``metrics`` holds a loss of ``step`` or later."""
-    from recipes.training.rundir import read_metrics
+    from recipes.run_directory import read_metrics
 
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline and alive():

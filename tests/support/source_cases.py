@@ -52,8 +52,9 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def _build(name: str, layout: dict[str, int]) -> Any:
-    from recipes.config.schema import ModelConfig, ParallelConfig
+    from recipes.config.schema import ParallelConfig
     from recipes.config.world import launched_world
+    from recipes.families.model_config import ModelConfig
     from recipes.model.build import build_gpt_model
     from recipes.parallel.setup import init_model_parallel, init_process_group, resolve_dtype
 
@@ -65,8 +66,8 @@ def _build(name: str, layout: dict[str, int]) -> Any:
 
 def write_case(name: str, directory: str, layout: dict[str, int], tokenizer: str) -> None:
     """Writes directory/name.nemo with initial weights of seed 5, which no layout changes."""
-    from recipes.checkpoint.nemo_config import to_nemo_config
-    from recipes.checkpoint.nemo_file import new_tokenizer_name, save_nemo
+    from recipes.checkpoint.nemo.classic_config import to_nemo_config
+    from recipes.checkpoint.nemo.nemo_file import new_tokenizer_name, save_nemo
     from recipes.model.init import initialize_weights
     from tests.support.run_cases import forget_groups
 
@@ -90,8 +91,8 @@ def load_case(name: str, path: str, layout: dict[str, int]) -> int:
     """Fills a model from the file; every element must be what initialisation gives. Counts them."""
     import torch
 
-    from recipes.checkpoint.nemo_file import load_weights
-    from recipes.checkpoint.sources import open_source
+    from recipes.checkpoint.nemo.nemo_file import load_weights
+    from recipes.checkpoint.open import open_stored_model
     from recipes.model.init import initialize_weights, sharded_tensors
     from tests.support.run_cases import forget_groups
 
@@ -99,7 +100,7 @@ def load_case(name: str, path: str, layout: dict[str, int]) -> int:
     with torch.no_grad():
         for parameter in gpt.parameters():
             parameter.fill_(float("nan"))
-    with open_source(Path(path)) as source:
+    with open_stored_model(Path(path)) as source:
         assert source.model.family == model.family and source.model.num_layers == model.num_layers
         load_weights(source, gpt)
     loaded = [shard.data.clone() for shard in sharded_tensors(gpt)]

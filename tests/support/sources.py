@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from recipes.config.data_schema import DataConfig, SourceConfig
-from recipes.config.schema import ModelConfig, PretrainConfig, TrainerConfig
-from recipes.data.blend import Source
-from recipes.data.indexed import IndexedWriter
+from recipes.config.schema import PretrainConfig, TrainerConfig
+from recipes.data.samples.blend import Source
+from recipes.data.samples.indexed import IndexedWriter
+from recipes.families.model_config import ModelConfig
 
 SEQ_LENGTH = 8
 TOKENIZER: Any = SimpleNamespace(eos_id=-7, sha256="0" * 64)

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from recipes.checkpoint.archive import extract_archive
+from recipes.checkpoint.formats.archive import extract_archive
 from tests.support.nemo_files import FIXTURES, MAIN
 
 LAYERS, FFN = 4, 192

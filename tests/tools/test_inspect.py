@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes.checkpoint.archive import extract_archive
 from recipes.checkpoint.convert import convert
+from recipes.checkpoint.formats.archive import extract_archive
 from tests.support.nemo_files import CONFIG, FIXTURES, MAIN, changed
 from tests.support.run_cases import ROOT
 from tests.support.stored_forms import rank_files

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.checkpoint.archive import extract_archive
+from recipes.checkpoint.formats.archive import extract_archive
 from recipes.errors import UserError
 from tests.support.nemo_files import FIXTURES, MAIN, read_tar
 from tests.support.run_cases import ROOT

@@ -9,8 +9,8 @@ from pathlib import Path
 import datasets
 import pytest
 
+from recipes.data.benchmark_mirror import read_manifest, sha256_file, split_file, verified_hash
 from recipes.errors import UserError
-from recipes.evaluation.mirror import read_manifest, sha256_file, split_file, verified_hash
 from tools.prefetch_benchmarks import main, prefetch
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "benchmarks" / "mirror"

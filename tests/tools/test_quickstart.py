@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.training.rundir import read_metrics
+from recipes.run_directory import read_metrics
 from tests.support.run_cases import ROOT, environment
 
 KEYS = {

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
-from recipes.checkpoint.archive import read_member
-from recipes.checkpoint.nemo_config import CLASSIC_TARGET, OUR_TARGET
+from recipes.checkpoint.formats.archive import read_member
+from recipes.checkpoint.nemo.classic_config import CLASSIC_TARGET, OUR_TARGET
 from tests.support.cases import completions, nemo_logits, training_logits
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool

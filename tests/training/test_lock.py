@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import UserError
-from recipes.training.lock import RunLock
+from recipes.training.run_lock import RunLock
 from tests.support.corpus import TinyData
 from tests.support.run_cases import ROOT, start, wait_for_step
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from recipes.training.lock import RunLock
+from recipes.training.run_lock import RunLock
 RunLock(Path(sys.argv[1])).acquire()
 if os.fork() == 0:  # As a data loader's worker that lives on.
     time.sleep(float(sys.argv[3]))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from recipes.checkpoint.manifest import finished_checkpoints, verify
-from recipes.checkpoint.sources import open_source
+from recipes.checkpoint.open import open_stored_model
+from recipes.checkpoint.save.manifest import finished_checkpoints, verify
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
 from tests.support.run_cases import Outcome, run_case
@@ -70,7 +70,7 @@ def written(run_directory: Path) -> dict[str, Any]:
 
 
 def weights(nemo: Path) -> dict[str, torch.Tensor]:
-    with open_source(nemo) as source:
+    with open_stored_model(nemo) as source:
         return {name: tensor.load() for name, tensor in source.tensors.items()}
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes.config.hydra_app import compose
-from recipes.config.length import total_steps
+from recipes.config.lengths import total_steps
 from recipes.config.validate import validate_pretrain
-from recipes.training.plan import describe_run
+from recipes.plan.dry_run import describe_run
 
 PARAM1 = [
     "name=param1",

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from recipes.checkpoint.manifest import MANIFEST, finished_checkpoints, verify, write_manifest
-from recipes.checkpoint.retention import VALID_LOSS
-from recipes.training.rundir import read_metrics
+from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, verify, write_manifest
+from recipes.checkpoint.save.retention import VALID_LOSS
+from recipes.run_directory import read_metrics
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
 from tests.support.run_cases import (

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from recipes.config.hydra_app import compose
-from recipes.training.rundir import RunDirectory, read_metrics
+from recipes.config.run_directory import resolved_yaml, run_directory_of
+from recipes.run_directory import RunDirectory, read_metrics
 
 
 @pytest.fixture
@@ -21,9 +22,9 @@ def directory(tmp_path: Path) -> RunDirectory:
     config = compose(
         "pretrain", ["name=run", f"output_dir={tmp_path}", "data.seq_length=32", "trainer.max_steps=1"]
     )
-    run = RunDirectory(config)
+    run = run_directory_of(config)
     run.create()
-    run.record(config)
+    run.record(resolved_yaml(config))
     return run
 
 
@@ -42,8 +43,8 @@ def test_recorded_configuration_is_whole(directory: RunDirectory, tmp_path: Path
     config = compose(
         "pretrain", ["name=run", f"output_dir={tmp_path}", "data.seq_length=32", "trainer.max_steps=1"]
     )
-    assert directory.describes(config)
-    assert not directory.describes(replace(config, seed=2))
+    assert directory.describes(resolved_yaml(config))
+    assert not directory.describes(resolved_yaml(replace(config, seed=2)))
     recorded = OmegaConf.load(directory.config_file)
     assert recorded.model.num_layers == 4 and recorded.trainer.max_steps == 1
     assert not OmegaConf.missing_keys(recorded)

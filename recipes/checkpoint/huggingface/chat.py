@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from recipes.checkpoint.sources.blob import Blob
-from recipes.checkpoint.sources.tokenizer import StoredTokenizer
-from recipes.data.tokenizer.files import LARGEST_TOKENIZER
+from recipes.checkpoint.formats.blob import Blob
+from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer
 from recipes.data.tokenizer.special_tokens import json_object
+from recipes.data.tokenizer.tokenizer_files import LARGEST_TOKENIZER
 from recipes.errors import UserError
 
 TEMPLATE = "chat_template.jinja"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recipes.checkpoint.formats.blob import Blob
 from recipes.checkpoint.huggingface.chat import (
     GENERATION,
     chat_template,
@@ -17,32 +18,34 @@ from recipes.checkpoint.huggingface.chat import (
 )
 from recipes.checkpoint.huggingface.config import to_generation_config, to_hf_config
 from recipes.checkpoint.huggingface.remote import write_remote_code
-from recipes.checkpoint.huggingface.tables import EMBEDDING, rules_of
 from recipes.checkpoint.huggingface.tokenizer import special_ids, write_tokenizer
 from recipes.checkpoint.huggingface.write import DtypeOf, Progress, write_weights
-from recipes.checkpoint.sources import Source
-from recipes.checkpoint.sources.blob import Blob
-from recipes.checkpoint.sources.tokenizer import StoredTokenizer
-from recipes.data.tokenizer.files import (
+from recipes.checkpoint.stored.stored_model import StoredModel
+from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer
+from recipes.data.tokenizer.tokenizer_files import (
     HUGGING_FACE,
     LARGEST_TOKENIZER,
     LIBRARIES,
     TOKENIZER_JSON,
     TOKENIZER_MODEL,
 )
+from recipes.families.family import tensor_table
+from recipes.families.tensors import WORD_EMBEDDINGS
 
 
-def write_huggingface(source: Source, directory: Path, dtype_of: DtypeOf, progress: Progress) -> list[str]:
+def write_huggingface(
+    source: StoredModel, directory: Path, dtype_of: DtypeOf, progress: Progress
+) -> list[str]:
     """Weights, configuration, tokenizer, and code where transformers has no class; returns warnings.
 
     Raises:
         UserError: no class in transformers computes the model, or a tensor is left over or missing.
     """
     model = source.model
-    rules = rules_of(model)
+    table = tensor_table(model)
     ids, warnings = _write_tokenizer(source, directory)
-    table = next(rule.ours for rule in rules if rule.theirs == (EMBEDDING,))
-    dtype = str(dtype_of(table, source.tensors[table].dtype)).removeprefix("torch.")
+    words = source.tensors[WORD_EMBEDDINGS]
+    dtype = str(dtype_of(words.name, words.dtype)).removeprefix("torch.")
     config = to_hf_config(model, dtype=dtype, **ids)
     generation = merged_generation(
         to_generation_config(**ids, use_cache=config["use_cache"]),
@@ -52,11 +55,11 @@ def write_huggingface(source: Source, directory: Path, dtype_of: DtypeOf, progre
     for name, content in (("config.json", config), (GENERATION, generation)):
         (directory / name).write_bytes(dumped(content, name))
     write_remote_code(directory, model)
-    write_weights(directory, source.tensors, rules, dtype_of, progress)
+    write_weights(directory, source.tensors, table, dtype_of, progress)
     return warnings
 
 
-def _write_tokenizer(source: Source, directory: Path) -> tuple[dict[str, Any], list[str]]:
+def _write_tokenizer(source: StoredModel, directory: Path) -> tuple[dict[str, Any], list[str]]:
     """The tokenizer's files, and the ids of bos, eos and pad."""
     tokenizer = source.tokenizer
     if not tokenizer.blobs or tokenizer.library not in LIBRARIES:

@@ -13,19 +13,18 @@ from typing import Any
 
 import torch
 
-from recipes.checkpoint.huggingface.config_in import FILE, from_hf_config
-from recipes.checkpoint.huggingface.rules import Rule
-from recipes.checkpoint.huggingface.safetensors_file import parse_json, read_safetensors
-from recipes.checkpoint.huggingface.tables import EMBEDDING, HEAD, rules_of
+from recipes.checkpoint.formats.containers import DirectoryFiles, Files
+from recipes.checkpoint.formats.lazy import LazyTensor, Part, Stored, row_major, whole
+from recipes.checkpoint.formats.safetensors_file import parse_json, read_safetensors
+from recipes.checkpoint.huggingface.config import FILE, from_hf_config
 from recipes.checkpoint.huggingface.write import INDEX_FILE, SINGLE_FILE
-from recipes.checkpoint.safety import shown
-from recipes.checkpoint.sources.files import DirectoryFiles, Files
-from recipes.checkpoint.sources.lazy import LazyTensor, Part, Stored, row_major, whole
-from recipes.config.schema import ModelConfig
-from recipes.data.tokenizer.files import TOKENIZER_JSON, TOKENIZER_MODEL, tokenizer_paths
+from recipes.console import shown
+from recipes.data.tokenizer.tokenizer_files import TOKENIZER_JSON, TOKENIZER_MODEL, tokenizer_paths
 from recipes.errors import UserError
-from recipes.model.accounting import num_query_groups
-from recipes.model.layers import moe_layers
+from recipes.families.blocks import EMBEDDING, OUTPUT
+from recipes.families.family import tensor_table
+from recipes.families.model_config import ModelConfig, moe_layers, num_query_groups
+from recipes.families.tensors import TensorSpec
 
 LARGEST_JSON = 50_000_000
 MOST_TENSORS = 500_000
@@ -61,12 +60,12 @@ def open_huggingface(path: Path) -> HuggingFaceDirectory:
     model = from_hf_config(config)
     _check_counts(model, len(stored), files.label)
     stored = _with_single_experts(_without_derived(stored), model, files.label)
-    if model.share_embeddings_and_output_weights and HEAD in stored:
+    if model.share_embeddings_and_output_weights and OUTPUT in stored:
         stored = _without_tied_head(stored, files.label)
     return HuggingFaceDirectory(
         config=config,
         model=model,
-        tensors=_merged(stored, rules_of(model), files.label),
+        tensors=_merged(stored, tensor_table(model), files.label),
         tokenizer_files=_tokenizer_files(path, files),
     )
 
@@ -175,13 +174,13 @@ def _expert_parts(kind: str, rows: int, mixtral: bool) -> Iterator[tuple[str, in
 
 def _without_tied_head(stored: dict[str, Stored], label: str) -> dict[str, Stored]:
     """A tied head that is stored all the same must be the embedding."""
-    head, embedding = stored[HEAD], stored.get(EMBEDDING)
+    head, embedding = stored[OUTPUT], stored.get(EMBEDDING)
     if embedding is None:
         # Some writers keep the head instead of the embedding.
-        return {(EMBEDDING if name == HEAD else name): tensor for name, tensor in stored.items()}
+        return {(EMBEDDING if name == OUTPUT else name): tensor for name, tensor in stored.items()}
     if head.shape != embedding.shape or head.dtype != embedding.dtype or not _equal(head, embedding):
-        raise UserError(f"{label}: tie_word_embeddings is true, but {HEAD} is another than {EMBEDDING}")
-    return {name: tensor for name, tensor in stored.items() if name != HEAD}
+        raise UserError(f"{label}: tie_word_embeddings is true, but {OUTPUT} is another than {EMBEDDING}")
+    return {name: tensor for name, tensor in stored.items() if name != OUTPUT}
 
 
 def _equal(a: Stored, b: Stored) -> bool:
@@ -197,13 +196,13 @@ def _equal(a: Stored, b: Stored) -> bool:
     return True
 
 
-def _merged(stored: dict[str, Stored], rules: list[Rule], label: str) -> dict[str, LazyTensor]:
+def _merged(stored: dict[str, Stored], table: list[TensorSpec], label: str) -> dict[str, LazyTensor]:
     """Ours, made of parts of theirs."""
     unused = set(stored)
     tensors = {}
-    for rule in rules:
+    for spec in table:
         parts = []
-        for name, shape in zip(rule.theirs, rule.shapes(), strict=True):
+        for name, shape in zip(spec.theirs, spec.shapes(), strict=True):
             if name not in stored:
                 raise UserError(f"{label}: {name} is missing, which config.json asks for")
             if stored[name].shape != shape:
@@ -212,33 +211,33 @@ def _merged(stored: dict[str, Stored], rules: list[Rule], label: str) -> dict[st
                 )
             unused.discard(name)
             parts.append(stored[name])
-        tensors[rule.ours] = _lazy(rule, parts, label)
+        tensors[spec.name] = _lazy(spec, parts, label)
     for name in sorted(unused):
         raise UserError(f"{label}: {shown(name)} is left over: config.json's model has no place for it")
     return tensors
 
 
-def _lazy(rule: Rule, stored: list[Stored], label: str) -> LazyTensor:
+def _lazy(spec: TensorSpec, stored: list[Stored], label: str) -> LazyTensor:
     dtype = stored[0].dtype
-    for name, tensor in zip(rule.theirs, stored, strict=True):
+    for name, tensor in zip(spec.theirs, stored, strict=True):
         if tensor.dtype not in TYPES:
             raise UserError(f"{label}: {name} is {tensor.dtype}; weights must be fp32, bf16 or fp16")
         if tensor.dtype != dtype:
-            raise UserError(f"{label}: {name} is {tensor.dtype}, {rule.theirs[0]} is {dtype}")
-    tail = rule.shape[1:]
+            raise UserError(f"{label}: {name} is {tensor.dtype}, {spec.theirs[0]} is {dtype}")
+    tail = spec.shape[1:]
     origin = (0,) * len(tail)
     parts = [
         Part(
             (run.place, *origin),
-            (run.rows, *tail),
+            (run.count, *tail),
             partial(stored.__getitem__, run.which),
             (run.start, *origin),
         )
-        for run in rule.runs
+        for run in spec.runs
     ]
-    if rule.padding():
-        size = (rule.padding(), *tail)
+    if spec.padding():
+        size = (spec.padding(), *tail)
         padding = Stored(None, dtype, size, row_major(size))
-        start = (rule.shape[0] - rule.padding(), *origin)
+        start = (spec.shape[0] - spec.padding(), *origin)
         parts.append(Part(start, size, lambda: padding, (0, *origin)))
-    return LazyTensor(rule.ours, rule.shape, dtype, tuple(parts))
+    return LazyTensor(spec.name, spec.shape, dtype, tuple(parts))

@@ -14,11 +14,11 @@ from datatrove.pipeline.decont import NGramsDecontConfig
 from datatrove.utils.hashing import HashConfig, create_hash_func
 from datatrove.utils.text import TextNormConfig, ngrams, simplify_text
 
-from recipes.data.clean.config import DecontaminationConfig
-from recipes.data.clean.words import ComparedWords
-from recipes.data.nfc import nfc
+from recipes.config.clean_schema import DecontaminationConfig
+from recipes.data.benchmark_mirror import read_manifest, split_file
+from recipes.data.clean.word_boundaries import ComparedWords
+from recipes.data.text.nfc import nfc
 from recipes.errors import UserError
-from recipes.evaluation.mirror import read_manifest, split_file
 from recipes.files import atomic_write
 
 # datatrove's default, xxhash, is called with text, which xxhash 4 refuses.

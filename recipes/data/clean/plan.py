@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.config.checks import refuse
-from recipes.data.clean.config import CleanConfig
-from recipes.data.compression import DAMAGE, damaged, is_compressed, open_stream, uncompressed_suffix
+from recipes.checks import refuse
+from recipes.config.clean_schema import CleanConfig
+from recipes.data.benchmark_mirror import MANIFEST
+from recipes.data.text.compression import DAMAGE, damaged, is_compressed, open_stream, uncompressed_suffix
 from recipes.errors import UserError
-from recipes.evaluation.mirror import MANIFEST
 from recipes.files import atomic_write, make_directory, sha256_file
 
 FORMAT = 2

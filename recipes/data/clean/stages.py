@@ -28,7 +28,10 @@ from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.pipeline.stats import DocStats
 from datatrove.pipeline.writers import JsonlWriter
 
-from recipes.data.clean.blocks import (
+from recipes.config.clean_schema import CleanConfig
+from recipes.data.clean.contamination import HASHES, NORMALISATION, n_gram_config, write_index
+from recipes.data.clean.languages import Identifier
+from recipes.data.clean.pipeline_blocks import (
     REASON,
     LanguageFilter,
     ListFilter,
@@ -41,12 +44,9 @@ from recipes.data.clean.blocks import (
     as_record,
     as_work,
 )
-from recipes.data.clean.config import CleanConfig
-from recipes.data.clean.contamination import HASHES, NORMALISATION, n_gram_config, write_index
-from recipes.data.clean.languages import Identifier
 from recipes.data.clean.plan import Plan, filters
 from recipes.data.clean.summary import write_summary
-from recipes.data.clean.words import ComparedWords
+from recipes.data.clean.word_boundaries import ComparedWords
 
 _BUFFERED = 1000
 """Signatures read at once from each task's file."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from recipes.data.clean.config import CleanConfig
+from recipes.config.clean_schema import CleanConfig
 from recipes.data.clean.page import counted, masked, write_page
 from recipes.data.clean.plan import filters
 from recipes.files import atomic_write

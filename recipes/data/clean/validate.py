@@ -7,8 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
-from recipes.config.checks import not_negative, one_of, positive, refuse
-from recipes.data.clean.config import LANGUAGES, PII_KINDS, CleanConfig, GopherConfig
+from recipes.checks import not_negative, one_of, positive, refuse
+from recipes.config.clean_schema import LANGUAGES, PII_KINDS, CleanConfig, GopherConfig
 from recipes.errors import UserError
 
 _FASTTEXT_MAGIC = (793712314).to_bytes(4, "little")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from recipes.data.corpus import words
+from recipes.data.corpus import vocabulary as words
 from recipes.data.corpus.grammar import Language, Word, capitalise, fill
 
 FILLERS: dict[str, tuple[Word, ...]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from recipes.data.corpus import words
+from recipes.data.corpus import vocabulary as words
 from recipes.data.corpus.grammar import Language, Word, fill
 from recipes.errors import UserError
 

@@ -15,8 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
-from recipes.data.download.files import DataFile, Listing, wanted
-from recipes.data.download.sources import Source
+from recipes.data.download.corpora import Source
+from recipes.data.download.corpus_files import DataFile, Listing, wanted
 from recipes.errors import UserError
 
 _BLOCK_BYTES = 8 << 20

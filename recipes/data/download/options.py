@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.config.checks import positive, refuse
+from recipes.checks import positive, refuse
+from recipes.data.download.corpora import LOCAL, TxtDocuments
 from recipes.data.download.shards import Compression
-from recipes.data.download.sources import LOCAL, TxtDocuments
 from recipes.errors import UserError
 
 DEFAULT_SHARD_BYTES = 256_000_000

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from recipes.config.checks import refuse
-from recipes.data.download.files import DataFile
-from recipes.data.download.sources import Keys, TxtDocuments
+from recipes.checks import refuse
+from recipes.data.download.corpora import Keys, TxtDocuments
+from recipes.data.download.corpus_files import DataFile
 from recipes.errors import UserError
 
 _LONGEST = 1 << 28  # bytes of one document; more is no document, and must not fill the memory

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.data.tokenizer.base import TextTokenizer
-from recipes.data.tokenizer.files import read_tokenizer_files
+from recipes.data.tokenizer.tokenizer_files import read_tokenizer_files
 from recipes.errors import UserError
 
 RECORD_KIND = "tokenizer"

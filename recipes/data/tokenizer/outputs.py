@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from recipes.config.checks import refuse
+from recipes.checks import refuse
 from recipes.data.tokenizer.load import DIRECTORY_RECORD, read_record
 from recipes.errors import UserError
 from recipes.files import atomic_write, fsync_directory, make_directory, remove_stale

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.data.text import check_input, read_texts
+from recipes.data.text.documents import check_input, read_texts
 from recipes.errors import UserError
 from recipes.files import sha256_file
 

@@ -5,14 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from recipes.config.checks import refuse
-from recipes.data.text import check_input
+from recipes.checks import refuse
+from recipes.data.text.documents import check_input
 from recipes.data.tokenizer import train_byte_bpe, train_sentencepiece
 from recipes.data.tokenizer.base import TextTokenizer
-from recipes.data.tokenizer.files import HUGGING_FACE, TokenizerFiles
 from recipes.data.tokenizer.load import RECORD_KIND, load_tokenizer
 from recipes.data.tokenizer.outputs import DirectoryOutput, ModelOutput, Output
 from recipes.data.tokenizer.sampling import budgets, sample_lines, survey, temperature_shares
+from recipes.data.tokenizer.tokenizer_files import HUGGING_FACE, TokenizerFiles
 from recipes.errors import UserError
 from recipes.files import sha256_file
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.data.compression import is_compressed
-from recipes.data.text import check_input, read_texts
+from recipes.data.text.compression import is_compressed
+from recipes.data.text.documents import check_input, read_texts
 from recipes.data.tokenizer.base import TextTokenizer
 from recipes.data.tokenizer_report.measure import Measures, measure
 from recipes.data.tokenizer_report.probes import PROBES

@@ -1,5 +1,6 @@
-"""Model families: each is a file of layer specs that exports ``FAMILY``; its torch-free rules are in
-recipes/config/families.py.
+"""The layers of every model family: one file each, which exports LAYERS.
+
+What is known of a family without torch is in recipes/families; its ``layers`` names the file here.
 """
 
 from __future__ import annotations
@@ -7,9 +8,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from recipes.config.schema import ModelConfig
+from recipes.families.family import family_of
+from recipes.families.model_config import ModelConfig
 from recipes.model.initial_values import InitialValues, megatron_initial_values
 
 if TYPE_CHECKING:
@@ -19,26 +21,19 @@ if TYPE_CHECKING:
     from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 
 
-def no_further_fields(model: ModelConfig) -> dict[str, Any]:
-    """For families that megatron-core's configuration describes by itself."""
-    return {}
-
-
 @dataclass(frozen=True)
-class Family:
+class FamilyLayers:
     """How a family is built from a :class:`ModelConfig`."""
 
     block_spec: Callable[[ModelConfig, TransformerConfig, BackendSpecProvider], TransformerBlockSubmodules]
     """This pipeline stage's layers and the final norm."""
     gpt_model: type[GPTModel]
     """megatron-core's GPTModel, or a subclass that takes ``model`` too as ``description``."""
-    config_fields: Callable[[ModelConfig], dict[str, Any]] = no_further_fields
-    """Fields of TransformerConfig beside those that recipes/model/build.py sets for every family."""
     initial_values: Callable[[str, int, ModelConfig], InitialValues] = megatron_initial_values
     """``(canonical name, fan-in, model)`` -> what a parameter is filled with before training."""
 
 
-def load_family(name: str) -> Family:
-    """Imports the family's file."""
-    family: Family = importlib.import_module(f"recipes.model.families.{name}").FAMILY
-    return family
+def layers_of(model: ModelConfig) -> FamilyLayers:
+    """Imports the file with the model's layers."""
+    layers: FamilyLayers = importlib.import_module(family_of(model).layers).LAYERS
+    return layers

@@ -19,11 +19,10 @@ from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from torch import Tensor
 
-from recipes.config.schema import ModelConfig
-from recipes.errors import UserError
-from recipes.model.families import Family, llama
+from recipes.families.family import layer_windows
+from recipes.families.model_config import ModelConfig
+from recipes.model.families import FamilyLayers, llama
 from recipes.model.initial_values import NORM_GAINS, Constant, InitialValues, megatron_initial_values
-from recipes.model.layers import layer_windows
 
 FULL, WINDOWED = 0, 1  # Places in the stacked rotary embeddings.
 
@@ -71,8 +70,6 @@ class Gemma3Model(GPTModel):
     """GPTModel with scaled word embeddings and two rotary bases."""
 
     def __init__(self, config: TransformerConfig, *, description: ModelConfig, **options: Any) -> None:
-        if config.flash_decode:
-            raise UserError("model.megatron.flash_decode=True: decodes with a single rotary base; remove it")
         super().__init__(config=config, **options)
         self.rotary_pos_emb = TwoBaseRotaryEmbedding(config, description)
 
@@ -131,11 +128,6 @@ def block_spec(
     )
 
 
-def config_fields(model: ModelConfig) -> dict[str, Any]:
-    """What megatron-core must know beside what every family tells it."""
-    return {"layernorm_zero_centered_gamma": True}
-
-
 def initial_values(name: str, fan_in: int, model: ModelConfig) -> InitialValues:
     """As everywhere, but norm gains begin at 1 by an offset of 0."""
     if name.endswith(NORM_GAINS):
@@ -143,6 +135,4 @@ def initial_values(name: str, fan_in: int, model: ModelConfig) -> InitialValues:
     return megatron_initial_values(name, fan_in, model)
 
 
-FAMILY = Family(
-    block_spec=block_spec, gpt_model=Gemma3Model, config_fields=config_fields, initial_values=initial_values
-)
+LAYERS = FamilyLayers(block_spec=block_spec, gpt_model=Gemma3Model, initial_values=initial_values)

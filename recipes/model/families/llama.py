@@ -21,9 +21,8 @@ from megatron.core.transformer.transformer_layer import (
     get_transformer_layer_offset,
 )
 
-from recipes.config.schema import ModelConfig
-from recipes.model.families import Family
-from recipes.model.layers import moe_layers
+from recipes.families.model_config import ModelConfig, moe_layers
+from recipes.model.families import FamilyLayers
 from recipes.model.mlp import MLP
 from recipes.model.router import Router
 
@@ -117,4 +116,4 @@ def stage_layers(config: TransformerConfig, layers: list[ModuleSpec]) -> list[Mo
     return layers[first : first + get_num_layers_to_build(config)]
 
 
-FAMILY = Family(block_spec=block_spec, gpt_model=GPTModel)
+LAYERS = FamilyLayers(block_spec=block_spec, gpt_model=GPTModel)

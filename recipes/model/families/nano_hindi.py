@@ -23,19 +23,12 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_layer import TransformerLayerSubmodules
 from torch import Tensor, nn
 
-from recipes.config.schema import ModelConfig
-from recipes.errors import UserError
-from recipes.model.accounting import padded_vocab_size
-from recipes.model.families import Family
+from recipes.families.model_config import ModelConfig, padded_vocab_size
+from recipes.families.nano_hindi import value_embedding_layers
+from recipes.model.families import FamilyLayers
 from recipes.model.initial_values import OUTPUT_PROJECTIONS, Constant, InitialValues, Normal, Uniform
-from recipes.model.layers import value_embedding_layers
 from recipes.model.soft_cap import SoftCap
 from recipes.model.value_embedding import ValueEmbeddedAttention
-
-UNUSABLE_MEGATRON_FIELDS = {
-    "distribute_saved_activations": "cuts up the embedding that every layer reads",
-    "fp32_residual_connection": "norms without gain would hand float32 to bfloat16 matrices",
-}
 
 
 class GainFreeRMSNorm(nn.Module):
@@ -111,9 +104,6 @@ class NanoHindiModel(GPTModel):
     """GPTModel with normed word embeddings, which every layer sees, and soft-capped logits in fp32."""
 
     def __init__(self, config: TransformerConfig, *, description: ModelConfig, **options: Any) -> None:
-        for field, why in UNUSABLE_MEGATRON_FIELDS.items():
-            if getattr(config, field):
-                raise UserError(f"model.megatron.{field}=True: {why}; remove it")
         super().__init__(config=config, **options)
         self.soft_cap = description.final_logit_softcapping
         self.embedding_norm = GainFreeRMSNorm(config, config.hidden_size, config.layernorm_epsilon)
@@ -192,11 +182,6 @@ def block_spec(
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=GainFreeRMSNorm)
 
 
-def config_fields(model: ModelConfig) -> dict[str, Any]:
-    """Layers differ in their parameters: each has names of its own in checkpoints."""
-    return {"hetereogenous_dist_checkpoint": True}
-
-
 def initial_values(name: str, fan_in: int, model: ModelConfig) -> InitialValues:
     """The card's: sub-layers that add nothing at first, gates that let value embeddings through."""
     constants = {"resid_lambda": 1.0, "x0_lambda": 0.1, "value_gate.weight": 0.0}
@@ -214,9 +199,4 @@ def initial_values(name: str, fan_in: int, model: ModelConfig) -> InitialValues:
     raise ValueError(f"{name}: the family has no such parameter")
 
 
-FAMILY = Family(
-    block_spec=block_spec,
-    gpt_model=NanoHindiModel,
-    config_fields=config_fields,
-    initial_values=initial_values,
-)
+LAYERS = FamilyLayers(block_spec=block_spec, gpt_model=NanoHindiModel, initial_values=initial_values)

@@ -15,11 +15,10 @@ from megatron.core.tensor_parallel import RowParallelLinear
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 
-from recipes.config.schema import ModelConfig
-from recipes.model.families import Family
+from recipes.families.model_config import ModelConfig, moe_layers
+from recipes.model.families import FamilyLayers
 from recipes.model.families.llama import experts_spec, layer_spec, qkv_linear, stage_layers
 from recipes.model.initial_values import Constant, InitialValues, megatron_initial_values
-from recipes.model.layers import moe_layers
 from recipes.model.noisy_router import noisy_router
 
 ROUTER_WEIGHTS = ("router.weight", "router.noise_weight")
@@ -74,4 +73,4 @@ def initial_values(name: str, fan_in: int, model: ModelConfig) -> InitialValues:
     return megatron_initial_values(name, fan_in, model)
 
 
-FAMILY = Family(block_spec=block_spec, gpt_model=GPTModel, initial_values=initial_values)
+LAYERS = FamilyLayers(block_spec=block_spec, gpt_model=GPTModel, initial_values=initial_values)

@@ -147,7 +147,7 @@ def test_a_directory_is_its_jsonl_files(tmp_path: Path) -> None:
 
 def test_pieces_cover_every_line_once(tmp_path: Path) -> None:
     pytest.importorskip("datatrove", reason="needs pip install -e '.[data]'")
-    from recipes.data.clean.blocks import _lines
+    from recipes.data.clean.pipeline_blocks import _lines
 
     lines = [json.dumps({"text": "x" * (i * 7919 % 9000), "id": str(i)}) for i in range(1000)]
     path = tmp_path / "big.jsonl"
@@ -161,7 +161,7 @@ def test_pieces_cover_every_line_once(tmp_path: Path) -> None:
 
 def test_a_file_cut_short_is_named(tmp_path: Path) -> None:
     pytest.importorskip("datatrove", reason="needs pip install -e '.[data]'")
-    from recipes.data.clean.blocks import _lines
+    from recipes.data.clean.pipeline_blocks import _lines
 
     path = tmp_path / "en.jsonl.gz"
     write_jsonl(path, ENGLISH * 500)
@@ -224,7 +224,7 @@ def test_ids(tmp_path: Path) -> None:
     pytest.importorskip("datatrove", reason="needs pip install -e '.[data]'")
     from datatrove.pipeline.writers import JsonlWriter
 
-    from recipes.data.clean.blocks import ReadPieces
+    from recipes.data.clean.pipeline_blocks import ReadPieces
 
     config = config_of(path)
     plan = make_plan(config)

@@ -18,12 +18,12 @@ from datatrove.pipeline.writers import JsonlWriter
 from datatrove.utils.text import TextNormConfig, simplify_text
 from datatrove.utils.word_tokenizers import IndicNLPTokenizer, load_tokenizer_assignments, load_word_tokenizer
 
+from recipes.config.clean_schema import DecontaminationConfig
 from recipes.config.hydra_app import compose
-from recipes.data.clean.blocks import LANGUAGE, QualityFilter, gopher_quality, sentence_end_share
-from recipes.data.clean.config import DecontaminationConfig
 from recipes.data.clean.contamination import NORMALISATION, n_gram_config, write_index
+from recipes.data.clean.pipeline_blocks import LANGUAGE, QualityFilter, gopher_quality, sentence_end_share
 from recipes.data.clean.stages import Decontamination, minhash_config
-from recipes.data.clean.words import HINDI, ComparedWords, SpacedWords
+from recipes.data.clean.word_boundaries import HINDI, ComparedWords, SpacedWords
 from tests.support.clean_text import nearly, stories, write_mirror
 
 CONFIG = compose("clean", ["output_dir=x"])

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("datatrove", reason="needs pip install -e '.[data]'")
 
+from recipes.config.clean_schema import DecontaminationConfig
 from recipes.data.clean.blocklists import count_matches, document_hash, read_hashes, read_words, words_of
-from recipes.data.clean.config import DecontaminationConfig
 from recipes.data.clean.contamination import write_index
 from recipes.errors import UserError
 from tests.support.clean_text import write_mirror

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.data.clean.config import PII_KINDS
+from recipes.config.clean_schema import PII_KINDS
 from recipes.data.clean.pii import mask, verhoeff_valid
 
 DEVANAGARI = str.maketrans("0123456789", "०१२३४५६७८९")

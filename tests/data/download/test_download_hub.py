@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recipes.data.download import network, run, sources
+from recipes.data.download import corpora as sources
+from recipes.data.download import download as run
+from recipes.data.download import network
+from recipes.data.download.corpora import SOURCES
+from recipes.data.download.download import download
 from recipes.data.download.options import Options
-from recipes.data.download.run import download
-from recipes.data.download.sources import SOURCES
 from recipes.errors import UserError
 from recipes.files import sha256_file
 from tests.support.hub import StandInHub, article, parquet, use_endpoint

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recipes.data.download.download import download
 from recipes.data.download.options import Options
-from recipes.data.download.run import download
 from recipes.errors import UserError
 
 TEXTS = ["नदी बहती है।\nहाँ।", "cafe\u0301 \u200d", "  edges  "]

@@ -17,12 +17,13 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recipes.console import Progress
+from recipes.data.download import download as run
 from recipes.data.download import manifest as manifests
-from recipes.data.download import run, shards
+from recipes.data.download import shards
+from recipes.data.download.download import download
 from recipes.data.download.manifest import Manifest
 from recipes.data.download.options import Options
-from recipes.data.download.run import download
-from recipes.data.progress import Progress
 from recipes.data.tokenizer import load_tokenizer
 from recipes.errors import UserError
 from recipes.files import sha256_file

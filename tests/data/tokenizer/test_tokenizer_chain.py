@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 
-from recipes.checkpoint.archive import read_member
 from recipes.checkpoint.convert import convert
-from recipes.checkpoint.sources import open_source
-from recipes.data.preprocess import preprocess
+from recipes.checkpoint.formats.archive import read_member
+from recipes.checkpoint.open import open_stored_model
+from recipes.data.tokenize.preprocess import preprocess
 from recipes.data.tokenizer import load_tokenizer
 from recipes.data.tokenizer.train import train_tokenizer
 from recipes.errors import UserError
@@ -50,7 +50,7 @@ def test_byte_level_bpe_from_text_to_transformers(
     # The run names its tokenizer; .nemo and NeMo 2 carry it.
     convert(nemo, tmp_path / "nemo2", "nemo2")
     for source in (nemo, tmp_path / "tiny", tmp_path / "nemo2"):
-        with open_source(source) as opened:
+        with open_stored_model(source) as opened:
             assert opened.text_tokenizer.sha256 == tokenizer.sha256
     (texts_of_ours,) = gloo_pool.run(1, completions, str(nemo), PROMPTS)
 
@@ -89,19 +89,22 @@ def test_a_sentencepiece_model_that_says_the_same_is_kept(tmp_path: Path) -> Non
     """Beside the tokenizer.json that was made from it: NeMo's forms get back what they had."""
     source = FIXTURES / "classic_te_single" / "model.nemo"
     convert(source, tmp_path / "hf", "hf")
-    with open_source(tmp_path / "hf") as opened:
+    with open_stored_model(tmp_path / "hf") as opened:
         assert opened.tokenizer.library == "sentencepiece"
     # Another tokenizer.json: it decides, as in transformers.
     path = tmp_path / "hf" / "tokenizer.json"
     document = json.loads(path.read_text("utf-8"))
     document["model"]["merges"] = document["model"]["merges"][::2]
     path.write_text(json.dumps(document), "utf-8")
-    with open_source(tmp_path / "hf") as opened:
+    with open_stored_model(tmp_path / "hf") as opened:
         assert opened.tokenizer.library == "huggingface"
         assert opened.text_tokenizer.sha256 == load_tokenizer(tmp_path / "hf").sha256
     # One that cannot be read is not passed over.
     path.write_text("{}")
-    with open_source(tmp_path / "hf") as opened, pytest.raises(UserError, match="neither BPE nor Unigram"):
+    with (
+        open_stored_model(tmp_path / "hf") as opened,
+        pytest.raises(UserError, match="neither BPE nor Unigram"),
+    ):
         opened.tokenizer.load()
     with pytest.raises(UserError, match="NeMo's forms carry a tokenizer"):
         convert(tmp_path / "hf", tmp_path / "x.nemo", "nemo")
@@ -109,7 +112,7 @@ def test_a_sentencepiece_model_that_says_the_same_is_kept(tmp_path: Path) -> Non
 
 def test_a_tokenizer_of_the_hub_is_refused_by_name(tmp_path: Path) -> None:
     """Older .nemo files name one instead of carrying it."""
-    from recipes.checkpoint.archive import extract_archive
+    from recipes.checkpoint.formats.archive import extract_archive
 
     extract_archive(FIXTURES / "classic_te_single" / "model.nemo", tmp_path / "model")
     path = tmp_path / "model" / "model_config.yaml"
@@ -117,7 +120,7 @@ def test_a_tokenizer_of_the_hub_is_refused_by_name(tmp_path: Path) -> None:
     config["tokenizer"] = {"library": "huggingface", "type": "../../meta-llama/Llama-2-7b-hf"}
     path.write_text(yaml.safe_dump(config))
     with (
-        open_source(tmp_path / "model") as opened,
+        open_stored_model(tmp_path / "model") as opened,
         pytest.raises(UserError, match=r"cannot read the tokenizer .*Llama-2-7b-hf.*no such file"),
     ):
         _ = opened.text_tokenizer

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from recipes.data.tokenizer import files, load_tokenizer
+from recipes.data.tokenizer import load_tokenizer
+from recipes.data.tokenizer import tokenizer_files as files
 from recipes.data.tokenizer.train import train_tokenizer
 from recipes.errors import UserError
 from tests.data.tokenizer.texts import ENGLISH, HINDI

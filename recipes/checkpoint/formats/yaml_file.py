@@ -1,0 +1,71 @@
+"""YAML and JSON from a checkpoint: plain data of a bounded size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from recipes.checkpoint.formats.blob import Blob
+from recipes.checkpoint.formats.safety import reason
+from recipes.errors import UserError
+
+# NeMo's own have less than 20 kB; PyYAML needs a second for 200 kB.
+LARGEST_CONFIG = 1_000_000
+# Aliases counted wherever they stand. NeMo's own have less than 2,000, eight levels deep.
+MOST_NODES = 100_000
+DEEPEST = 100
+LONGEST_NUMBER = 100
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data that is not much larger than its text, however often aliases name the same part."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """A merge key copies what it names: twelve lines can ask for more entries than fit anywhere."""
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise ValueError("it has a merge key (<<), which NeMo never writes")
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            _expanded(node, {})
+        return node
+
+
+def _expanded(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Nodes and levels below and with ``node``, aliases counted wherever they stand."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = MOST_NODES + 1, 0  # What an alias in itself would be.
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
+            raise ValueError(f"it has a number of {len(node.value):,} digits")
+        below = []
+    elif isinstance(node, yaml.MappingNode):
+        below = [_expanded(child, known) for pair in node.value for child in pair]
+    else:
+        below = [_expanded(child, known) for child in node.value]
+    nodes, depth = 1 + sum(size for size, _ in below), 1 + max((levels for _, levels in below), default=0)
+    if nodes > MOST_NODES or depth > DEEPEST:
+        raise ValueError(f"with its aliases (*) it has more than {MOST_NODES:,} values or {DEEPEST} levels")
+    known[id(node)] = nodes, depth
+    return nodes, depth
+
+
+def read_yaml(blob: Blob) -> dict[str, Any]:
+    """A mapping of plain data; nothing in it is instantiated.
+
+    Raises:
+        UserError: it is none, or too large to be a configuration.
+    """
+    content = blob.read(LARGEST_CONFIG)
+    try:
+        config = yaml.load(content.decode("utf-8"), Loader=_Loader)
+    except Exception as error:  # PyYAML lets what its constructors raise through: ValueError, KeyError ...
+        raise UserError(f"{blob.name} is not plain YAML: {reason(error)}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{blob.name} is not a mapping")
+    return config

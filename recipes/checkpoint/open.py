@@ -1,0 +1,49 @@
+"""One lazy view of every kind of stored model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recipes.checkpoint.formats.containers import Files, open_files
+from recipes.checkpoint.formats.lazy import LazyTensor
+from recipes.checkpoint.huggingface.open_directory import open_hugging_face
+from recipes.checkpoint.nemo.open_nemo import open_classic, open_nemo2
+from recipes.checkpoint.save.open_run import open_training
+from recipes.checkpoint.stored.stored_model import StoredModel
+from recipes.errors import UserError
+
+__all__ = ["OPENERS", "LazyTensor", "StoredModel", "open_stored_model"]
+
+Opener = Callable[[Path, Files, bool], StoredModel | None]
+OPENERS: list[Opener] = [open_classic, open_nemo2, open_training, open_hugging_face]
+"""Each looks at the files' names and answers None for what is not its own."""
+
+
+@contextmanager
+def open_stored_model(path: Path, *, verify: bool = True) -> Iterator[StoredModel]:
+    """Opens a stored model; its tensors are read while this lasts.
+
+    ``verify``: compare the files of a training checkpoint with its manifest (reads all of them once).
+
+    Raises:
+        UserError: hostile, damaged, or of a kind that cannot be read.
+    """
+    with open_files(path) as files:
+        yield _opened(path, files, verify)
+
+
+def _opened(path: Path, files: Files, verify: bool) -> StoredModel:
+    try:
+        for opener in OPENERS:
+            source = opener(path, files, verify)
+            if source is not None:
+                return source
+    except OSError as error:  # A directory inside that may not be entered.
+        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
+    raise UserError(
+        f"{path}: holds no model that is known here: no model_config.yaml (classic NeMo), "
+        "no context/model.yaml (NeMo 2), no manifest.json or checkpoints/ (a training run), no config.json "
+        "(Hugging Face)"
+    )

@@ -1,0 +1,87 @@
+"""Saves that are written by a thread while training goes on."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from recipes.checkpoint.save.disk import NOTHING_LEFT
+from recipes.checkpoint.save.publish import new_partial, publish
+from recipes.checkpoint.save.ranks import all_agree
+from recipes.checkpoint.save.sharded_save import ShardedSave
+
+
+@dataclass(frozen=True)
+class _Pending:
+    directory: Path
+    partial: Path
+    facts: Mapping[str, Any]
+    save: ShardedSave
+    writer: threading.Thread
+
+
+class BackgroundSave:
+    """At most one save under way. All methods but :meth:`abandon` are called by all ranks together.
+
+    The thread makes no collective call: those of training would meet it. What ranks have to agree about waits
+    for :meth:`finish`, in the thread that trains. A process of its own would need a second copy of the state
+    in shared memory, and something to end it when we are killed.
+    """
+
+    def __init__(self) -> None:
+        self._pending: _Pending | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a save has been started and not finished."""
+        return self._pending is not None
+
+    def start(self, directory: Path, state: dict[str, Any], facts: Mapping[str, Any]) -> None:
+        """Begins to write a sharded state dict; ``directory`` appears when :meth:`finish` says so.
+
+        The state may change as soon as this returns.
+
+        Raises:
+            UserError: the disk refuses. Every rank raises it.
+        """
+        assert self._pending is None, "the earlier save is finished first"
+        partial = new_partial(directory)
+        save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=True)
+        writer = threading.Thread(target=save.write, name="checkpoint writer")
+        self._pending = _Pending(directory, partial, facts, save, writer)
+        writer.start()
+
+    def finish(self, device: torch.device, *, wait: bool) -> Path | None:
+        """The checkpoint, if all ranks have written it (``wait``: once they have); else None.
+
+        ``device`` is where ranks vote.
+
+        Raises:
+            UserError: a rank could not write; nothing is left behind. Every rank raises it.
+        """
+        if self._pending is None:
+            return None
+        if not wait and not all_agree(not self._pending.writer.is_alive(), device):
+            return None
+        pending, self._pending = self._pending, None
+        pending.writer.join()
+        publish(pending.save, pending.partial, pending.directory, pending.facts)
+        return pending.directory
+
+    def abandon(self) -> None:
+        """Ends this rank's writer; whatever it has written is no checkpoint."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        pending.save.cancel()
+        pending.writer.join()
+        if dist.get_rank() == 0:
+            # Another rank may still be writing: what stays is removed by the next start.
+            shutil.rmtree(pending.partial, ignore_errors=True)

@@ -1,0 +1,107 @@
+"""Opener of this project's training checkpoints: a step, or a run, whose newest whole one is meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from recipes.checkpoint.formats.containers import DirectoryFiles, Files
+from recipes.checkpoint.formats.torch_dist import METADATA, read_common
+from recipes.checkpoint.formats.weights import distributed_weights
+from recipes.checkpoint.formats.yaml_file import read_yaml
+from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, newest_whole_checkpoint, verify
+from recipes.checkpoint.stored.description import described_model
+from recipes.checkpoint.stored.stored_model import StoredModel
+from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer, tokenizer_on_disk
+from recipes.data.samples.indexed import read_sidecar
+from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
+
+CHECKPOINTS = "checkpoints"
+RUN_CONFIG = "config.yaml"
+
+
+def open_training(path: Path, files: Files, verify_files: bool) -> StoredModel | None:
+    """A training checkpoint; None if it is none.
+
+    With ``verify_files`` every file is compared with the manifest's SHA-256.
+    """
+    if not path.is_dir():
+        return None
+    step = _step(path, verify_files)
+    if step is None:
+        return None
+    stored = DirectoryFiles(step)
+    weights = distributed_weights(stored)
+    if weights is None:
+        raise UserError(f"{step / METADATA}: no such file; this is no whole checkpoint")
+    common = read_common(stored)
+    config = common.get("recipes") if isinstance(common, dict) else None
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise UserError(f"{step}: its common.pt describes no model")
+
+    # Resolved: "step_00001000", typed in its own directory, has no parents by name.
+    run = _run_config(step.resolve().parent.parent)
+
+    def describe(_: int, rows: int) -> ModelConfig:
+        return described_model(config["model"], rows)
+
+    return StoredModel(
+        path=step,
+        generation="training",
+        version=None,
+        kind=f"this project's training checkpoint, step {common.get('global_step')}, {weights.layout}",
+        config={"recipes": {**config, **_document_start(run)}},
+        tensors=weights.tensors,
+        tokenizer=_tokenizer(run),
+        describe=describe,
+        files=weights.files,
+        skipped=weights.skipped,
+        needs_tokenizer=False,
+    )
+
+
+def _step(path: Path, verify_files: bool) -> Path | None:
+    if (path / MANIFEST).is_file():
+        if verify_files:
+            verify(path)
+        return path
+    if not (path / CHECKPOINTS).is_dir():
+        return None
+    passed_over: list[str] = []
+    if verify_files:
+        step = newest_whole_checkpoint(path / CHECKPOINTS, passed_over.append)
+    else:
+        step = next(reversed(finished_checkpoints(path / CHECKPOINTS)), None)
+    if step is None:
+        raise UserError(f"{path}: the run has no finished checkpoint yet")
+    return step
+
+
+def _run_config(run: Path) -> dict[str, Any]:
+    blob = DirectoryFiles(run).find(RUN_CONFIG)
+    return read_yaml(blob) if blob is not None else {}
+
+
+def _tokenizer(run: dict[str, Any]) -> StoredTokenizer:
+    """The file that the run's configuration names; it is one's own run, so the path is followed."""
+    section = run.get("tokenizer")
+    name = str(section.get("model") or "") if isinstance(section, dict) else ""
+    return tokenizer_on_disk(name) if name else StoredTokenizer("sentencepiece", name, {})
+
+
+def _document_start(run: dict[str, Any]) -> dict[str, str | None]:
+    """The token before every training document, as its data's sidecars say; {} where they are gone."""
+    try:
+        sources = run["data"]["train"].values()
+        sidecars = [read_sidecar(source["path"]) for source in sources if source["weight"] > 0]
+    except (UserError, OSError, AttributeError, KeyError, TypeError):
+        return {}
+    if not sidecars or None in sidecars:
+        return {}
+    starts = {
+        "bos" if sidecar.append_bos else "eos" if sidecar.append_eod else None
+        for sidecar in sidecars
+        if sidecar is not None
+    }
+    return {"document_start": starts.pop() if len(starts) == 1 else None}

@@ -1,0 +1,92 @@
+"""Which checkpoints of a run stay: the newest, the best by validation loss, and every n-th."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, read_manifest
+from recipes.errors import UserError
+
+BEST = "best"
+VALID_LOSS = "valid_loss"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The checkpoint with the lowest validation loss (nats per token, the mean of the held-out sets)."""
+
+    path: Path
+    valid_loss: float
+
+
+def steps_to_keep(
+    losses: Mapping[int, float | None], keep_last: int, keep_best: int, keep_every_n_steps: int | None
+) -> set[int]:
+    """The steps that stay, of all those in ``losses`` (step -> its validation loss, if it has one)."""
+    newest = sorted(losses)[-keep_last:]
+    every = [step for step in losses if keep_every_n_steps is not None and step % keep_every_n_steps == 0]
+    return {*newest, *_ranked(losses)[:keep_best], *every}
+
+
+def _ranked(losses: Mapping[int, float | None]) -> list[int]:
+    """Steps with a validation loss, the best first; of equals the newer."""
+    measured = {step: loss for step, loss in losses.items() if loss is not None}
+    return sorted(measured, key=lambda step: (measured[step], -step))
+
+
+def prune(
+    checkpoints: Path, *, keep_last: int, keep_best: int = 0, keep_every_n_steps: int | None = None
+) -> Best | None:
+    """Deletes the finished checkpoints that need not stay, and lets ``best`` point to the best one.
+
+    What each is worth is read from its manifest, so a resumed run knows what the processes before it knew.
+
+    Returns:
+        The best checkpoint, if ``keep_best`` asks for any and one has a validation loss.
+    """
+    paths = {int(path.name.removeprefix("step_")): path for path in finished_checkpoints(checkpoints)}
+    losses = {step: _valid_loss(path) for step, path in paths.items()}
+    ranked = _ranked(losses) if keep_best else []
+    # The link first: it never points to what is being deleted.
+    _point_to(checkpoints / BEST, paths[ranked[0]].name if ranked else None)
+    for step in paths.keys() - steps_to_keep(losses, keep_last, keep_best, keep_every_n_steps):
+        # The manifest goes first: a half-deleted directory is then no checkpoint.
+        (paths[step] / MANIFEST).unlink()
+        shutil.rmtree(paths[step])
+    if not ranked:
+        return None
+    loss = losses[ranked[0]]
+    assert loss is not None
+    return Best(paths[ranked[0]], loss)
+
+
+def forget_missing_best(checkpoints: Path) -> None:
+    """Removes ``best`` if the checkpoint it points to has been set aside; the next save points it anew."""
+    if not (checkpoints / BEST).exists():
+        _point_to(checkpoints / BEST, None)
+
+
+def _valid_loss(checkpoint: Path) -> float | None:
+    try:
+        loss = read_manifest(checkpoint).get(VALID_LOSS)
+    except UserError:  # A damaged one counts among the newest until a resume sets it aside, but is no best.
+        return None
+    return float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None
+
+
+def _point_to(link: Path, name: str | None) -> None:
+    """Makes ``link`` a relative link to its sibling ``name``, or removes it; never absent in between."""
+    if name is None:
+        if link.is_symlink():
+            link.unlink()
+        return
+    if link.is_symlink() and link.readlink() == Path(name):
+        return
+    temporary = link.with_name(f".{link.name}.partial")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(name)
+    temporary.replace(link)

@@ -1,0 +1,193 @@
+"""One save in megatron-core's torch_dist format, in three stages.
+
+All ranks plan it together, every rank writes its own files, all finish it together. The middle stage talks to
+nobody, so it may run in a thread while training goes on.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
+from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import WriteItem
+from torch.distributed.checkpoint.storage import WriteResult
+
+from recipes.checkpoint.save.disk import failure_of
+from recipes.checkpoint.save.manifest import describe_file
+from recipes.checkpoint.save.ranks import gathered, raise_together
+from recipes.errors import UserError
+
+BACKEND, VERSION = "torch_dist", 1
+Files = Mapping[str, dict[str, Any]]
+"""Name -> the manifest's entry."""
+
+
+class Cancelled(Exception):
+    """The save was given up before everything was written."""
+
+
+@dataclass
+class Written:
+    """What a rank has written."""
+
+    results: list[WriteResult] = field(default_factory=list)
+    """Where in which file every tensor lies, for ``.metadata``."""
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class _Planner(TorchDistSaveShardedStrategy):
+    """Plans as megatron-core does, and keeps what the later stages need."""
+
+    writer: FileSystemWriterAsync
+    metadata: Metadata | None
+
+    def _get_save_and_finalize_callbacks(self, writer: FileSystemWriterAsync, planned: Any) -> AsyncRequest:
+        self.writer, self.metadata = writer, planned[1]
+        return super()._get_save_and_finalize_callbacks(writer, planned)
+
+
+class ShardedSave:
+    """A planned save of ``state`` into ``directory``, which exists; made by all ranks together.
+
+    Args:
+        state: A sharded state dict.
+        directory: Where the files go.
+        named: What messages call it.
+        advice: The end of messages.
+        copied: Keep apart what is to be written from the tensors that training goes on to change.
+    """
+
+    def __init__(
+        self, state: dict[str, Any], directory: Path, named: Path, advice: str, *, copied: bool
+    ) -> None:
+        self._directory, self._named, self._advice = directory, named, advice
+        self._cancelled = threading.Event()
+        if filesystem_async._results_queue is None:
+            # Its own queue lives in a manager process, which would outlive us for ever were we killed.
+            filesystem_async._results_queue = queue.Queue()
+        sharded, common = save_preprocess(state)
+        planner = _Planner(BACKEND, VERSION, thread_count=1)
+        planner.async_save(sharded, directory)
+        self._writer, self._metadata = planner.writer, planner.metadata
+        # Its dictionaries change with the next step, so their content is settled now.
+        self._common = _pickled(common) if dist.get_rank() == 0 else None
+        # Alive until here: no tensor of the plan can have one of these addresses by chance.
+        live = _storages(sharded) if copied else set()
+        self._written = Written()
+        self._failure = self._attempt(lambda: self._to_host(live))
+
+    def write(self) -> None:
+        """Writes and hashes this rank's files. Whether that went well is told by :meth:`finish`."""
+        self._failure = self._failure or self._attempt(self._write_all)
+
+    def cancel(self) -> None:
+        """Lets :meth:`write`, in another thread, end at the next tensor."""
+        self._cancelled.set()
+
+    def finish(self, publish: Callable[[Files], None] = lambda _: None) -> None:
+        """Makes the written files a checkpoint; called by all ranks together, each after its :meth:`write`.
+
+        Args:
+            publish: Called on rank 0 at the end, with the entries of what all ranks wrote.
+
+        Raises:
+            UserError: a rank could not write. Every rank raises it.
+        """
+        outcomes = gathered(self._failure or self._written)
+        failure = next((outcome for outcome in outcomes if isinstance(outcome, UserError)), None)
+        if outcomes and failure is None:
+            failure = self._attempt(lambda: self._complete(outcomes, publish))
+        raise_together(failure)
+
+    def _attempt(self, action: Callable[[], None]) -> UserError | None:
+        return failure_of(action, self._named, self._advice)
+
+    def _to_host(self, live: set[int]) -> None:
+        """Copies from the GPU, and from memory (storages' addresses) that training will change."""
+        for _, _, (_, tensors) in self._writer.write_buckets:
+            for place, (item, tensor) in enumerate(tensors):
+                if tensor.device.type != "cpu":
+                    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+                    tensors[place] = (item, host.copy_(tensor, non_blocking=True))
+                elif tensor.untyped_storage().data_ptr() in live:
+                    tensors[place] = (item, tensor.clone())
+        torch.cuda.synchronize()
+
+    def _write_all(self) -> None:
+        if self._common is not None:
+            path = self._directory / COMMON_STATE_FNAME
+            with path.open("wb") as file:
+                file.write(self._common)
+                file.flush()
+                os.fsync(file.fileno())
+            self._written.files[path.name] = describe_file(path)
+        for path, name, (data, tensors) in self._writer.write_buckets:
+            # megatron-core forks a process for this, and gets its result through the first queue.
+            results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+            running: queue.Queue[int] = queue.Queue()
+            running.put(0)
+            bucket = (path, name, (data, self._one_by_one(tensors)))
+            FileSystemWriterAsync.write_preloaded_data(
+                [self._writer.transforms], 0, bucket, results, running, use_fsync=True
+            )
+            _, written = results.get()
+            if isinstance(written, Exception):
+                raise written
+            self._written.results += written
+            self._written.files[name] = describe_file(Path(path))
+
+    def _one_by_one(self, tensors: list[tuple[WriteItem, Tensor]]) -> Iterator[tuple[WriteItem, Tensor]]:
+        """In order; the memory of each is given back when it is written."""
+        waiting = deque(tensors)
+        tensors.clear()
+        while waiting:
+            if self._cancelled.is_set():
+                raise Cancelled
+            yield waiting.popleft()
+
+    def _complete(self, outcomes: list[Written], publish: Callable[[Files], None]) -> None:
+        self._writer.finish(self._metadata, [written.results for written in outcomes])
+        save_config(CheckpointingConfig(BACKEND, VERSION), str(self._directory))
+        publish({name: entry for written in outcomes for name, entry in written.files.items()})
+
+
+def write_sharded(state: dict[str, Any], directory: Path, named: Path, advice: str) -> None:
+    """Writes a sharded state dict into ``directory``, in megatron-core's torch_dist format.
+
+    Raises:
+        UserError: the disk refuses. Every rank raises it.
+    """
+    save = ShardedSave(state, directory, named, advice, copied=False)
+    save.write()
+    save.finish()
+
+
+def _pickled(common: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(common, buffer)
+    return buffer.getvalue()
+
+
+def _storages(sharded: dict[str, Any]) -> set[int]:
+    shards = [shard for shard in nested_values(sharded) if isinstance(shard, ShardedTensor)]
+    return {shard.data.untyped_storage().data_ptr() for shard in shards if shard.data is not None}

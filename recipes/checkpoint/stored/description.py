@@ -1,0 +1,85 @@
+"""A model's description as our own files hold it, and back: plain data that a stranger may have written."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from omegaconf import MISSING
+
+from recipes.config.stored_options import STORED_OPTIONS, stored_options
+from recipes.console import shown
+from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
+
+
+def description_of(model: ModelConfig) -> dict[str, Any]:
+    """The model as our files hold it, without the options that only say how a run computes."""
+    return dataclasses.asdict(dataclasses.replace(model, megatron=stored_options(model.megatron)))
+
+
+def described_model(description: Any, stored_rows: int) -> ModelConfig:
+    """The ModelConfig that is written out under ``recipes.model``."""
+    if not isinstance(description, dict):
+        raise UserError("model_config.yaml: recipes.model is no mapping")
+    known = {field.name for field in dataclasses.fields(ModelConfig)}
+    for key in description:
+        if key not in known:
+            raise UserError(f"model_config.yaml: recipes.model.{shown(key)} is no setting of a model")
+    megatron = stored_megatron(description.get("megatron"), "recipes.model.megatron")
+    return typed_model(**{**description, "make_vocab_size_divisible_by": stored_rows, "megatron": megatron})
+
+
+def stored_megatron(megatron: Any, label: str) -> dict[str, Any]:
+    """Options for megatron-core that a file gives, all of them known to do nothing but arithmetic."""
+    if megatron is None:
+        return {}
+    if not isinstance(megatron, dict):
+        raise UserError(f"model_config.yaml: {label} is no mapping")
+    for name, value in megatron.items():
+        if not isinstance(name, str) or name not in STORED_OPTIONS:
+            raise UserError(
+                f"model_config.yaml: {label}.{shown(name)} is refused: a file may only set the options that "
+                "change what the model computes (recipes/config/stored_options.py)"
+            )
+        if not STORED_OPTIONS[name].fits(value):
+            words = STORED_OPTIONS[name].words
+            raise UserError(f"model_config.yaml: {label}.{name}={shown(value)} must be {words}")
+    return megatron
+
+
+def typed_model(**values: Any) -> ModelConfig:
+    """The ModelConfig of values that come from a file: what has another type than the schema's is refused."""
+    for field in dataclasses.fields(ModelConfig):
+        if field.name not in values:
+            if field.default is MISSING:
+                raise UserError(f"model_config.yaml: {field.name} is missing")
+            continue
+        value, wanted = values[field.name], str(field.type)
+        if value is None and wanted.endswith("| None"):
+            continue
+        value = _converted(value, wanted.removesuffix(" | None"))
+        if value is None:
+            raise UserError(f"model_config.yaml: {field.name}={shown(values[field.name])} is no {wanted}")
+        values[field.name] = value
+    return ModelConfig(**values)
+
+
+def _converted(value: Any, wanted: str) -> Any:
+    """``value`` as the wanted type, None if it is none of that type."""
+    if wanted.startswith("dict"):
+        return value if isinstance(value, dict) and all(isinstance(key, str) for key in value) else None
+    if wanted in ("bool", "str"):
+        return value if type(value).__name__ == wanted else None
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(value)  # From a string too: YAML 1.1 takes 1e-5, without a point, for one.
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not math.isfinite(number):
+        return None
+    if wanted == "int":
+        return int(number) if number.is_integer() and not isinstance(value, str) else None
+    return number

@@ -1,0 +1,202 @@
+"""Runs the stages of a cleaning job on datatrove's executors."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Before datatrove sets up its log: what it would say is said by `_Progress`.
+os.environ.setdefault("LOGURU_LEVEL", "CRITICAL")
+
+from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
+from tqdm import tqdm
+
+from recipes.config.clean_schema import CleanConfig
+from recipes.data.clean.plan import Plan, claim
+from recipes.data.clean.stages import Stage, build_stages
+from recipes.data.clean.summary import REPORT, render
+from recipes.data.workers import WorkerDied, WorkerPool
+from recipes.errors import UserError
+from recipes.files import free_space
+
+
+def clean(config: CleanConfig, plan: Plan) -> None:
+    """Runs what is not done yet and prints the table; on Slurm, submits it.
+
+    Raises:
+        UserError: the output directory belongs to another job, or another process works on it.
+    """
+    claim(config, plan)
+    out = Path(config.output_dir).resolve()
+    if not (out / REPORT).exists():
+        if config.executor == "slurm":
+            last = submit(config, build_stages(config, plan), out)
+            print(f"submitted; the last job is {last}. When it is done: {out / 'report.html'},")
+            print("and the same command prints the table")
+            return
+        with _only_one(out):
+            run_here(config, plan, out)
+    if not config.keep_work:
+        shutil.rmtree(out / "work", ignore_errors=True)
+    summary = json.loads((out / REPORT).read_text(encoding="utf-8"))
+    print(render(summary))
+    for name, entry in summary["sources"].items():
+        if not entry["kept"]["documents"]:
+            print(f"warning: nothing is kept of source {name}", file=sys.stderr)
+    print(f"kept: {out / 'kept'}; page: {out / 'report.html'}")
+
+
+def run_here(config: CleanConfig, plan: Plan, out: Path) -> None:
+    """One stage after the other, each over `workers` processes, which serve all stages.
+
+    Raises:
+        UserError: the disk is full, or a worker was killed; what is done stays done.
+    """
+    stages = build_stages(config, plan)
+    workers = min(config.workers or len(os.sched_getaffinity(0)), max(stage.tasks for stage in stages))
+    with WorkerPool(workers, _make_work, (config, plan)) as pool:
+        for number, stage in enumerate(stages):
+            executor = _executor(stage, out)
+            ranks = executor.get_incomplete_ranks()
+            with _Progress(
+                f"{number + 1}/{len(stages)} {stage.name}", out / "logs" / stage.name, stage.tasks
+            ):
+                try:
+                    for _ in pool.map((number, rank) for rank in ranks):
+                        pass
+                except WorkerDied:
+                    raise UserError(
+                        f"a worker process died in stage {stage.name} (out of memory?): the same command "
+                        "goes on after the tasks that are done; try fewer workers"
+                    ) from None
+
+
+def _make_work(config: CleanConfig, plan: Plan) -> Callable[[tuple[int, int]], None]:
+    """In a worker process: what does one task of one stage.
+
+    datatrove's own pool is not used: it waits for ever for a worker that was killed, and its processes
+    outlive a parent that was.
+    """
+    out = Path(config.output_dir).resolve()
+    # Its own would be a semaphore, which a worker that is ended leaves behind.
+    tqdm.set_lock(threading.RLock())
+
+    def work(task: tuple[int, int]) -> None:
+        number, rank = task
+        stage = build_stages(config, plan)[number]  # Steps count what they did: new ones for each task.
+        try:
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
+                _executor(stage, out)._run_for_rank(rank)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+                raise
+            raise UserError(f"output_dir={out}: {error.strerror} ({free_space(out)})") from error
+
+    return work
+
+
+def _executor(stage: Stage, out: Path) -> LocalPipelineExecutor:
+    """datatrove's record of which tasks are done, its log (in files only) and its statistics."""
+    return LocalPipelineExecutor(
+        stage.pipeline, tasks=stage.tasks, workers=1, logging_dir=str(out / "logs" / stage.name)
+    )
+
+
+def slurm_executors(config: CleanConfig, stages: list[Stage], out: Path) -> list[SlurmPipelineExecutor]:
+    """One job array per stage; each waits for the one before it."""
+    executors: list[SlurmPipelineExecutor] = []
+    for stage in stages:
+        executors.append(
+            SlurmPipelineExecutor(
+                stage.pipeline,
+                tasks=stage.tasks,
+                time=config.slurm.time,
+                partition=config.slurm.partition,
+                cpus_per_task=config.slurm.cpus_per_task,
+                mem_per_cpu_gb=config.slurm.mem_per_cpu_gb,
+                workers=config.workers or -1,
+                job_name=f"clean_{stage.name}",
+                qos=config.slurm.qos,
+                env_command=config.slurm.env_command,
+                # Jobs after one that failed must not wait for ever.
+                sbatch_args={"kill-on-invalid-dep": "yes", **config.slurm.sbatch_args},
+                depends=executors[-1] if executors else None,
+                logging_dir=str(out / "logs" / stage.name),
+            )
+        )
+    return executors
+
+
+def submit(config: CleanConfig, stages: list[Stage], out: Path) -> str:
+    """Submits all stages; those that are done are left out. Returns the last job's number.
+
+    Raises:
+        UserError: sbatch refuses, or the jobs of an earlier call are still in the queue.
+    """
+    record = out / "slurm_job"
+    if record.exists():
+        number = record.read_text().strip()
+        queued = subprocess.run(["squeue", "-h", "-j", number], capture_output=True, text=True, check=False)
+        if queued.stdout.strip():
+            raise UserError(f"output_dir={out}: job {number} is still in the queue: wait for it or cancel it")
+    executors = slurm_executors(config, stages, out)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
+            executors[-1].run()  # submits those that it waits for
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"sbatch refused a job of {out}/logs (exit code {error.returncode})") from error
+    number = str(executors[-1].job_id)
+    record.write_text(f"{number}\n")
+    return number
+
+
+@contextlib.contextmanager
+def _only_one(out: Path) -> Iterator[None]:
+    with (out / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"output_dir={out}: another process works there: wait for it") from None
+        yield
+
+
+class _Progress:
+    """A line on stderr: rewritten on a terminal, a new one every ten seconds elsewhere."""
+
+    def __init__(self, name: str, logs: Path, tasks: int) -> None:
+        self._name, self._logs, self._tasks = name, logs, tasks
+        self._stream = sys.stderr
+        self._terminal = sys.stderr.isatty()
+        self._done = threading.Event()
+        self._began = time.monotonic()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._show("\n")
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.5 if self._terminal else 10.0):
+            self._show("\r" if self._terminal else "\n")
+
+    def _show(self, end: str) -> None:
+        finished = len(list(self._logs.glob("completions/*")))
+        read = sum(int(file.read_text() or 0) for file in self._logs.glob("progress/*"))
+        amount = f", {read / 1e6:.1f} MB read" if read else ""
+        seconds = time.monotonic() - self._began
+        line = f"{self._name}: {finished} of {self._tasks} tasks{amount}, {seconds:.0f} s"
+        print(line, end=end, file=self._stream, flush=True)

@@ -1,0 +1,311 @@
+"""The blocks that datatrove's own are joined with: reading, filters per language, masking, counting."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
+from datatrove.pipeline.filters.base_filter import BaseFilter
+from datatrove.pipeline.writers import JsonlWriter
+from datatrove.utils.text import TERMINAL_PUNCTUATION
+
+from recipes.config.clean_schema import GopherConfig, ListsConfig, QualityConfig, TextSource
+from recipes.data.clean import pii
+from recipes.data.clean.blocklists import count_matches, document_hash, read_hashes, read_words
+from recipes.data.clean.languages import Identifier
+from recipes.data.clean.plan import Piece
+from recipes.data.clean.summary import TALLY
+from recipes.data.clean.word_boundaries import SpacedWords
+from recipes.data.text.compression import DAMAGE, damaged, open_stream
+from recipes.data.text.nfc import nfc
+
+SOURCE, LANGUAGE, RECORD = "clean_source", "clean_language", "record"
+"""Keys of a document's metadata: name and language of its source; the other fields of its line."""
+REASON = "filter_reason"
+_WORDS = SpacedWords()
+# In words. In a shorter text an n-gram that occurs once is more than the share that repeated ones may have.
+_REPETITION_FROM = 50
+_SENTENCE_ENDS = tuple(TERMINAL_PUNCTUATION) + tuple(
+    f"{mark}{quote}" for mark in ".!?।॥" for quote in "\"'”’)"
+)
+
+
+def label(kind: str, document: Document, what: str = "") -> str:
+    """The name of a count in datatrove's statistics; `summary.py` takes it apart."""
+    return "|".join((kind, document.metadata[SOURCE], what))
+
+
+def size(document: Document) -> int:
+    """Bytes of a document's text in UTF-8."""
+    return len(document.text.encode())
+
+
+class Meter:
+    """Tells the parent process how many bytes a task has read, in a small file, once a second."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"{rank:05d}"
+        self._total, self._written = 0, 0.0
+
+    def add(self, number: int) -> None:
+        self._total += number
+        if time.monotonic() - self._written > 1:
+            self._path.write_text(str(self._total))
+            self._written = time.monotonic()
+
+
+class ReadPieces(PipelineStep):
+    """Documents of the input files, in NFC and without surrounding white space.
+
+    Lines that are no documents (not JSON, no text ...) are dropped with a reason, as filters do.
+    """
+
+    type, name = "📖 - READER", "pieces"
+
+    def __init__(
+        self, plan: list[list[Piece]], sources: dict[str, TextSource], dropped: JsonlWriter, meter: Path
+    ) -> None:
+        super().__init__()
+        self.plan, self.sources, self.dropped, self.meter = plan, sources, dropped, meter
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        meter = Meter(self.meter, rank)
+        with self.dropped as dropped:
+            for piece in self.plan[rank]:
+                for line, offset in _lines(piece):
+                    meter.add(len(line))
+                    document, reason = self._parse(piece, line, offset)
+                    if reason is None:
+                        yield document
+                        continue
+                    self.stat_update(label("drop", document, reason))
+                    self.stat_update(label("drop_bytes", document, reason), value=size(document))
+                    document.metadata[REASON] = reason
+                    dropped.write(document, rank)
+
+    def _parse(self, piece: Piece, line: bytes, offset: int) -> tuple[Document, str | None]:
+        source = self.sources[piece.source]
+        metadata = {SOURCE: piece.source, LANGUAGE: source.language, RECORD: {}}
+        document = Document("", f"{Path(piece.path).name}:{offset}", [], metadata)
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            document.text = line.decode(errors="replace")
+            return document, "not_json"
+        text = record.pop(source.text_key, None) if isinstance(record, dict) else None
+        if not isinstance(text, str):
+            document.text = line.decode()
+            return document, "no_text"
+        document.text = nfc(text).strip()
+        given = record.pop("id", None)
+        if given is not None:
+            # orjson rounds whole numbers of more than 64 bits.
+            document.id = str(json.loads(line)["id"] if isinstance(given, float) else given)
+        metadata[RECORD] = record
+        return document, None if document.text else "empty"
+
+
+def _lines(piece: Piece) -> Iterator[tuple[bytes, int]]:
+    """The lines that begin in a piece, and where; blank ones are left out."""
+    try:
+        with open_stream(piece.path) as stream:
+            offset = 0
+            if piece.start > 0:
+                # A line that begins exactly there is ours: then the byte before it is its newline.
+                stream.seek(piece.start - 1)
+                offset = piece.start - 1 + len(stream.readline())
+            while piece.stop is None or offset < piece.stop:
+                line = stream.readline()
+                if not line:
+                    return
+                begin, offset = offset, offset + len(line)
+                if begin == 0:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if not line.isspace():
+                    yield line, begin
+    except DAMAGE as error:
+        raise damaged(piece.path, error) from error
+
+
+class ReadWork(PipelineStep):
+    """What the same task of an earlier stage wrote to work/.
+
+    Exactly that: datatrove names duplicates by their place in a task's file, and its own reader gives a task
+    another one's file when some task had nothing to write.
+    """
+
+    type, name = "📖 - READER", "work"
+
+    def __init__(self, folder: Path, meter: Path) -> None:
+        super().__init__()
+        self.folder, self.meter = folder, meter
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        path = self.folder / f"{rank:05d}.jsonl"
+        if not path.exists():
+            return
+        meter = Meter(self.meter, rank)
+        with path.open("rb") as stream:
+            for line in stream:
+                meter.add(len(line))
+                yield Document(**orjson.loads(line))
+
+
+def as_work(self: JsonlWriter, document: Document) -> dict[str, Any]:
+    """How documents lie between the stages."""
+    return {"text": document.text, "id": document.id, "metadata": document.metadata}
+
+
+def as_record(self: JsonlWriter, document: Document) -> dict[str, Any]:
+    """How documents lie in kept/ and dropped/: the fields of the input's line, and ours."""
+    ours = {key: value for key, value in document.metadata.items() if key != RECORD}
+    return {"id": document.id} | document.metadata[RECORD] | {"text": document.text} | ours
+
+
+class Tally(PipelineStep):
+    """Counts the documents and bytes that pass, by source, after the filter `point`."""
+
+    type = TALLY
+
+    def __init__(self, point: str) -> None:
+        self.name = point
+        super().__init__()
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        for document in data:
+            self.stat_update(label("pass", document, self.name))
+            self.stat_update(label("pass_bytes", document, self.name), value=size(document))
+            yield document
+
+
+class ReasonFilter(BaseFilter):
+    """A filter that counts its reasons by source."""
+
+    def filter_batch(self, batch: list[Document]) -> list[bool | tuple[bool, str]]:
+        results: list[bool | tuple[bool, str]] = super().filter_batch(batch)
+        for document, result in zip(batch, results, strict=True):
+            if isinstance(result, tuple) and not result[0]:
+                self.stat_update(label("drop", document, result[1]))
+        return results
+
+
+class LanguageFilter(ReasonFilter):
+    """Keeps what is in the language that the source is declared to be in."""
+
+    name = "🌍 language and script"
+
+    def __init__(self, identifier: Identifier, dropped: JsonlWriter) -> None:
+        super().__init__(dropped)
+        self.identifier = identifier
+
+    def filter(self, doc: Document) -> bool | tuple[bool, str]:
+        language = self.identifier(doc.text)
+        return True if language == doc.metadata[LANGUAGE] else (False, f"is_{language}")
+
+
+class QualityFilter(ReasonFilter):
+    """Gopher's quality and repetition rules with the thresholds and words of each document's language."""
+
+    name = "🥇 Gopher by language"
+
+    def __init__(self, config: QualityConfig, dropped: JsonlWriter) -> None:
+        super().__init__(dropped)
+        self.thresholds = dict(config.gopher)
+        self.quality = {name: gopher_quality(gopher) for name, gopher in config.gopher.items()}
+        self.repetition = {
+            name: GopherRepetitionFilter(language=_WORDS)
+            for name in (config.gopher if config.repetition else ())
+        }
+
+    def filter(self, doc: Document) -> bool | tuple[bool, str]:
+        language = doc.metadata[LANGUAGE]
+        # Quality first: its least number of words saves the n-gram rules from texts of a few words.
+        result = self.quality[language].filter(doc)
+        if result is not True:
+            return False, result[1]
+        share = self.thresholds[language].min_sentence_end_lines
+        if share and sentence_end_share(doc.text) < share:
+            return False, "too_few_sentence_ends"
+        if language not in self.repetition or len(doc.text.split()) < _REPETITION_FROM:
+            return True
+        result = self.repetition[language].filter(doc)
+        return True if result is True else (False, result[1])
+
+
+def gopher_quality(config: GopherConfig) -> GopherQualityFilter:
+    """datatrove's filter with a language's stop words and thresholds."""
+    return GopherQualityFilter(
+        min_doc_words=config.min_doc_words,
+        max_doc_words=config.max_doc_words,
+        min_avg_word_length=config.min_avg_word_length,
+        max_avg_word_length=config.max_avg_word_length,
+        max_symbol_word_ratio=config.max_symbol_word_ratio,
+        max_bullet_lines_ratio=config.max_bullet_lines_ratio,
+        max_ellipsis_lines_ratio=config.max_ellipsis_lines_ratio,
+        max_non_alpha_words_ratio=config.min_alpha_words_ratio,  # datatrove says max
+        min_stop_words=config.min_stop_words,
+        stop_words=list(config.stop_words),
+        language=_WORDS,
+    )
+
+
+def sentence_end_share(text: str) -> float:
+    """The share of lines with text that end like a sentence, in any script: full stop, danda ..."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return sum(line.rstrip().endswith(_SENTENCE_ENDS) for line in lines) / len(lines) if lines else 0.0
+
+
+class ListFilter(ReasonFilter):
+    """Drops documents by their hash, or by the words in them."""
+
+    name = "🚫 lists"
+
+    def __init__(self, config: ListsConfig, dropped: JsonlWriter) -> None:
+        super().__init__(dropped)
+        self.config = config
+        self._loaded: tuple[Any, dict[str, str]] | None = None
+
+    def filter(self, doc: Document) -> bool | tuple[bool, str]:
+        if self._loaded is None:  # by the task itself: lists need not travel with the job
+            paths = {name: words.path for name, words in self.config.words.items()}
+            self._loaded = read_words(paths), read_hashes(self.config.hashes)
+        phrases, hashes = self._loaded
+        if hashes and (name := hashes.get(document_hash(doc.text))):
+            return False, name
+        for name, number in count_matches(doc.text, phrases).items() if phrases else ():
+            if number >= self.config.words[name].min_matches:
+                doc.metadata["list_matches"] = number
+                return False, name
+        return True
+
+
+class MaskPii(PipelineStep):
+    """Replaces personal data by tokens like <PHONE>, and counts them by source and kind."""
+
+    type, name = "📞 - MASK", "personal data"
+
+    def __init__(self, kinds: Iterable[str]) -> None:
+        super().__init__()
+        self.kinds = tuple(kinds)
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        for document in data:
+            with self.track_time():
+                document.text, counts = pii.mask(document.text, self.kinds)
+            self._count(document, counts)
+            yield document
+
+    def _count(self, document: Document, counts: Counter[str]) -> None:
+        for kind, number in counts.items():
+            self.stat_update(label("pii", document, kind), value=number)
+        if counts:
+            self.stat_update(label("pii", document, "documents"))

@@ -1,0 +1,163 @@
+"""Which samples a rank reads for each optimizer step, and the loaders that deliver them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from megatron.core.datasets.utils import Split
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from recipes.config.phases import plan_phases, sources_in_use
+from recipes.config.schema import PretrainConfig
+from recipes.data.samples.blend import BlendState, RunBlend, Source, stretches_of
+from recipes.data.tokenizer import TextTokenizer
+
+FIELDS = ("tokens", "labels", "loss_mask")
+
+
+class StepSampler(Sampler[list[int]]):
+    """One list of indices per optimizer step: this data-parallel rank's micro-batches, one after another.
+
+    Step k uses samples k * global_batch_size and up. Their order over micro-batches and ranks is Megatron's:
+    consecutive runs of micro_batch_size samples go to consecutive data-parallel ranks.
+    """
+
+    def __init__(
+        self,
+        first_step: int,
+        total_steps: int,
+        *,
+        global_batch_size: int,
+        micro_batch_size: int,
+        data_parallel_rank: int,
+        data_parallel_size: int,
+    ) -> None:
+        self.first_step, self.total_steps = first_step, total_steps
+        self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
+        self.rank, self.size = data_parallel_rank, data_parallel_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        chunk = self.micro_batch_size
+        for step in range(self.first_step, self.total_steps):
+            start = step * self.global_batch_size + self.rank * chunk
+            end = (step + 1) * self.global_batch_size
+            yield [i + k for i in range(start, end, chunk * self.size) for k in range(chunk)]
+
+    def __len__(self) -> int:
+        """Steps of the whole run, those before ``first_step`` included: Lightning counts them too."""
+        return self.total_steps
+
+
+class HeldOut(Dataset):
+    """A whole held-out set once, shuffled by the seed; indices past its end give masked samples."""
+
+    def __init__(self, source: Source) -> None:
+        source.build_epochs(0, 0)
+        self.samples = source.epoch(0)
+        # Else GPTDataset writes the padding of the first sample it reads into the mask that it keeps for all.
+        self.samples.masks_and_position_ids_are_cacheable = False
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.samples[index if index < len(self.samples) else None]
+
+
+def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stacks samples to ``tokens``, ``labels`` (int64) and ``loss_mask`` (float32), each ``[n, s]``."""
+    return {field: torch.stack([sample[field] for sample in samples]) for field in FIELDS}
+
+
+def training_sources(config: PretrainConfig, tokenizer: TextTokenizer, cache_dir: Path) -> dict[str, Source]:
+    """The configured sources that some phase draws from, by name."""
+    return {
+        name: Source(
+            config.data.train[name].path,
+            tokenizer,
+            seed=config.seed,
+            seq_length=config.data.seq_length,
+            eod_mask_loss=config.data.eod_mask_loss,
+            cache_dir=cache_dir,
+        )
+        for name in sources_in_use(config.data)
+    }
+
+
+def training_loader(
+    config: PretrainConfig,
+    sources: dict[str, Source],
+    saved: BlendState | None,
+    *,
+    first_step: int,
+    total_steps: int,
+    cache_dir: Path,
+    data_parallel_rank: int,
+    data_parallel_size: int,
+) -> tuple[DataLoader[dict[str, Tensor]], RunBlend]:
+    """Batches of ``[global_batch_size / data_parallel_size, s]`` from ``first_step`` on, and their blends.
+
+    ``saved`` is the blend that held when a run that is resumed was saved.
+    """
+    batch = config.trainer.global_batch_size
+    phases = plan_phases(config, total_steps)
+    stretches = stretches_of(phases, saved, first_step * batch, total_steps * batch)
+    blend = RunBlend(sources, stretches, cache_dir)
+    blend.build_epochs(first_step * batch)
+    sampler = StepSampler(
+        first_step,
+        total_steps,
+        global_batch_size=batch,
+        micro_batch_size=config.trainer.micro_batch_size,
+        data_parallel_rank=data_parallel_rank,
+        data_parallel_size=data_parallel_size,
+    )
+    return _loader(blend, sampler, config.data.num_workers), blend
+
+
+def validation_loader(
+    config: PretrainConfig,
+    prefix: str,
+    tokenizer: TextTokenizer,
+    *,
+    cache_dir: Path,
+    data_parallel_rank: int,
+    data_parallel_size: int,
+) -> DataLoader[dict[str, Tensor]]:
+    """The held-out set at ``prefix``, or its first ``limit_val_batches`` global batches."""
+    source = Source(
+        prefix,
+        tokenizer,
+        seed=config.seed,
+        seq_length=config.data.seq_length,
+        eod_mask_loss=config.data.eod_mask_loss,
+        cache_dir=cache_dir,
+        split=Split.valid,
+    )
+    held_out = HeldOut(source)
+    steps = -(-len(held_out) // config.trainer.global_batch_size)
+    sampler = StepSampler(
+        0,
+        min(steps, config.trainer.limit_val_batches or steps),
+        global_batch_size=config.trainer.global_batch_size,
+        micro_batch_size=config.trainer.micro_batch_size,
+        data_parallel_rank=data_parallel_rank,
+        data_parallel_size=data_parallel_size,
+    )
+    return _loader(held_out, sampler, num_workers=0)
+
+
+def _loader(
+    dataset: Dataset[dict[str, Tensor]], sampler: StepSampler, num_workers: int
+) -> DataLoader[dict[str, Tensor]]:
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=num_workers > 0,
+    )

@@ -1,0 +1,161 @@
+"""Evaluate a model on benchmark tasks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.data.benchmark_mirror import verified_hash
+from recipes.errors import UserError
+from recipes.evaluation.result import EvaluationResult, Score, TaskResult, read_results, write_results
+from recipes.evaluation.tasks import MINIBENCH_FILES, load_tasks
+
+if TYPE_CHECKING:
+    from lm_eval.tasks.manager import TaskDict
+
+    from recipes.evaluation.text_model import TextModel
+
+__all__ = ["EvaluationResult", "evaluate", "read_results", "write_results"]
+
+FEWSHOT_SEED = 1234  # lm-eval's own
+
+
+def evaluate(
+    model: TextModel,
+    tasks: list[str],
+    *,
+    minibench: Path | None = None,
+    mirror: Path | None = None,
+    limit: int | None = None,
+    num_fewshot: int = 0,
+    max_batch_tokens: int = 16384,
+    bootstrap_iters: int = 1000,
+) -> EvaluationResult:
+    """Run tasks on a model.
+
+    Args:
+        model: the model; under tensor or pipeline parallelism every rank makes this call and has the result.
+        tasks: names of stock lm-eval tasks, groups or tags, and minibench_en / minibench_hi.
+        minibench: the directory of en.jsonl and hi.jsonl.
+        mirror: a benchmark mirror to read instead of the hub (compute nodes without network).
+        limit: use the first documents of each task only; for trying things out.
+        num_fewshot: solved examples before each question; tasks that fix it to 0 keep 0.
+        max_batch_tokens: the most tokens in one forward pass, padding included.
+        bootstrap_iters: resamplings for standard errors that have no formula; 0 for no standard errors at
+            all.
+
+    Raises:
+        UserError: an unknown task, data that cannot be loaded, or a task this model cannot run.
+    """
+    from lm_eval import evaluator
+
+    from recipes.evaluation.lm import ParamLM
+
+    if not tasks:
+        raise UserError("no tasks to evaluate")
+    start = time.monotonic()
+    loaded = load_tasks(tasks, minibench=minibench, mirror=mirror)
+    _set_fewshot(loaded, num_fewshot)
+    # `evaluate`, not `simple_evaluate`: the latter hides the results from all but the first local rank.
+    lm = ParamLM(model, max_batch_tokens)
+    report: Any = evaluator.evaluate(
+        lm, loaded, limit=limit, bootstrap_iters=bootstrap_iters, log_samples=False
+    )
+    return EvaluationResult(
+        model=model.name,
+        requested=list(tasks),
+        tasks=_task_results(loaded, report, limit),
+        settings={
+            "limit": limit,
+            "num_fewshot": num_fewshot,
+            "bootstrap_iters": bootstrap_iters,
+            "mirror_sha256": verified_hash(mirror) if mirror else None,
+            "versions": {package: version(package) for package in ("lm_eval", "datasets", "torch")},
+        },
+        seconds=round(time.monotonic() - start, 1),
+    )
+
+
+def _set_fewshot(loaded: TaskDict, num_fewshot: int) -> None:
+    for task in loaded["tasks"].values():
+        # A task that says 0 carries its examples in its prompt (TruthfulQA's six) or must not have any.
+        if task.get_config("num_fewshot") != 0:
+            task.set_config(key="num_fewshot", value=num_fewshot)
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+
+
+def _task_results(loaded: TaskDict, report: dict[str, Any], limit: int | None) -> dict[str, TaskResult]:
+    docs = {
+        name: [doc for _, doc in task.doc_iterator(limit=limit)] for name, task in loaded["tasks"].items()
+    }
+    golds = {name: _gold_indices(task, docs[name]) for name, task in loaded["tasks"].items()}
+    results = {}
+    for name in loaded["tasks"]:
+        texts = [doc["choices"][doc["answer"]] for doc in docs[name]] if name in MINIBENCH_FILES else []
+        results[name] = TaskResult(
+            scores=_scores(report["results"][name]),
+            n=len(docs[name]),
+            num_fewshot=report["n-shot"].get(name),
+            version=str(report["versions"].get(name)),
+            constant_answer=_most_frequent_share(golds[name]),
+            constant_text=_most_frequent_share(texts),
+        )
+    for name, group in loaded["groups"].items():
+        members = [task.task_name for task in group.get_all_tasks()]
+        n = sum(len(docs[member]) for member in members)
+        pooled = [gold for member in members for gold in golds[member]]
+        results[name] = TaskResult(
+            scores=_scores(report["results"][name]),
+            n=n,
+            num_fewshot=report["n-shot"].get(name),
+            version=str(report["versions"].get(name)),
+            constant_answer=_most_frequent_share(pooled) if len(pooled) == n else None,
+            tasks=members,
+        )
+    for name, members in loaded["group_map"].items():
+        if name not in loaded["groups"]:  # a tag, for which lm-eval reports nothing
+            results[name] = TaskResult(scores={}, n=sum(len(docs[task]) for task in members), tasks=members)
+    return results
+
+
+def _gold_indices(task: Any, docs: list[Any]) -> list[int]:
+    """Each document's right choice, as an index; empty for tasks where that is not a thing to be guessed."""
+    if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input:
+        return []
+    if isinstance(task.config.doc_to_target, int):  # TruthfulQA: the right answer is first by convention
+        return []
+    golds = []
+    for doc in docs:
+        gold = task.doc_to_target(doc)
+        choices = task.doc_to_choice(doc)
+        if isinstance(gold, str) and gold in choices:
+            gold = choices.index(gold)
+        if not isinstance(gold, int):
+            return []
+        golds.append(gold)
+    return golds
+
+
+def _most_frequent_share(values: Iterable[Any]) -> float | None:
+    counts = Counter(values)
+    return counts.most_common(1)[0][1] / counts.total() if counts else None
+
+
+def _scores(reported: dict[str, Any]) -> dict[str, Score]:
+    """The metrics of {"acc,none": 0.5, "acc_stderr,none": 0.1 or "N/A", "alias": ..., ...}."""
+    scores = {}
+    for key, value in reported.items():
+        metric, comma, filtered_by = key.partition(",")
+        if comma and not metric.endswith("_stderr"):
+            stderr = reported.get(f"{metric}_stderr,{filtered_by}")
+            scores[key] = Score(float(value), _number(stderr))
+    return scores
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

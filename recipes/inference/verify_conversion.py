@@ -1,0 +1,117 @@
+"""Both sides of a conversion read the same text and should say the same."""
+
+from __future__ import annotations
+
+import gc
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recipes.console import quiet_libraries
+from recipes.errors import UserError
+
+PROMPTS = (
+    "The monsoon reaches Kerala in the first days of June.",
+    "भारत में बारिश कब होगी? मौसम विभाग के अनुसार जून में।",
+    "Delhi दिल्ली 1947, 28.6° N: the capital राजधानी",
+)
+LENGTH = 24
+# Shares of the largest logit. With the same weights 0 to 5e-7 were measured over all families (transformers'
+# kernels are others, and a larger model adds up more); with weights rounded to bf16 0.001 to 0.044, the most
+# where another expert is chosen. A tensor in a wrong place moves logits by about as much as there is.
+BOUND = 1e-4
+BOUND_NARROWED = 0.1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of the logits of both sides."""
+
+    difference: float
+    """The largest, absolute."""
+    largest: float
+    """The source's largest logit."""
+    bound: float
+    """How large the difference may be, as a share of the largest logit."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both sides say the same; not if there are numbers that are not finite."""
+        return self.difference <= self.bound * self.largest < float("inf")
+
+
+def compare_logits(source: Path, target: Path) -> Comparison:
+    """The logits of fixed English and Hindi prompts, from both sides.
+
+    In fp32, one side in memory at a time. A Hugging Face target is run by transformers, everything else by
+    the model here.
+
+    Raises:
+        UserError: a side cannot be loaded.
+    """
+    quiet_libraries()
+    tokens = _tokens(source)
+    ours = _our_logits(source, tokens)
+    gc.collect()
+    hugging_face = (target / "config.json").is_file()
+    theirs = _transformers_logits(target, tokens) if hugging_face else _our_logits(target, tokens)
+    vocabulary = min(ours.shape[-1], theirs.shape[-1])
+    difference = (ours[..., :vocabulary] - theirs[..., :vocabulary]).abs().max().item()
+    bound = BOUND_NARROWED if _narrowed(source, target) else BOUND
+    return Comparison(difference, ours.abs().max().item(), bound)
+
+
+def _narrowed(source: Path, target: Path) -> bool:
+    """Whether the target stores some tensor with fewer digits than the source."""
+    from recipes.checkpoint.open import open_stored_model
+
+    with open_stored_model(source, verify=False) as before, open_stored_model(target, verify=False) as after:
+        return any(
+            torch.finfo(tensor.dtype).eps > torch.finfo(before.tensors[name].dtype).eps
+            for name, tensor in after.tensors.items()
+            if tensor.dtype.is_floating_point and name in before.tensors
+        )
+
+
+def _tokens(path: Path) -> Tensor:
+    """``[prompts, LENGTH]``: the prompts' ids, repeated or cut to one length."""
+    from recipes.checkpoint.open import open_stored_model
+
+    with open_stored_model(path) as source:
+        vocabulary = source.model.vocab_size
+        try:
+            encoded = [source.text_tokenizer.encode(prompt) for prompt in PROMPTS]
+        except UserError:  # It has no tokenizer: any ids will do.
+            encoded = [[(7 * place + 3 * row) % vocabulary for place in range(LENGTH)] for row in range(3)]
+    rows = [(ids * (LENGTH // len(ids) + 1))[:LENGTH] for ids in encoded]
+    return torch.tensor(rows) % vocabulary
+
+
+@torch.inference_mode()
+def _our_logits(path: Path, tokens: Tensor) -> Tensor:
+    from recipes.checkpoint.nemo.nemo_file import load_weights
+    from recipes.checkpoint.open import open_stored_model
+    from recipes.inference.text_model import build_for_inference
+
+    with open_stored_model(path, verify=False) as source:  # Not by a tokenizer: torch_dist weights have none.
+        gpt = build_for_inference(source.model, precision="fp32").eval()
+        load_weights(source, gpt)
+    tokens = tokens.to(next(gpt.parameters()).device)
+    positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    return gpt(tokens, positions, None, runtime_gather_output=True).float().cpu()
+
+
+def _transformers_logits(path: Path, tokens: Tensor) -> Tensor:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    # The remote code that a family without a class leaves with is this project's own.
+    own_code = "auto_map" in json.loads((path / "config.json").read_text(encoding="utf-8"))
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=own_code)
+    with torch.inference_mode():
+        logits: Tensor = model.eval()(tokens).logits
+    return logits.float()

@@ -1,0 +1,111 @@
+"""Parameters, FLOPs and key-value cache of a described model, summed over the table of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from recipes.families.family import layer_windows, tensor_table
+from recipes.families.model_config import ModelConfig
+from recipes.families.tensors import EXPERTS, HEAD, POSITIONS, VECTORS, WORDS, TensorSpec, parts_in_order
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    total: int
+    """Every trainable number, padded vocabulary rows not counted."""
+    non_embedding: int
+    """Without the lookup tables (words, positions, value embeddings) and the output head."""
+    active_per_token: int
+    """Without the routed experts that one token does not pass through."""
+
+
+def count_parameters(model: ModelConfig) -> ParameterCounts:
+    """Parameters of the whole model. Param-1 2.9B: 2,860,648,448."""
+    table = [spec for spec in tensor_table(model) if spec.trained]
+    total = _numbers(table)
+    return ParameterCounts(
+        total=total,
+        non_embedding=total - _numbers(spec for spec in table if spec.table),
+        active_per_token=_passed(table, model),
+    )
+
+
+def parameters_per_part(model: ModelConfig) -> dict[str, int]:
+    """Parameters of each kind of tensor, padded vocabulary rows not counted; together the whole model."""
+    table = [spec for spec in tensor_table(model) if spec.trained]
+    counts = {}
+    for part in parts_in_order(spec.part for spec in table):
+        specs = [spec for spec in table if spec.part == part]
+        layers = len({spec.layer for spec in specs})
+        name = f"{part} ({layers} layers)"
+        if part == EXPERTS:
+            name = f"{part} ({layers} layers of {model.num_moe_experts})"
+        counts[part if part in (WORDS, POSITIONS, VECTORS, HEAD) else name] = _numbers(specs)
+    return counts
+
+
+def layer_parameters(model: ModelConfig) -> list[int]:
+    """Parameters of each layer, value embeddings with the layer that adds them."""
+    counts = [0] * model.num_layers
+    for spec in tensor_table(model):
+        if spec.layer is not None and spec.trained:
+            counts[spec.layer] += spec.numbers()
+    return counts
+
+
+def lookups_of_layers(model: ModelConfig) -> list[list[str]]:
+    """For each layer the tables by token that it has of its own, in the singular: value embedding."""
+    lookups: list[list[str]] = [[] for _ in range(model.num_layers)]
+    for spec in tensor_table(model):
+        if spec.layer is not None and spec.table:
+            lookups[spec.layer].append(spec.part.removesuffix("s"))
+    return lookups
+
+
+def flops_per_token(model: ModelConfig, seq_length: int) -> int:
+    """Training FLOPs (forward and backward) per token.
+
+    6 x parameters in matrix products (output head once, input lookup not, routed experts x top-k / experts)
+    + 12 x attention width x context per layer, the full context, not halved for causality, a window as it is:
+    appendix B of PaLM (arXiv 2204.02311).
+    """
+    table = tensor_table(model)
+    products = _passed((spec for spec in table if spec.multiplied), model)
+    windows = layer_windows(model)
+    attended = sum(
+        spec.queries * min(windows[spec.layer] or seq_length, seq_length)
+        for spec in table
+        if spec.layer is not None
+    )
+    return 6 * products + 12 * attended
+
+
+def kv_bytes_per_token(model: ModelConfig, bytes_per_number: int = 2) -> int:
+    """Keys and values of one token in all layers."""
+    return bytes_per_number * sum(spec.cached for spec in tensor_table(model))
+
+
+def kv_cache_bytes(model: ModelConfig, context: int, bytes_per_number: int = 2) -> int:
+    """Keys and values that must be kept to continue a text of ``context`` tokens; windows keep no more."""
+    windows = layer_windows(model)
+    return bytes_per_number * sum(
+        spec.cached * min(windows[spec.layer] or context, context)
+        for spec in tensor_table(model)
+        if spec.layer is not None
+    )
+
+
+def _numbers(specs: Iterable[TensorSpec]) -> int:
+    return sum(spec.numbers() for spec in specs)
+
+
+def _passed(specs: Iterable[TensorSpec], model: ModelConfig) -> int:
+    """Numbers that one token meets: of the routed experts those that it is sent to."""
+    routed = others = 0
+    for spec in specs:
+        if spec.routed:
+            routed += spec.numbers()
+        else:
+            others += spec.numbers()
+    return others + routed * model.moe_router_topk // (model.num_moe_experts or 1)

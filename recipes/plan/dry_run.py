@@ -1,0 +1,95 @@
+"""What a run would train, in words and numbers; no torch import."""
+
+from __future__ import annotations
+
+from recipes.config.lengths import configured_warmup, schedule_lengths, total_steps
+from recipes.config.schema import OptimConfig, ParallelConfig, PretrainConfig
+from recipes.config.world import launched_world
+from recipes.families.model_config import padded_vocab_size
+from recipes.plan.accounting import count_parameters, flops_per_token
+from recipes.plan.epochs import epoch_rows
+from recipes.plan.learning_rate import draw_learning_rate
+from recipes.plan.memory import expected_memory_bytes
+
+
+def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
+    """The ``dry_run=true`` text."""
+    model, trainer, parallel = config.model, config.trainer, config.parallel
+    counts = count_parameters(model)
+    steps = total_steps(config)
+    tokens_per_step = trainer.global_batch_size * config.data.seq_length
+    flops = flops_per_token(model, config.data.seq_length)
+    # On a machine without CUDA "auto" would be fp32, but a plan for 512 processes is not for this machine.
+    bf16 = trainer.precision != "fp32"
+    memory = expected_memory_bytes(
+        model,
+        parallel,
+        micro_batch_size=trainer.micro_batch_size,
+        seq_length=config.data.seq_length,
+        data_parallel_size=data_parallel_size,
+        bf16=bf16,
+    )
+    world_size = parallel.world_size or launched_world().size
+    rows = [
+        ("run", f"{config.output_dir}/{config.name}"),
+        ("parameters", f"{counts.total:,}"),
+        ("  non-embedding", f"{counts.non_embedding:,}"),
+        ("  active per token", f"{counts.active_per_token:,}"),
+        ("vocabulary", f"{model.vocab_size:,} (padded to {padded_vocab_size(model):,})"),
+        ("tokens per step", f"{tokens_per_step:,} = {trainer.global_batch_size} x {config.data.seq_length}"),
+        ("steps", f"{steps:,}"),
+        ("tokens in all", f"{steps * tokens_per_step:,}"),
+        ("FLOPs per token", f"{flops / 1e9:,.3f} GFLOP (forward and backward, full attention context)"),
+        ("FLOPs in all", f"{flops * steps * tokens_per_step:.3e}"),
+        ("layout", f"{world_size} process(es): {_layout(parallel, data_parallel_size)}"),
+        (
+            "memory per device",
+            f"{sum(memory.values()) / 2**30:,.2f} GiB expected ({'bf16' if bf16 else 'fp32'})",
+        ),
+        *((f"  {part}", f"{size / 2**30:,.2f} GiB") for part, size in memory.items()),
+        ("precision", trainer.precision),
+        ("learning rate", _schedule(config.optim, tokens_per_step, steps)),
+        *_rate_rows(config.optim),
+        *epoch_rows(config, steps),
+    ]
+    width = max(len(name) for name, _ in rows)
+    table = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return f"{table}\n\n{draw_learning_rate(config.optim, tokens_per_step, steps)}"
+
+
+def _layout(parallel: ParallelConfig, data_parallel_size: int) -> str:
+    sizes = {
+        "tensor": parallel.tensor_model_parallel_size,
+        "pipeline": parallel.pipeline_model_parallel_size,
+        "context": parallel.context_parallel_size,
+        "data": data_parallel_size,
+    }
+    text = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1 or name != "context")
+    if parallel.sequence_parallel:
+        text += ", sequence parallel"
+    if parallel.expert_model_parallel_size > 1:
+        text += f", experts over {parallel.expert_model_parallel_size}"
+    if parallel.recompute_granularity is not None:
+        text += f", {parallel.recompute_granularity} recomputation"
+    return text
+
+
+def _schedule(optim: OptimConfig, tokens_per_step: int, steps: int) -> str:
+    lengths = schedule_lengths(optim, tokens_per_step, steps)
+    warmup = configured_warmup(optim, tokens_per_step)
+    text = f"{optim.lr_decay_style}, {optim.lr:g} to {optim.min_lr:g}, {warmup} warm-up steps"
+    if warmup > lengths.warmup:
+        text += f" (cut to {lengths.warmup})"
+    if optim.lr_decay_style == "WSD":
+        text += f", {lengths.wsd_decay:,} steps of {optim.lr_wsd_decay_style} decay"
+    return text if lengths.decay == max(1, steps) else f"{text}, decay over {lengths.decay:,}"
+
+
+def _rate_rows(optim: OptimConfig) -> list[tuple[str, str]]:
+    """Peak rates of what does not follow optim.lr."""
+    rates = {"embeddings": optim.embedding_lr, "head": optim.head_lr, "scalars": optim.scalar_lr}
+    return [
+        (f"  {name}", f"{rate:g} to {optim.min_lr * rate / optim.lr:g}")
+        for name, rate in rates.items()
+        if rate is not None
+    ]

@@ -1,0 +1,131 @@
+"""When a run saves, and which of its checkpoints stay."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from recipes.checkpoint.save.background import BackgroundSave
+from recipes.checkpoint.save.manifest import step_directory
+from recipes.checkpoint.save.retention import VALID_LOSS, Best, prune
+from recipes.config.schema import PretrainConfig
+from recipes.console import duration, say, warn
+from recipes.errors import UserError
+from recipes.training.callbacks.metrics import GuardError
+from recipes.training.callbacks.stop import SIGNALLED, StopControl
+from recipes.training.strategy import SaveOptions
+
+
+class Checkpoints(Callback):
+    """Saves every n steps and at the end of the process, and keeps the newest, the best and every n-th.
+
+    Of a step that is validated too, the checkpoint is written after the validation, with its loss in the
+    manifest unless a signal has broken the validation off. A save that is written in the background becomes a
+    checkpoint at the end of a later step, once all ranks have written their files.
+    """
+
+    def __init__(self, config: PretrainConfig, directory: Path, stop: StopControl, *, resumed: bool) -> None:
+        self.config, self.directory, self.stop = config.trainer.checkpoint, directory, stop
+        self.valid_every = config.trainer.val_check_interval if config.data.valid else None
+        self.resumed = resumed
+        self.saved_step = -1
+        self.validated_step, self.valid_loss = -1, 0.0
+        self.waits_for_validation = False
+        self.started = 0.0
+        self.standstill = 0.0
+        self.warned = False
+        self.best: Best | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.resumed:
+            self.saved_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        assert not self.waits_for_validation, "the step before was not validated"
+        self._finish(trainer, wait=False)
+        step, every = trainer.global_step, self.config.every_n_steps
+        if self.stop.stopped_by == SIGNALLED:
+            self.save(trainer)
+        elif every is not None and step % every == 0:
+            self.waits_for_validation = self.valid_every is not None and step % self.valid_every == 0
+            if not self.waits_for_validation:
+                self.save(trainer, in_background=self.config.async_save)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        losses = [value for key, value in pl_module.valid_metrics.items() if key.endswith(".loss")]
+        if losses:
+            self.validated_step, self.valid_loss = trainer.global_step, sum(losses) / len(losses)
+        if self.waits_for_validation:
+            self.waits_for_validation = False
+            self.save(trainer, in_background=self.config.async_save)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.waits_for_validation = False
+        self.save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        if not isinstance(exception, GuardError):
+            _background(trainer).abandon()
+            return
+        # All ranks come here, and what was begun is of a sound step.
+        try:
+            self._finish(trainer, wait=True)
+        except UserError as error:  # Why the run ends must not be hidden by it.
+            warn(str(error))
+
+    def save(self, trainer: Trainer, *, in_background: bool = False) -> None:
+        """Writes the present step's checkpoint unless there is one, or begins to."""
+        step = trainer.global_step
+        if in_background:
+            self._warn_of_waiting(trainer)
+        self._finish(trainer, wait=True)
+        if step == self.saved_step:
+            return
+        path = step_directory(self.directory, step)
+        facts = {VALID_LOSS: self.valid_loss} if step == self.validated_step else {}
+        self.started = time.monotonic()
+        trainer.save_checkpoint(path, storage_options=SaveOptions(facts, in_background))
+        self.standstill = time.monotonic() - self.started
+        self.saved_step = step
+        if not in_background:
+            self._saved(trainer, path)
+
+    def _warn_of_waiting(self, trainer: Trainer) -> None:
+        if _background(trainer).pending and not self.warned and trainer.is_global_zero:
+            self.warned = True
+            warn(
+                f"trainer.checkpoint.every_n_steps={self.config.every_n_steps}: the save of step "
+                f"{self.saved_step} is not written yet, training waits for it; save less often"
+            )
+
+    def _finish(self, trainer: Trainer, *, wait: bool) -> None:
+        """Publishes the save in the background, if there is one and it is written."""
+        started = time.monotonic()
+        path = _background(trainer).finish(trainer.strategy.root_device, wait=wait)
+        if path is not None:
+            self.standstill += time.monotonic() - started
+            self._saved(trainer, path)
+
+    def _saved(self, trainer: Trainer, path: Path) -> None:
+        if not trainer.is_global_zero:
+            return
+        took = time.monotonic() - self.started
+        stood = f", training stood still for {self.standstill:.1f} s" if self.config.async_save else ""
+        say(f"saved  {path} in {duration(took)}{stood}")
+        best = prune(
+            self.directory,
+            keep_last=self.config.keep_last,
+            keep_best=self.config.keep_best,
+            keep_every_n_steps=self.config.keep_every_n_steps,
+        )
+        if best is not None and best != self.best:
+            say(f"best   {best.path.name}, validation loss {best.valid_loss:.4f}")
+        self.best = best
+
+
+def _background(trainer: Trainer) -> BackgroundSave:
+    background: BackgroundSave = trainer.strategy.background  # type: ignore[attr-defined]
+    return background

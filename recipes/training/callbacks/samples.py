@@ -1,0 +1,116 @@
+"""Completions while training: what the model writes, by the same parallel layout that trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, Trainer
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+from recipes.config.schema import PretrainConfig
+from recipes.console import say
+from recipes.inference.complete import complete
+from recipes.inference.decoding import TextGenerator
+from recipes.training.callbacks.metrics import Metrics
+from recipes.training.module import ParamGPT
+
+
+class TrainedText(TextGenerator):
+    """The model in training as a writer of text.
+
+    Every rank makes the same calls and gets the same text, so any layout but context parallelism serves. The
+    whole text is read again for every token: with no key-value cache pipeline stages and sequence parallelism
+    work as they do in training.
+
+    Args:
+        model: in training; its layers are compiled or not, as they are.
+        document_start_id: what stood before every document.
+    """
+
+    def __init__(self, model: ParamGPT, document_start_id: int | None) -> None:
+        run = model.run
+        super().__init__(
+            model.tokenizer,
+            model.trainer.strategy.root_device,
+            max_sequence_length=run.model.max_position_embeddings,
+            document_start_id=document_start_id,
+        )
+        self.model = model
+
+    def _reader(self, rows: Tensor) -> Callable[[int], Tensor]:
+        # Sequence parallelism splits what is read into equal parts. What is added stands behind all that
+        # counts, so a causal model does not see it.
+        parallel = self.model.run.parallel
+        parts = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
+        padding = rows.new_full((rows.shape[0], -rows.shape[1] % parts), self.eos_id)
+
+        def next_logits(place: int) -> Tensor:
+            return self._logits(torch.cat((rows, padding), dim=1), place - 1)
+
+        return next_logits
+
+    def _logits(self, tokens: Tensor, place: int) -> Tensor:
+        """Logits ``[b, V]`` after ``tokens[:, :place + 1]``, on every rank; ``tokens`` ``[b, s]``."""
+        batch, length = tokens.shape
+        position_ids = torch.arange(length, device=tokens.device).expand_as(tokens)
+
+        def forward_step(_: Iterator[None], ddp: torch.nn.Module) -> tuple[Tensor, Callable[..., Tensor]]:
+            logits = ddp(tokens, position_ids, None, runtime_gather_output=True)
+            return logits, lambda output, non_loss_data: output[:, place].float().contiguous()
+
+        outputs = get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iter([None]),
+            model=[self.model.ddp],
+            num_microbatches=1,
+            seq_length=length,
+            micro_batch_size=batch,
+            forward_only=True,
+            collect_non_loss_data=True,
+        )
+        if parallel_state.get_pipeline_model_parallel_world_size() == 1:
+            return outputs[0]
+        padded = self.model.gpt.vocab_size
+        logits = outputs[0] if outputs else torch.empty(batch, padded, device=tokens.device)
+        dist.broadcast(
+            logits,
+            src=parallel_state.get_pipeline_model_parallel_last_rank(),
+            group=parallel_state.get_pipeline_model_parallel_group(),
+        )
+        return logits
+
+
+class Samples(Callback):
+    """Completes ``trainer.samples.prompts`` every so many steps; prints and records them on rank 0."""
+
+    def __init__(self, config: PretrainConfig, metrics: Metrics, document_start: str | None) -> None:
+        self.config, self.metrics, self.document_start = config.trainer.samples, metrics, document_start
+        self.seed = config.seed
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        model: ParamGPT = pl_module
+        step, every = trainer.global_step, self.config.every_n_steps
+        if every is None or step % every:
+            return
+        start = {"bos": model.tokenizer.bos_id, "eos": model.tokenizer.eos_id, None: None}
+        writer = TrainedText(model, start[self.document_start])
+        prompts = list(self.config.prompts)
+        model.gpt.eval()
+        # The seed is the step's own: a resumed run writes what an uninterrupted one would have.
+        samples = list(
+            complete(writer, prompts, self.config.inference, batch_size=len(prompts), seed=self.seed + step)
+        )
+        model.gpt.train()
+        if trainer.is_global_zero:
+            for sample in samples:
+                say(f"sample {sample.prompt}|{' '.join(sample.completion.split())}")
+                record = {"event": "sample", "step": step}
+                self.metrics.directory.append_metrics(
+                    record | {"prompt": sample.prompt, "completion": sample.completion}
+                )
+        self.metrics.leave_out_time(step)
