@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import hydra
+import yaml
+from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -79,15 +81,33 @@ def _compose_and_run(job: str, run: Callable[[Any], int]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     parser: Any = argparse.ArgumentParser
     usage, parser.error = parser.error, _refuse_option
+    app: Any = Hydra
+    list_groups, app.format_config_groups = app.format_config_groups, _groups_of(job)
     try:
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(task)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, SCHEMAS[job])) from None
+        raise UserError(explain(error, job)) from None
     finally:
-        parser.error = usage
+        parser.error, app.format_config_groups = usage, list_groups
     if isinstance(outcome, UserError):
         raise outcome
     return outcome
+
+
+def config_groups(job: str) -> list[str]:
+    """The groups of conf/ that a job chooses from: those in its list of defaults."""
+    defaults = yaml.safe_load((CONF_DIR / f"{job}.yaml").read_text(encoding="utf-8"))["defaults"]
+    return [group for entry in defaults if isinstance(entry, dict) for group in entry]
+
+
+def _groups_of(job: str) -> Callable[..., str]:
+    """Hydra's list of groups for ``--help``, cut down to the job's own."""
+    list_all, groups = Hydra.format_config_groups, set(config_groups(job))
+
+    def list_own(app: Hydra, predicate: Callable[[str], bool], compact: bool = True) -> str:
+        return list_all(app, lambda group: predicate(group) and group in groups, compact) or "none\n"
+
+    return list_own
 
 
 def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
@@ -121,9 +141,13 @@ def to_dataclass(cfg: DictConfig, schema: type[Config]) -> Config:
     return config
 
 
-def explain(error: Exception, schema: type) -> str:
+def explain(error: Exception, job: str) -> str:
     """One line for a refusal by Hydra or OmegaConf: which key, which value, what to do."""
+    schema = SCHEMAS[job]
     text = str(error)
+    if group := re.search(r"To append to your default list use \+(\w+)=(\S+)", text):
+        groups = ", ".join(config_groups(job)) or "none"
+        return f"{group[1]}={group[2]}: this job has no such configuration group (it has: {groups})"
     cause = error.__cause__
     while cause is not None:
         text += "\n" + str(cause)

@@ -147,7 +147,7 @@ def test_phases_from_yaml() -> None:
     assert second.weights == {"en": 1280.0, "hi": 3200.0 - 1280.0}
     with pytest.raises(HydraException) as refusal:
         compose("pretrain", [*overrides, "data.phases=[{colour:red}]"])
-    assert explain(refusal.value, PretrainConfig) == "data.phases: its entries have no key 'colour'"
+    assert explain(refusal.value, "pretrain") == "data.phases: its entries have no key 'colour'"
 
 
 PHASES = [
