@@ -52,6 +52,8 @@ class Family:
     """Keys of config.json beside those that every class has."""
     from_hugging_face: Mapping[str, Callable[[Values], dict[str, Any]]]
     """``model_type`` of config.json -> fields of ModelConfig beside those that every class has."""
+    config_keys: frozenset[str] = frozenset()
+    """Keys of config.json that the family reads although others compute one value of them only."""
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Keys of ModelConfig of which the family has only these values."""
     check: Callable[[ModelConfig], None] = nothing_more

@@ -91,7 +91,7 @@ def from_hf_config(config: dict[str, Any]) -> ModelConfig:
     readers = {kind: (family, kind) for family in _families() for kind in family.from_hugging_face}
     family, kind = readers[values.choice("model_type", tuple(readers))]
     for key, allowed in REQUIRED.items():
-        value = config.get(key)
+        value = config.get(key) if key not in family.config_keys else None
         # Not 1 == True: a flag must be a flag.
         if value is not None and not any(value == known and type(value) is type(known) for known in allowed):
             values.refuse(key, "no family here computes that")
