@@ -1,4 +1,4 @@
-"""A family from two files and a YAML outside the project goes the whole way, as docs/add-a-model-family.md."""
+"""A family from two files and a YAML outside the project goes the whole way (docs/add-a-model-family.md)."""
 
 from __future__ import annotations
 
