@@ -9,7 +9,11 @@ from typing import NoReturn
 from recipes.console import printable
 from recipes.errors import UserError
 
+DONE = 0
 USER_ERROR = 2
+STOPPED_BY_SIGNAL = 3
+"""Or by its time limit: saved, and to be started again."""
+STOPPED_BY_GUARD = 4
 INTERRUPTED = 128 + 2
 BROKEN_PIPE = 128 + 13
 

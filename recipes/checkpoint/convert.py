@@ -34,7 +34,8 @@ from recipes.checkpoint.stored.keys import key_of
 from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.checkpoint.stored.stored_tokenizer import BESIDE
 from recipes.console import shown, warn
-from recipes.data.tokenizer.tokenizer_files import HUGGING_FACE, TokenizerFiles
+from recipes.data.tokenizer.file_names import HUGGING_FACE
+from recipes.data.tokenizer.tokenizer_files import TokenizerFiles
 from recipes.errors import UserError
 from recipes.families.family import tensor_table
 from recipes.families.tensors import WORD_EMBEDDINGS

@@ -162,7 +162,8 @@ class TrainerConfig:
     max_tokens: int | None = None
     """Tokens of the whole run; the first limit that is reached ends it."""
     max_time: str | None = None
-    """DD:HH:MM:SS or HH:MM:SS of training in this process; then it saves and stops."""
+    """DD:HH:MM:SS or HH:MM:SS of training in this process; then it saves and stops as a signal stops it: exit
+    code 3, no model.nemo yet. The same command goes on."""
     global_batch_size: int = MISSING
     """Samples per optimizer step, over all data-parallel ranks."""
     micro_batch_size: int = MISSING

@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 
 from recipes.checkpoint.nemo.classic_config import to_nemo_config
 from recipes.checkpoint.nemo.nemo_file import new_tokenizer_name, save_nemo
+from recipes.cli import DONE, STOPPED_BY_GUARD, STOPPED_BY_SIGNAL
 from recipes.config.schema import PretrainConfig
 from recipes.config.validate import parse_duration
 from recipes.config.world import World
@@ -36,10 +37,10 @@ from recipes.run_directory import RunDirectory
 from recipes.training.callbacks.checkpoints import Checkpoints
 from recipes.training.callbacks.metrics import GuardError, Metrics, known_peak_flops
 from recipes.training.callbacks.samples import Samples
-from recipes.training.callbacks.stop import SIGNALLED, StopControl
+from recipes.training.callbacks.stop import OUT_OF_TIME, SIGNALLED, StopControl
 from recipes.training.callbacks.validation import FinalValidation
 from recipes.training.module import ParamGPT
-from recipes.training.run import DONE, STOPPED_BY_GUARD, STOPPED_BY_SIGNAL, Start
+from recipes.training.start import Start
 from recipes.training.strategy import MegatronStrategy
 
 
@@ -60,7 +61,7 @@ def fit(config: PretrainConfig, world: World, directory: RunDirectory, start: St
     """Trains to ``steps`` from where ``start`` says; returns the exit code."""
     checkpoint = start.checkpoint
     max_time = config.trainer.max_time
-    stop = StopControl(parse_duration(max_time) if max_time else None, talks=world.rank == 0)
+    stop = StopControl(parse_duration(max_time) if max_time else None, announce=world.rank == 0)
     stop.install()
     quiet_libraries()  # Again: Lightning and NeMo set their own levels when they are imported.
     if world.rank == 0:
@@ -76,9 +77,11 @@ def fit(config: PretrainConfig, world: World, directory: RunDirectory, start: St
         if world.rank == 0:
             print(f"stopped by a guard: {error}", file=sys.stderr)
         return _leave(STOPPED_BY_GUARD)
-    if stop.stopped_by == SIGNALLED:
+    unfinished = trainer.global_step < steps
+    if stop.stopped_by == SIGNALLED or (stop.stopped_by == OUT_OF_TIME and unfinished):
+        reason = "stopped by a signal" if stop.stopped_by == SIGNALLED else "time limit"
         if world.rank == 0:
-            say(f"stopped by a signal at step {trainer.global_step}; the same command continues from there")
+            say(f"{reason} at step {trainer.global_step} of {steps}; the same command continues from there")
         return _leave(STOPPED_BY_SIGNAL)
     if config.save_nemo:
         model.save_to(str(directory.nemo_file))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recipes.checkpoint.formats.archive import read_member
 from recipes.checkpoint.save.manifest import newest_whole_checkpoint, remove_partial, set_aside_newer
 from recipes.checkpoint.save.retention import forget_missing_best
+from recipes.cli import DONE
 from recipes.config.lengths import total_steps
 from recipes.config.run_directory import resolved_yaml, run_directory_of
 from recipes.config.schema import PretrainConfig
@@ -19,9 +19,7 @@ from recipes.errors import UserError
 from recipes.run_directory import RunDirectory
 from recipes.training.resume import check_resume
 from recipes.training.run_lock import RunLock
-from recipes.training.start import find_start
-
-DONE, STOPPED_BY_SIGNAL, STOPPED_BY_GUARD = 0, 3, 4
+from recipes.training.start import Start, find_start
 
 
 def pretrain(config: PretrainConfig) -> int:
@@ -43,22 +41,6 @@ def pretrain(config: PretrainConfig) -> int:
         return fit(config, world, directory, start, steps)
     finally:
         lock.release()
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a run begins."""
-
-    checkpoint: Path | None
-    """Of this run, to resume from."""
-    step: int = 0
-    """The checkpoint's."""
-    consumed_tokens: int = 0
-    """Up to it."""
-    init_from: Path | None = None
-    """Of another run, to start from; None while there is something to resume from."""
-    complete: bool = False
-    """Whether nothing is left to do."""
 
 
 def _decided_by_first_rank(world: World, decide: Callable[[], Start]) -> Start:

@@ -1,7 +1,8 @@
-"""Starting a new run from another run's weights, or from its full state: the phases of a recipe."""
+"""Where a run begins: at the start, from a checkpoint of its own, or from another run's weights or state."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,22 @@ from recipes.errors import UserError
 
 if TYPE_CHECKING:
     from megatron.core.models.gpt import GPTModel
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins."""
+
+    checkpoint: Path | None
+    """Of this run, to resume from."""
+    step: int = 0
+    """The checkpoint's."""
+    consumed_tokens: int = 0
+    """Up to it."""
+    init_from: Path | None = None
+    """Of another run, to start from; None while there is something to resume from."""
+    complete: bool = False
+    """Whether nothing is left to do."""
 
 
 def find_start(init_from: str, verify_sha256: bool) -> Path:

@@ -154,7 +154,7 @@ def test_a_signal_ends_a_validation_too(
     finally:
         process.kill()
     assert (process.returncode, err) == (SAVED_AND_STOPPED, "") and seconds < 20
-    assert "stopped by a signal at step 4;" in out and "\nvalid" not in out and "\nbest" not in out
+    assert "stopped by a signal at step 4 of" in out and "\nvalid" not in out and "\nbest" not in out
     assert checkpoint_steps(tmp_path) == [4]
     (checkpoint,) = finished_checkpoints(tmp_path / "tiny" / "checkpoints")
     assert VALID_LOSS not in verify(checkpoint)
@@ -210,30 +210,43 @@ def test_a_signal_to_one_of_two_ranks_stops_both(
     assert losses == pytest.approx(whole.losses, rel=1e-4)
 
 
-def test_max_time_saves_finishes_and_goes_on_later(
+def test_max_time_stops_as_a_signal_does_and_goes_on_later(
     whole: Outcome, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     changes = {"save_nemo": "true", "trainer__max_steps": "100000", "optim__lr_decay_steps": "20"}
     outcome = run(gloo_pool, overrides(tiny_data, tmp_path, trainer__max_time="00:00:01", **changes))
-    assert outcome.code == 0
+    assert outcome.code == SAVED_AND_STOPPED
     (stopped,) = checkpoint_steps(tmp_path)
-    assert 10 < stopped < 100000 and outcome.metrics[-1]["step"] == stopped
-    assert "valid.en.loss" in outcome.metrics[-1]
+    assert 0 < stopped < 100000 and outcome.metrics[-1]["step"] == stopped
+    assert f"time limit at step {stopped} of 100000; the same command continues from there" in outcome.stdout
     nemo = tmp_path / "tiny" / "model.nemo"
-    first = nemo.read_bytes()
+    assert "done" not in outcome.stdout and not nemo.exists()
     later = run(
         gloo_pool, overrides(tiny_data, tmp_path, **changes | {"trainer__max_steps": str(stopped + 10)})
     )
     assert later.code == 0 and later.metrics[-1]["step"] == stopped + 10
-    assert nemo.read_bytes() != first
     losses = {step: loss for step, loss in later.losses.items() if step <= 40}
     assert losses == {step: loss for step, loss in whole.losses.items() if step in losses}
-    # The model file of an earlier end does not count as the finished run's.
+    # A model file of another step than the last does not count as the finished run's.
+    first = nemo.read_bytes()
+    more = run(
+        gloo_pool, overrides(tiny_data, tmp_path, **changes | {"trainer__max_steps": str(stopped + 12)})
+    )
+    assert more.code == 0 and nemo.read_bytes() != first
     nemo.write_bytes(first)
     again = run(
-        gloo_pool, overrides(tiny_data, tmp_path, **changes | {"trainer__max_steps": str(stopped + 10)})
+        gloo_pool, overrides(tiny_data, tmp_path, **changes | {"trainer__max_steps": str(stopped + 12)})
     )
     assert "is complete" not in again.stdout and nemo.read_bytes() != first
+
+
+def test_max_time_reached_at_the_last_step_is_the_end(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """The limit is over before the first step ends, and that step is the last."""
+    settings = overrides(tiny_data, tmp_path, trainer__max_steps="1", save_nemo="true")
+    outcome = run(gloo_pool, [*settings, "trainer.max_time=00:00:01", "optim.lr_warmup_steps=0"])
+    assert outcome.code == 0 and (tmp_path / "tiny" / "model.nemo").exists()
 
 
 def test_max_tokens(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:

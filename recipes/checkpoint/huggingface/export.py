@@ -22,13 +22,8 @@ from recipes.checkpoint.huggingface.tokenizer import special_ids, write_tokenize
 from recipes.checkpoint.huggingface.write import DtypeOf, Progress, write_weights
 from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer
-from recipes.data.tokenizer.tokenizer_files import (
-    HUGGING_FACE,
-    LARGEST_TOKENIZER,
-    LIBRARIES,
-    TOKENIZER_JSON,
-    TOKENIZER_MODEL,
-)
+from recipes.data.tokenizer.file_names import HUGGING_FACE, LIBRARIES, TOKENIZER_JSON, TOKENIZER_MODEL
+from recipes.data.tokenizer.tokenizer_files import LARGEST_TOKENIZER
 from recipes.families.family import tensor_table
 from recipes.families.tensors import WORD_EMBEDDINGS
 

@@ -8,12 +8,7 @@ from pathlib import Path
 from recipes.checkpoint.formats.containers import Files
 from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer, blob_of, hugging_face_blobs
-from recipes.data.tokenizer.tokenizer_files import (
-    HUGGING_FACE,
-    SENTENCEPIECE,
-    TOKENIZER_JSON,
-    TOKENIZER_MODEL,
-)
+from recipes.data.tokenizer.file_names import HUGGING_FACE, SENTENCEPIECE, TOKENIZER_JSON, TOKENIZER_MODEL
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
 

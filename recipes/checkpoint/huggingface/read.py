@@ -19,7 +19,8 @@ from recipes.checkpoint.formats.safetensors_file import parse_json, read_safeten
 from recipes.checkpoint.huggingface.config import FILE, from_hf_config
 from recipes.checkpoint.huggingface.write import INDEX_FILE, SINGLE_FILE
 from recipes.console import shown
-from recipes.data.tokenizer.tokenizer_files import TOKENIZER_JSON, TOKENIZER_MODEL, tokenizer_paths
+from recipes.data.tokenizer.file_names import TOKENIZER_JSON, TOKENIZER_MODEL
+from recipes.data.tokenizer.tokenizer_files import tokenizer_paths
 from recipes.errors import UserError
 from recipes.families.blocks import EMBEDDING, OUTPUT
 from recipes.families.family import tensor_table

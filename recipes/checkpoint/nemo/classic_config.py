@@ -13,7 +13,7 @@ from recipes.checkpoint.stored.description import (
 )
 from recipes.config.stored_options import stored_options
 from recipes.console import shown
-from recipes.data.tokenizer.tokenizer_files import HUGGING_FACE, SENTENCEPIECE
+from recipes.data.tokenizer.file_names import HUGGING_FACE, SENTENCEPIECE
 from recipes.errors import UserError
 from recipes.families.family import family_of
 from recipes.families.model_config import ModelConfig, kv_channels, num_query_groups, padded_vocab_size

@@ -9,7 +9,7 @@ from recipes.checkpoint.nemo.classic_config import is_classic, known_value
 from recipes.checkpoint.stored.description import typed_model
 from recipes.config.stored_options import stored_options
 from recipes.console import shown
-from recipes.data.tokenizer.tokenizer_files import SENTENCEPIECE
+from recipes.data.tokenizer.file_names import SENTENCEPIECE
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig, kv_channels, num_query_groups, padded_vocab_size
 

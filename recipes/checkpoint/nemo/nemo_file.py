@@ -23,12 +23,8 @@ from recipes.checkpoint.save.disk import failure_of
 from recipes.checkpoint.save.ranks import raise_together
 from recipes.checkpoint.save.sharded_save import write_sharded
 from recipes.checkpoint.stored.stored_model import StoredModel
-from recipes.data.tokenizer.tokenizer_files import (
-    HUGGING_FACE,
-    TOKENIZER_MODEL,
-    library_of,
-    read_tokenizer_files,
-)
+from recipes.data.tokenizer.file_names import HUGGING_FACE, TOKENIZER_MODEL
+from recipes.data.tokenizer.tokenizer_files import library_of, read_tokenizer_files
 from recipes.errors import UserError
 from recipes.model.init import sharded_tensors
 

@@ -10,17 +10,15 @@ from recipes.checkpoint.formats.blob import Blob
 from recipes.checkpoint.formats.containers import Files
 from recipes.console import shown
 from recipes.data.tokenizer import TextTokenizer
-from recipes.data.tokenizer.tokenizer_files import (
+from recipes.data.tokenizer.file_names import (
     HUGGING_FACE,
     HUGGING_FACE_FILES,
-    LARGEST_TOKENIZER,
     LIBRARIES,
     SENTENCEPIECE,
     TOKENIZER_JSON,
     TOKENIZER_MODEL,
-    TokenizerFiles,
-    locate,
 )
+from recipes.data.tokenizer.tokenizer_files import LARGEST_TOKENIZER, TokenizerFiles, locate
 from recipes.errors import UserError
 
 BESIDE = "huggingface"

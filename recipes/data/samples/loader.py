@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from megatron.core.datasets.utils import Split
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from recipes.config.phases import plan_phases, sources_in_use
 from recipes.config.schema import PretrainConfig
 from recipes.data.samples.blend import BlendState, RunBlend, Source, stretches_of
+from recipes.data.samples.worker_signals import heed_only_the_trainer, held_back
 from recipes.data.tokenizer import TextTokenizer
 
 FIELDS = ("tokens", "labels", "loss_mask")
@@ -65,6 +67,14 @@ class HeldOut(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.samples[index if index < len(self.samples) else None]
+
+
+class StepLoader(DataLoader):
+    """A DataLoader whose workers outlive the signals that stop the trainer in good order."""
+
+    def _get_iterator(self) -> Any:
+        with held_back():  # Workers are forked here and inherit it.
+            return super()._get_iterator()
 
 
 def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -153,11 +163,12 @@ def validation_loader(
 def _loader(
     dataset: Dataset[dict[str, Tensor]], sampler: StepSampler, num_workers: int
 ) -> DataLoader[dict[str, Tensor]]:
-    return DataLoader(
+    return StepLoader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=num_workers,
+        worker_init_fn=heed_only_the_trainer if num_workers else None,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
     )

@@ -29,7 +29,8 @@ from recipes.data.tokenize.partial import Mark, PartialOutput, finish_renames
 from recipes.data.tokenize.readback import read_back
 from recipes.data.tokenize.word_encoder import BatchEncoder, is_separable
 from recipes.data.tokenizer import load_tokenizer
-from recipes.data.tokenizer.tokenizer_files import SENTENCEPIECE, TOKENIZER_MODEL, read_tokenizer_files
+from recipes.data.tokenizer.file_names import SENTENCEPIECE, TOKENIZER_MODEL
+from recipes.data.tokenizer.tokenizer_files import read_tokenizer_files
 from recipes.data.workers import WorkerDied, WorkerPool, in_this_process
 from recipes.errors import UserError
 from recipes.files import make_directory, sha256_file

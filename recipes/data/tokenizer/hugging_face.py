@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recipes.data.tokenizer.base import Span, TextTokenizer
+from recipes.data.tokenizer.file_names import TOKENIZER_JSON
 from recipes.data.tokenizer.special_tokens import json_object, special_tokens
-from recipes.data.tokenizer.tokenizer_files import TOKENIZER_JSON
 from recipes.errors import UserError
 
 if TYPE_CHECKING:

@@ -5,22 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.data.tokenizer.base import TextTokenizer
+from recipes.data.tokenizer.file_names import (
+    HUGGING_FACE,
+    HUGGING_FACE_FILES,
+    SENTENCEPIECE,
+    TOKENIZER_JSON,
+    TOKENIZER_MODEL,
+)
 from recipes.errors import UserError
 from recipes.files import leads_out
 
-SENTENCEPIECE, HUGGING_FACE = "sentencepiece", "huggingface"
-LIBRARIES = (SENTENCEPIECE, HUGGING_FACE)
-TOKENIZER_MODEL = "tokenizer.model"
-TOKENIZER_JSON = "tokenizer.json"
-# Of a Hugging Face tokenizer, tokenizer.json decides; the others name special tokens or are carried along.
-HUGGING_FACE_FILES = (
-    TOKENIZER_JSON,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "generation_config.json",
-    "chat_template.jinja",
-)
 LARGEST_TOKENIZER = 100_000_000
 """Bytes of one file. The largest published tokenizer.json has about a third of it."""
 

@@ -9,10 +9,11 @@ from recipes.checks import refuse
 from recipes.data.text.documents import check_input
 from recipes.data.tokenizer import train_byte_bpe, train_sentencepiece
 from recipes.data.tokenizer.base import TextTokenizer
+from recipes.data.tokenizer.file_names import HUGGING_FACE
 from recipes.data.tokenizer.load import RECORD_KIND, load_tokenizer
 from recipes.data.tokenizer.outputs import DirectoryOutput, ModelOutput, Output
 from recipes.data.tokenizer.sampling import budgets, sample_lines, survey, temperature_shares
-from recipes.data.tokenizer.tokenizer_files import HUGGING_FACE, TokenizerFiles
+from recipes.data.tokenizer.tokenizer_files import TokenizerFiles
 from recipes.errors import UserError
 from recipes.files import sha256_file
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from recipes.data.tokenizer.tokenizer_files import TOKENIZER_JSON
+from recipes.data.tokenizer.file_names import TOKENIZER_JSON
 from recipes.data.tokenizer.train_sentencepiece import too_large, too_small
 from recipes.data.tokenizer.uninterrupted import run_in_thread
 

@@ -15,7 +15,7 @@ from recipes.config.schema import PretrainConfig
 from recipes.console import duration, say, warn
 from recipes.errors import UserError
 from recipes.training.callbacks.metrics import GuardError
-from recipes.training.callbacks.stop import SIGNALLED, StopControl
+from recipes.training.callbacks.stop import GO_ON, StopControl
 from recipes.training.strategy import SaveOptions
 
 
@@ -47,7 +47,7 @@ class Checkpoints(Callback):
         assert not self.waits_for_validation, "the step before was not validated"
         self._finish(trainer, wait=False)
         step, every = trainer.global_step, self.config.every_n_steps
-        if self.stop.stopped_by == SIGNALLED:
+        if self.stop.stopped_by != GO_ON:
             self.save(trainer)
         elif every is not None and step % every == 0:
             self.waits_for_validation = self.valid_every is not None and step % self.valid_every == 0

@@ -12,9 +12,9 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 
 from recipes.console import say
+from recipes.data.samples.worker_signals import STOP_SIGNALS
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-SIGNALLED, OUT_OF_TIME, NO_WISH = 1, 2, 3
+GO_ON, SIGNALLED, OUT_OF_TIME = 0, 1, 2
 REPEAT_S = 5.0
 
 
@@ -26,24 +26,34 @@ class StopControl(Callback):
 
     A further signal ends the process at once, unless it comes right after the first: Slurm and torchrun may
     deliver one twice.
+
+    Args:
+        max_seconds: how long this process may train; None: without limit.
+        announce: print a line when a signal arrives.
     """
 
-    def __init__(self, max_seconds: float | None, talks: bool) -> None:
-        self.max_seconds, self.talks = max_seconds, talks
-        self.stopped_by = 0
+    def __init__(self, max_seconds: float | None, announce: bool) -> None:
+        self.max_seconds, self.announce = max_seconds, announce
+        self.stopped_by = GO_ON
         self._signalled_at: float | None = None
-        self._previous = {int(number): signal.getsignal(number) for number in STOP_SIGNALS}
+        # nohup and shells' background jobs have a process ignore the terminal's end: so shall we.
+        self._handled = [
+            number
+            for number in STOP_SIGNALS
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+        ]
+        self._previous = {int(number): signal.getsignal(number) for number in self._handled}
 
     def install(self) -> None:
         """Takes over the stop signals."""
-        for number in STOP_SIGNALS:
+        for number in self._handled:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._signalled_at is None:
             self._signalled_at = now
-            if self.talks:
+            if self.announce:
                 say(f"signal {signal.Signals(number).name}: stopping after this step, then saving")
         elif now - self._signalled_at > REPEAT_S:
             signal.signal(number, self._previous[number] or signal.SIG_DFL)
@@ -56,31 +66,37 @@ class StopControl(Callback):
         trainer._signal_connector.received_sigterm = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        out_of_time = self.max_seconds is not None and time.monotonic() - self.started >= self.max_seconds
-        wish = SIGNALLED if self._signalled_at is not None else OUT_OF_TIME if out_of_time else 0
-        self._stop(self._agreed(wish, trainer), trainer)
+        self._stop(self._agreed(self._own_reason(), trainer), trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        # Not max_time: a run that ends in good order is validated to the end.
-        wish = SIGNALLED if self._signalled_at is not None else 0
-        if self._agreed(wish, trainer) == SIGNALLED:
-            self._stop(SIGNALLED, trainer)
+        if self._stop(self._agreed(self._own_reason(), trainer), trainer):
             pl_module.drop_validation()
             raise StopIteration  # Lightning's own word for the end of the data; its hooks after it still run.
 
-    def _stop(self, reason: int, trainer: Trainer) -> None:
+    def _own_reason(self) -> int:
+        """Why this rank would stop."""
+        if self._signalled_at is not None:
+            return SIGNALLED
+        if self.max_seconds is not None and time.monotonic() - self.started >= self.max_seconds:
+            return OUT_OF_TIME
+        return GO_ON
+
+    def _stop(self, reason: int, trainer: Trainer) -> bool:
+        """Stops if there is a reason to; whether there is."""
         self.stopped_by = reason
-        if reason:
-            trainer.should_stop = True
-        if reason == SIGNALLED:
-            # Lightning validates when it stops early; whoever sends a signal may not wait for that.
-            trainer.limit_val_batches = 0
+        if reason == GO_ON:
+            return False
+        trainer.should_stop = True
+        # Lightning validates when it stops early, for which a signal or a time limit leaves no time.
+        trainer.limit_val_batches = 0
+        return True
 
     @staticmethod
-    def _agreed(wish: int, trainer: Trainer) -> int:
+    def _agreed(reason: int, trainer: Trainer) -> int:
         """The smallest reason any rank has: a signal comes before the clock."""
         if trainer.world_size == 1:
-            return wish
-        first = torch.tensor(wish or NO_WISH, device=trainer.strategy.root_device)
+            return reason
+        no_reason = OUT_OF_TIME + 1
+        first = torch.tensor(reason or no_reason, device=trainer.strategy.root_device)
         dist.all_reduce(first, op=dist.ReduceOp.MIN)
-        return int(first.item()) % NO_WISH
+        return int(first.item()) % no_reason
