@@ -10,7 +10,6 @@ from hydra.errors import HydraException
 from recipes.config.data_schema import PhaseConfig, SourceConfig
 from recipes.config.hydra_app import compose, explain
 from recipes.config.phases import Phase, plan_phases, samples_drawn, sources_in_use
-from recipes.config.schema import PretrainConfig
 from recipes.errors import UserError
 from tests.support.phase_cases import STEP, config_of, phase
 from tests.support.sources import SEQ_LENGTH
