@@ -4,7 +4,7 @@ With ``calculate_per_token_loss`` the gradients of all micro-batches and ranks a
 number of tokens, so that each auxiliary loss must be multiplied by its micro-batch's tokens. megatron-core
 0.16.1 multiplies by fewer: this rank's, where sequence or context parallelism splits a micro-batch over
 several, and for the loss per sequence those of one sequence, however many there are.
-tests/model/test_moe_parity.py and tests/parallel/test_expert_parallel.py compare the gradients.
+tests/model/families/test_llama_experts.py and tests/parallel/test_expert_parallel.py compare the gradients.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 # Runs a module as python -m does and tells on the last line of stdout which heavy packages it has imported.
 SPY = """
 import json, runpy, sys
@@ -33,7 +35,7 @@ def run(module: str, *arguments: str) -> tuple[int, str, str, list[str]]:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=ROOT,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -140,7 +142,6 @@ def test_dry_run_and_cfg_need_no_engine() -> None:
 
 
 def test_nothing_is_written(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
     command = [
         sys.executable,
         "-m",
@@ -154,7 +155,7 @@ def test_nothing_is_written(tmp_path: Path) -> None:
         text=True,
         check=False,
         cwd=tmp_path,
-        env={"PYTHONPATH": str(root), "PATH": ""},
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

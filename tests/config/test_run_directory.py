@@ -3,7 +3,8 @@
 import subprocess
 import sys
 
-from tests.support.run_cases import ROOT, environment
+from tests.support.paths import ROOT
+from tests.support.run_cases import environment
 
 ASK = """
 import runpy, sys

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +14,8 @@ from recipes.config.hydra_app import compose
 from recipes.config.schema import EvaluateConfig, GenerateConfig, PretrainConfig
 from recipes.config.validate import parse_duration, validate_pretrain
 from recipes.config.validate_jobs import MARKS, validate_evaluate, validate_generate
-from recipes.data.samples.inputs import check_inputs
 from recipes.errors import UserError
-from tests.support.corpus import TinyData
+from tests.support.configs import changed, refusal
 
 
 @pytest.fixture(scope="module")
@@ -28,39 +24,8 @@ def planned() -> PretrainConfig:
     return compose("pretrain", ["name=run", "data.seq_length=128", "trainer.max_steps=10", "dry_run=true"])
 
 
-@pytest.fixture(scope="module")
-def real(tiny_data: TinyData) -> PretrainConfig:
-    """A run that could start."""
-    return compose("pretrain", tiny_data.overrides())
-
-
-def changed(config: Any, **values: Any) -> Any:
-    """``config`` with ``a__b=value`` set inside it."""
-    for path, value in values.items():
-        head, _, rest = path.partition("__")
-        config = replace(config, **{head: changed(getattr(config, head), **{rest: value}) if rest else value})
-    return config
-
-
-def checked(config: PretrainConfig) -> int:
-    """All that is checked before a run starts, files too unless it is only planned."""
-    data_parallel_size = validate_pretrain(config)
-    if not config.dry_run:
-        check_inputs(config)
-    return data_parallel_size
-
-
-def refusal(config: Any, validate: Any = checked) -> str:
-    with pytest.raises(UserError) as caught:
-        validate(config)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
-
-
-def test_both_are_accepted(planned: PretrainConfig, real: PretrainConfig) -> None:
-    assert checked(planned) == 1
-    assert checked(real) == 1
+def test_it_is_accepted(planned: PretrainConfig) -> None:
+    assert validate_pretrain(planned) == 1
 
 
 NAN, INF = float("nan"), float("inf")
@@ -343,7 +308,7 @@ def test_accepted(planned: PretrainConfig, values: dict[str, Any]) -> None:
     config = changed(planned, **values)
     parallel = config.parallel
     stages = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
-    assert checked(config) == (parallel.world_size or 1) // stages
+    assert validate_pretrain(config) == (parallel.world_size or 1) // stages
 
 
 def test_launched_processes_count(planned: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,78 +317,7 @@ def test_launched_processes_count(planned: PretrainConfig, monkeypatch: pytest.M
     assert refusal(
         changed(planned, parallel__tensor_model_parallel_size=4, model__num_query_groups=4)
     ).startswith("parallel=tensor 4 x pipeline 1 x context 1: needs a multiple of 4 processes, there are 6")
-    assert checked(changed(planned, trainer__global_batch_size=48)) == 6
-
-
-def copied(data: TinyData, name: str, directory: Path) -> str:
-    for suffix in (".bin", ".idx", ".json"):
-        shutil.copy(data.prefix(name) + suffix, directory / f"{name}{suffix}")
-    return str(directory / name)
-
-
-def test_missing_data(real: PretrainConfig) -> None:
-    assert refusal(changed(real, data__train={})).startswith(
-        "data.train={}: no training text; add sources, for example"
-    )
-    text = refusal(changed(real, data__train={"en": SourceConfig("nowhere/en")}))
-    assert "nowhere/en.bin does not exist: give the prefix" in text
-    assert "nowhere/hi.bin does not exist" in refusal(changed(real, data__valid={"hi": "nowhere/hi"}))
-
-
-@pytest.mark.parametrize("suffix", [".bin", ".idx"])
-def test_truncated_data(real: PretrainConfig, tiny_data: TinyData, tmp_path: Path, suffix: str) -> None:
-    prefix = copied(tiny_data, "train_en", tmp_path)
-    with Path(prefix + suffix).open("r+b") as file:
-        file.truncate(Path(prefix + suffix).stat().st_size - 2)
-    text = refusal(changed(real, data__train={"en": SourceConfig(prefix)}))
-    assert f"train_en{suffix} is truncated" in text and "run tools.preprocess again" in text
-
-
-def test_source_shorter_than_one_sample(real: PretrainConfig, tiny_data: TinyData) -> None:
-    tokens = json.loads(Path(tiny_data.prefix("valid_en") + ".json").read_text())["tokens"]
-    longer = changed(real, data__seq_length=tokens, model__max_position_embeddings=tokens)
-    prefix = tiny_data.prefix("valid_en")
-    assert refusal(changed(longer, data__train={"en": SourceConfig(prefix)}, data__valid={})) == (
-        f"data.train.en={prefix}: holds {tokens} tokens, one sample needs {tokens + 1}; add text"
-    )
-    fits = changed(
-        longer, data__seq_length=tokens - 1, data__train={"en": SourceConfig(prefix)}, data__valid={}
-    )
-    assert checked(fits) == 1
-
-
-def test_source_of_weight_zero_is_not_looked_at(real: PretrainConfig) -> None:
-    train = {**real.data.train, "gone": SourceConfig("nowhere/x", 0.0)}
-    assert checked(changed(real, data__train=train)) == 1
-
-
-def test_tokenizer(real: PretrainConfig, tiny_data: TinyData, tmp_path: Path) -> None:
-    assert refusal(changed(real, tokenizer__model=None)).startswith(
-        "tokenizer.model=null: name the tokenizer"
-    )
-    assert refusal(changed(real, tokenizer__model="no.model")).startswith(
-        "tokenizer.model=no.model: no such file;"
-    )
-    text = refusal(changed(real, model__vocab_size=500))
-    assert text.startswith(
-        f"tokenizer.model={tiny_data.tokenizer}: has 800 pieces, more than model.vocab_size=500; "
-    )
-    assert text.endswith("set model.vocab_size=800")
-    assert checked(changed(real, model__vocab_size=800)) == 1
-    broken = tmp_path / "broken.model"
-    broken.write_bytes(b"not a model")
-    assert str(broken) in refusal(changed(real, tokenizer__model=str(broken)))
-
-
-def test_data_of_another_tokenizer(real: PretrainConfig, tiny_data: TinyData, tmp_path: Path) -> None:
-    prefix = copied(tiny_data, "train_hi", tmp_path)
-    sidecar = Path(prefix + ".json")
-    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "tokenizer_sha256": "0" * 64}))
-    text = refusal(changed(real, data__valid={"hi": prefix}))
-    assert text == (
-        f"data.valid.hi={prefix}: was tokenized with another tokenizer "
-        f"than tokenizer.model={tiny_data.tokenizer}"
-    )
+    assert validate_pretrain(changed(planned, trainer__global_batch_size=48)) == 6
 
 
 @pytest.fixture

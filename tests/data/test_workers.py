@@ -14,6 +14,7 @@ import pytest
 
 from recipes.data.workers import WorkerDied, WorkerPool
 from recipes.errors import UserError
+from tests.support.paths import ROOT
 from tests.support.work import make_worker
 
 
@@ -139,8 +140,7 @@ if __name__ == "__main__":
     print(*[process.pid for process in pool._processes], flush=True)
     time.sleep(60)
 """
-    root = Path(__file__).resolve().parents[2]
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=root) as parent:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as parent:
         assert parent.stdout is not None
         ids = [int(word) for word in parent.stdout.readline().split()]
         assert len(ids) == 2 and all(map(alive, ids))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 VENV = str(Path(sys.executable).parents[1])
-ROOT = Path(__file__).parents[2]
 SCRIPTS = [ROOT / "docker/slurm/pretrain.sbatch", ROOT / "docker/slurm/task.sh"]
 QUICK = ["experiment=quickstart"]
 OURS = ("SLURM", "CONTAINER", "MAX_", "VENV", "DRY_RUN", "PROJECT_DIR")

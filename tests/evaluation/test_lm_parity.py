@@ -1,6 +1,5 @@
 """Every response on the 15 stock tasks of the published table equals that of lm-eval's own HFLM."""
 
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -9,12 +8,19 @@ import torch
 import yaml
 from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
-from tiny_text_model import LlamaTextModel, build_mirror, mmlu_subjects, random_llama, train_tokenizer
 
 from recipes.evaluation.lm import ParamLM
 from recipes.evaluation.tasks import load_tasks
+from tests.support.paths import ROOT
+from tests.support.tiny_text_model import (
+    LlamaTextModel,
+    build_mirror,
+    mmlu_subjects,
+    random_llama,
+    train_tokenizer,
+)
 
-TABLE = Path(__file__).parents[2] / "conf" / "eval" / "param1_table.yaml"
+TABLE = ROOT / "conf" / "eval" / "param1_table.yaml"
 TASKS = yaml.safe_load(TABLE.read_text(encoding="utf-8"))["tasks"]
 
 Responses = dict[tuple[str, int], Any]

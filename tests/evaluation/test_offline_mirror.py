@@ -12,14 +12,6 @@ import huggingface_hub.constants
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from tiny_text_model import (
-    FIXTURE,
-    LlamaTextModel,
-    build_mirror,
-    mmlu_subjects,
-    random_llama,
-    train_tokenizer,
-)
 
 from recipes.data.benchmark_mirror import (
     in_place_of_hub,
@@ -34,6 +26,14 @@ from recipes.evaluation.benchmark import evaluate
 from recipes.evaluation.result import EvaluationResult
 from recipes.evaluation.table import render
 from recipes.evaluation.tasks import load_tasks
+from tests.support.tiny_text_model import (
+    FIXTURE,
+    LlamaTextModel,
+    build_mirror,
+    mmlu_subjects,
+    random_llama,
+    train_tokenizer,
+)
 from tools.prefetch_benchmarks import prefetch
 
 TASKS = ["arc_easy", "boolq", "multirc", "m_mmlu_hi", "triviaqa", "truthfulqa_mc1", "truthfulqa_mc2"]

@@ -17,6 +17,7 @@ from recipes.report.curves import MAX_POINTS, downsample, smooth
 from recipes.report.run_data import read_run
 from recipes.report.sections import duration
 from recipes.report.svg import format_number, log_ticks, ticks
+from tests.support.paths import ROOT
 
 
 class Page(HTMLParser):
@@ -298,7 +299,7 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path) -> None:
 
 def report_tool(*args: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tools.report", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 def test_command_line(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "nemo"
+from tests.support.paths import ROOT
+
+FIXTURES = ROOT / "tests" / "fixtures" / "nemo"
 MAIN = FIXTURES / "classic_te_torch_dist"
 CONFIG = "./model_config.yaml"
 METADATA = "./model_weights/.metadata"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.run_cases import ROOT
+from tests.support.paths import ROOT
 
 WITHOUT = ["setpriv", "--inh-caps=-all", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--"]
 

@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 
 from tests.support.nemo_files import MAIN, read_tar
-from tests.support.run_cases import ROOT
+from tests.support.paths import ROOT
 
 
 def extract(*arguments: object) -> subprocess.CompletedProcess[str]:

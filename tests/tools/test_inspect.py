@@ -13,7 +13,7 @@ import torch
 from recipes.checkpoint.convert import convert
 from recipes.checkpoint.formats.archive import extract_archive
 from tests.support.nemo_files import CONFIG, FIXTURES, MAIN, changed
-from tests.support.run_cases import ROOT
+from tests.support.paths import ROOT
 from tests.support.stored_forms import rank_files
 from tools import inspect
 

@@ -13,7 +13,7 @@ import pytest
 from recipes.checkpoint.formats.archive import extract_archive
 from recipes.errors import UserError
 from tests.support.nemo_files import FIXTURES, MAIN, read_tar
-from tests.support.run_cases import ROOT
+from tests.support.paths import ROOT
 from tools import pack
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from recipes.data.benchmark_mirror import read_manifest, sha256_file, split_file, verified_hash
 from recipes.errors import UserError
+from tests.support.paths import ROOT
 from tools.prefetch_benchmarks import main, prefetch
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "benchmarks" / "mirror"
+FIXTURE = ROOT / "tests" / "fixtures" / "benchmarks" / "mirror"
 
 
 @pytest.fixture(autouse=True)
@@ -88,14 +89,13 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 
 def test_the_command_line_answers_at_once_and_ends_with_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tools.prefetch_benchmarks"]
-    root = Path(__file__).parents[2]
     start = time.monotonic()
-    done = subprocess.run([*command, "--help"], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (
         time.monotonic() - start < 5
     )  # it takes 0.05 s; importing lm-eval alone takes longer than this on a slow disk
     assert "examples:" in done.stdout
     done = subprocess.run(
-        [*command, str(tmp_path), "--tasks", " , "], cwd=root, capture_output=True, text=True
+        [*command, str(tmp_path), "--tasks", " , "], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (2, "error: --tasks names no task\n")

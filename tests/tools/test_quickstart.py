@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from recipes.run_directory import read_metrics
-from tests.support.run_cases import ROOT, environment
+from tests.support.paths import ROOT
+from tests.support.run_cases import environment
 
 KEYS = {
     "wall_s",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.tokenizer.texts import ENGLISH, HINDI, WORDS, write_jsonl
+from tests.support.tokenizer_texts import ENGLISH, HINDI, WORDS, write_jsonl
 
 
 @pytest.fixture(scope="session")

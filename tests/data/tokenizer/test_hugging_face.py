@@ -22,7 +22,7 @@ from recipes.data.tokenizer import TextTokenizer, load_tokenizer
 from recipes.data.tokenizer.train import train_tokenizer
 from recipes.data.tokenizer.train_byte_bpe import SPECIAL, untrained
 from recipes.errors import UserError
-from tests.data.tokenizer.texts import ENGLISH, HINDI, WORDS
+from tests.support.tokenizer_texts import ENGLISH, HINDI, WORDS
 
 TEXTS = [ENGLISH, HINDI, WORDS] * 20
 # GPT-2's regular expression, as its authors published it.

@@ -17,7 +17,7 @@ from recipes.data.tokenizer import load_tokenizer
 from recipes.data.tokenizer.sentencepiece_model import SentencePieceTokenizer
 from recipes.data.tokenizer.train import train_tokenizer
 from recipes.errors import UserError
-from tests.data.tokenizer.texts import ENGLISH, HINDI
+from tests.support.tokenizer_texts import ENGLISH, HINDI
 
 
 @pytest.fixture(scope="module", params=["unigram", "bpe"])

@@ -24,7 +24,7 @@ from recipes.data.tokenizer_report.page import render
 from recipes.data.tokenizer_report.probes import PROBES
 from recipes.data.tokenizer_report.text_table import as_text, shown
 from recipes.errors import UserError
-from tests.data.tokenizer.texts import ENGLISH, HINDI, WORDS, write_jsonl
+from tests.support.tokenizer_texts import ENGLISH, HINDI, WORDS, write_jsonl
 
 
 class Cutter(TextTokenizer):

@@ -144,14 +144,6 @@ def test_the_planned_rate_is_megatron_cores(
     assert max(planned) <= 3e-4 * (1 + 1e-12)
 
 
-def test_tokens_are_rounded_up_to_steps() -> None:
-    optim = OptimConfig(
-        lr=1.0, lr_warmup_tokens=3001, lr_decay_tokens=20_000, lr_wsd_decay_tokens=1, lr_decay_style="WSD"
-    )
-    lengths = schedule_lengths(optim, TOKENS_PER_STEP, 500)
-    assert (lengths.warmup, lengths.decay, lengths.wsd_decay) == (4, 20, 1)
-
-
 def test_groups_keep_their_proportion() -> None:
     """A group with a rate of its own decays by the same shape to the same fraction of its peak."""
     optim = OptimConfig(lr=2e-3, min_lr=2e-4, lr_warmup_steps=5)

@@ -11,8 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from recipes.data.benchmark_mirror import read_manifest, split_file, write_index
+from tests.support.paths import ROOT
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "benchmarks" / "mirror"
+FIXTURE = ROOT / "tests" / "fixtures" / "benchmarks" / "mirror"
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
-from tiny_text_model import EOS, LlamaTextModel, random_llama, train_tokenizer
 
 from recipes.errors import UserError
 from recipes.evaluation.batching import token_batches
 from recipes.evaluation.lm import ParamLM, fingerprint
+from tests.support.tiny_text_model import EOS, LlamaTextModel, random_llama, train_tokenizer
 
 TOKENIZER = train_tokenizer()
 MAX_LENGTH = 64

@@ -22,7 +22,7 @@ from recipes.data.tokenizer.train import ModelType, train_tokenizer
 from recipes.data.tokenizer.train_sentencepiece import SETTINGS
 from recipes.errors import UserError
 from recipes.files import sha256_file
-from tests.data.tokenizer.texts import ENGLISH, HINDI, WORDS, write_jsonl
+from tests.support.tokenizer_texts import ENGLISH, HINDI, WORDS, write_jsonl
 
 DEVANAGARI = str.maketrans("0123456789", "०१२३४५६७८९")
 

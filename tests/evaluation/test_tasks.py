@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_text_model import LlamaTextModel, random_llama, train_tokenizer
 
 from recipes.errors import UserError
 from recipes.evaluation.benchmark import evaluate
 from recipes.evaluation.tasks import minibench_tasks
+from tests.support.tiny_text_model import LlamaTextModel, random_llama, train_tokenizer
 
 Item = dict[str, Any]
 

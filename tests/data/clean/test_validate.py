@@ -17,8 +17,8 @@ from recipes.data.clean.plan import claim, describe, make_plan
 from recipes.data.clean.validate import validate_clean
 from recipes.errors import UserError
 from tests.support.clean_text import ENGLISH, write_jsonl
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 # Runs tools.clean and tells on the last line which heavy packages were imported.
 SPY = """
 import json, runpy, sys

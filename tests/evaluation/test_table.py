@@ -9,8 +9,9 @@ from recipes.errors import UserError
 from recipes.evaluation.benchmark import read_results, write_results
 from recipes.evaluation.result import EvaluationResult, Score, TaskResult
 from recipes.evaluation.table import Row, TableSpec, render
+from tests.support.paths import ROOT
 
-CONF = Path(__file__).parents[2] / "conf" / "eval"
+CONF = ROOT / "conf" / "eval"
 
 
 def result(model: str, accuracy: float) -> EvaluationResult:

@@ -57,7 +57,7 @@ def test_same_tokens(folder: Path, texts: list[str], most: int, longest: int) ->
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".zst"])
 def test_texts_of_any_file(tmp_path: Path, suffix: str) -> None:
-    from tests.data.test_preprocess import compressed
+    from tests.data.tokenize.test_preprocess import compressed
 
     lines = tmp_path / "a.txt"
     lines.write_text("एक\ntwo\n", "utf-8")

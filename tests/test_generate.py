@@ -19,7 +19,8 @@ from recipes.config.schema import GenerateConfig
 from recipes.errors import UserError
 from recipes.generate import run
 from tests.support.nemo_files import FIXTURES, MAIN
-from tests.support.run_cases import ROOT, environment
+from tests.support.paths import ROOT
+from tests.support.run_cases import environment
 
 MODEL = str(MAIN / "model.nemo")
 SCRIPT = str(ROOT / "nemo_inference.sh")

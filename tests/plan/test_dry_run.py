@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from recipes.config.hydra_app import compose
-from recipes.config.lengths import total_steps
 from recipes.config.validate import validate_pretrain
 from recipes.plan.dry_run import describe_run
 
@@ -86,28 +82,3 @@ def test_without_sources() -> None:
     rows = plan(["name=x", "data.seq_length=64", "trainer.max_steps=3", "dry_run=true"])
     assert not any(name.startswith("source") for name in rows)
     assert rows["steps"] == "3"
-
-
-@given(
-    steps=st.none() | st.integers(0, 10**9),
-    tokens=st.none() | st.integers(1, 10**15),
-    batch=st.integers(1, 10**4),
-)
-def test_total_steps(steps: int | None, tokens: int | None, batch: int) -> None:
-    """The limit that is reached first ends the run; it passes max_tokens by less than a step."""
-    from types import SimpleNamespace
-
-    if steps is None and tokens is None:
-        return
-    trainer = SimpleNamespace(max_steps=steps, max_tokens=tokens, global_batch_size=batch)
-    config: Any = SimpleNamespace(trainer=trainer, data=SimpleNamespace(seq_length=128))
-    total = total_steps(config)
-    per_step = batch * 128
-    by_tokens = tokens is not None and (total - 1) * per_step < tokens <= total * per_step
-    if steps is None:
-        assert by_tokens
-    elif tokens is None:
-        assert total == steps
-    else:
-        assert total <= steps and (total == steps or by_tokens)
-        assert total * per_step < tokens + per_step

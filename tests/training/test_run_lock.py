@@ -13,7 +13,8 @@ import pytest
 from recipes.errors import UserError
 from recipes.training.run_lock import RunLock
 from tests.support.corpus import TinyData
-from tests.support.run_cases import ROOT, start, wait_for_step
+from tests.support.paths import ROOT
+from tests.support.run_cases import start, wait_for_step
 
 HOLDER = """
 import os, sys, time

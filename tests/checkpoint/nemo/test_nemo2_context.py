@@ -10,9 +10,11 @@ import pytest
 
 from recipes.checkpoint.convert import convert
 from recipes.checkpoint.nemo.nemo2_context import io_json
+from tests.support.nemo_files import FIXTURES
 
-NEMO = Path(__file__).parents[1] / "fixtures" / "nemo"
-WRITTEN_BY_NEMO = [NEMO / name / "ckpt" / "context" / "io.json" for name in ("nemo2_local", "nemo2_v200_te")]
+WRITTEN_BY_NEMO = [
+    FIXTURES / name / "ckpt" / "context" / "io.json" for name in ("nemo2_local", "nemo2_v200_te")
+]
 
 
 def decoded(document: dict[str, Any]) -> Any:
@@ -87,6 +89,6 @@ def test_converted_directories_hold_it(tmp_path: Path) -> None:
     import yaml
 
     target = tmp_path / "nemo2"
-    convert(NEMO / "classic_te_torch_dist" / "model.nemo", target, to="nemo2")
+    convert(FIXTURES / "classic_te_torch_dist" / "model.nemo", target, to="nemo2")
     written = decoded(json.loads((target / "context" / "io.json").read_text()))
     assert written["model"] == yaml.safe_load((target / "context" / "model.yaml").read_text())

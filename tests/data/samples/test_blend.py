@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.data.samples.blend import Blend, BlendState, Source, blending_indices, continue_blend
+from tests.support.paths import ROOT
 from tests.support.sources import SEQ_LENGTH, source, write_source
 
 FIRST = {"en": 0, "hi": 100_000, "code": 200_000}
@@ -219,7 +220,7 @@ print(json.dumps([blend[n]["tokens"].tolist() for n in range(120)]))
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=ROOT,
     )
     sources = {name: source(directory / name, directory / "cache") for name in WEIGHTS}
     blend = blend_of(sources, continue_blend(WEIGHTS, None, 0), 120, directory)

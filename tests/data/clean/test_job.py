@@ -22,8 +22,8 @@ pytest.importorskip("datatrove", reason="needs pip install -e '.[data]'")
 
 from recipes.data.clean.blocklists import document_hash
 from tests.support.clean_text import HINGLISH, MARATHI, nearly, stories, write_jsonl, write_mirror
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 QUESTION = (
     "A farmer sold seven sacks of rice and bought nine goats "
     "with the money that a merchant from the hills paid"

@@ -1,0 +1,109 @@
+"""Weights, tokens and phases: which blend holds when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hydra.errors import HydraException
+
+from recipes.config.data_schema import PhaseConfig, SourceConfig
+from recipes.config.hydra_app import compose, explain
+from recipes.config.phases import Phase, plan_phases, samples_drawn, sources_in_use
+from recipes.errors import UserError
+from tests.support.phase_cases import STEP, config_of, phase
+from tests.support.sources import SEQ_LENGTH
+
+
+def test_one_phase_by_weights_as_they_are_written() -> None:
+    config = config_of({"en": 3.0, "hi": 1.0, "code": 0.0})
+    assert plan_phases(config, 10) == [Phase(0, 80, {"en": 3.0, "hi": 1.0})]
+    assert sources_in_use(config.data) == ["en", "hi"]
+
+
+def test_tokens_come_out_over_the_run() -> None:
+    steps = 1000
+    config = config_of({"en": 3.0, "hi": ("tokens", 20.0 * STEP), "code": 1.0})
+    (only,) = plan_phases(config, steps)
+    share = {name: weight / sum(only.weights.values()) for name, weight in only.weights.items()}
+    assert share == pytest.approx({"en": 0.98 * 0.75, "hi": 0.02, "code": 0.98 * 0.25})
+    (drawn,) = samples_drawn([only], steps * 8)
+    assert drawn["hi"] * SEQ_LENGTH == 20 * STEP
+    # All by tokens: the ratio does not hang on the run's length, which only has to fit.
+    both = config_of({"en": ("tokens", 600.0 * STEP), "hi": ("tokens", 399.5 * STEP)})
+    assert plan_phases(both, steps)[0].weights == {"en": 600.0 * STEP, "hi": 399.5 * STEP}
+    for wrong in (998, 1001):
+        with pytest.raises(
+            UserError, match=r"data\.train: tokens add up to 63,968, .*trainer\.max_tokens=63968"
+        ):
+            plan_phases(both, wrong)
+    with pytest.raises(UserError, match="nothing is left for the sources with weights; lower the tokens"):
+        plan_phases(config, 20)
+
+
+@pytest.mark.parametrize(
+    ("train", "phases", "message"),
+    [
+        ({"en": 0.0}, [], "data.train: every weight is 0"),
+        ({"en": -1.0}, [], r"data.train.en.weight=-1.0: must not be negative"),
+        ({"en": ("tokens", -5.0)}, [], r"data.train.en.tokens=-5.0: must be positive"),
+        ({"en": 2.0}, [phase(en=1.0)], r"data.train.en.weight=2.0: would be ignored: data.phases decide"),
+        ({"en": ("tokens", 9.0)}, [phase(en=1.0)], r"data.train.en.tokens=9.0: would be ignored"),
+        ({"en": 1.0}, [phase(de=1.0)], r"data.phases\[0\].train=de: is no source: choose of data.train: en"),
+        ({"en": 1.0}, [phase(en=0.0)], r"data.phases\[0\].train=.*at least one source a positive weight"),
+        (
+            {"en": 1.0},
+            [phase(9, en=1.0)],
+            r"data.phases\[0\].until_step=9: the last phase lasts",
+        ),
+        (
+            {"en": 1.0},
+            [phase(en=1.0), phase(en=1.0)],
+            r"data.phases\[0\]=no end: give every phase",
+        ),
+        (
+            {"en": 1.0},
+            [phase(5, 9.0, en=1.0), phase(en=1.0)],
+            r"data.phases\[0\]=.*or until_tokens",
+        ),
+        ({"en": 1.0}, [phase(0, en=1.0), phase(en=1.0)], r"data.phases\[0\].until_step=0: must be positive"),
+        (
+            {"en": 1.0},
+            [phase(5, en=1.0), phase(5, en=1.0), phase(en=1.0)],
+            r"data.phases\[1\]=until sample 40: must end after the phase before it",
+        ),
+        ({"en": 1.0, "hi": 1.0}, [phase(en=1.0)], r"data.train=hi: no phase draws from it"),
+        (
+            {"en": 1.0},
+            [phase(5, en=("tokens", 1.0)), phase(en=1.0)],
+            r"data.phases\[0\].train: tokens add up to 1, the run or phase has 320",
+        ),
+    ],
+)
+def test_refusals(train: dict[str, Any], phases: list[PhaseConfig], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan_phases(config_of(train, phases), 10)
+
+
+def test_weight_and_tokens_of_one_source() -> None:
+    config = config_of({"en": 1.0})
+    config.data.train["en"] = SourceConfig("en", weight=0.5, tokens=100.0)
+    with pytest.raises(UserError, match=r"data\.train\.en\.weight=0\.5: would be ignored: tokens decide"):
+        plan_phases(config, 10)
+
+
+def test_phases_from_yaml() -> None:
+    overrides = [
+        "name=x", "data.seq_length=8", "trainer.max_steps=100", "trainer.global_batch_size=8",
+        "trainer.micro_batch_size=8", "optim.lr=1e-3", "dry_run=true",
+        "data.train={en:{path:a/en},hi:{path:a/hi}}",
+        "data.phases=[{until_tokens:3.2e3,train:{en:{weight:1}}},{train:{en:{tokens:1.28e3},hi:{}}}]",
+    ]  # fmt: skip
+    config = compose("pretrain", overrides)
+    first, second = plan_phases(config, 100)
+    assert first == Phase(0, 400, {"en": 1.0})
+    assert (second.first, second.end) == (400, 800)
+    assert second.weights == {"en": 1280.0, "hi": 3200.0 - 1280.0}
+    with pytest.raises(HydraException) as refusal:
+        compose("pretrain", [*overrides, "data.phases=[{colour:red}]"])
+    assert explain(refusal.value, "pretrain") == "data.phases: its entries have no key 'colour'"

@@ -1,0 +1,117 @@
+"""A blend that changes on the way: the same samples wherever the run was stopped and resumed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recipes.config.phases import Phase, plan_phases
+from recipes.data.samples.blend import BlendState, RunBlend, Source, stretches_of
+from tests.support.blend_cases import build_case
+from tests.support.phase_cases import PHASES, TOKENS, config_of, write_sources
+from tests.support.pool import GlooPool
+from tests.support.sources import SEQ_LENGTH, run_config, source, write_source
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sources")
+    write_sources(path)
+    return path
+
+
+def run_of(
+    sources: dict[str, Source], directory: Path, phases: list[Phase], stops: list[int], end: int
+) -> list[tuple[str, int]]:
+    """Every sample of a run that was stopped and resumed, each time through its checkpoint's state."""
+    saved: BlendState | None = None
+    out: list[tuple[str, int]] = []
+    for begin, stop in zip([0, *stops], [*stops, end], strict=True):
+        blend = RunBlend(sources, stretches_of(phases, saved, begin, end), directory / "cache")
+        out += [blend.locate(n) for n in range(begin, stop)]
+        saved = BlendState.from_dict(json.loads(json.dumps(vars(blend.state_at(stop)))))
+    return out
+
+
+@pytest.fixture(scope="module")
+def sources(directory: Path) -> dict[str, Source]:
+    return {name: source(directory / name, directory / "cache") for name in TOKENS}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sources: dict[str, Source], directory: Path) -> list[tuple[str, int]]:
+    phases = plan_phases(config_of(dict.fromkeys(TOKENS, 1.0), PHASES), 40)
+    assert [part.end for part in phases] == [80, 136, 240, 320]
+    return run_of(sources, directory, phases, [], 320)
+
+
+def test_each_phase_draws_its_blend(undisturbed: list[tuple[str, int]]) -> None:
+    names = [name for name, _ in undisturbed]
+    assert Counter(names[:80]) == {"en": 80}
+    assert Counter(names[80:136]) == {"en": 28, "hi": 28}
+    assert Counter(names[136:240]) == {"hi": 78, "code": 26}
+    assert Counter(names[240:]) == {"en": 80}
+    for source_name in TOKENS:  # No sample twice, none left out, over all phases.
+        indices = [index for name, index in undisturbed if name == source_name]
+        assert indices == list(range(len(indices)))
+
+
+@given(stops=st.lists(st.integers(0, 40), max_size=4).map(sorted))
+@settings(deadline=None, max_examples=60)
+def test_stopped_at_any_step(
+    stops: list[int], sources: dict[str, Source], directory: Path, undisturbed: list[tuple[str, int]]
+) -> None:
+    """Inside a phase, on a border, at once again: the same samples."""
+    phases = plan_phases(config_of(dict.fromkeys(TOKENS, 1.0), PHASES), 40)
+    assert run_of(sources, directory, phases, [8 * stop for stop in stops], 320) == undisturbed
+
+
+def test_without_a_state_the_phases_tell(
+    sources: dict[str, Source], directory: Path, undisturbed: list[tuple[str, int]]
+) -> None:
+    phases = plan_phases(config_of(dict.fromkeys(TOKENS, 1.0), PHASES), 40)
+    for begin in (0, 79, 80, 150, 319, 320):
+        blend = RunBlend(sources, stretches_of(phases, None, begin, 320), directory / "cache")
+        assert [blend.locate(n) for n in range(begin, 320)] == undisturbed[begin:]
+
+
+def test_a_longer_or_shorter_run_reads_the_same(
+    sources: dict[str, Source], directory: Path, undisturbed: list[tuple[str, int]]
+) -> None:
+    config = config_of(dict.fromkeys(TOKENS, 1.0), PHASES)
+    for steps in (5, 10, 20, 33, 60):
+        located = run_of(sources, directory, plan_phases(config, steps), [], 8 * steps)
+        assert located[:320] == undisturbed[: 8 * steps]
+
+
+def test_sources_of_hardly_any_and_of_no_weight(directory: Path, tmp_path: Path) -> None:
+    """One in a million is read from when its turn comes; a source of weight 0 need not even be there."""
+    config = run_config(
+        {"en": (directory / "en", 1.0), "hi": (directory / "hi", 1e-6), "no": (tmp_path, 0.0)}
+    )
+    phases = plan_phases(config, 10)
+    assert phases[0].weights == {"en": 1.0, "hi": 1e-6}
+    both = {name: source(directory / name, tmp_path / "cache") for name in ("en", "hi")}
+    blend = RunBlend(both, stretches_of(phases, None, 0, 80), tmp_path / "cache")
+    blend.build_epochs(0)
+    # The rule's first round: the source furthest behind its share, however small that is, comes second.
+    names = Counter(blend.locate(n)[0] for n in range(80))
+    assert names["en"] >= 79
+    assert blend[79]["tokens"].shape == (SEQ_LENGTH,)
+
+
+def test_only_rank_0_writes_index_files(gloo_pool: GlooPool, directory: Path, tmp_path: Path) -> None:
+    for name in ("en", "hi"):
+        write_source(tmp_path / name, TOKENS[name], seed=3)
+    (first, wrote, located, samples), (second, wrote_too, *same) = gloo_pool.run(2, build_case, str(tmp_path))
+    assert (first, second) == (0, 1)
+    assert any("blend-" in path for path in wrote) and any("GPTDataset" in path for path in wrote)
+    assert wrote_too == []
+    assert same == [located, samples]
+    # Built once: the next run of the same description writes nothing at all.
+    assert [outcome[1] for outcome in gloo_pool.run(2, build_case, str(tmp_path))] == [[], []]
