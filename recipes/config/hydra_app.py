@@ -6,6 +6,7 @@ import argparse
 import difflib
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -20,6 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from recipes.cli import run_tool
 from recipes.config.clean_schema import CleanConfig
+from recipes.config.overrides import keep_literal, quote_text
 from recipes.config.schema import EvaluateConfig, GenerateConfig, PretrainConfig
 from recipes.errors import UserError
 
@@ -79,6 +81,7 @@ def _compose_and_run(job: str, run: Callable[[Any], int]) -> int:
 
     # Hydra then lets exceptions through instead of printing and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv[1:] = quote_text(sys.argv[1:], SCHEMAS[job])
     parser: Any = argparse.ArgumentParser
     usage, parser.error = parser.error, _refuse_option
     app: Any = Hydra
@@ -119,7 +122,8 @@ def compose(job: str, overrides: list[str]) -> Any:
     """The typed configuration of ``job``, as the command line would make it. For tests and tools."""
     register_schemas()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        return to_dataclass(hydra.compose(config_name=job, overrides=overrides), SCHEMAS[job])
+        schema = SCHEMAS[job]
+        return to_dataclass(hydra.compose(job, overrides=quote_text(overrides, schema)), schema)
 
 
 def to_dataclass(cfg: DictConfig, schema: type[Config]) -> Config:
@@ -130,6 +134,7 @@ def to_dataclass(cfg: DictConfig, schema: type[Config]) -> Config:
     """
     for key in _unknown_keys(cfg):  # ``+key=value`` adds keys that nothing reads.
         raise UserError(f"{key}: there is no such key{_suggestion(key, schema)}")
+    keep_literal(cfg)
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{missing[0]} has no value: set it on the command line, {missing[0]}=...")

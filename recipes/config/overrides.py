@@ -1,0 +1,93 @@
+"""Hydra's overrides as a user types them: text need not be quoted for Hydra's grammar.
+
+Hydra's lexer knows no letters beyond ASCII and no ``=`` in a value, and takes ``name=2024_01`` for a number.
+For keys that the schema declares as text, such values are quoted here before Hydra sees them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any, get_args, get_origin, get_type_hints
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import AnyNode, DictConfig, ListConfig, StringNode
+
+from recipes.errors import UserError
+
+# Prompts and stop strings are text as they are: "${x}" in them is no interpolation.
+LITERAL_LISTS = ("prompts", "end_strings")
+_ESCAPABLE = re.compile(r"(\\*)\$\{")
+_PREFIX = re.compile(r"(\+\+|\+)?([^=]*)")
+
+
+def quote_text(arguments: Iterable[str], schema: type) -> list[str]:
+    """The arguments of a job, with the values of text keys quoted where Hydra would misread them.
+
+    Raises:
+        UserError: Hydra cannot read a value, and it is none of a text key; the message says how to quote it.
+    """
+    return [_quoted(argument, schema) for argument in arguments]
+
+
+def _quoted(argument: str, schema: type) -> str:
+    if argument.startswith(("-", "~")) or "=" not in argument or argument.startswith("hydra."):
+        return argument
+    match = _PREFIX.match(argument)
+    assert match is not None
+    key, value = match[2], argument[match.end() + 1 :]
+    is_text = _is_text(schema, key.split("."))
+    if key.rpartition(".")[2] in LITERAL_LISTS:
+        argument = f"{match[0]}={_ESCAPABLE.sub(_escaped, value)}"
+    try:
+        parsed = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        if is_text:
+            return f"{match[0]}={_in_quotes(value)}"
+        raise UserError(
+            f"{key}={value}: cannot be read; put text with special characters in quotes within the quotes, "
+            f'for example \'{key}=["...","..."]\' for a list'
+        ) from None
+    # A number, where text is asked for: 2024_01 would become 202401.
+    if is_text and isinstance(parsed.value(), bool | int | float):
+        return f"{match[0]}={_in_quotes(value)}"
+    return argument
+
+
+def _in_quotes(value: str) -> str:
+    """As Hydra's grammar quotes text: a quote inside, and backslashes before one, are escaped."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value) + "'"
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """As OmegaConf's grammar has ``${`` that is text."""
+    return 2 * match[1] + "\\${"
+
+
+def _is_text(schema: type, path: list[str]) -> bool:
+    """Whether the schema declares the key as one text."""
+    kind: Any = schema
+    for part in path:
+        if dataclasses.is_dataclass(kind):
+            kind = get_type_hints(kind).get(part)
+        elif get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
+            return False
+    return kind is str or set(get_args(kind)) == {str, type(None)}
+
+
+def keep_literal(node: DictConfig) -> None:
+    """Has texts that are no place for interpolations read as they are, wherever they came from."""
+    for key in list(node):
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            keep_literal(child)
+        elif key in LITERAL_LISTS and isinstance(child, ListConfig) and child._content is not None:
+            for number in range(len(child)):
+                item: Any = child._get_node(number)
+                text = item._value() if isinstance(item, StringNode | AnyNode) else None
+                if isinstance(text, str):
+                    item._val = _ESCAPABLE.sub(lambda m: m[0] if len(m[1]) % 2 else _escaped(m), text)
