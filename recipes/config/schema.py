@@ -101,6 +101,8 @@ class ParallelConfig:
     """Gather updated parameters during the next forward pass; needs overlap_grad_reduce."""
     world_size: int | None = None
     """Processes the run is planned for. None: what the launcher (torchrun, Slurm) started."""
+    rendezvous_timeout_s: float = 1800.0
+    """Seconds in which all processes must find each other; then the run ends and says which are missing."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_lau
         "expert_model_parallel_size",
     ):
         positive(f"parallel.{key}", getattr(parallel, key))
+    positive("parallel.rendezvous_timeout_s", parallel.rendezvous_timeout_s)
     _validate_family_layout(parallel, model)
     if parallel.world_size is not None:
         positive("parallel.world_size", parallel.world_size)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+# From here on Slurm numbers what is no step that srun launched: an interactive shell, a batch script ...
+FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,37 @@ def launched_world() -> World:
             size=int(env["WORLD_SIZE"]),
             local_size=int(env.get("LOCAL_WORLD_SIZE", env["WORLD_SIZE"])),
         )
-    # SLURM_PROCID is also set in an interactive allocation's shell; a job step has SLURM_STEP_ID too.
-    if "SLURM_PROCID" in env and "SLURM_STEP_ID" in env and int(env.get("SLURM_NTASKS", "1")) > 1:
-        return World(
-            rank=int(env["SLURM_PROCID"]),
-            local_rank=int(env.get("SLURM_LOCALID", "0")),
-            size=int(env["SLURM_NTASKS"]),
-            local_size=int(env.get("SLURM_NTASKS_PER_NODE", "1")),
-        )
-    return World()
+    return _slurm_step(env) or World()
+
+
+def _slurm_step(env: Mapping[str, str]) -> World | None:
+    """The processes of the job step that this one belongs to; None outside of one.
+
+    The job's own variables (SLURM_NTASKS) are set in a shell inside the allocation too, where nobody has
+    started the other processes: what counts is the step's.
+    """
+    step = env.get("SLURM_STEP_ID", "")
+    if "SLURM_PROCID" not in env or not step.isdecimal() or int(step) >= FIRST_SPECIAL_STEP:
+        return None
+    size = int(env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS", "1"))
+    if size == 1:
+        return None
+    per_node = _tasks_per_node(env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE", ""))
+    node = int(env.get("SLURM_NODEID", "0"))
+    return World(
+        rank=int(env["SLURM_PROCID"]),
+        local_rank=int(env.get("SLURM_LOCALID", "0")),
+        size=size,
+        local_size=per_node[node] if node < len(per_node) else int(env.get("SLURM_NTASKS_PER_NODE", "1")),
+    )
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """Slurm's short form, ``8(x3),4``: 8, 8, 8 and 4."""
+    counts = []
+    for part in filter(None, text.split(",")):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        if match is None:
+            return []
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 from datetime import timedelta
 
 import torch
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import World
 from recipes.parallel import cpu_stand_in
+from recipes.parallel.rendezvous import rendezvous
 
 TIMEOUT = timedelta(minutes=30)
 
@@ -42,8 +42,12 @@ def set_cpu_threads(num_threads: int | None, world: World) -> None:
     torch.set_num_threads(num_threads or max(1, cores // world.local_size))
 
 
-def init_process_group(world: World) -> None:
-    """Starts torch.distributed: NCCL with CUDA, gloo without."""
+def init_process_group(world: World, rendezvous_timeout_s: float = 1800.0) -> None:
+    """Starts torch.distributed: NCCL with CUDA, gloo without.
+
+    Raises:
+        UserError: other processes did not come within ``rendezvous_timeout_s``.
+    """
     if not torch.cuda.is_available():
         cpu_stand_in.install()
     if dist.is_initialized():
@@ -52,11 +56,8 @@ def init_process_group(world: World) -> None:
     if world.size == 1:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         return
-    os.environ.setdefault("MASTER_ADDR", socket.gethostname())
-    os.environ.setdefault("MASTER_PORT", "29500")
-    dist.init_process_group(
-        backend, init_method="env://", rank=world.rank, world_size=world.size, timeout=TIMEOUT
-    )
+    store = rendezvous(world, rendezvous_timeout_s)
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
 
 
 def init_model_parallel(parallel: ParallelConfig, seed: int) -> None:

@@ -30,7 +30,9 @@ def pretrain(config: PretrainConfig) -> int:
     quiet_libraries()
     lock = RunLock(directory.path)
     try:
-        start = _decided_by_first_rank(world, lambda: _prepare(config, directory, steps, lock))
+        start = _decided_by_first_rank(
+            world, config.parallel.rendezvous_timeout_s, lambda: _prepare(config, directory, steps, lock)
+        )
         if start.complete:
             return DONE
         from recipes.parallel.setup import set_cpu_threads
@@ -43,7 +45,7 @@ def pretrain(config: PretrainConfig) -> int:
         lock.release()
 
 
-def _decided_by_first_rank(world: World, decide: Callable[[], Start]) -> Start:
+def _decided_by_first_rank(world: World, timeout_s: float, decide: Callable[[], Start]) -> Start:
     """Calls ``decide`` on rank 0 only, which reads every checkpoint file, and gives all ranks its answer.
 
     Raises:
@@ -56,7 +58,7 @@ def _decided_by_first_rank(world: World, decide: Callable[[], Start]) -> Start:
 
     from recipes.parallel.setup import init_process_group
 
-    init_process_group(world)
+    init_process_group(world, timeout_s)
     answer: list[Any] = [None]
     if world.rank == 0:
         try:
