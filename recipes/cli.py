@@ -1,12 +1,15 @@
 """What every command line tool does with the way its `main` ends."""
 
+import codecs
+import io
+import locale
 import os
 import select
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from recipes.console import printable
+from recipes.console import printable, silence
 from recipes.errors import UserError
 
 DONE = 0
@@ -24,6 +27,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     `main` returns an exit code, or None for 0. A UserError becomes one line on stderr and exit code 2,
     Ctrl-C one line and 130. Any other exception is our mistake, not the user's, and keeps its traceback.
     """
+    _in_utf8()
     try:
         code = main() or 0
         sys.stdout.flush()  # here, so that a closed pipe is seen before the exit code is decided
@@ -47,5 +51,21 @@ def _silence_closed_stdout() -> bool:
     poll.register(sys.stdout.fileno(), 0)
     if not any(event & select.POLLERR for _, event in poll.poll(0)):
         return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    silence(sys.stdout)
     return True
+
+
+def _in_utf8() -> None:
+    """Starts this process again in Python's UTF-8 mode if the locale has another encoding.
+
+    Under LANG=en_US, which is Latin-1 on many clusters, a Hindi argument would be read as other text, files
+    that libraries open without naming an encoding too, and printing would raise. The mode can only be chosen
+    at the start; processes started from here inherit it.
+    """
+    if not sys.flags.utf8_mode and codecs.lookup(locale.getencoding()).name != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):  # Half a surrogate pair is no reason to end.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

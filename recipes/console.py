@@ -9,7 +9,7 @@ import reprlib
 import sys
 import time
 import warnings
-from typing import Any
+from typing import Any, TextIO
 
 NOISY = (
     "lightning",
@@ -30,12 +30,27 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxoth
 
 def say(message: str) -> None:
     """One line on standard output, at once."""
-    print(message, flush=True)
+    _write(message, sys.stdout)
 
 
 def warn(message: str) -> None:
     """One line on standard error, at once."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    _write(f"warning: {message}", sys.stderr)
+
+
+def _write(line: str, stream: TextIO) -> None:
+    """A run must not end because nobody reads it any more: a closed terminal, a full disk under a log."""
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Sends what is written from now on, the interpreter's own flush at exit too, to nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def duration(seconds: float) -> str:

@@ -1,9 +1,12 @@
 """What run_tool does with every way a tool can end."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +73,66 @@ def test_closed_pipe_is_silent() -> None:
         process.stdout.close()
         stderr = process.stderr.read()
     assert (process.returncode, stderr) == (141, b"")
+
+
+@pytest.fixture(scope="module")
+def latin1(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What LANG=en_US means on many clusters: a locale whose encoding is Latin-1."""
+    directory = tmp_path_factory.mktemp("locale")
+    if shutil.which("localedef") is None:
+        pytest.skip("localedef makes the locale")
+    made = subprocess.run(
+        ["localedef", "--no-archive", "-i", "en_US", "-f", "ISO-8859-1", str(directory / "en_US")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not (directory / "en_US").exists():
+        pytest.skip(f"localedef: {made.stderr}")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUTF8"}
+    return environment | {"LOCPATH": str(directory), "LC_ALL": "en_US"}
+
+
+def test_hindi_under_a_latin1_locale(latin1: dict[str, str], tmp_path: Path) -> None:
+    """Arguments, standard output, files opened without an encoding, and processes started from there."""
+    body = (
+        "print(sys.argv[1:] == ['\u0928\u0926\u0940'], sys.argv[1]);"
+        "import subprocess; open(sys.argv[0] + '.txt', 'w').write(sys.argv[1]);"
+        "subprocess.run([sys.executable, '-c', 'import sys; print(sys.argv[1])', sys.argv[1]])"
+    )
+    script = tmp_path / "tool.py"
+    script.write_text(PREFIX + f"def main():\n    {body}\nrun_tool(main)\n", encoding="utf-8")
+    plain = subprocess.run(
+        [sys.executable, "-c", "print(chr(0x928))"], env=latin1, capture_output=True, check=False
+    )
+    assert plain.returncode == 1, "the locale must be one that Python cannot print Hindi in"
+    done = subprocess.run(
+        [sys.executable, str(script), "\u0928\u0926\u0940"],
+        env=latin1 | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert sorted(done.stdout.decode().split()) == ["True", "\u0928\u0926\u0940", "\u0928\u0926\u0940"]
+    assert Path(f"{script}.txt").read_text(encoding="utf-8") == "\u0928\u0926\u0940"
+
+
+def test_half_a_surrogate_pair_is_printed_as_an_escape() -> None:
+    assert run("print('a\\udc80b')").stdout == "a\\udc80b\n"
+
+
+def test_a_terminal_that_is_gone_does_not_end_a_run() -> None:
+    """Whoever watched has closed the window: writing fails, the work goes on and its exit code counts."""
+    main, other = os.openpty()
+    code = (
+        PREFIX
+        + "from recipes.console import say, warn\n"
+        + "def main():\n    sys.stdin.read(); say('a'); warn('b'); say('c'); return 3\nrun_tool(main)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=other, stderr=other, text=True
+    ) as process:
+        os.close(other)
+        os.close(main)
+        process.communicate(timeout=60)
+    assert process.returncode == 3
