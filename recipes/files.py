@@ -1,17 +1,21 @@
-"""Files that are either whole or not there, and their checksums."""
+"""Files that are either whole or not there, their checksums, and the lock that keeps other processes out."""
 
+import errno
 import fcntl
 import hashlib
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO, overload
+from typing import IO, Any, BinaryIO, Literal, TextIO, overload
 
 from recipes.errors import UserError
+
+_LOCK_POLL_S = 0.2
 
 
 @overload
@@ -101,15 +105,63 @@ def remove_stale(path: str | Path) -> bool:
     for entry in path.parent.iterdir():
         if not temporary.fullmatch(entry.name):
             continue
-        # A file that vanishes, or a file system without locks, is left alone.
+        # A file that vanishes is left alone.
         with suppress(OSError), entry.open("rb") as stream:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                # Without locks nobody can tell whether its writer lives.
+                if exclusive_lock(stream):
+                    entry.unlink()
+            except LockHeld:
                 busy = True
-                continue
-            entry.unlink()
     return busy
+
+
+class LockHeld(UserError):
+    """Another process holds the lock."""
+
+
+def exclusive_lock(
+    file: int | IO[Any],
+    held: str = "in use by another process",
+    *,
+    inherited: bool = True,
+    patience_s: float = 0.0,
+    on_wait: Callable[[], None] | None = None,
+) -> bool:
+    """Lock an open file until it is closed or the process ends, however it ends.
+
+    Args:
+        file: open for writing: NFS and `inherited=False` ask for that.
+        held: the error's message, should another process hold the lock.
+        inherited: whether processes forked from now on hold the lock too, for as long as they live. If not,
+            the lock is also lost when this process opens the file once more and closes that.
+        patience_s: seconds to wait for another process to let go.
+        on_wait: called once, before waiting.
+
+    Returns:
+        False where the file system has no locks. Callers then go on without one.
+
+    Raises:
+        LockHeld: another process holds it.
+    """
+    # flock's locks belong to the open file, which forked processes share; record locks to the process.
+    lock = fcntl.flock if inherited else fcntl.lockf
+    deadline: float | None = None
+    while True:
+        try:
+            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            # Which of the two says that another has it is the system's choice.
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                return False
+        if deadline is None:
+            deadline = time.monotonic() + patience_s
+            if on_wait and patience_s > 0:
+                on_wait()
+        if time.monotonic() >= deadline:
+            raise LockHeld(held)
+        time.sleep(_LOCK_POLL_S)
 
 
 def sha256_file(path: str | Path) -> str:
@@ -168,13 +220,13 @@ def _create_temporary(target: Path) -> tuple[Path, int]:
     while True:
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        # The lock marks a living writer and goes away with the process, however it dies. File systems without
-        # locks are served all the same: there, nothing is ever taken for stale.
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return temporary, descriptor
-        os.close(descriptor)  # another process's remove_stale came between the two calls
+        # The lock marks a living writer: what it does not protect is stale. On a file system without locks
+        # nothing is ever taken for stale.
+        with suppress(LockHeld):
+            exclusive_lock(descriptor)
+            if os.fstat(descriptor).st_nlink:
+                return temporary, descriptor
+        os.close(descriptor)  # Another process's remove_stale came in between.
 
 
 def _is_about(error: OSError, *paths: Path | None) -> bool:

@@ -1,4 +1,4 @@
-"""atomic_write: whole or not there, whatever happens."""
+"""Files that are whole or not there whatever happens, and locks between processes."""
 
 import errno
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import UserError
-from recipes.files import atomic_write, check_writable, remove_stale, sha256_file
+from recipes.files import LockHeld, atomic_write, check_writable, exclusive_lock, remove_stale, sha256_file
 from tests.support.privileges import run_bound
 
 
@@ -182,6 +182,73 @@ def test_killed_writer_is_cleaned_up_after(tmp_path: Path) -> None:
         stream.write(b"whole")
     assert names(tmp_path) == ["a"]
     assert path.read_bytes() == b"whole"
+
+
+HOLDER = """
+import os, sys, time
+from recipes.files import exclusive_lock
+stream = open(sys.argv[1], "w")
+assert exclusive_lock(stream, inherited=sys.argv[2] == "inherited")
+if os.fork() == 0:
+    time.sleep(60)
+    os._exit(0)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["inherited", "own"])
+def test_a_lock_ends_with_its_process_or_with_the_last_forked_one(tmp_path: Path, kind: str) -> None:
+    inherited = kind == "inherited"
+    line = [sys.executable, "-c", HOLDER, str(tmp_path / "lock"), kind]
+    with (
+        subprocess.Popen(line, stdout=subprocess.PIPE, start_new_session=True) as process,
+        (tmp_path / "lock").open("a") as stream,
+    ):
+        try:
+            assert process.stdout and process.stdout.readline() == b"held\n"
+            with pytest.raises(LockHeld, match=r"^taken$"):
+                exclusive_lock(stream, "taken", inherited=inherited)
+            process.kill()
+            process.wait()
+            if inherited:
+                with pytest.raises(LockHeld):
+                    exclusive_lock(stream)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+        assert exclusive_lock(stream, inherited=inherited, patience_s=10)
+
+
+def test_waiting_for_a_lock(tmp_path: Path) -> None:
+    told: list[str] = []
+    with (tmp_path / "lock").open("w") as first, (tmp_path / "lock").open("w") as second:
+        assert exclusive_lock(first)
+        with pytest.raises(LockHeld):
+            exclusive_lock(second, on_wait=lambda: told.append("at once"))
+        assert told == []
+
+        def let_go() -> None:
+            told.append("waiting")
+            first.close()
+
+        assert exclusive_lock(second, patience_s=60, on_wait=let_go)
+    assert told == ["waiting"]
+
+
+def test_what_has_no_locks_goes_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "a").open("w"), (tmp_path / "a").open("rb") as for_reading:
+        assert not exclusive_lock(for_reading, inherited=False)  # The kernel refuses; no other has it.
+
+    def unsupported(file: object, operation: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    (tmp_path / ".a.12345678.tmp").touch()
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with atomic_write(tmp_path / "a", "w") as stream:
+        stream.write("new")
+    assert (tmp_path / "a").read_text() == "new"
+    # Its writer may be alive.
+    assert not remove_stale(tmp_path / "a") and names(tmp_path) == [".a.12345678.tmp", "a"]
 
 
 def test_a_place_is_tried_without_a_trace(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 # Before datatrove sets up its log: what it would say is said by `_Progress`.
@@ -27,7 +26,7 @@ from recipes.data.clean.stages import Stage, build_stages
 from recipes.data.clean.summary import REPORT, render
 from recipes.data.workers import WorkerDied, WorkerPool
 from recipes.errors import UserError
-from recipes.files import free_space
+from recipes.files import exclusive_lock, free_space
 
 
 def clean(config: CleanConfig, plan: Plan) -> None:
@@ -44,7 +43,8 @@ def clean(config: CleanConfig, plan: Plan) -> None:
             print(f"submitted; the last job is {last}. When it is done: {out / 'report.html'},")
             print("and the same command prints the table")
             return
-        with _only_one(out):
+        with (out / "lock").open("w") as stream:
+            exclusive_lock(stream, f"output_dir={out}: another process works there: wait for it")
             run_here(config, plan, out)
     if not config.keep_work:
         shutil.rmtree(out / "work", ignore_errors=True)
@@ -158,16 +158,6 @@ def submit(config: CleanConfig, stages: list[Stage], out: Path) -> str:
     number = str(executors[-1].job_id)
     record.write_text(f"{number}\n")
     return number
-
-
-@contextlib.contextmanager
-def _only_one(out: Path) -> Iterator[None]:
-    with (out / "lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"output_dir={out}: another process works there: wait for it") from None
-        yield
 
 
 class _Progress:

@@ -4,12 +4,11 @@ Only finished shards count. A shard and, after it, the manifest that names it an
 appear at once, so a run killed at any moment repeats the shard it was writing and nothing else.
 """
 
-import fcntl
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from recipes.data.download.options import Options, check
 from recipes.data.download.rows import Row, read_rows
 from recipes.data.download.shards import open_shard, shard_name, to_line
 from recipes.errors import UserError
-from recipes.files import make_directory
+from recipes.files import exclusive_lock, make_directory
 
 if TYPE_CHECKING:
     from recipes.data.tokenizer import TextTokenizer
@@ -181,12 +180,7 @@ def _alone_in(out: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error
     try:
-        # The lock ends with the process, however that ends. File systems without locks go without.
-        with suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{out} is being written by another process") from None
+        exclusive_lock(descriptor, f"{out} is being written by another process")
         yield
     finally:
         os.close(descriptor)

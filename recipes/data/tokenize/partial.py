@@ -6,7 +6,6 @@ settings.json says what the work was for.
 done.json, the sidecar, is written when both files are whole and synced; from then on only renames are left.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from typing import Any, BinaryIO
 from recipes.data.samples.indexed import HEADER_BYTES, bin_path, idx_path, sidecar_path
 from recipes.data.text.blocks import Place
 from recipes.errors import UserError
-from recipes.files import atomic_write, free_space, fsync_directory
+from recipes.files import LockHeld, atomic_write, exclusive_lock, free_space, fsync_directory
 
 PURPOSE_KIND = "unfinished indexed dataset"
 _SYNC_BYTES = 256 << 20  # of tokens, between fsyncs: what a power cut may cost; a kill costs nothing
@@ -230,7 +229,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _open_locked(directory: Path) -> BinaryIO:
-    """The journal, locked: the lock marks a living writer and goes with it, however it dies."""
+    """The journal, locked for as long as it is open: the lock marks a living writer."""
     if directory.is_dir() and any(directory.iterdir()) and not (directory / "journal.jsonl").exists():
         raise UserError(
             f"{directory} exists and is not by tools.preprocess: move it, or choose another --out"
@@ -242,16 +241,16 @@ def _open_locked(directory: Path) -> BinaryIO:
         except FileNotFoundError:  # Another process finished in between and removed the directory.
             continue
         try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            journal.close()
-            raise UserError(
+            locked = exclusive_lock(
+                journal,
                 f"another process is writing {directory.with_suffix('')}.bin: wait for it, or choose another "
-                "prefix"
-            ) from None
-        except OSError:  # A file system without locks is served all the same.
-            return journal
-        if os.fstat(journal.fileno()).st_nlink:
+                "prefix",
+            )
+        except LockHeld:
+            journal.close()
+            raise
+        # A process that has just finished removes the journal; where there are no locks, that cannot be told.
+        if not locked or os.fstat(journal.fileno()).st_nlink:
             return journal
         journal.close()
 
