@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, their checksums, and the lock that keeps other processes out."""
+"""Files and directories that are either whole or not there, and the lock that keeps other processes out."""
 
 import errno
 import fcntl
@@ -9,7 +9,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, TextIO, overload
 
@@ -114,6 +114,78 @@ def remove_stale(path: str | Path) -> bool:
             except LockHeld:
                 busy = True
     return busy
+
+
+@contextmanager
+def partial_directory(target: str | Path, *, replace: bool = False, durable: bool = True) -> Iterator[Path]:
+    """A new directory that becomes `target` when the block ends well, and is removed when it raises.
+
+    Until then it has a temporary name beside `target`. What a killed process left under that name is removed
+    by the next call for the same `target`.
+
+    Args:
+        target: the directory's name to be; missing ones above it are made.
+        replace: put the new directory in the place of one that is there.
+        durable: sync the files and the rename, so that they survive a power cut.
+
+    Raises:
+        UserError: the disk refuses, `target` is there and not to be replaced, or another process is writing
+            it. An OSError about another file, raised inside the block, passes unchanged.
+
+    Example:
+        >>> with partial_directory("exported") as directory:
+        ...     (directory / "config.json").write_text(config)
+    """
+    # A symbolic link keeps pointing where it did, as for `atomic_write`.
+    place = Path(os.path.realpath(target))
+    partial = partial_path(place)
+    try:
+        lock = _locked_empty_directory(partial, f"{target} is being written by another process")
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror}") from error
+    try:
+        yield partial
+        if durable:
+            for path in partial.rglob("*"):
+                _fsync(path, strict=not path.is_dir())
+        put_in_place(partial, place, replace=replace)
+    except BaseException as error:
+        # Here only, as the name may belong to the next writer once the directory has been renamed.
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and _is_about(error, place, partial):
+            raise UserError(f"{target}: cannot be written: {error.strerror}") from error
+        raise
+    finally:
+        os.close(lock)
+
+
+def partial_path(target: Path) -> Path:
+    """The temporary name beside `target` under which a directory is written."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def put_in_place(partial: Path, target: Path, *, replace: bool = False, strict: bool = False) -> None:
+    """Rename a directory whose files are synced to `target`, and sync the rename.
+
+    Args:
+        replace: put it in the place of a directory that is there.
+        strict: fail where the file system cannot sync directories.
+    """
+    fsync_directory(partial, strict=strict)
+    replaced = partial_path(target.with_name(f"{target.name}.replaced"))
+    make_room = replace and target.exists()
+    if make_room:
+        # Renamed, not deleted: that takes long, and a kill meanwhile would leave half of it under its name.
+        shutil.rmtree(replaced, ignore_errors=True)
+        target.rename(replaced)
+    try:
+        partial.rename(target)
+    except OSError:
+        if make_room:
+            replaced.rename(target)
+        raise
+    fsync_directory(target.absolute().parent, strict=strict)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 class LockHeld(UserError):
@@ -229,12 +301,41 @@ def _create_temporary(target: Path) -> tuple[Path, int]:
         os.close(descriptor)  # Another process's remove_stale came in between.
 
 
+def _locked_empty_directory(path: Path, held: str) -> int:
+    """Make `path` an empty directory that no other process writes into; what one left there is removed.
+
+    Returns:
+        A file descriptor, which holds the lock.
+
+    Raises:
+        LockHeld: with the message `held`.
+        OSError: a file or a link is there, or the disk refuses.
+    """
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack, suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            stack.callback(os.close, descriptor)
+            exclusive_lock(descriptor, held)
+            # Its writer may have finished before the lock was ours, and renamed or removed it.
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                stack.pop_all()
+                break
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    return descriptor
+
+
 def _is_about(error: OSError, *paths: Path | None) -> bool:
     """Whether `error` is about writing `paths`: a failed write has no file name, other errors name theirs."""
     if isinstance(error, ConnectionError | TimeoutError | ChildProcessError) or error.strerror is None:
         return False
     ours = {str(path) for path in paths} | {str(path.parent) for path in paths if path}
-    return error.filename is None or str(error.filename) in ours
+    named = str(error.filename)
+    return error.filename is None or named in ours or any(Path(named).is_relative_to(p) for p in paths if p)
 
 
 def free_bytes(directory: Path) -> int | None:
@@ -256,7 +357,11 @@ def fsync_directory(directory: Path, *, strict: bool = False) -> None:
 
     Some network file systems refuse, and then offer nothing better: with `strict` that is an error.
     """
-    descriptor = os.open(directory, os.O_RDONLY)
+    _fsync(directory, strict=strict)
+
+
+def _fsync(path: Path, *, strict: bool) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         with nullcontext() if strict else suppress(OSError):
             os.fsync(descriptor)

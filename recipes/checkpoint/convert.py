@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +35,7 @@ from recipes.data.tokenizer.tokenizer_files import HUGGING_FACE, TokenizerFiles
 from recipes.errors import UserError
 from recipes.families.family import tensor_table
 from recipes.families.tensors import WORD_EMBEDDINGS
-from recipes.files import atomic_write, fsync_directory, may_look
+from recipes.files import atomic_write, may_look, partial_directory
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -242,7 +239,7 @@ def _write_weights(conversion: Conversion, directory: Path, prefix: str, common:
 
 def _to_torch_dist(conversion: Conversion, target: Path) -> None:
     """Weights as a training checkpoint holds them; ``init_from`` starts a run from it."""
-    with new_directory(target) as directory:
+    with partial_directory(target) as directory:
         state = {"global_step": 0, "recipes": {"model": description_of(conversion.source.model)}}
         _write_weights(conversion, directory, "", common_state(state))
         write_manifest(directory, step=0)
@@ -262,7 +259,7 @@ def _to_nemo2(conversion: Conversion, target: Path) -> None:
         tokenizer_library=tokenizer.library,
     )
     kept = _kept(source)
-    with new_directory(target) as directory:
+    with partial_directory(target) as directory:
         weights = directory / "weights"
         weights.mkdir()
         _write_weights(conversion, weights, "module.", common_state())
@@ -278,7 +275,7 @@ def _to_nemo2(conversion: Conversion, target: Path) -> None:
 def _to_hf(conversion: Conversion, target: Path) -> None:
     from recipes.checkpoint.huggingface.export import write_huggingface
 
-    with new_directory(target) as directory:
+    with partial_directory(target) as directory:
         for warning in write_huggingface(conversion.source, directory, conversion.dtype_of, conversion.tell):
             warn(warning)
 
@@ -289,37 +286,3 @@ WRITERS: dict[str, Callable[[Conversion, Path], None]] = {
     "nemo2": _to_nemo2,
     "torch_dist": _to_torch_dist,
 }
-
-
-@contextmanager
-def new_directory(target: Path) -> Iterator[Path]:
-    """A directory under a temporary name that becomes ``target`` when the block ends well.
-
-    Raises:
-        UserError: the disk refuses.
-    """
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-        yield partial
-        for path in partial.rglob("*"):
-            if path.is_file():
-                _fsync(path)
-            else:
-                fsync_directory(path)
-        fsync_directory(partial)
-        partial.rename(target)
-        fsync_directory(target.absolute().parent)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

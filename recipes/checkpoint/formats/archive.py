@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from recipes.errors import UserError
-from recipes.files import atomic_write, may_look
+from recipes.files import atomic_write, may_look, partial_directory
 
 Progress = Callable[[int, int], None]
 # What reading a damaged tar or gzip stream raises (OverflowError: a place beyond all files; RecursionError:
@@ -122,8 +122,12 @@ def checked_members(archive: tarfile.TarFile, name: str) -> list[tarfile.TarInfo
     return members
 
 
-def extract_archive(path: Path, directory: Path, progress: Progress | None = None) -> None:
+def extract_archive(
+    path: Path, directory: Path, progress: Progress | None = None, *, durable: bool = True
+) -> None:
     """Unpacks ``path`` into ``directory``, which must not exist yet and appears only when it is whole.
+
+    ``durable``: whether it must survive a power cut.
 
     Raises:
         UserError: the archive is hostile or damaged, the directory exists, or the disk refuses.
@@ -131,37 +135,36 @@ def extract_archive(path: Path, directory: Path, progress: Progress | None = Non
     with may_look(directory):
         if directory.exists():
             raise UserError(f"{directory} exists; name a new directory")
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with open_archive(path) as archive:
-            members = checked_members(archive, str(path))
-            total = sum(member.size for member in members)
-            free = shutil.disk_usage(_existing_parent(directory)).free
-            if total > free:
-                largest = max(members, key=lambda member: member.size)
-                raise UserError(
-                    f"{path}: needs {total / 1e6:.0f} MB, {directory.parent} has {free / 1e6:.0f} MB free "
-                    f"(largest member: {largest.name!r})"
-                )
-            partial.mkdir(parents=True)
-            done = 0
+    with open_archive(path) as archive:
+        members = checked_members(archive, str(path))
+        total = sum(member.size for member in members)
+        free = shutil.disk_usage(_existing_parent(directory)).free
+        if total > free:
+            largest = max(members, key=lambda member: member.size)
+            raise UserError(
+                f"{path}: needs {total / 1e6:.0f} MB, {directory.parent} has {free / 1e6:.0f} MB free "
+                f"(largest member: {largest.name!r})"
+            )
+        done = 0
+        with partial_directory(directory, durable=durable) as partial, _damage_named(path):
             for member in members:
                 _extract_member(archive, member, partial)
                 done += member.size
                 if progress:
                     progress(done, total)
-        partial.rename(directory)
-    except UserError:
-        raise
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """What reading the damaged archive ``path`` raises, as a message for the user."""
+    try:
+        yield
     except DAMAGE as error:
         raise UserError(f"{path}: the archive is damaged: {_reason(error)}") from None
     except OSError as error:
-        if error.errno in (None, errno.EIO):
-            raise UserError(f"{path}: the archive is damaged: {_reason(error)}") from None
-        raise UserError(f"{directory}: cannot be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if error.errno not in (None, errno.EIO):
+            raise
+        raise UserError(f"{path}: the archive is damaged: {_reason(error)}") from None
 
 
 def _extract_member(archive: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) -> None:

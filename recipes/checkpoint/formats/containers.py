@@ -114,7 +114,7 @@ def open_files(path: Path) -> Iterator[Files]:
     elif _starts_with(path, GZIP):
         with TemporaryDirectory(prefix="nemo_") as temporary:
             directory = Path(temporary) / "model"
-            extract_archive(path, directory)
+            extract_archive(path, directory, durable=False)
             files = DirectoryFiles(directory)
             files.label = str(path)
             yield files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from itertools import product
 from pathlib import Path
@@ -20,6 +19,7 @@ from recipes.checkpoint.formats.names import leading_axes, name_at, names_of
 from recipes.checkpoint.formats.torch_dist_writer import extra_state_keys, make_classic
 from recipes.checkpoint.nemo.classic_config import CLASSIC_TARGET, stored_tokenizer_name
 from recipes.checkpoint.save.disk import failure_of
+from recipes.checkpoint.save.publish import discard_partial, new_partial
 from recipes.checkpoint.save.ranks import raise_together
 from recipes.checkpoint.save.sharded_save import write_sharded
 from recipes.checkpoint.stored.stored_model import StoredModel
@@ -50,15 +50,8 @@ def save_nemo(path: Path, gpt: GPTModel, config: dict[str, Any], tokenizer_file:
     ``config`` names the tokenizer as ``nemo:<name>``; it is stored under that name. ``tokenizer_file`` is
     what :func:`~recipes.data.tokenizer.load_tokenizer` loads.
     """
-    rank_zero = dist.get_rank() == 0
-    staging = path.with_name(f".{path.name}.partial")
-    failure = None
-    if rank_zero:
-        shutil.rmtree(staging, ignore_errors=True)
-        failure = failure_of(
-            lambda: (staging / WEIGHTS_DIR).mkdir(parents=True), path, "nothing was left behind"
-        )
-    raise_together(failure)
+    advice = "nothing was left behind, checkpoints are untouched"
+    staging = new_partial(path, advice, WEIGHTS_DIR)
 
     def pack() -> None:
         layers = config["num_layers"] if config["target"] == CLASSIC_TARGET else 0
@@ -70,13 +63,11 @@ def save_nemo(path: Path, gpt: GPTModel, config: dict[str, Any], tokenizer_file:
             (staging / name).write_bytes(content)
         pack_archive(staging, path)
 
-    advice = "nothing was left behind, checkpoints are untouched"
     try:
         write_sharded(gpt.sharded_state_dict(prefix=KEY_PREFIX), staging / WEIGHTS_DIR, path, advice)
-        raise_together(failure_of(pack, path, advice) if rank_zero else None)
+        raise_together(failure_of(pack, path, advice) if dist.get_rank() == 0 else None)
     finally:
-        if rank_zero:
-            shutil.rmtree(staging, ignore_errors=True)
+        discard_partial(staging)
 
 
 @torch.no_grad()

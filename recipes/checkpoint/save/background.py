@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from recipes.checkpoint.save.disk import NOTHING_LEFT
-from recipes.checkpoint.save.publish import new_partial, publish
+from recipes.checkpoint.save.publish import discard_partial, new_partial, publish
 from recipes.checkpoint.save.ranks import all_agree
 from recipes.checkpoint.save.sharded_save import ShardedSave
 
@@ -52,7 +50,7 @@ class BackgroundSave:
             UserError: the disk refuses. Every rank raises it.
         """
         assert self._pending is None, "the earlier save is finished first"
-        partial = new_partial(directory)
+        partial = new_partial(directory, NOTHING_LEFT)
         save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=True)
         writer = threading.Thread(target=save.write, name="checkpoint writer")
         self._pending = _Pending(directory, partial, facts, save, writer)
@@ -82,6 +80,5 @@ class BackgroundSave:
         pending, self._pending = self._pending, None
         pending.save.cancel()
         pending.writer.join()
-        if dist.get_rank() == 0:
-            # Another rank may still be writing: what stays is removed by the next start.
-            shutil.rmtree(pending.partial, ignore_errors=True)
+        # Another rank may still be writing: what stays is removed by the next start.
+        discard_partial(pending.partial)

@@ -41,7 +41,7 @@ def save_sharded(directory: Path, state: dict[str, Any], facts: Mapping[str, Any
     Raises:
         UserError: the disk is full or refuses; nothing is left behind. Every rank raises it.
     """
-    partial = new_partial(directory)
+    partial = new_partial(directory, NOTHING_LEFT)
     save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=False)
     save.write()
     publish(save, partial, directory, facts)

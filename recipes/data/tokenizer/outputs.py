@@ -1,7 +1,6 @@
 """Where a trained tokenizer goes: PREFIX.model with its record, or a Hugging Face directory."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,7 +8,7 @@ from typing import Any, Protocol
 from recipes.checks import refuse
 from recipes.data.tokenizer.load import DIRECTORY_RECORD, read_record
 from recipes.errors import UserError
-from recipes.files import atomic_write, fsync_directory, make_directory, remove_stale
+from recipes.files import atomic_write, make_directory, partial_directory, remove_stale
 
 
 class Output(Protocol):
@@ -74,7 +73,6 @@ class DirectoryOutput:
 
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory)
-        self._partial = self.path.with_name(f".{self.path.name}.partial")
 
     def existing(self) -> list[str]:
         if not self.path.exists():
@@ -88,19 +86,11 @@ class DirectoryOutput:
 
     def prepare(self) -> None:
         make_directory(self.path.absolute().parent)
-        shutil.rmtree(self._partial, ignore_errors=True)
 
     def write(self, files: Mapping[str, bytes], record: dict[str, Any]) -> None:
-        try:
-            self._partial.mkdir()
+        with partial_directory(self.path, replace=True) as partial:
             for name, content in {**files, DIRECTORY_RECORD: _record(record)}.items():
-                with atomic_write(self._partial / name) as stream:
-                    stream.write(content)
-            shutil.rmtree(self.path, ignore_errors=True)
-            self._partial.rename(self.path)
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
-        fsync_directory(self.path.absolute().parent)
+                (partial / name).write_bytes(content)
 
 
 def _record(record: dict[str, Any]) -> bytes:
