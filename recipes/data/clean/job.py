@@ -11,16 +11,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Before datatrove sets up its log: what it would say is said by `_Progress`.
+# Before datatrove sets up its log: what it would say is said by `_watched`.
 os.environ.setdefault("LOGURU_LEVEL", "CRITICAL")
 
 from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
 from tqdm import tqdm
 
 from recipes.config.clean_schema import CleanConfig
+from recipes.console import Progress
 from recipes.data.clean.plan import Plan, claim
 from recipes.data.clean.stages import Stage, build_stages
 from recipes.data.clean.summary import REPORT, render
@@ -68,9 +69,7 @@ def run_here(config: CleanConfig, plan: Plan, out: Path) -> None:
         for number, stage in enumerate(stages):
             executor = _executor(stage, out)
             ranks = executor.get_incomplete_ranks()
-            with _Progress(
-                f"{number + 1}/{len(stages)} {stage.name}", out / "logs" / stage.name, stage.tasks
-            ):
+            with _watched(f"{number + 1}/{len(stages)} {stage.name}", out / "logs" / stage.name, stage.tasks):
                 try:
                     for _ in pool.map((number, rank) for rank in ranks):
                         pass
@@ -160,33 +159,36 @@ def submit(config: CleanConfig, stages: list[Stage], out: Path) -> str:
     return number
 
 
-class _Progress:
-    """A line on stderr: rewritten on a terminal, a new one every ten seconds elsewhere."""
+@contextlib.contextmanager
+def _watched(label: str, logs: Path, tasks: int) -> Iterator[None]:
+    """Shows how far a stage is while the block runs; prints a summary line when it ends, however it ends."""
+    began = time.monotonic()
+    ended = threading.Event()
+    progress = Progress(tasks, "task", label=label, done=_so_far(logs)[0])
 
-    def __init__(self, name: str, logs: Path, tasks: int) -> None:
-        self._name, self._logs, self._tasks = name, logs, tasks
-        self._stream = sys.stderr
-        self._terminal = sys.stderr.isatty()
-        self._done = threading.Event()
-        self._began = time.monotonic()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+    def watch() -> None:
+        while not ended.wait(progress.interval_s):
+            finished, read = _so_far(logs)
+            progress.update_to(finished, tasks, read)
 
-    def __enter__(self) -> None:
-        self._thread.start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    try:
+        with progress:
+            watcher.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                watcher.join()
+    finally:
+        finished, read = _so_far(logs)
+        amount = f", {read}" if read else ""
+        seconds = time.monotonic() - began
+        print(f"{label}: {finished} of {tasks} tasks{amount}, {seconds:.0f} s", file=sys.stderr, flush=True)
 
-    def __exit__(self, *exception: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self._show("\n")
 
-    def _watch(self) -> None:
-        while not self._done.wait(0.5 if self._terminal else 10.0):
-            self._show("\r" if self._terminal else "\n")
-
-    def _show(self, end: str) -> None:
-        finished = len(list(self._logs.glob("completions/*")))
-        read = sum(int(file.read_text() or 0) for file in self._logs.glob("progress/*"))
-        amount = f", {read / 1e6:.1f} MB read" if read else ""
-        seconds = time.monotonic() - self._began
-        line = f"{self._name}: {finished} of {self._tasks} tasks{amount}, {seconds:.0f} s"
-        print(line, end=end, file=self._stream, flush=True)
+def _so_far(logs: Path) -> tuple[int, str]:
+    """How many tasks of a stage are done, and how much they have read, if they read documents."""
+    finished = len(list(logs.glob("completions/*")))
+    read = sum(int(file.read_text() or 0) for file in logs.glob("progress/*"))
+    return finished, f"{read / 1e6:.1f} MB read" if read else ""

@@ -62,8 +62,8 @@ def download(options: Options, log: Callable[[str], None] = print, progress: boo
             log(f"continuing after {current.shards[-1].name}")
         rows = _rows(listing, _keys(source, options), _txt_documents(source, options), current.position)
         documents = _documents(rows, current, tokenizer, strict=source.name == LOCAL)
-        with _progress(current, listing, progress) as shown:
-            _write(current, documents, options, shown, _stored_before(current, listing))
+        with _progress(current, listing, progress) as bar:
+            _write(current, documents, options, bar, _stored_before(current, listing))
     if not current.shards:
         raise UserError(f"{options.source} has no documents with text")
     log(f"{options.out}: {_summary(current)}")
@@ -279,7 +279,7 @@ def _documents(
 
 
 def _write(
-    current: Manifest, documents: Iterator[_Document], options: Options, shown: Progress, stored: int
+    current: Manifest, documents: Iterator[_Document], options: Options, bar: Progress, stored: int
 ) -> None:
     """Write the documents as shards, saving the manifest after each."""
     pending = next(documents, None)
@@ -294,7 +294,7 @@ def _write(
                 last, count, line_bytes = pending, count + 1, line_bytes + len(pending.line)
                 text_bytes, tokens = text_bytes + last.text_bytes, tokens + (last.tokens or 0)
                 pending = next(documents, None)
-                shown.add(last.stored - stored if current.budget.unit is None else last.amount)
+                bar.add(last.stored - stored if current.budget.unit is None else last.amount)
                 stored = last.stored
             shard.finish()
         counted = None if last.tokens is None else tokens
@@ -315,9 +315,12 @@ def _progress(current: Manifest, listing: Listing, enabled: bool) -> Progress:
     """What is left: of the budget, or of the corpus's files."""
     unit, wanted = current.budget.unit, current.budget.amount
     if wanted is not None:
-        return Progress(wanted - current.counted(unit), enabled, "M tokens" if unit == "tokens" else "MB")
-    total = sum(file.size for file in listing.files)
-    return Progress(max(1, total - _stored_before(current, listing)), enabled, "MB of files")
+        wanted -= current.counted(unit)
+        if unit == "tokens":
+            return Progress(wanted, " tokens", enabled=enabled)
+        return Progress(wanted, label="text", enabled=enabled)
+    total = sum(file.size for file in listing.files) - _stored_before(current, listing)
+    return Progress(total, label="files", enabled=enabled)
 
 
 def _summary(current: Manifest) -> str:

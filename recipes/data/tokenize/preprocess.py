@@ -139,9 +139,9 @@ def preprocess(
         else:
             parts = in_this_process(_Tokenize(*building), blocks)
         left = _left(inputs, sizes, output.last)
-        shown = stack.enter_context(Progress(left, enabled=progress))
+        bar = stack.enter_context(Progress(left, enabled=progress))
         try:
-            _write(parts, output, settings.dtype, sizes, shown)
+            _write(parts, output, settings.dtype, sizes, bar)
         except WorkerDied:
             raise UserError("a worker process died (out of memory?): try fewer --workers") from None
         for path, before in zip(inputs, modified, strict=True):
@@ -259,7 +259,7 @@ def _write(
     output: PartialOutput,
     dtype: str,
     sizes: Sequence[int],
-    shown: Progress,
+    bar: Progress,
 ) -> None:
     """Write and journal all parts.
 
@@ -293,9 +293,9 @@ def _write(
                 )
             )
         if block.lines is None:
-            shown.add(block.stop - block.start, writer.tokens)
+            bar.add(block.stop - block.start, f"{writer.tokens} tokens")
         elif block.is_last:
-            shown.add(sizes[block.then.file - 1], writer.tokens)
+            bar.add(sizes[block.then.file - 1], f"{writer.tokens} tokens")
     with output.named_errors():
         writer.finish()
 
