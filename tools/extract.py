@@ -29,9 +29,9 @@ def main() -> None:
     parser.add_argument("directory", type=Path, help="a new directory")
     arguments = parser.parse_args()
     from recipes.checkpoint.formats.archive import extract_archive
-    from recipes.files import may_look
+    from recipes.files import path_errors
 
-    with may_look(arguments.archive):
+    with path_errors(arguments.archive):
         if not arguments.archive.is_file():
             raise UserError(f"{arguments.archive}: no such file")
     with Progress() as progress:

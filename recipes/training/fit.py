@@ -60,7 +60,7 @@ def fit(config: PretrainConfig, world: World, directory: RunDirectory, start: St
     """Trains to ``steps`` from where ``start`` says; returns the exit code."""
     checkpoint = start.checkpoint
     max_time = config.trainer.max_time
-    stop = StopControl(parse_duration(max_time) if max_time else None, talks=world.rank == 0)
+    stop = StopControl(parse_duration(max_time) if max_time else None, announce=world.rank == 0)
     stop.install()
     quiet_libraries()  # Again: Lightning and NeMo set their own levels when they are imported.
     if world.rank == 0:

@@ -11,7 +11,7 @@ from recipes.files import LockHeld, exclusive_lock, make_directory
 
 LOCK_FILE = ".lock"
 PATIENCE_S = 30.0
-# Nobody is there to try again, and a file server gives up the lock of a lost node after minutes only.
+# Nobody is there to try again, and a file server releases the lock of a lost node only after minutes.
 PATIENCE_OF_A_JOB_S = 300.0
 
 
@@ -26,18 +26,18 @@ class RunLock:
         self._descriptor: int | None = None
 
     def acquire(self, patience_s: float | None = None) -> None:
-        """Waits a little for a process that is about to end: a requeued job may come before the old one left.
+        """Takes the lock, waiting for a process that may be about to end, as with a job requeued early.
 
         Args:
-            patience_s: how long; None: half a minute, and five under Slurm.
+            patience_s: how long to wait; None: half a minute, under Slurm five.
 
         Raises:
-            LockHeld: another process is still there.
+            LockHeld: the other process is still there.
         """
         if patience_s is None:
             patience_s = PATIENCE_OF_A_JOB_S if "SLURM_JOB_ID" in os.environ else PATIENCE_S
         make_directory(self.directory)
-        # A directory that cannot be written goes without a lock, and so does a file system without them.
+        # In a directory that cannot be written there is no lock, as on a file system without them.
         with suppress(OSError):
             self._descriptor = os.open(self.directory / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
         if self._descriptor is None:
@@ -60,7 +60,7 @@ class RunLock:
             raise
 
     def release(self) -> None:
-        """Lets others in."""
+        """Releases the lock, if it is held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

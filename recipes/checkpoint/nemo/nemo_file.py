@@ -38,14 +38,14 @@ KEY_PREFIX = "model."
 
 
 def new_tokenizer_name(tokenizer_file: Path) -> str:
-    """``<uuid>_<basename>``, as NeMo names artifacts; for what was a directory ``<uuid>_tokenizer``."""
+    """``<uuid>_<basename>``, as NeMo names artifacts; ``<uuid>_tokenizer`` for a directory."""
     if library_of(tokenizer_file) == HUGGING_FACE:
         return f"{uuid.uuid4().hex}_tokenizer"
     return f"{uuid.uuid4().hex}_{TOKENIZER_MODEL if tokenizer_file.is_dir() else tokenizer_file.name}"
 
 
 def save_nemo(path: Path, gpt: GPTModel, config: dict[str, Any], tokenizer_file: Path) -> None:
-    """Writes a .nemo from the parts that all ranks hold; the file appears whole or not at all.
+    """Writes a .nemo from the parts that all ranks hold; the file appears complete or not at all.
 
     ``config`` names the tokenizer as ``nemo:<name>``; it is stored under that name. ``tokenizer_file`` is
     what :func:`~recipes.data.tokenizer.load_tokenizer` loads.
@@ -72,7 +72,7 @@ def save_nemo(path: Path, gpt: GPTModel, config: dict[str, Any], tokenizer_file:
 
 @torch.no_grad()
 def load_weights(source: StoredModel, gpt: GPTModel) -> None:
-    """Fills ``gpt`` with the stored weights: this rank's part of them under the present layout.
+    """Fills ``gpt`` with this rank's part of the stored weights under the present layout.
 
     Raises:
         UserError: a tensor is missing or has another shape than the configuration says.
@@ -93,9 +93,9 @@ def load_weights(source: StoredModel, gpt: GPTModel) -> None:
 
 
 def _compare(source: StoredModel, shards: list[ShardedTensor]) -> None:
-    """The model's tensors and the stored ones are the same set, in the same shapes.
+    """Checks that the model's tensors and the stored ones are the same set, in the same shapes.
 
-    A stored tensor that the built model has no place for means that it would compute something else.
+    A stored tensor that has no place in the model means that the model would compute something else.
     """
     wanted: set[str] = set()
     for key, shape in {shard.key: tuple(shard.global_shape) for shard in shards}.items():

@@ -1,4 +1,4 @@
-"""Saves that are written by a thread while training goes on."""
+"""Saves that a thread writes while training goes on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Pending:
 class BackgroundSave:
     """At most one save under way. All methods but :meth:`abandon` are called by all ranks together.
 
-    The thread makes no collective call: those of training would meet it. What ranks have to agree about waits
+    The thread makes no collective calls: they would mix with training's. What ranks have to agree on waits
     for :meth:`finish`, in the thread that trains. A process of its own would need a second copy of the state
     in shared memory, and something to end it when we are killed.
     """
@@ -74,7 +74,7 @@ class BackgroundSave:
         return pending.directory
 
     def abandon(self) -> None:
-        """Ends this rank's writer; whatever it has written is no checkpoint."""
+        """Ends this rank's writer; what it has written does not become a checkpoint."""
         if self._pending is None:
             return
         pending, self._pending = self._pending, None

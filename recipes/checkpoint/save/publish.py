@@ -1,4 +1,4 @@
-"""The atomic order of a save: a partial name, the manifest last, then the real name."""
+"""What makes a save atomic: a temporary name, the manifest last, then the real name."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from recipes.files import partial_path, put_in_place
 
 
 def new_partial(target: Path, advice: str, folder: str = "") -> Path:
-    """An empty directory beside ``target`` for all ranks to write into; all agree that it is there.
+    """An empty directory beside ``target`` for all ranks to write into; called by all of them together.
 
     Args:
-        target: The file or directory that is made of it.
-        advice: The end of messages.
-        folder: A folder to make inside.
+        target: The file or directory that it will become.
+        advice: How error messages end.
+        folder: A folder to create in it.
 
     Raises:
         UserError: the disk refuses. Every rank raises it.
@@ -37,7 +37,7 @@ def new_partial(target: Path, advice: str, folder: str = "") -> Path:
 
 
 def discard_partial(partial: Path) -> None:
-    """Removes what :func:`new_partial` has made, unless it has become a checkpoint."""
+    """Removes the directory of :func:`new_partial`, unless it has become a checkpoint."""
     if dist.get_rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -55,7 +55,7 @@ def publish(save: ShardedSave, partial: Path, directory: Path, facts: Mapping[st
 
     def rename(files: Files) -> None:
         write_manifest(partial, files, **facts)
-        # One that is there has no manifest, or it would not be written again.
+        # An existing one has no manifest, or it would not be written again.
         put_in_place(partial, directory, replace=True, strict=True)
 
     try:

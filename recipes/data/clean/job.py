@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Before datatrove sets up its log: what it would say is said by `_watched`.
+# Before datatrove sets up its log; `_watched` tells what that would.
 os.environ.setdefault("LOGURU_LEVEL", "CRITICAL")
 
 from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
@@ -34,7 +34,7 @@ def clean(config: CleanConfig, plan: Plan) -> None:
     """Runs what is not done yet and prints the table; on Slurm, submits it.
 
     Raises:
-        UserError: the output directory belongs to another job, or another process works on it.
+        UserError: the output directory belongs to another job, or another process is working in it.
     """
     claim(config, plan)
     out = Path(config.output_dir).resolve()
@@ -58,7 +58,7 @@ def clean(config: CleanConfig, plan: Plan) -> None:
 
 
 def run_here(config: CleanConfig, plan: Plan, out: Path) -> None:
-    """One stage after the other, each over `workers` processes, which serve all stages.
+    """Runs one stage after the other in `workers` processes, which serve all stages.
 
     Raises:
         UserError: the disk is full, or a worker was killed; what is done stays done.
@@ -81,18 +81,18 @@ def run_here(config: CleanConfig, plan: Plan, out: Path) -> None:
 
 
 def _make_work(config: CleanConfig, plan: Plan) -> Callable[[tuple[int, int]], None]:
-    """In a worker process: what does one task of one stage.
+    """Called in a worker process; the result runs one task of one stage.
 
     datatrove's own pool is not used: it waits for ever for a worker that was killed, and its processes
     outlive a parent that was.
     """
     out = Path(config.output_dir).resolve()
-    # Its own would be a semaphore, which a worker that is ended leaves behind.
+    # For datatrove's bars: tqdm's default lock is a semaphore, which a killed worker leaves behind.
     tqdm.set_lock(threading.RLock())
 
     def work(task: tuple[int, int]) -> None:
         number, rank = task
-        stage = build_stages(config, plan)[number]  # Steps count what they did: new ones for each task.
+        stage = build_stages(config, plan)[number]  # Steps hold counts, so each task needs new ones.
         try:
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
                 _executor(stage, out)._run_for_rank(rank)
@@ -127,7 +127,7 @@ def slurm_executors(config: CleanConfig, stages: list[Stage], out: Path) -> list
                 job_name=f"clean_{stage.name}",
                 qos=config.slurm.qos,
                 env_command=config.slurm.env_command,
-                # Jobs after one that failed must not wait for ever.
+                # Jobs that depend on a failed one must not wait for ever.
                 sbatch_args={"kill-on-invalid-dep": "yes", **config.slurm.sbatch_args},
                 depends=executors[-1] if executors else None,
                 logging_dir=str(out / "logs" / stage.name),
@@ -137,7 +137,7 @@ def slurm_executors(config: CleanConfig, stages: list[Stage], out: Path) -> list
 
 
 def submit(config: CleanConfig, stages: list[Stage], out: Path) -> str:
-    """Submits all stages; those that are done are left out. Returns the last job's number.
+    """Submits the stages that are not done, and returns the last job's number.
 
     Raises:
         UserError: sbatch refuses, or the jobs of an earlier call are still in the queue.
@@ -151,7 +151,7 @@ def submit(config: CleanConfig, stages: list[Stage], out: Path) -> str:
     executors = slurm_executors(config, stages, out)
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
-            executors[-1].run()  # submits those that it waits for
+            executors[-1].run()  # Submits those it depends on first.
     except subprocess.CalledProcessError as error:
         raise UserError(f"sbatch refused a job of {out}/logs (exit code {error.returncode})") from error
     number = str(executors[-1].job_id)
@@ -161,7 +161,7 @@ def submit(config: CleanConfig, stages: list[Stage], out: Path) -> str:
 
 @contextlib.contextmanager
 def _watched(label: str, logs: Path, tasks: int) -> Iterator[None]:
-    """Shows how far a stage is while the block runs; prints a summary line when it ends, however it ends."""
+    """Shows the progress of a stage while the block runs, and a summary line however it ends."""
     began = time.monotonic()
     ended = threading.Event()
     progress = Progress(tasks, "task", label=label, done=_so_far(logs)[0])

@@ -12,25 +12,25 @@ from recipes.files import atomic_write, make_directory, partial_directory, remov
 
 
 class Output(Protocol):
-    """The place of one tokenizer."""
+    """Where one tokenizer is written."""
 
     path: Path
-    """What is loaded."""
+    """What `load_tokenizer` loads."""
 
     def existing(self) -> list[str]:
-        """What is there already and would be replaced.
+        """The paths that exist and would be replaced.
 
         Raises:
-            UserError: it is somebody else's.
+            UserError: one of them is not a tokenizer's.
         """
         ...
 
     def record(self) -> dict[str, Any]:
-        """The record of the training that made it, {} where there is none."""
+        """The record of the training that made the existing tokenizer; {} if there is none."""
         ...
 
     def prepare(self) -> None:
-        """Makes room, before hours of training find out that there is none."""
+        """Makes the directories now, so that hours of training do not end at a wrong path."""
         ...
 
     def write(self, files: Mapping[str, bytes], record: dict[str, Any]) -> None: ...
@@ -59,7 +59,7 @@ class ModelOutput:
             remove_stale(path)
 
     def write(self, files: Mapping[str, bytes], record: dict[str, Any]) -> None:
-        # First away with the old record, last the new one: in between, a kill leaves no wrong one behind.
+        # The old record goes first and the new one comes last: a kill in between leaves no wrong record.
         self._json.unlink(missing_ok=True)
         for path, name in ((self.path, "model"), (self._vocab, "vocab")):
             with atomic_write(path) as stream:

@@ -1,4 +1,4 @@
-"""Ending a run in good order: on a signal, or when its time is over."""
+"""Ends a run in good order: on a signal, or when its time is up."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lightning.pytorch import Callback, Trainer
 from recipes.console import say
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-SIGNALLED, OUT_OF_TIME, NO_WISH = 1, 2, 3
+SIGNALLED, OUT_OF_TIME, NO_REASON = 1, 2, 3
 REPEAT_S = 5.0
 
 
 class StopControl(Callback):
-    """Ends training after the present step on a signal or when max_time is over; all ranks agree.
+    """Ends training after the present step on a signal or when max_time is up; all ranks agree.
 
     A signal ends a validation too, which may take longer than whoever sent it waits: its partial figures are
     dropped, and the step's checkpoint is written without them.
@@ -28,8 +28,8 @@ class StopControl(Callback):
     deliver one twice.
     """
 
-    def __init__(self, max_seconds: float | None, talks: bool) -> None:
-        self.max_seconds, self.talks = max_seconds, talks
+    def __init__(self, max_seconds: float | None, announce: bool) -> None:
+        self.max_seconds, self.announce = max_seconds, announce
         self.stopped_by = 0
         self._signalled_at: float | None = None
         self._previous = {int(number): signal.getsignal(number) for number in STOP_SIGNALS}
@@ -43,7 +43,7 @@ class StopControl(Callback):
         now = time.monotonic()
         if self._signalled_at is None:
             self._signalled_at = now
-            if self.talks:
+            if self.announce:
                 say(f"signal {signal.Signals(number).name}: stopping after this step, then saving")
         elif now - self._signalled_at > REPEAT_S:
             signal.signal(number, self._previous[number] or signal.SIG_DFL)
@@ -57,16 +57,16 @@ class StopControl(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         out_of_time = self.max_seconds is not None and time.monotonic() - self.started >= self.max_seconds
-        wish = SIGNALLED if self._signalled_at is not None else OUT_OF_TIME if out_of_time else 0
-        self._stop(self._agreed(wish, trainer), trainer)
+        reason = SIGNALLED if self._signalled_at is not None else OUT_OF_TIME if out_of_time else 0
+        self._stop(self._agreed(reason, trainer), trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         # Not max_time: a run that ends in good order is validated to the end.
-        wish = SIGNALLED if self._signalled_at is not None else 0
-        if self._agreed(wish, trainer) == SIGNALLED:
+        reason = SIGNALLED if self._signalled_at is not None else 0
+        if self._agreed(reason, trainer) == SIGNALLED:
             self._stop(SIGNALLED, trainer)
             pl_module.drop_validation()
-            raise StopIteration  # Lightning's own word for the end of the data; its hooks after it still run.
+            raise StopIteration  # To Lightning, the end of the data; the hooks after it still run.
 
     def _stop(self, reason: int, trainer: Trainer) -> None:
         self.stopped_by = reason
@@ -77,10 +77,10 @@ class StopControl(Callback):
             trainer.limit_val_batches = 0
 
     @staticmethod
-    def _agreed(wish: int, trainer: Trainer) -> int:
-        """The smallest reason any rank has: a signal comes before the clock."""
+    def _agreed(reason: int, trainer: Trainer) -> int:
+        """The smallest reason that any rank has, as a signal takes precedence over the clock; 0: none."""
         if trainer.world_size == 1:
-            return wish
-        first = torch.tensor(wish or NO_WISH, device=trainer.strategy.root_device)
+            return reason
+        first = torch.tensor(reason or NO_REASON, device=trainer.strategy.root_device)
         dist.all_reduce(first, op=dist.ReduceOp.MIN)
-        return int(first.item()) % NO_WISH
+        return int(first.item()) % NO_REASON
