@@ -7,9 +7,12 @@ import math
 import os
 import reprlib
 import sys
-import time
+import threading
 import warnings
+from collections.abc import Callable
 from typing import Any, TextIO
+
+from tqdm import tqdm
 
 NOISY = (
     "lightning",
@@ -20,6 +23,10 @@ NOISY = (
     "nv_one_logger",
     "torch.distributed",
 )
+
+# Between two updates of a progress bar, and before the first.
+TERMINAL_INTERVAL_S, LOG_INTERVAL_S = 0.5, 10.0
+LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt} ({percentage:.0f}%), {rate_fmt}, {remaining} left{postfix}"
 
 # Parts of words in Indian scripts and emoji; everything else that is invisible could forge or hide a line.
 _JOINERS = "\u200c\u200d"
@@ -93,37 +100,101 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-class Progress:
-    """A line on stderr: rewritten on a terminal, a new one every ten seconds elsewhere (log files)."""
+class _Bar(tqdm):
+    """tqdm's bar without its monitor thread, since each update of ours looks at the clock, and without its
+    default lock, which is a semaphore between processes."""
 
-    def __init__(self, total: int, enabled: bool, unit: str = "MB") -> None:
-        self._total, self._enabled, self._done = total, enabled, 0
-        self._unit = unit
-        self._terminal = sys.stderr.isatty()
-        self._started = self._shown = time.monotonic()
-        self._interval = 0.5 if self._terminal else 10.0
-        self._written = False
+    monitor_interval = 0
+
+
+_Bar.set_lock(threading.RLock())
+
+
+class _Lines(_Bar):
+    """A whole line per update, for logs: a line rewritten with carriage returns is unreadable there."""
+
+    @staticmethod
+    def status_printer(file: TextIO) -> Callable[[str], None]:
+        def print_line(text: str) -> None:
+            print(text, file=file, flush=True)
+
+        return print_line
+
+    def moveto(self, n: int) -> None:
+        """Nothing: a log has no cursor."""
+
+    def clear(self, nolock: bool = False) -> None:
+        """Nothing: lines that are written stay."""
+
+    def close(self) -> None:
+        # tqdm clears what it has shown, with a carriage return, unless the delay before that is not over.
+        self.delay = math.inf
+        super().close()
+
+
+class Progress:
+    """Shows on stderr how far something is, at what rate, and the time left.
+
+    On a terminal a bar, gone at the end; elsewhere (a Slurm job's log) a line at most every ten seconds. Work
+    that takes less than half a second, elsewhere less than ten, prints nothing.
+
+    Args:
+        total: how much there is to do; None: :meth:`update_to` says it.
+        unit: "B" (bytes), " tokens", or what is counted one by one, such as "task".
+        label: what is being done.
+        done: how much of the total earlier runs have done.
+        enabled: whether to show anything.
+    """
+
+    def __init__(
+        self,
+        total: int | None = None,
+        unit: str = "B",
+        *,
+        label: str = "",
+        done: int = 0,
+        enabled: bool = True,
+    ) -> None:
+        in_terminal = sys.stderr.isatty()
+        self.interval_s = TERMINAL_INTERVAL_S if in_terminal else LOG_INTERVAL_S
+        """Seconds between updates that are shown."""
+        # With a width of its own, a log's line is not cut to that of the shell ($COLUMNS).
+        form: dict[str, Any] = {} if in_terminal else {"bar_format": LOG_FORMAT, "ncols": 1000}
+        self._bar = (_Bar if in_terminal else _Lines)(
+            total=total,
+            unit=unit,
+            unit_scale=unit in ("B", " tokens"),
+            desc=label,
+            initial=done,
+            leave=False,
+            disable=not enabled,
+            delay=self.interval_s,
+            mininterval=self.interval_s,
+            miniters=0,
+            **form,
+        )
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._written and self._terminal:
-            print(file=sys.stderr)
+        self._bar.close()
 
-    def add(self, amount: int, tokens: int | None = None) -> None:
-        """Count what has been done, in millionths of the unit; show it if it is time."""
-        self._done += amount
-        now = time.monotonic()
-        if not self._enabled or not self._done or now - self._shown < self._interval:
-            return
-        self._shown, self._written = now, True
-        rate = self._done / (now - self._started)
-        left = max(0, math.ceil((self._total - self._done) / rate))
-        line = (
-            f"{self._done / 1e6:.0f} of {self._total / 1e6:.0f} {self._unit} "
-            f"({self._done / self._total:.0%}), "
-            f"{'' if tokens is None else f'{tokens} tokens, '}{rate / 1e6:.1f} {self._unit}/s, "
-            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-        )
-        print(line, end="\r" if self._terminal else "\n", file=sys.stderr, flush=True)
+    def add(self, amount: int, note: str = "") -> None:
+        """Count what has been done since the last call; beyond the total, nothing counts.
+
+        Args:
+            amount: in the unit.
+            note: shown after the time left, from now on.
+        """
+        if note:
+            self._bar.set_postfix_str(note, refresh=False)
+        left = math.inf if self._bar.total is None else self._bar.total - self._bar.n
+        self._bar.update(min(amount, left))
+        if amount >= left > 0:  # Whatever is printed next must not end up beside the bar.
+            self._bar.close()
+
+    def update_to(self, done: int, total: int, note: str = "") -> None:
+        """Like :meth:`add`, given how much has been done altogether, and of what."""
+        self._bar.total = total
+        self.add(done - self._bar.n, note)

@@ -1,17 +1,21 @@
-"""Files that are either whole or not there, and their checksums."""
+"""Files and directories that appear whole or not at all, and a lock that keeps other processes out."""
 
+import errno
 import fcntl
 import hashlib
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO, overload
+from typing import IO, Any, BinaryIO, Literal, TextIO, overload
 
 from recipes.errors import UserError
+
+_LOCK_POLL_S = 0.2
 
 
 @overload
@@ -20,23 +24,23 @@ def atomic_write(path: str | Path, mode: Literal["wb"] = "wb") -> AbstractContex
 def atomic_write(path: str | Path, mode: Literal["w"]) -> AbstractContextManager[TextIO]: ...
 @contextmanager
 def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[Any]:
-    """Write a file that appears under its name whole and on disk, or not at all.
+    """Write a file that appears under its name complete and on disk, or not at all.
 
-    The yielded file has a temporary name in the same directory. When the block ends it is synced, renamed
-    and the directory synced; when the block raises, it is removed. What a killed process left under a
-    temporary name is removed by the next `atomic_write` of the same path. The file may also be read and
-    repositioned.
+    The yielded file has a temporary name in the same directory. When the block ends, the file is synced and
+    renamed, and the directory synced; when the block raises, the file is removed. Whatever a killed process
+    left under a temporary name is removed by the next `atomic_write` of the same path. The file may also be
+    read and repositioned.
 
     Raises:
         UserError: the file cannot be written (disk full, no permission, not a regular file ...); the message
             names the path and the free space. An OSError about another file, raised inside the block, passes
-            unchanged.
+            through unchanged.
 
     Example:
         >>> with atomic_write("metrics.json", "w") as stream:
         ...     json.dump(metrics, stream)
     """
-    # A symbolic link keeps pointing where it did: its target is replaced.
+    # Given a symbolic link, replace its target and keep the link.
     target = Path(os.path.realpath(path))
     try:
         if target.exists() and not target.is_file():
@@ -44,17 +48,17 @@ def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[
         remove_stale(target)
         created, descriptor = _create_temporary(target)
     except OSError as error:
-        # Whatever file it names, it is about this one: a directory that may not be written.
+        # Whatever file the error names, it is about this one: a directory that may not be written, say.
         raise UserError(f"cannot write {path}: {error.strerror} ({free_space(target.parent)})") from error
     temporary: Path | None = created
     try:
-        # "+" lets the writer go back, as the .idx writer does to fill in counts it knows only at the end.
+        # "+" allows seeking back, as the .idx writer does to fill in counts known only at the end.
         encoding = None if mode == "wb" else "utf-8"
         with os.fdopen(descriptor, f"{mode}+", encoding=encoding) as stream:
             yield stream
             stream.flush()
             os.fsync(descriptor)
-            # Before it is closed: closing gives up the lock, and an unlocked temporary is taken for stale.
+            # Before closing, which releases the lock: an unlocked temporary file is taken for stale.
             created.replace(target)
             temporary = None
         fsync_directory(target.parent)
@@ -68,12 +72,12 @@ def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[
 
 
 def check_writable(path: str | Path) -> None:
-    """Try now, before hours of work, what `make_directory` and `atomic_write` of `path` will need.
+    """Check now, before hours of work, that `make_directory` and `atomic_write` of `path` can succeed.
 
-    Nothing stays behind: where directories are missing, the nearest one that is there is tried.
+    Nothing is left behind: where directories are missing, the nearest existing one is tried.
 
     Raises:
-        UserError: no file could be written there, as `atomic_write` would say it.
+        UserError: no file can be written there; the message is that of `atomic_write`.
     """
     target = Path(os.path.realpath(path))
     directory = target.parent
@@ -93,7 +97,7 @@ def remove_stale(path: str | Path) -> bool:
     """Remove the temporary files that killed writers of `path` left behind.
 
     Returns:
-        Whether another process is writing `path` at this moment (its temporary file is locked, and kept).
+        Whether another process is writing `path` right now (its temporary file is locked, and kept).
     """
     path = Path(os.path.realpath(path))
     busy = False
@@ -101,15 +105,135 @@ def remove_stale(path: str | Path) -> bool:
     for entry in path.parent.iterdir():
         if not temporary.fullmatch(entry.name):
             continue
-        # A file that vanishes, or a file system without locks, is left alone.
+        # Files that vanish meanwhile are no concern.
         with suppress(OSError), entry.open("rb") as stream:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                # Where there are no locks, its writer may still be alive.
+                if exclusive_lock(stream):
+                    entry.unlink()
+            except LockHeld:
                 busy = True
-                continue
-            entry.unlink()
     return busy
+
+
+@contextmanager
+def partial_directory(target: str | Path, *, replace: bool = False, durable: bool = True) -> Iterator[Path]:
+    """A new directory that becomes `target` when the block succeeds and is removed when it raises.
+
+    Until then it has a temporary name beside `target`. Whatever a killed process left under that name is
+    removed by the next call for the same `target`.
+
+    Args:
+        target: missing parents are created.
+        replace: replace an existing directory.
+        durable: sync the files and the rename, so that they survive a power failure.
+
+    Raises:
+        UserError: the disk refuses; `target` exists and is not to be replaced; or another process is writing
+            it. An OSError about another file, raised inside the block, passes through unchanged.
+
+    Example:
+        >>> with partial_directory("exported") as directory:
+        ...     (directory / "config.json").write_text(config)
+    """
+    # Given a symbolic link, replace its target and keep the link.
+    place = Path(os.path.realpath(target))
+    partial = partial_path(place)
+    try:
+        lock = _locked_empty_directory(partial, f"{target} is being written by another process")
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror}") from error
+    try:
+        yield partial
+        if durable:
+            for path in partial.rglob("*"):
+                _fsync(path, strict=not path.is_dir())
+        put_in_place(partial, place, replace=replace)
+    except BaseException as error:
+        # Only here: once the directory has been renamed, the temporary name may be another writer's.
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and _is_about(error, place, partial):
+            raise UserError(f"{target}: cannot be written: {error.strerror}") from error
+        raise
+    finally:
+        os.close(lock)
+
+
+def partial_path(target: Path) -> Path:
+    """The temporary name, beside `target`, under which a directory is written."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def put_in_place(partial: Path, target: Path, *, replace: bool = False, strict: bool = False) -> None:
+    """Rename a directory, whose files have been synced, to `target`; sync the rename.
+
+    Args:
+        replace: replace an existing directory.
+        strict: fail where the file system cannot sync directories.
+    """
+    fsync_directory(partial, strict=strict)
+    replaced = partial_path(target.with_name(f"{target.name}.replaced"))
+    make_room = replace and target.exists()
+    if make_room:
+        # Move it aside first: deleting takes a while, and a kill in the middle would leave half of it.
+        shutil.rmtree(replaced, ignore_errors=True)
+        target.rename(replaced)
+    try:
+        partial.rename(target)
+    except OSError:
+        if make_room:
+            replaced.rename(target)
+        raise
+    fsync_directory(target.absolute().parent, strict=strict)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+class LockHeld(UserError):
+    """Another process holds the lock."""
+
+
+def exclusive_lock(
+    file: int | IO[Any],
+    held: str = "in use by another process",
+    *,
+    inherited: bool = True,
+    patience_s: float = 0.0,
+    on_wait: Callable[[], None] | None = None,
+) -> bool:
+    """Lock an open file until it is closed or the process ends, however it ends.
+
+    Args:
+        file: should be open for writing, which NFS and `inherited=False` require.
+        held: the message of the error if another process holds the lock.
+        inherited: whether processes forked from now on share the lock and can outlive us with it. If not, it
+            is also lost when this process opens and closes the file a second time.
+        patience_s: how many seconds to wait for another process to release it.
+        on_wait: called once, before waiting.
+
+    Returns:
+        False where the file system has no locks; callers carry on without one.
+
+    Raises:
+        LockHeld: another process holds it.
+    """
+    # An flock belongs to the open file, which forked processes share; a record lock to the process.
+    lock = fcntl.flock if inherited else fcntl.lockf
+    deadline: float | None = None
+    while True:
+        try:
+            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            # POSIX lets systems choose between the two for "another process holds it".
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                return False
+        if deadline is None:
+            deadline = time.monotonic() + patience_s
+            if on_wait and patience_s > 0:
+                on_wait()
+        if time.monotonic() >= deadline:
+            raise LockHeld(held)
+        time.sleep(_LOCK_POLL_S)
 
 
 def sha256_file(path: str | Path) -> str:
@@ -126,7 +250,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def make_directory(path: str | Path) -> None:
-    """Make a directory, and those above it, unless it is there.
+    """Make a directory and its missing parents, unless it exists.
 
     Raises:
         UserError: it cannot be made: no permission, a file is in the way ...
@@ -139,10 +263,10 @@ def make_directory(path: str | Path) -> None:
 
 
 def leads_out(path: Path, directory: Path) -> bool:
-    """Whether links make `path`, whose name lies in `directory`, a file elsewhere.
+    """Whether `path`, by name inside `directory`, is a file elsewhere because of links.
 
-    What a stranger's directory holds may be published, so that a link must not fetch it from a user's other
-    files. The one exception is how Hugging Face's own cache is laid out: snapshots/ of links into blobs/.
+    The contents of a stranger's directory may be published, so a link in it must not pull in a user's other
+    files. The one exception is the layout of Hugging Face's own cache: snapshots/ of links into blobs/.
     """
     root = directory.resolve()
     roots = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
@@ -151,11 +275,11 @@ def leads_out(path: Path, directory: Path) -> bool:
 
 
 @contextmanager
-def may_look(path: str | Path) -> Iterator[None]:
-    """For the block that asks whether `path` exists, and what it is.
+def path_errors(path: str | Path) -> Iterator[None]:
+    """Around a block that asks whether `path` exists or what it is: an OSError becomes a UserError.
 
     Raises:
-        UserError: it lies in a directory that may not be entered, or its name is none.
+        UserError: its directory may not be entered, or its name is not possible.
     """
     try:
         yield
@@ -168,21 +292,50 @@ def _create_temporary(target: Path) -> tuple[Path, int]:
     while True:
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        # The lock marks a living writer and goes away with the process, however it dies. File systems without
-        # locks are served all the same: there, nothing is ever taken for stale.
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return temporary, descriptor
-        os.close(descriptor)  # another process's remove_stale came between the two calls
+        # The lock marks a living writer: a file without one is stale. On a file system without locks nothing
+        # is ever taken for stale.
+        with suppress(LockHeld):
+            exclusive_lock(descriptor)
+            if os.fstat(descriptor).st_nlink:
+                return temporary, descriptor
+        os.close(descriptor)  # Another process's remove_stale got there first.
+
+
+def _locked_empty_directory(path: Path, held: str) -> int:
+    """Make `path` an empty directory, and lock it; whatever a killed process left in it is removed.
+
+    Returns:
+        A file descriptor, which holds the lock.
+
+    Raises:
+        LockHeld: another process is writing there; the message is `held`.
+        OSError: a file or a link is in the way, or the disk refuses.
+    """
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack, suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            stack.callback(os.close, descriptor)
+            exclusive_lock(descriptor, held)
+            # Another writer may have finished, and renamed or removed it, before we had the lock.
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                stack.pop_all()
+                break
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    return descriptor
 
 
 def _is_about(error: OSError, *paths: Path | None) -> bool:
-    """Whether `error` is about writing `paths`: a failed write has no file name, other errors name theirs."""
+    """Whether `error` is about writing `paths`. A failed write carries no file name, other errors do."""
     if isinstance(error, ConnectionError | TimeoutError | ChildProcessError) or error.strerror is None:
         return False
     ours = {str(path) for path in paths} | {str(path.parent) for path in paths if path}
-    return error.filename is None or str(error.filename) in ours
+    named = str(error.filename)
+    return error.filename is None or named in ours or any(Path(named).is_relative_to(p) for p in paths if p)
 
 
 def free_bytes(directory: Path) -> int | None:
@@ -200,11 +353,15 @@ def free_space(directory: Path) -> str:
 
 
 def fsync_directory(directory: Path, *, strict: bool = False) -> None:
-    """Make a rename survive a power cut.
+    """Make a rename survive a power failure.
 
-    Some network file systems refuse, and then offer nothing better: with `strict` that is an error.
+    Some network file systems refuse and have nothing better to offer; with `strict` that is an error.
     """
-    descriptor = os.open(directory, os.O_RDONLY)
+    _fsync(directory, strict=strict)
+
+
+def _fsync(path: Path, *, strict: bool) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         with nullcontext() if strict else suppress(OSError):
             os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""atomic_write: whole or not there, whatever happens."""
+"""Files that are whole or not there whatever happens, and locks between processes."""
 
 import errno
 import hashlib
@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import UserError
-from recipes.files import atomic_write, check_writable, remove_stale, sha256_file
+from recipes.files import (
+    LockHeld,
+    atomic_write,
+    check_writable,
+    exclusive_lock,
+    partial_directory,
+    remove_stale,
+    sha256_file,
+)
 from tests.support.privileges import run_bound
 
 
@@ -184,6 +192,73 @@ def test_killed_writer_is_cleaned_up_after(tmp_path: Path) -> None:
     assert path.read_bytes() == b"whole"
 
 
+HOLDER = """
+import os, sys, time
+from recipes.files import exclusive_lock
+stream = open(sys.argv[1], "w")
+assert exclusive_lock(stream, inherited=sys.argv[2] == "inherited")
+if os.fork() == 0:
+    time.sleep(60)
+    os._exit(0)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["inherited", "own"])
+def test_a_lock_ends_with_its_process_or_with_the_last_forked_one(tmp_path: Path, kind: str) -> None:
+    inherited = kind == "inherited"
+    line = [sys.executable, "-c", HOLDER, str(tmp_path / "lock"), kind]
+    with (
+        subprocess.Popen(line, stdout=subprocess.PIPE, start_new_session=True) as process,
+        (tmp_path / "lock").open("a") as stream,
+    ):
+        try:
+            assert process.stdout and process.stdout.readline() == b"held\n"
+            with pytest.raises(LockHeld, match=r"^taken$"):
+                exclusive_lock(stream, "taken", inherited=inherited)
+            process.kill()
+            process.wait()
+            if inherited:
+                with pytest.raises(LockHeld):
+                    exclusive_lock(stream)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+        assert exclusive_lock(stream, inherited=inherited, patience_s=10)
+
+
+def test_waiting_for_a_lock(tmp_path: Path) -> None:
+    told: list[str] = []
+    with (tmp_path / "lock").open("w") as first, (tmp_path / "lock").open("w") as second:
+        assert exclusive_lock(first)
+        with pytest.raises(LockHeld):
+            exclusive_lock(second, on_wait=lambda: told.append("at once"))
+        assert told == []
+
+        def let_go() -> None:
+            told.append("waiting")
+            first.close()
+
+        assert exclusive_lock(second, patience_s=60, on_wait=let_go)
+    assert told == ["waiting"]
+
+
+def test_what_has_no_locks_goes_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "a").open("w"), (tmp_path / "a").open("rb") as for_reading:
+        assert not exclusive_lock(for_reading, inherited=False)  # The kernel refuses; no other has it.
+
+    def unsupported(file: object, operation: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    (tmp_path / ".a.12345678.tmp").touch()
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with atomic_write(tmp_path / "a", "w") as stream:
+        stream.write("new")
+    assert (tmp_path / "a").read_text() == "new"
+    # Its writer may be alive.
+    assert not remove_stale(tmp_path / "a") and names(tmp_path) == [".a.12345678.tmp", "a"]
+
+
 def test_a_place_is_tried_without_a_trace(tmp_path: Path) -> None:
     there = tmp_path / "there.json"
     there.write_text("old")
@@ -217,3 +292,129 @@ def test_sha256(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "a") == hashlib.sha256(b"x" * 3_000_000).hexdigest()
     with pytest.raises(UserError, match="cannot read"):
         sha256_file(tmp_path / "none")
+
+
+# Directories
+
+
+def test_a_directory_appears_whole_and_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def recorded(descriptor: int) -> None:
+        if not (tmp_path / "new" / "a").exists():
+            synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    with partial_directory(tmp_path / "new" / "a") as directory:
+        (directory / "inside").mkdir()
+        (directory / "inside" / "file").write_text("x")
+        assert names(tmp_path / "new") == [".a.partial"]
+    assert names(tmp_path / "new") == ["a"]
+    made = tmp_path / "new" / "a"
+    assert {path.stat().st_ino for path in (made, *made.rglob("*"))} <= synced
+    assert (made / "inside" / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), UserError("x")])
+def test_a_directory_that_fails_leaves_things_as_they_were(
+    tmp_path: Path, error: BaseException, replace: bool
+) -> None:
+    if replace:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "old").touch()
+    with pytest.raises(type(error)), partial_directory(tmp_path / "a", replace=replace) as directory:
+        (directory / "new").touch()
+        raise error
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["a", "a/old"] * replace
+
+
+def test_a_directory_that_is_there_is_kept_or_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a" / "old").mkdir(parents=True)
+    with (
+        pytest.raises(UserError, match=f"{tmp_path / 'a'}: cannot be written: Directory not empty"),
+        partial_directory(tmp_path / "a") as directory,
+    ):
+        (directory / "new").touch()
+    assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["old"]
+    (tmp_path / "link").symlink_to("a")
+    with partial_directory(tmp_path / "link", replace=True) as directory:
+        (directory / "new").touch()
+    assert names(tmp_path) == ["a", "link"] and names(tmp_path / "a") == ["new"]
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_replaced_directory_comes_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "old").mkdir(parents=True)
+    rename = Path.rename
+
+    def refuse_the_second(self: Path, target: Path) -> Path:
+        if self.name == ".a.partial":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self), None, str(target))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_second)
+    with (
+        pytest.raises(UserError, match="a: cannot be written: No space left on device"),
+        partial_directory(tmp_path / "a", replace=True),
+    ):
+        pass
+    assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["old"]
+
+
+def test_one_writer_of_a_directory_at_a_time(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from recipes.files import partial_directory\n"
+        "with partial_directory(sys.argv[1]) as d:\n"
+        "    (d / 'sub').mkdir(); (d / 'sub' / 'half').touch(); (d / 'link').symlink_to(d.parent / 'mine')\n"
+        "    print('ready', flush=True); time.sleep(60)\n"
+    )
+    (tmp_path / "mine").write_text("kept")
+    line = [sys.executable, "-c", code, str(tmp_path / "a")]
+    with subprocess.Popen(line, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        with (
+            pytest.raises(LockHeld, match="a is being written by another process"),
+            partial_directory(tmp_path / "a"),
+        ):
+            pass
+        assert names(tmp_path / ".a.partial") == ["link", "sub"]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert names(tmp_path) == [".a.partial", "mine"]
+    with partial_directory(tmp_path / "a") as directory:
+        assert names(directory) == []
+    assert names(tmp_path) == ["a", "mine"] and (tmp_path / "mine").read_text() == "kept"
+
+
+def test_links_and_files_in_the_way_of_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").touch()
+    (tmp_path / ".a.partial").symlink_to("mine")
+    (tmp_path / ".b.partial").touch()
+    for target in (tmp_path / "a", tmp_path / "b", tmp_path / ".b.partial" / "c"):
+        with (
+            pytest.raises(UserError, match=f"^{target}: cannot be written: "),
+            partial_directory(target),
+        ):
+            pass
+    assert names(tmp_path) == [".a.partial", ".b.partial", "mine"] and names(tmp_path / "mine") == ["notes"]
+
+
+def test_a_full_disk_under_a_directory(tiny_disk: Path) -> None:
+    with (
+        pytest.raises(UserError, match=f"^{tiny_disk}/a: cannot be written: No space left on device$"),
+        partial_directory(tiny_disk / "a") as directory,
+    ):
+        (directory / "big").write_bytes(bytes(100_000))
+    assert names(tiny_disk) == []
+
+
+def test_errors_of_other_files_pass_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="input"), partial_directory(tmp_path / "a"):
+        (tmp_path / "input").read_bytes()
+    assert names(tmp_path) == []

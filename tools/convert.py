@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
 from recipes.cli import run_tool
+from recipes.console import Progress
 from recipes.errors import UserError
 
 EXAMPLES = """examples:
@@ -23,28 +23,6 @@ is needed.
 
 Exit code 0: written, and with --verify the same; 2: not written, or with --verify written and not the same.
 """
-BAR_SECONDS = 0.5
-
-
-class Progress:
-    """One line on a terminal: share, rate and time left."""
-
-    def __init__(self) -> None:
-        self.started = self.shown = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if not sys.stderr.isatty() or (now - self.shown < BAR_SECONDS and done < total):
-            return
-        self.shown = now
-        rate = done / max(now - self.started, 1e-9)
-        left = (total - done) / max(rate, 1e-9)
-        print(
-            f"\r{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:,.0f} MB/s, {left:,.0f} s left   ",
-            end="" if done < total else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def main() -> None:
@@ -64,7 +42,8 @@ def main() -> None:
     from recipes.checkpoint.convert import convert
 
     started = time.monotonic()
-    convert(options.source, options.target, options.to, options.dtype, Progress())
+    with Progress() as progress:
+        convert(options.source, options.target, options.to, options.dtype, progress.update_to)
     print(f"wrote  {options.target} in {time.monotonic() - started:,.1f} s")
     if options.verify:
         from recipes.inference.verify_conversion import compare_logits

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from recipes.cli import run_tool
+from recipes.console import Progress
 from recipes.errors import UserError
 
 EXAMPLES = """examples:
@@ -29,18 +29,14 @@ def main() -> None:
     parser.add_argument("directory", type=Path, help="a new directory")
     arguments = parser.parse_args()
     from recipes.checkpoint.formats.archive import extract_archive
-    from recipes.files import may_look
+    from recipes.files import path_errors
 
-    with may_look(arguments.archive):
+    with path_errors(arguments.archive):
         if not arguments.archive.is_file():
             raise UserError(f"{arguments.archive}: no such file")
-    extract_archive(arguments.archive, arguments.directory, _show)
-    print(f"\rextracted {arguments.archive} to {arguments.directory}" + " " * 12)
-
-
-def _show(done: int, total: int) -> None:
-    if sys.stdout.isatty():
-        print(f"\r{done / 1e6:,.0f} of {total / 1e6:,.0f} MB", end="", flush=True)
+    with Progress() as progress:
+        extract_archive(arguments.archive, arguments.directory, progress.update_to)
+    print(f"extracted {arguments.archive} to {arguments.directory}")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.cli import run_tool
-from recipes.console import printable
+from recipes.console import Progress, printable
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
@@ -127,16 +126,12 @@ def _architecture(model: ModelConfig) -> dict[str, Any]:
 def check(tensors: Any) -> list[str]:
     """Reads every tensor once, one at a time; what is wrong with them."""
     tensors = list(tensors)
-    total, done = sum(tensor.nbytes for tensor in tensors), 0
     problems = []
-    for tensor in tensors:
-        if (problem := _problem(tensor)) is not None:
-            problems.append(problem)
-        done += tensor.nbytes
-        if sys.stderr.isatty():
-            print(f"\r{done / 1e6:,.0f} of {total / 1e6:,.0f} MB", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+    with Progress(sum(tensor.nbytes for tensor in tensors)) as progress:
+        for tensor in tensors:
+            if (problem := _problem(tensor)) is not None:
+                problems.append(problem)
+            progress.add(tensor.nbytes)
     return problems
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recipes.cli import run_tool
 from recipes.errors import UserError
-from recipes.files import may_look
+from recipes.files import path_errors
 
 EXAMPLES = """examples:
   python -m tools.extract model.nemo model_extracted
@@ -31,10 +31,10 @@ def main() -> None:
     parser.add_argument("archive", type=Path, help="a new .nemo file")
     arguments = parser.parse_args()
     directory, archive = arguments.directory, arguments.archive
-    with may_look(directory):
+    with path_errors(directory):
         if not directory.is_dir():
             raise UserError(f"{directory}: no such directory")
-    with may_look(archive):
+    with path_errors(archive):
         if archive.exists():
             raise UserError(f"{archive} exists; name a new file")
     if archive.resolve().is_relative_to(directory.resolve()):
@@ -61,7 +61,7 @@ def refuse_links(directory: Path) -> None:
     for folder, folders, files in os.walk(directory):
         for name in [*folders, *files]:
             path = Path(folder, name)
-            with may_look(path):
+            with path_errors(path):
                 if path.is_symlink() or not (path.is_file() or path.is_dir()):
                     raise UserError(f"{path} is a link or a device; a .nemo holds plain files: copy it there")
 

@@ -1,13 +1,10 @@
-"""One stored model to another form, tensor by tensor: no GPU, and never the whole model in memory."""
+"""Converts one stored model to another form, tensor by tensor, without ever holding all of it in memory."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,12 +36,12 @@ from recipes.data.tokenizer.tokenizer_files import TokenizerFiles
 from recipes.errors import UserError
 from recipes.families.family import tensor_table
 from recipes.families.tensors import WORD_EMBEDDINGS
-from recipes.files import atomic_write, fsync_directory, may_look
+from recipes.files import atomic_write, partial_directory, path_errors
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 Progress = Callable[[int, int], None]
-"""Told of bytes read and bytes in all."""
+"""Called with the bytes read so far and the bytes in total."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class WatchedTensor(LazyTensor):
     def load(self, verify: bool = False) -> Tensor:
         numbers = super().load(verify)
         if numbers.is_floating_point() and numbers.numel():
-            # Of 64 MB both ends take 4 ms to find; isfinite for each number takes 100 to 200.
+            # For 64 MB, minimum and maximum take 4 ms; isfinite of every number takes 100 to 200.
             low, high = torch.aminmax(numbers)
             if not (low.isfinite() and high.isfinite()):
                 self.not_finite.add(self.name)
@@ -65,7 +62,7 @@ class WatchedTensor(LazyTensor):
 
 @dataclass
 class Conversion:
-    """What every writer needs."""
+    """A conversion under way: what every writer needs."""
 
     source: StoredModel
     dtype: str
@@ -79,7 +76,7 @@ class Conversion:
         return stored if not stored.is_floating_point or (narrower and name in self.kept_wide) else wanted
 
     def tell(self, bytes_read: int) -> None:
-        """Counts what was read."""
+        """Counts bytes that were read, and reports them."""
         self.done += bytes_read
         if self.progress is not None:
             self.progress(self.done, self.total)
@@ -96,13 +93,13 @@ class Conversion:
 
     @property
     def precision(self) -> str | int:
-        """As classic NeMo's configuration says it, by the type of most weights."""
+        """The type of most weights, in the words of classic NeMo's configuration."""
         table = self.source.tensors[WORD_EMBEDDINGS]
         return "bf16" if self.dtype_of(table.name, table.dtype) == torch.bfloat16 else 32
 
 
 def convert(path: Path, target: Path, to: str, dtype: str = "keep", progress: Progress | None = None) -> None:
-    """Writes the model at ``path`` to ``target``, which must not exist and appears only when it is whole.
+    """Writes the model at ``path`` to ``target``, which must not exist and appears only once complete.
 
     Args:
         path: anything that :func:`~recipes.checkpoint.open.open_stored_model` reads.
@@ -116,13 +113,13 @@ def convert(path: Path, target: Path, to: str, dtype: str = "keep", progress: Pr
         UserError: the source cannot be read or does not hold its model's tensors, the target exists or has no
             form for this model.
     """
-    with may_look(target):
+    with path_errors(target):
         if target.exists():
             raise UserError(f"{target} exists; name a new file or directory")
         if not target.absolute().parent.is_dir():
             raise UserError(f"{target.absolute().parent}: no such directory; make it first")
     with open_stored_model(path) as source:
-        _ = source.model  # Compared with the tensors before anything is written.
+        _ = source.model  # Compares its description with the tensors before anything is written.
         not_finite: set[str] = set()
         source.tensors = {
             name: WatchedTensor(name, tensor.shape, tensor.dtype, tensor.parts, tensor.copies, not_finite)
@@ -154,7 +151,7 @@ def _write_tensors(conversion: Conversion, stream: BinaryIO, prefix: str) -> Tor
 
 
 def _nemo_config(conversion: Conversion, tokenizer_file: str, tokenizer_library: str) -> dict[str, Any]:
-    """As training would have written it, with what the source's own configuration knows of its training."""
+    """As training would have written it, with what the source's configuration tells of its training."""
     source = conversion.source
     return to_nemo_config(
         source.model,
@@ -170,7 +167,7 @@ def _nemo_config(conversion: Conversion, tokenizer_file: str, tokenizer_library:
 
 
 def _number(source: StoredModel, key: str, default: int) -> int:
-    """What a model_config.yaml says, ``default`` where it says nothing or another kind of file is read."""
+    """The value of ``key`` in model_config.yaml; ``default`` if there is no such key or no such file."""
     value = source.config.get(key) if source.generation == "classic" else None
     if value is None:
         return default
@@ -180,10 +177,10 @@ def _number(source: StoredModel, key: str, default: int) -> int:
 
 
 def _tokenizer(source: StoredModel) -> tuple[TokenizerFiles, str]:
-    """The tokenizer's files and its name without a uuid that an earlier .nemo gave it.
+    """The tokenizer's files, and its name without the uuid that an earlier .nemo gave it.
 
     Raises:
-        UserError: it has none, or one that the model has too few rows for.
+        UserError: there is none, or it has more pieces than the model has rows.
     """
     try:
         files = source.tokenizer.files()
@@ -199,7 +196,7 @@ def _tokenizer(source: StoredModel) -> tuple[TokenizerFiles, str]:
 
 
 def _kept(source: StoredModel) -> dict[str, bytes]:
-    """Where a chat template and the like go that came with a SentencePiece model."""
+    """The chat template and the like that came with a SentencePiece model, by where they are kept."""
     from recipes.checkpoint.huggingface.chat import kept_beside
 
     files = kept_beside(source.tokenizer, source.text_tokenizer.eos_id)
@@ -207,7 +204,7 @@ def _kept(source: StoredModel) -> dict[str, bytes]:
 
 
 def _to_nemo(conversion: Conversion, target: Path) -> None:
-    """A classic .nemo, written in one go: nothing is unpacked or packed on the way."""
+    """A classic .nemo, written straight into the archive without a directory in between."""
     tokenizer, name = _tokenizer(conversion.source)
     prefix = f"{uuid.uuid4().hex}_"
     name = prefix + fitting_name(name, LONGEST_NAME - len(prefix))
@@ -243,7 +240,7 @@ def _write_weights(conversion: Conversion, directory: Path, prefix: str, common:
 
 def _to_torch_dist(conversion: Conversion, target: Path) -> None:
     """Weights as a training checkpoint holds them; ``init_from`` starts a run from it."""
-    with new_directory(target) as directory:
+    with partial_directory(target) as directory:
         state = {"global_step": 0, "recipes": {"model": description_of(conversion.source.model)}}
         _write_weights(conversion, directory, "", common_state(state))
         write_manifest(directory, step=0)
@@ -263,7 +260,7 @@ def _to_nemo2(conversion: Conversion, target: Path) -> None:
         tokenizer_library=tokenizer.library,
     )
     kept = _kept(source)
-    with new_directory(target) as directory:
+    with partial_directory(target) as directory:
         weights = directory / "weights"
         weights.mkdir()
         _write_weights(conversion, weights, "module.", common_state())
@@ -279,7 +276,7 @@ def _to_nemo2(conversion: Conversion, target: Path) -> None:
 def _to_hf(conversion: Conversion, target: Path) -> None:
     from recipes.checkpoint.huggingface.export import write_huggingface
 
-    with new_directory(target) as directory:
+    with partial_directory(target) as directory:
         for warning in write_huggingface(conversion.source, directory, conversion.dtype_of, conversion.tell):
             warn(warning)
 
@@ -290,37 +287,3 @@ WRITERS: dict[str, Callable[[Conversion, Path], None]] = {
     "nemo2": _to_nemo2,
     "torch_dist": _to_torch_dist,
 }
-
-
-@contextmanager
-def new_directory(target: Path) -> Iterator[Path]:
-    """A directory under a temporary name that becomes ``target`` when the block ends well.
-
-    Raises:
-        UserError: the disk refuses.
-    """
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-        yield partial
-        for path in partial.rglob("*"):
-            if path.is_file():
-                _fsync(path)
-            else:
-                fsync_directory(path)
-        fsync_directory(partial)
-        partial.rename(target)
-        fsync_directory(target.absolute().parent)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

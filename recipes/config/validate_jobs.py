@@ -8,7 +8,7 @@ from pathlib import Path
 from recipes.checks import not_negative, one_of, positive, refuse
 from recipes.config.schema import EvaluateConfig, GenerateConfig, InferenceConfig
 from recipes.errors import UserError
-from recipes.files import may_look
+from recipes.files import path_errors
 
 PRECISIONS = ("auto", "bf16", "fp32")
 
@@ -78,7 +78,7 @@ MARKS = ("model_config.yaml", "context/model.yaml", "checkpoints", "manifest.jso
 def validate_model_file(path: str) -> None:
     """A .nemo file or a directory with a model."""
     where = Path(path)
-    with may_look(path):
+    with path_errors(path):
         if not where.exists():
             refuse("gpt_model_file", path, "no such file; give a .nemo file or a directory with a model")
         if where.is_dir() and not any((where / mark).exists() for mark in MARKS):

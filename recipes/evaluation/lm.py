@@ -13,8 +13,8 @@ import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tqdm import tqdm
 
+from recipes.console import Progress
 from recipes.errors import UserError
 from recipes.evaluation.batching import token_batches
 
@@ -120,7 +120,7 @@ class ParamLM(TemplateLM):
                     answers[i] = (log_probability, bool(greedy))
                     if requests[i][0] is not None:
                         self.cache_hook.add_partial("loglikelihood", requests[i][0], answers[i])
-                bar.update(len(order))
+                bar.add(len(order))
         return [answers[i] for i in range(len(requests))]
 
     def _check_continuation(self, text: tuple[str, str] | None, continuation: list[int]) -> None:
@@ -178,7 +178,7 @@ class ParamLM(TemplateLM):
                     for i, ids in zip([indices[k] for k in batch], generated, strict=True):
                         texts[i] = self._generated_text(ids, until)
                         self.cache_hook.add_partial("generate_until", requests[i].args, texts[i])
-                    bar.update(len(batch))
+                    bar.add(len(batch))
         return [texts[i] for i in range(len(requests))]
 
     def _generation_settings(self, settings: dict[str, Any]) -> tuple[list[str], int]:
@@ -238,5 +238,6 @@ def fingerprint(model: TextModel) -> str:
     return seen.hexdigest()
 
 
-def _progress(what: str, total: int, disabled: bool) -> tqdm:
-    return tqdm(desc=what, total=total, disable=disabled or os.environ.get("RANK", "0") != "0")
+def _progress(what: str, total: int, disabled: bool) -> Progress:
+    enabled = not disabled and os.environ.get("RANK", "0") == "0"
+    return Progress(total, "request", label=what, enabled=enabled)

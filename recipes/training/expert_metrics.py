@@ -35,7 +35,7 @@ def tracked_losses(model: ModelConfig) -> dict[str, str]:
     return dict(names for names, coefficient in coefficients.items() if coefficient)
 
 
-def forget_experts_use(gpt: GPTModel) -> None:
+def reset_expert_usage(gpt: GPTModel) -> None:
     """Before a step: what is reported after it is this step's."""
     # All of it: megatron-core's own function would keep an earlier model's layers and process groups.
     get_moe_layer_wise_logging_tracker().clear()
@@ -43,7 +43,7 @@ def forget_experts_use(gpt: GPTModel) -> None:
         router.forget_tokens()
 
 
-def experts_use(gpt: GPTModel, model: ModelConfig, micro_batches: int) -> dict[str, float]:
+def expert_usage(gpt: GPTModel, model: ModelConfig, micro_batches: int) -> dict[str, float]:
     """The step's figures, the same on every rank. All ranks must call it.
 
     ``micro_batches``: of one rank in the step.

@@ -34,7 +34,7 @@ from recipes.model.init import initialize_weights
 from recipes.optim.build import build_optimizer, build_schedule, uses_distributed_optimizer
 from recipes.parallel.setup import resolve_dtype, seed_random_states
 from recipes.run_directory import RunDirectory
-from recipes.training.expert_metrics import experts_use, forget_experts_use
+from recipes.training.expert_metrics import expert_usage, reset_expert_usage
 from recipes.training.start import load_start_weights
 from recipes.training.step import forward_backward, reduce_losses
 
@@ -96,7 +96,7 @@ class ParamGPT(ModelPT):
         self.valid_metrics: dict[str, float] = {}
         self._valid_sums: dict[str, Tensor] = {}
         self._reseeds = draws_random_numbers(run.model)
-        self.experts_use: dict[str, float] = {}
+        self.expert_usage: dict[str, float] = {}
 
     # Building
 
@@ -178,7 +178,7 @@ class ParamGPT(ModelPT):
         self.megatron_optimizer.zero_grad()
         has_experts = self.run.model.num_moe_experts is not None
         if has_experts:
-            forget_experts_use(self.gpt)
+            reset_expert_usage(self.gpt)
         outputs = forward_backward(
             self.ddp, batch, micro_batch_size=self.run.trainer.micro_batch_size, forward_only=False
         )
@@ -190,7 +190,7 @@ class ParamGPT(ModelPT):
             self.losses = reduce_losses(outputs, batch["tokens"].device)
             if has_experts:
                 micro_batches = len(batch["tokens"]) // self.run.trainer.micro_batch_size
-                self.experts_use = experts_use(self.gpt, self.run.model, micro_batches)
+                self.expert_usage = expert_usage(self.gpt, self.run.model, micro_batches)
 
     def is_logging_step(self, step: int) -> bool:
         """Whether metrics are written after ``step`` optimizer steps."""

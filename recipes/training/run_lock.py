@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 
 from recipes.console import say
-from recipes.errors import UserError
-from recipes.files import make_directory
+from recipes.files import LockHeld, exclusive_lock, make_directory
 
 LOCK_FILE = ".lock"
 PATIENCE_S = 30.0
-# Nobody is there to try again, and a file server gives up the lock of a lost node after minutes only.
+# Nobody is there to try again, and a file server releases the lock of a lost node only after minutes.
 PATIENCE_OF_A_JOB_S = 300.0
 
 
 class RunLock:
     """Keeps other runs out of a run directory, from :meth:`acquire` until the process ends or releases it.
 
-    The kernel releases it however the process ends. A record lock: a data loader's worker, which is forked
-    and may live on for a moment, does not inherit it as it would one of flock.
+    The kernel releases it however the process ends.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -31,43 +26,41 @@ class RunLock:
         self._descriptor: int | None = None
 
     def acquire(self, patience_s: float | None = None) -> None:
-        """Waits a little for a process that is about to end: a requeued job may come before the old one left.
+        """Takes the lock, waiting for a process that may be about to end, as with a job requeued early.
 
         Args:
-            patience_s: how long; None: half a minute, and five under Slurm.
+            patience_s: how long to wait; None: half a minute, under Slurm five.
 
         Raises:
-            UserError: another process is still there.
+            LockHeld: the other process is still there.
         """
         if patience_s is None:
             patience_s = PATIENCE_OF_A_JOB_S if "SLURM_JOB_ID" in os.environ else PATIENCE_S
         make_directory(self.directory)
-        # A directory that cannot be written goes without a lock, and so does a file system without them.
+        # In a directory that cannot be written there is no lock, as on a file system without them.
         with suppress(OSError):
             self._descriptor = os.open(self.directory / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
-        if self._descriptor is None or _locked(self._descriptor):
+        if self._descriptor is None:
             return
-        say(f"{self.directory} is in use by another process; waiting up to {patience_s:.0f} s for its end")
-        deadline = time.monotonic() + patience_s
-        while not _locked(self._descriptor):
-            if time.monotonic() >= deadline:
-                self.release()
-                raise UserError(
-                    f"{self.directory} is being written by another process; wait for its end, or choose "
-                    "another name"
-                )
-            time.sleep(0.2)
+        here = self.directory
+        try:
+            exclusive_lock(
+                self._descriptor,
+                f"{here} is being written by another process; wait for its end, or choose another name",
+                # A data loader's worker is forked and may outlive a killed run for a moment: it must not
+                # hold the lock that the requeued run waits for. So this is a record lock (fcntl.lockf).
+                inherited=False,
+                patience_s=patience_s,
+                on_wait=lambda: say(
+                    f"{here} is in use by another process; waiting up to {patience_s:.0f} s for its end"
+                ),
+            )
+        except LockHeld:
+            self.release()
+            raise
 
     def release(self) -> None:
-        """Lets others in."""
+        """Releases the lock, if it is held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # Either of these says that another has it; which is the system's choice.
-        return error.errno not in (errno.EAGAIN, errno.EACCES)
-    return True

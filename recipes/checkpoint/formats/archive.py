@@ -1,4 +1,4 @@
-"""Packing and unpacking .nemo archives. An archive is untrusted: it writes nowhere but where it was told."""
+"""Packing and unpacking .nemo archives. Archives are untrusted: they write only where the user said."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from recipes.errors import UserError
-from recipes.files import atomic_write, may_look
+from recipes.files import atomic_write, partial_directory, path_errors
 
 Progress = Callable[[int, int], None]
-# What reading a damaged tar or gzip stream raises (OverflowError: a place beyond all files; RecursionError:
-# headers of headers); an OSError without a number is gzip's own.
+# What reading a damaged tar or gzip stream raises (OverflowError: an offset beyond all files; RecursionError:
+# headers of headers); an OSError without an errno is gzip's own.
 DAMAGE = (
     tarfile.TarError,
     EOFError,
@@ -29,9 +29,9 @@ DAMAGE = (
 )
 GZIP = b"\x1f\x8b"
 LONGEST_NAME = tarfile.LENGTH_NAME - len("./")
-"""Bytes of a name that fits into one header."""
-# tarfile reads a member's long name and attributes whole, whatever size their header claims. NeMo's have some
-# hundred bytes each, and its archives some thousand members.
+"""The longest name, in bytes, that fits into one header."""
+# tarfile reads a member's long name and attributes at once, whatever size their header claims. NeMo's have a
+# few hundred bytes each, and its archives a few thousand members.
 LARGEST_EXTENSION = 1_000_000
 LARGEST_EXTENSIONS = 32_000_000
 MOST_HEADERS = 200_000
@@ -44,10 +44,10 @@ _EXTENSIONS = (
 
 
 class _Member(tarfile.TarInfo):
-    """A header that is looked at before tarfile reads on as it says."""
+    """A header that is checked before tarfile does what it says."""
 
     def _proc_member(self, archive: _Archive) -> tarfile.TarInfo:
-        """tarfile's hook for subclasses: called for every header, and for the one behind a long name."""
+        """tarfile's hook for subclasses: called for every header, also for the one behind a long name."""
         archive.headers += 1
         if archive.headers > MOST_HEADERS:
             raise tarfile.ReadError(f"it has more than {MOST_HEADERS:,} headers")
@@ -60,11 +60,11 @@ class _Member(tarfile.TarInfo):
         if self.type == tarfile.GNUTYPE_SPARSE:
             self._refuse_sparse()
         member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
-        member.pax_headers = {}  # They have been applied; kept, they can be much larger than the file.
+        member.pax_headers = {}  # They have been applied; kept, they could need more memory than the file.
         return member
 
     def _refuse_sparse(self, *_: object) -> None:
-        """A header of 512 bytes can stand for terabytes of zeros, and its own list of them have no end."""
+        """512 bytes of header can stand for terabytes of zeros, or lead to an endless list of them."""
         raise tarfile.ReadError(f"member {self.name!r} is a sparse file; refused")
 
     _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
@@ -115,53 +115,56 @@ def checked_members(archive: tarfile.TarFile, name: str) -> list[tarfile.TarInfo
             raise UserError(f"{name}: member {member.name!r} is a link or a device; refused")
         if "\0" in member.name or member.size < 0:
             raise UserError(f"{name}: the archive is damaged at member {member.name!r}")
-        # The second would silently replace the first, which is what another reader may have looked at.
+        # The second would silently replace the first, which another reader may have checked.
         if path in seen and not (member.isdir() and seen[path].isdir()):
             raise UserError(f"{name}: member {member.name!r} is there twice; refused")
         seen[path] = member
     return members
 
 
-def extract_archive(path: Path, directory: Path, progress: Progress | None = None) -> None:
-    """Unpacks ``path`` into ``directory``, which must not exist yet and appears only when it is whole.
+def extract_archive(
+    path: Path, directory: Path, progress: Progress | None = None, *, durable: bool = True
+) -> None:
+    """Unpacks ``path`` into ``directory``, which must not exist yet and appears only once complete.
+
+    ``durable``: make it survive a power failure.
 
     Raises:
         UserError: the archive is hostile or damaged, the directory exists, or the disk refuses.
     """
-    with may_look(directory):
+    with path_errors(directory):
         if directory.exists():
             raise UserError(f"{directory} exists; name a new directory")
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with open_archive(path) as archive:
-            members = checked_members(archive, str(path))
-            total = sum(member.size for member in members)
-            free = shutil.disk_usage(_existing_parent(directory)).free
-            if total > free:
-                largest = max(members, key=lambda member: member.size)
-                raise UserError(
-                    f"{path}: needs {total / 1e6:.0f} MB, {directory.parent} has {free / 1e6:.0f} MB free "
-                    f"(largest member: {largest.name!r})"
-                )
-            partial.mkdir(parents=True)
-            done = 0
+    with open_archive(path) as archive:
+        members = checked_members(archive, str(path))
+        total = sum(member.size for member in members)
+        free = shutil.disk_usage(_existing_parent(directory)).free
+        if total > free:
+            largest = max(members, key=lambda member: member.size)
+            raise UserError(
+                f"{path}: needs {total / 1e6:.0f} MB, {directory.parent} has {free / 1e6:.0f} MB free "
+                f"(largest member: {largest.name!r})"
+            )
+        done = 0
+        with partial_directory(directory, durable=durable) as partial, _damage_named(path):
             for member in members:
                 _extract_member(archive, member, partial)
                 done += member.size
                 if progress:
                     progress(done, total)
-        partial.rename(directory)
-    except UserError:
-        raise
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turns what reading a damaged archive raises into a UserError that names ``path``."""
+    try:
+        yield
     except DAMAGE as error:
         raise UserError(f"{path}: the archive is damaged: {_reason(error)}") from None
     except OSError as error:
-        if error.errno in (None, errno.EIO):
-            raise UserError(f"{path}: the archive is damaged: {_reason(error)}") from None
-        raise UserError(f"{directory}: cannot be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if error.errno not in (None, errno.EIO):
+            raise
+        raise UserError(f"{path}: the archive is damaged: {_reason(error)}") from None
 
 
 def _extract_member(archive: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) -> None:
@@ -190,13 +193,13 @@ def pack_archive(directory: Path, path: Path) -> None:
         try:
             archive.add(directory, arcname="./")
         except OSError as error:
-            if error.filename is None:  # Writing failed, which atomic_write knows how to say.
+            if error.filename is None:  # Writing failed; atomic_write has the message for that.
                 raise
             raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 class ArchiveWriter:
-    """Writes a .nemo member by member, so that a large one need not lie on the disk before.
+    """Writes a .nemo member by member, so that large members need no file of their own first.
 
     Members are named and laid out as classic NeMo's: an uncompressed tar, names starting with ``./``.
     """
@@ -216,7 +219,7 @@ class ArchiveWriter:
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A member to be written; its header, which holds the size, is filled in when it is closed."""
+        """A member to write to; its header, which holds the size, is filled in at the end."""
         header = self.file.tell()
         self.file.write(bytes(tarfile.BLOCKSIZE))
         start = self.file.tell()
@@ -231,7 +234,7 @@ class ArchiveWriter:
         self.file.seek(after)
 
     def close(self) -> None:
-        """Two empty blocks end a tar; its length is a multiple of 20 blocks, as tarfile leaves it."""
+        """A tar ends with two empty blocks and is padded to a multiple of 20, as tarfile does it."""
         self.file.write(bytes(2 * tarfile.BLOCKSIZE))
         self.file.write(bytes(-self.file.tell() % tarfile.RECORDSIZE))
 
@@ -245,7 +248,10 @@ class ArchiveWriter:
 
 
 def fitting_name(name: str, most: int) -> str:
-    """``name``, cut to ``most`` bytes of UTF-8 before its suffix; what is no character becomes ``?``."""
+    """``name`` with its stem shortened, so that it has at most ``most`` bytes of UTF-8.
+
+    What cannot be encoded becomes ``?``.
+    """
     name = name.encode("utf-8", "replace").decode()
     if len(name.encode()) <= most:
         return name
@@ -257,7 +263,7 @@ def fitting_name(name: str, most: int) -> str:
 
 
 def read_member(path: Path, basename: str) -> bytes:
-    """One small file at the top of an archive.
+    """The content of one small file at the top of an archive.
 
     Raises:
         UserError: there is no such member.

@@ -1,4 +1,4 @@
-"""A directory and a .nemo archive seen alike: names of files, and where their bytes lie."""
+"""One view of directories and .nemo archives: the names of files, and where their bytes are."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tempfile import TemporaryDirectory
 from recipes.checkpoint.formats.archive import GZIP, checked_members, extract_archive, open_archive
 from recipes.checkpoint.formats.blob import Blob
 from recipes.errors import UserError
-from recipes.files import leads_out, may_look
+from recipes.files import leads_out, path_errors
 
 
 class Files(ABC):
-    """The files below one place. Names are relative, with ``/``; nothing is read until it is asked for."""
+    """The files below one place. Names are relative, with ``/``; nothing is read before it is asked for."""
 
     def __init__(self, label: str) -> None:
         self.label = label
-        """How messages call this place."""
+        """What messages call this place."""
 
     @abstractmethod
     def names(self) -> list[str]:
-        """What lies directly here, files and folders, sorted."""
+        """The names of files and folders directly here, sorted."""
 
     @abstractmethod
     def find(self, name: str) -> Blob | None:
@@ -31,7 +31,7 @@ class Files(ABC):
 
     @abstractmethod
     def folder(self, name: str) -> Files:
-        """The place below; it may turn out to be empty."""
+        """The files below a folder, which may turn out to have none."""
 
     def get(self, name: str) -> Blob:
         """The file of that name.
@@ -78,7 +78,7 @@ class DirectoryFiles(Files):
 
 
 class ArchiveFiles(Files):
-    """Members of an uncompressed tar, read at their place in it."""
+    """Members of an uncompressed tar, read where they are in it."""
 
     def __init__(self, label: str, blobs: Mapping[PurePosixPath, Blob], below: PurePosixPath) -> None:
         super().__init__(label)
@@ -100,12 +100,12 @@ class ArchiveFiles(Files):
 
 @contextmanager
 def open_files(path: Path) -> Iterator[Files]:
-    """The files of a directory or a .nemo. Only a compressed archive is unpacked, for as long as this lasts.
+    """The files of a directory or a .nemo. Only a compressed archive is unpacked, until the block ends.
 
     Raises:
-        UserError: it does not exist, or the archive is hostile, damaged or none.
+        UserError: it does not exist, or is no archive, or a hostile or damaged one.
     """
-    with may_look(path):
+    with path_errors(path):
         is_directory, is_file = path.is_dir(), path.is_file()
     if is_directory:
         yield DirectoryFiles(path)
@@ -114,7 +114,7 @@ def open_files(path: Path) -> Iterator[Files]:
     elif _starts_with(path, GZIP):
         with TemporaryDirectory(prefix="nemo_") as temporary:
             directory = Path(temporary) / "model"
-            extract_archive(path, directory)
+            extract_archive(path, directory, durable=False)
             files = DirectoryFiles(directory)
             files.label = str(path)
             yield files

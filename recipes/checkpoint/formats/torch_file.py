@@ -22,7 +22,6 @@ from recipes.checkpoint.formats.safety import PlainUnpickler, reason
 from recipes.errors import UserError
 
 LARGEST_PICKLE = 256_000_000
-LARGEST_INDEX = 256_000_000
 LOCAL_HEADER = 30
 DTYPES = {
     "DoubleStorage": torch.float64,

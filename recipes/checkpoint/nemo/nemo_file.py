@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from itertools import product
 from pathlib import Path
@@ -20,6 +19,7 @@ from recipes.checkpoint.formats.names import leading_axes, name_at, names_of
 from recipes.checkpoint.formats.torch_dist_writer import extra_state_keys, make_classic
 from recipes.checkpoint.nemo.classic_config import CLASSIC_TARGET, stored_tokenizer_name
 from recipes.checkpoint.save.disk import failure_of
+from recipes.checkpoint.save.publish import discard_partial, new_partial
 from recipes.checkpoint.save.ranks import raise_together
 from recipes.checkpoint.save.sharded_save import write_sharded
 from recipes.checkpoint.stored.stored_model import StoredModel
@@ -34,27 +34,20 @@ KEY_PREFIX = "model."
 
 
 def new_tokenizer_name(tokenizer_file: Path) -> str:
-    """``<uuid>_<basename>``, as NeMo names artifacts; for what was a directory ``<uuid>_tokenizer``."""
+    """``<uuid>_<basename>``, as NeMo names artifacts; ``<uuid>_tokenizer`` for a directory."""
     if library_of(tokenizer_file) == HUGGING_FACE:
         return f"{uuid.uuid4().hex}_tokenizer"
     return f"{uuid.uuid4().hex}_{TOKENIZER_MODEL if tokenizer_file.is_dir() else tokenizer_file.name}"
 
 
 def save_nemo(path: Path, gpt: GPTModel, config: dict[str, Any], tokenizer_file: Path) -> None:
-    """Writes a .nemo from the parts that all ranks hold; the file appears whole or not at all.
+    """Writes a .nemo from the parts that all ranks hold; the file appears complete or not at all.
 
     ``config`` names the tokenizer as ``nemo:<name>``; it is stored under that name. ``tokenizer_file`` is
     what :func:`~recipes.data.tokenizer.load_tokenizer` loads.
     """
-    rank_zero = dist.get_rank() == 0
-    staging = path.with_name(f".{path.name}.partial")
-    failure = None
-    if rank_zero:
-        shutil.rmtree(staging, ignore_errors=True)
-        failure = failure_of(
-            lambda: (staging / WEIGHTS_DIR).mkdir(parents=True), path, "nothing was left behind"
-        )
-    raise_together(failure)
+    advice = "nothing was left behind, checkpoints are untouched"
+    staging = new_partial(path, advice, WEIGHTS_DIR)
 
     def pack() -> None:
         layers = config["num_layers"] if config["target"] == CLASSIC_TARGET else 0
@@ -66,18 +59,16 @@ def save_nemo(path: Path, gpt: GPTModel, config: dict[str, Any], tokenizer_file:
             (staging / name).write_bytes(content)
         pack_archive(staging, path)
 
-    advice = "nothing was left behind, checkpoints are untouched"
     try:
         write_sharded(gpt.sharded_state_dict(prefix=KEY_PREFIX), staging / WEIGHTS_DIR, path, advice)
-        raise_together(failure_of(pack, path, advice) if rank_zero else None)
+        raise_together(failure_of(pack, path, advice) if dist.get_rank() == 0 else None)
     finally:
-        if rank_zero:
-            shutil.rmtree(staging, ignore_errors=True)
+        discard_partial(staging)
 
 
 @torch.no_grad()
 def load_weights(source: StoredModel, gpt: GPTModel) -> None:
-    """Fills ``gpt`` with the stored weights: this rank's part of them under the present layout.
+    """Fills ``gpt`` with this rank's part of the stored weights under the present layout.
 
     Raises:
         UserError: a tensor is missing or has another shape than the configuration says.
@@ -98,9 +89,9 @@ def load_weights(source: StoredModel, gpt: GPTModel) -> None:
 
 
 def _compare(source: StoredModel, shards: list[ShardedTensor]) -> None:
-    """The model's tensors and the stored ones are the same set, in the same shapes.
+    """Checks that the model's tensors and the stored ones are the same set, in the same shapes.
 
-    A stored tensor that the built model has no place for means that it would compute something else.
+    A stored tensor that has no place in the model means that the model would compute something else.
     """
     wanted: set[str] = set()
     for key, shape in {shard.key: tuple(shard.global_shape) for shard in shards}.items():

@@ -1,8 +1,7 @@
-"""Saves that are written by a thread while training goes on."""
+"""Saves that a thread writes while training goes on."""
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from recipes.checkpoint.save.disk import NOTHING_LEFT
-from recipes.checkpoint.save.publish import new_partial, publish
+from recipes.checkpoint.save.publish import discard_partial, new_partial, publish
 from recipes.checkpoint.save.ranks import all_agree
 from recipes.checkpoint.save.sharded_save import ShardedSave
 
@@ -30,7 +28,7 @@ class _Pending:
 class BackgroundSave:
     """At most one save under way. All methods but :meth:`abandon` are called by all ranks together.
 
-    The thread makes no collective call: those of training would meet it. What ranks have to agree about waits
+    The thread makes no collective calls: they would mix with training's. What ranks have to agree on waits
     for :meth:`finish`, in the thread that trains. A process of its own would need a second copy of the state
     in shared memory, and something to end it when we are killed.
     """
@@ -52,7 +50,7 @@ class BackgroundSave:
             UserError: the disk refuses. Every rank raises it.
         """
         assert self._pending is None, "the earlier save is finished first"
-        partial = new_partial(directory)
+        partial = new_partial(directory, NOTHING_LEFT)
         save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=True)
         writer = threading.Thread(target=save.write, name="checkpoint writer")
         self._pending = _Pending(directory, partial, facts, save, writer)
@@ -76,12 +74,11 @@ class BackgroundSave:
         return pending.directory
 
     def abandon(self) -> None:
-        """Ends this rank's writer; whatever it has written is no checkpoint."""
+        """Ends this rank's writer; what it has written does not become a checkpoint."""
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
         pending.save.cancel()
         pending.writer.join()
-        if dist.get_rank() == 0:
-            # Another rank may still be writing: what stays is removed by the next start.
-            shutil.rmtree(pending.partial, ignore_errors=True)
+        # Another rank may still be writing: what stays is removed by the next start.
+        discard_partial(pending.partial)

@@ -1,4 +1,4 @@
-"""The atomic order of a save: a partial name, the manifest last, then the real name."""
+"""What makes a save atomic: a temporary name, the manifest last, then the real name."""
 
 from __future__ import annotations
 
@@ -13,23 +13,33 @@ from recipes.checkpoint.save.disk import failure_of
 from recipes.checkpoint.save.manifest import write_manifest
 from recipes.checkpoint.save.ranks import raise_together
 from recipes.checkpoint.save.sharded_save import Files, ShardedSave
-from recipes.files import fsync_directory
+from recipes.files import partial_path, put_in_place
 
 
-def new_partial(directory: Path) -> Path:
-    """An empty directory to write into, beside ``directory``; all ranks agree that it is there.
+def new_partial(target: Path, advice: str, folder: str = "") -> Path:
+    """An empty directory beside ``target`` for all ranks to write into; called by all of them together.
+
+    Args:
+        target: The file or directory that it will become.
+        advice: How error messages end.
+        folder: A folder to create in it.
 
     Raises:
         UserError: the disk refuses. Every rank raises it.
     """
-    partial = directory.with_name(f".{directory.name}.partial")
+    partial = partial_path(target)
     failure = None
     if dist.get_rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        advice = "earlier checkpoints are untouched"
-        failure = failure_of(lambda: partial.mkdir(parents=True), directory, advice)
+        discard_partial(partial)
+        failure = failure_of(lambda: (partial / folder).mkdir(parents=True), target, advice)
     raise_together(failure)
     return partial
+
+
+def discard_partial(partial: Path) -> None:
+    """Removes the directory of :func:`new_partial`, unless it has become a checkpoint."""
+    if dist.get_rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def publish(save: ShardedSave, partial: Path, directory: Path, facts: Mapping[str, Any]) -> None:
@@ -45,14 +55,10 @@ def publish(save: ShardedSave, partial: Path, directory: Path, facts: Mapping[st
 
     def rename(files: Files) -> None:
         write_manifest(partial, files, **facts)
-        fsync_directory(partial, strict=True)
-        if directory.exists():  # Without a manifest, or it would not be written again.
-            shutil.rmtree(directory)
-        partial.rename(directory)
-        fsync_directory(directory.parent, strict=True)
+        # An existing one has no manifest, or it would not be written again.
+        put_in_place(partial, directory, replace=True, strict=True)
 
     try:
         save.finish(rename)
     finally:
-        if dist.get_rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)  # Gone already if all went well.
+        discard_partial(partial)

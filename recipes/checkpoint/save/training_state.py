@@ -21,8 +21,8 @@ from recipes.errors import UserError
 # The form of the optimizer state that can be read back under any other layout.
 OPTIMIZER_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 
-# Settings that lie in the optimizer's parameter groups, so that a checkpoint carries them too. The present
-# configuration counts, or a learning rate changed between two starts would be ignored.
+# Settings that are in the optimizer's parameter groups and so in checkpoints too. The present configuration
+# takes precedence, or a learning rate changed between two starts would be ignored.
 CONFIGURED = ("max_lr", "min_lr", "lr_mult", "wd_mult", "weight_decay", "betas", "eps", "default_config")
 
 
@@ -34,14 +34,14 @@ def training_state(gpt: GPTModel, optimizer: MegatronOptimizer, plain: dict[str,
 
 
 def save_sharded(directory: Path, state: dict[str, Any], facts: Mapping[str, Any]) -> None:
-    """Writes a sharded state dict; ``directory`` appears whole or not at all.
+    """Writes a sharded state dict; ``directory`` appears complete or not at all.
 
     ``facts`` go into its manifest.
 
     Raises:
         UserError: the disk is full or refuses; nothing is left behind. Every rank raises it.
     """
-    partial = new_partial(directory)
+    partial = new_partial(directory, NOTHING_LEFT)
     save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=False)
     save.write()
     publish(save, partial, directory, facts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -15,26 +14,27 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Before datatrove sets up its log: what it would say is said by `_Progress`.
+# Before datatrove sets up its log; `_watched` tells what that would.
 os.environ.setdefault("LOGURU_LEVEL", "CRITICAL")
 
 from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
 from tqdm import tqdm
 
 from recipes.config.clean_schema import CleanConfig
+from recipes.console import Progress
 from recipes.data.clean.plan import Plan, claim
 from recipes.data.clean.stages import Stage, build_stages
 from recipes.data.clean.summary import REPORT, render
 from recipes.data.workers import WorkerDied, WorkerPool
 from recipes.errors import UserError
-from recipes.files import free_space
+from recipes.files import exclusive_lock, free_space
 
 
 def clean(config: CleanConfig, plan: Plan) -> None:
     """Runs what is not done yet and prints the table; on Slurm, submits it.
 
     Raises:
-        UserError: the output directory belongs to another job, or another process works on it.
+        UserError: the output directory belongs to another job, or another process is working in it.
     """
     claim(config, plan)
     out = Path(config.output_dir).resolve()
@@ -44,7 +44,8 @@ def clean(config: CleanConfig, plan: Plan) -> None:
             print(f"submitted; the last job is {last}. When it is done: {out / 'report.html'},")
             print("and the same command prints the table")
             return
-        with _only_one(out):
+        with (out / "lock").open("w") as stream:
+            exclusive_lock(stream, f"output_dir={out}: another process works there: wait for it")
             run_here(config, plan, out)
     if not config.keep_work:
         shutil.rmtree(out / "work", ignore_errors=True)
@@ -57,7 +58,7 @@ def clean(config: CleanConfig, plan: Plan) -> None:
 
 
 def run_here(config: CleanConfig, plan: Plan, out: Path) -> None:
-    """One stage after the other, each over `workers` processes, which serve all stages.
+    """Runs one stage after the other in `workers` processes, which serve all stages.
 
     Raises:
         UserError: the disk is full, or a worker was killed; what is done stays done.
@@ -68,9 +69,7 @@ def run_here(config: CleanConfig, plan: Plan, out: Path) -> None:
         for number, stage in enumerate(stages):
             executor = _executor(stage, out)
             ranks = executor.get_incomplete_ranks()
-            with _Progress(
-                f"{number + 1}/{len(stages)} {stage.name}", out / "logs" / stage.name, stage.tasks
-            ):
+            with _watched(f"{number + 1}/{len(stages)} {stage.name}", out / "logs" / stage.name, stage.tasks):
                 try:
                     for _ in pool.map((number, rank) for rank in ranks):
                         pass
@@ -82,18 +81,18 @@ def run_here(config: CleanConfig, plan: Plan, out: Path) -> None:
 
 
 def _make_work(config: CleanConfig, plan: Plan) -> Callable[[tuple[int, int]], None]:
-    """In a worker process: what does one task of one stage.
+    """Called in a worker process; the result runs one task of one stage.
 
     datatrove's own pool is not used: it waits for ever for a worker that was killed, and its processes
     outlive a parent that was.
     """
     out = Path(config.output_dir).resolve()
-    # Its own would be a semaphore, which a worker that is ended leaves behind.
+    # For datatrove's bars: tqdm's default lock is a semaphore, which a killed worker leaves behind.
     tqdm.set_lock(threading.RLock())
 
     def work(task: tuple[int, int]) -> None:
         number, rank = task
-        stage = build_stages(config, plan)[number]  # Steps count what they did: new ones for each task.
+        stage = build_stages(config, plan)[number]  # Steps hold counts, so each task needs new ones.
         try:
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
                 _executor(stage, out)._run_for_rank(rank)
@@ -128,7 +127,7 @@ def slurm_executors(config: CleanConfig, stages: list[Stage], out: Path) -> list
                 job_name=f"clean_{stage.name}",
                 qos=config.slurm.qos,
                 env_command=config.slurm.env_command,
-                # Jobs after one that failed must not wait for ever.
+                # Jobs that depend on a failed one must not wait for ever.
                 sbatch_args={"kill-on-invalid-dep": "yes", **config.slurm.sbatch_args},
                 depends=executors[-1] if executors else None,
                 logging_dir=str(out / "logs" / stage.name),
@@ -138,7 +137,7 @@ def slurm_executors(config: CleanConfig, stages: list[Stage], out: Path) -> list
 
 
 def submit(config: CleanConfig, stages: list[Stage], out: Path) -> str:
-    """Submits all stages; those that are done are left out. Returns the last job's number.
+    """Submits the stages that are not done, and returns the last job's number.
 
     Raises:
         UserError: sbatch refuses, or the jobs of an earlier call are still in the queue.
@@ -152,7 +151,7 @@ def submit(config: CleanConfig, stages: list[Stage], out: Path) -> str:
     executors = slurm_executors(config, stages, out)
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
-            executors[-1].run()  # submits those that it waits for
+            executors[-1].run()  # Submits those it depends on first.
     except subprocess.CalledProcessError as error:
         raise UserError(f"sbatch refused a job of {out}/logs (exit code {error.returncode})") from error
     number = str(executors[-1].job_id)
@@ -161,42 +160,35 @@ def submit(config: CleanConfig, stages: list[Stage], out: Path) -> str:
 
 
 @contextlib.contextmanager
-def _only_one(out: Path) -> Iterator[None]:
-    with (out / "lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"output_dir={out}: another process works there: wait for it") from None
-        yield
+def _watched(label: str, logs: Path, tasks: int) -> Iterator[None]:
+    """Shows the progress of a stage while the block runs, and a summary line however it ends."""
+    began = time.monotonic()
+    ended = threading.Event()
+    progress = Progress(tasks, "task", label=label, done=_so_far(logs)[0])
+
+    def watch() -> None:
+        while not ended.wait(progress.interval_s):
+            finished, read = _so_far(logs)
+            progress.update_to(finished, tasks, read)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    try:
+        with progress:
+            watcher.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                watcher.join()
+    finally:
+        finished, read = _so_far(logs)
+        amount = f", {read}" if read else ""
+        seconds = time.monotonic() - began
+        print(f"{label}: {finished} of {tasks} tasks{amount}, {seconds:.0f} s", file=sys.stderr, flush=True)
 
 
-class _Progress:
-    """A line on stderr: rewritten on a terminal, a new one every ten seconds elsewhere."""
-
-    def __init__(self, name: str, logs: Path, tasks: int) -> None:
-        self._name, self._logs, self._tasks = name, logs, tasks
-        self._stream = sys.stderr
-        self._terminal = sys.stderr.isatty()
-        self._done = threading.Event()
-        self._began = time.monotonic()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *exception: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self._show("\n")
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.5 if self._terminal else 10.0):
-            self._show("\r" if self._terminal else "\n")
-
-    def _show(self, end: str) -> None:
-        finished = len(list(self._logs.glob("completions/*")))
-        read = sum(int(file.read_text() or 0) for file in self._logs.glob("progress/*"))
-        amount = f", {read / 1e6:.1f} MB read" if read else ""
-        seconds = time.monotonic() - self._began
-        line = f"{self._name}: {finished} of {self._tasks} tasks{amount}, {seconds:.0f} s"
-        print(line, end=end, file=self._stream, flush=True)
+def _so_far(logs: Path) -> tuple[int, str]:
+    """How many tasks of a stage are done, and how much they have read, if they read documents."""
+    finished = len(list(logs.glob("completions/*")))
+    read = sum(int(file.read_text() or 0) for file in logs.glob("progress/*"))
+    return finished, f"{read / 1e6:.1f} MB read" if read else ""

@@ -4,12 +4,11 @@ Only finished shards count. A shard and, after it, the manifest that names it an
 appear at once, so a run killed at any moment repeats the shard it was writing and nothing else.
 """
 
-import fcntl
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from recipes.data.download.options import Options, check
 from recipes.data.download.rows import Row, read_rows
 from recipes.data.download.shards import open_shard, shard_name, to_line
 from recipes.errors import UserError
-from recipes.files import make_directory
+from recipes.files import exclusive_lock, make_directory
 
 if TYPE_CHECKING:
     from recipes.data.tokenizer import TextTokenizer
@@ -44,7 +43,7 @@ def download(options: Options, log: Callable[[str], None] = print, progress: boo
     source = find_source(options.source)
     found = None if options.force else manifests.load(options.out)
     if found and not found.shards:
-        found = None  # It failed before it had anything; what was wrong may be mended.
+        found = None  # It failed before it had anything; what was wrong may have been fixed.
     tokenizer = _tokenizer(options.tokenizer)
     listing = _listing(source, options, found)
     _check_apart(listing, options.out)
@@ -63,8 +62,8 @@ def download(options: Options, log: Callable[[str], None] = print, progress: boo
             log(f"continuing after {current.shards[-1].name}")
         rows = _rows(listing, _keys(source, options), _txt_documents(source, options), current.position)
         documents = _documents(rows, current, tokenizer, strict=source.name == LOCAL)
-        with _progress(current, listing, progress) as shown:
-            _write(current, documents, options, shown, _stored_before(current, listing))
+        with _progress(current, listing, progress) as bar:
+            _write(current, documents, options, bar, _stored_before(current, listing))
     if not current.shards:
         raise UserError(f"{options.source} has no documents with text")
     log(f"{options.out}: {_summary(current)}")
@@ -80,7 +79,7 @@ def _tokenizer(path: Path | None) -> "TextTokenizer | None":
 
 
 def _listing(source: Source, options: Options, found: Manifest | None) -> Listing:
-    """The corpus's files; those of the revision that DIR was begun with, if it was."""
+    """The corpus's files, of the revision that DIR was begun with if there is one."""
     if source.name == LOCAL:
         return local_listing(options.inputs)
     if source.repo is None:
@@ -100,10 +99,10 @@ def _keys(source: Source, options: Options) -> Keys:
 
 
 def _check_apart(listing: Listing, out: Path) -> None:
-    """What is written must not be read, nor what is read be replaced.
+    """Checks that no output is read as input, and no input replaced.
 
     Raises:
-        UserError: an input lies in DIR.
+        UserError: an input is in DIR.
     """
     for file in listing.files:
         if file.path is not None and file.path.resolve().parent == out.resolve():
@@ -115,7 +114,7 @@ def _txt_documents(source: Source, options: Options) -> TxtDocuments:
 
 
 def _plan(source: Source, options: Options, listing: Listing, tokenizer: "TextTokenizer | None") -> Manifest:
-    """The manifest of a download that has not begun."""
+    """The manifest of a download that has not started."""
     if options.max_tokens is not None:
         budget = Budget("tokens", options.max_tokens)
     else:
@@ -143,10 +142,10 @@ def _plan(source: Source, options: Options, listing: Listing, tokenizer: "TextTo
 
 
 def _continued(found: Manifest, plan: Manifest, options: Options) -> Manifest:
-    """What DIR holds, with the budget asked for now.
+    """The manifest of what DIR holds, with the budget asked for now.
 
     Raises:
-        UserError: it is another download, or already more than is asked for.
+        UserError: it is of another download, or DIR already holds more than asked for.
     """
     if differs := manifests.difference(found, plan):
         raise UserError(
@@ -170,7 +169,7 @@ def _continued(found: Manifest, plan: Manifest, options: Options) -> Manifest:
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """Make DIR and keep other runs out of it.
+    """Make DIR, and keep other runs out of it while the block runs.
 
     Raises:
         UserError: it cannot be written, or another run is writing there.
@@ -181,22 +180,17 @@ def _alone_in(out: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error
     try:
-        # The lock ends with the process, however that ends. File systems without locks go without.
-        with suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{out} is being written by another process") from None
+        exclusive_lock(descriptor, f"{out} is being written by another process")
         yield
     finally:
         os.close(descriptor)
 
 
 def _clear(options: Options, current: Manifest) -> None:
-    """Remove the download that DIR holds if that was asked for; make sure that nothing else is replaced.
+    """With --force, remove the download that DIR holds; check that nothing else would be replaced.
 
     Raises:
-        UserError: it holds shards of unknown origin.
+        UserError: DIR holds shards of unknown origin.
     """
     out = options.out
     old = manifests.read(out)
@@ -215,14 +209,14 @@ def _clear(options: Options, current: Manifest) -> None:
 
 
 def _names(manifest: Manifest) -> set[str]:
-    """A download's shards, and the one after: its writer may have died before the manifest named it."""
+    """A download's shards, and the next one: its writer may have died before the manifest named it."""
     following = shard_name(manifest.source, len(manifest.shards), manifest.settings["compress"])
     return {shard.name for shard in manifest.shards} | {following}
 
 
 @dataclass(slots=True)
 class _Document:
-    """A document as it is written.
+    """A document about to be written.
 
     Args:
         amount: what it takes of the budget.
@@ -258,7 +252,7 @@ def _documents(
 ) -> Iterator[_Document]:
     """The documents among `rows`, up to the one that reaches the budget.
 
-    When the rows end before the budget does, `current` is complete, but for saving it.
+    When the rows end before the budget is reached, `current` is set to complete, but not saved.
 
     Raises:
         UserError: a malformed row, if `strict`.
@@ -285,7 +279,7 @@ def _documents(
 
 
 def _write(
-    current: Manifest, documents: Iterator[_Document], options: Options, shown: Progress, stored: int
+    current: Manifest, documents: Iterator[_Document], options: Options, bar: Progress, stored: int
 ) -> None:
     """Write the documents as shards, saving the manifest after each."""
     pending = next(documents, None)
@@ -300,7 +294,7 @@ def _write(
                 last, count, line_bytes = pending, count + 1, line_bytes + len(pending.line)
                 text_bytes, tokens = text_bytes + last.text_bytes, tokens + (last.tokens or 0)
                 pending = next(documents, None)
-                shown.add(last.stored - stored if current.budget.unit is None else last.amount)
+                bar.add(last.stored - stored if current.budget.unit is None else last.amount)
                 stored = last.stored
             shard.finish()
         counted = None if last.tokens is None else tokens
@@ -309,21 +303,24 @@ def _write(
             current.position, current.skipped = last.after, last.skipped
         current.save(options.out)
     if current.status == "complete":
-        current.save(options.out)  # There may have been nothing left but rows that are no documents.
+        current.save(options.out)  # Perhaps only rows that are no documents were left.
 
 
 def _stored_before(current: Manifest, listing: Listing) -> int:
-    """The bytes of the files that are done."""
+    """The total size of the files that are done."""
     return sum(file.size for file in listing.files[: current.position.file])
 
 
 def _progress(current: Manifest, listing: Listing, enabled: bool) -> Progress:
-    """What is left: of the budget, or of the corpus's files."""
+    """Progress over what is left of the budget, or of the corpus's files."""
     unit, wanted = current.budget.unit, current.budget.amount
     if wanted is not None:
-        return Progress(wanted - current.counted(unit), enabled, "M tokens" if unit == "tokens" else "MB")
-    total = sum(file.size for file in listing.files)
-    return Progress(max(1, total - _stored_before(current, listing)), enabled, "MB of files")
+        wanted -= current.counted(unit)
+        if unit == "tokens":
+            return Progress(wanted, " tokens", enabled=enabled)
+        return Progress(wanted, label="text", enabled=enabled)
+    total = sum(file.size for file in listing.files) - _stored_before(current, listing)
+    return Progress(total, label="files", enabled=enabled)
 
 
 def _summary(current: Manifest) -> str:
@@ -336,7 +333,7 @@ def _summary(current: Manifest) -> str:
 
 
 def _describe(current: Manifest, plan: Manifest, listing: Listing, log: Callable[[str], None]) -> None:
-    """What a run would do."""
+    """Log what a run would do."""
     stored = sum(file.size for file in listing.files)
     budget = "everything" if plan.budget.unit is None else f"{plan.budget.amount} {plan.budget.unit}"
     log(f"source    {plan.source} {plan.page}".rstrip())

@@ -1,12 +1,11 @@
-"""The unfinished output of tools.preprocess, in PREFIX.partial/: a killed run goes on where it stood.
+"""The unfinished output of tools.preprocess, in PREFIX.partial/: a killed run continues where it was.
 
-tokens.bin and tokens.idx grow block by block; journal.jsonl says after every block how far they belong
-together, with a checksum. Whatever was written after the last good line of it is cut off and done again.
-settings.json says what the work was for.
+tokens.bin and tokens.idx grow block by block; after every block journal.jsonl says up to where they match,
+with a checksum. Whatever was written after its last good line is cut off and done again.
+settings.json says what the work is for.
 done.json, the sidecar, is written when both files are whole and synced; from then on only renames are left.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,30 +21,30 @@ from typing import Any, BinaryIO
 from recipes.data.samples.indexed import HEADER_BYTES, bin_path, idx_path, sidecar_path
 from recipes.data.text.blocks import Place
 from recipes.errors import UserError
-from recipes.files import atomic_write, free_space, fsync_directory
+from recipes.files import LockHeld, atomic_write, exclusive_lock, free_space, fsync_directory
 
 PURPOSE_KIND = "unfinished indexed dataset"
-_SYNC_BYTES = 256 << 20  # of tokens, between fsyncs: what a power cut may cost; a kill costs nothing
+_SYNC_BYTES = 256 << 20  # of tokens, between fsyncs: what a power failure may cost; a kill costs nothing
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How far the work is: a line of the journal. Counts are of everything up to here."""
+    """How far the work is: a line of the journal. Counts include everything up to here."""
 
     file: int
     offset: int
-    """With `file`: the place in the inputs where to go on."""
+    """With `file`: where in the inputs to continue."""
     documents: int = 0
     tokens: int = 0
     bin_bytes: int = 0
     text_bytes: int = 0
     empty_documents: int = 0
     file_documents: int = 0
-    """Of the input that `offset` lies in; of the one that has just ended, if it is 0."""
+    """Of the input that `offset` is in; if that is 0, of the one that has just ended."""
     sha256: str = hashlib.sha256().hexdigest()
     """Of the tokens."""
     samples: tuple[tuple[int, str], ...] = ()
-    """Numbers and texts of some of the last block's documents, to be compared when all is written."""
+    """Numbers and texts of some of the last block's documents, to be compared at the end."""
 
     @property
     def place(self) -> Place:
@@ -59,7 +58,7 @@ class PartialOutput:
         prefix: of the output.
 
     Raises:
-        UserError: another process is at it; or the directory is not ours.
+        UserError: another process is writing it, or the directory is not ours.
     """
 
     def __init__(self, prefix: str | Path) -> None:
@@ -67,7 +66,7 @@ class PartialOutput:
         self.directory = partial_path(prefix)
         self.bin_path, self.idx_path = self.directory / "tokens.bin", self.directory / "tokens.idx"
         self.last = Mark(0, 0)
-        """Where the work stands."""
+        """How far the work is."""
         self.blocks = 0
         """How many marks there are."""
         self.digest = hashlib.sha256()
@@ -80,12 +79,12 @@ class PartialOutput:
             self.idx_file: BinaryIO = _open(self.idx_path)
 
     def resume(self, settings: dict[str, Any], inputs: Sequence[str], discard: bool) -> None:
-        """Keep what earlier runs did with these settings and inputs, and stand at its end; cut off the rest.
+        """Continue after what earlier runs did with these settings and inputs; cut off the rest.
 
         Args:
-            settings: what decides the tokens, apart from the inputs.
+            settings: what determines the tokens, apart from the inputs.
             inputs: the SHA-256 of each.
-            discard: where the directory holds work with other settings or inputs, begin anew.
+            discard: if the directory holds work with other settings or inputs, start over.
 
         Raises:
             UserError: it does, and `discard` is not given.
@@ -116,7 +115,7 @@ class PartialOutput:
         return list(dict.fromkeys([*self._samples, *self.last.samples]))
 
     def add(self, mark: Mark) -> None:
-        """Record that the tokens and lengths written so far are good up to `mark`."""
+        """Record that the tokens and lengths written so far are valid up to `mark`."""
         self.bin_file.flush()
         self.idx_file.flush()
         self._unsynced += mark.bin_bytes - self.last.bin_bytes
@@ -135,7 +134,7 @@ class PartialOutput:
             self._samples += mark.samples
 
     def finish(self, sidecar: str) -> None:
-        """Move whole files to their names, the sidecar last. The old data go only when all is on disk."""
+        """Rename the finished files, the sidecar last. Old data go only once everything is on disk."""
         with self.named_errors():
             for file in (self.bin_file, self.idx_file):
                 file.flush()
@@ -150,7 +149,7 @@ class PartialOutput:
         if self.directory.is_dir() and not os.fstat(self._journal.fileno()).st_size:
             shutil.rmtree(self.directory)
         for file in (self.bin_file, self.idx_file, self._journal):
-            with suppress(OSError):  # A full disk again; said before.
+            with suppress(OSError):  # The disk is still full, which has been reported.
                 file.close()
 
     def discard(self) -> None:
@@ -167,7 +166,7 @@ class PartialOutput:
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
-        """OSErrors about these files, as messages for the user."""
+        """Turns OSErrors about these files into messages for the user."""
         try:
             yield
         except OSError as error:
@@ -178,7 +177,7 @@ class PartialOutput:
             ) from error
 
     def _keep_sound(self, same_inputs: int) -> None:
-        """Go on after the last mark within the first `same_inputs` files for which our files are sound."""
+        """Continue after the last mark, within `same_inputs` files, up to which our files are sound."""
         size_of_idx = os.fstat(self.idx_file.fileno()).st_size
         digest = hashlib.sha256()
         end = 0
@@ -205,7 +204,7 @@ def partial_path(prefix: str | Path) -> Path:
 
 
 def finish_renames(prefix: str | Path) -> None:
-    """If a run was killed after its last sync, do the renames that it was about to do."""
+    """Do the renames of a run that was killed after its last sync."""
     if (partial_path(prefix) / "done.json").is_file():
         _open_locked(partial_path(prefix)).close()
         _rename(Path(prefix))
@@ -213,7 +212,7 @@ def finish_renames(prefix: str | Path) -> None:
 
 def _rename(prefix: Path) -> None:
     directory = partial_path(prefix)
-    # The old description goes first, so that a kill among the renames leaves none that is wrong.
+    # The old description goes first, so that a kill between the renames leaves no wrong one.
     if (directory / "tokens.bin").exists():
         sidecar_path(prefix).unlink(missing_ok=True)
     for name, target in (("tokens.bin", bin_path(prefix)), ("tokens.idx", idx_path(prefix))):
@@ -230,7 +229,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _open_locked(directory: Path) -> BinaryIO:
-    """The journal, locked: the lock marks a living writer and goes with it, however it dies."""
+    """The journal, locked for as long as it is open: the lock marks a living writer."""
     if directory.is_dir() and any(directory.iterdir()) and not (directory / "journal.jsonl").exists():
         raise UserError(
             f"{directory} exists and is not by tools.preprocess: move it, or choose another --out"
@@ -242,16 +241,16 @@ def _open_locked(directory: Path) -> BinaryIO:
         except FileNotFoundError:  # Another process finished in between and removed the directory.
             continue
         try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            journal.close()
-            raise UserError(
+            locked = exclusive_lock(
+                journal,
                 f"another process is writing {directory.with_suffix('')}.bin: wait for it, or choose another "
-                "prefix"
-            ) from None
-        except OSError:  # A file system without locks is served all the same.
-            return journal
-        if os.fstat(journal.fileno()).st_nlink:
+                "prefix",
+            )
+        except LockHeld:
+            journal.close()
+            raise
+        # A process that has just finished has removed the journal. Without locks, go on with what we have.
+        if not locked or os.fstat(journal.fileno()).st_nlink:
             return journal
         journal.close()
 
@@ -267,7 +266,7 @@ def _read_purpose(path: Path) -> dict[str, Any] | None:
 
 
 def _read_mark(line: bytes) -> Mark | None:
-    """None for a line that was cut off."""
+    """The mark in a line of the journal; None if the line was cut off."""
     try:
         fields = json.loads(line)
         samples = tuple((number, text) for number, text in fields.pop("samples"))

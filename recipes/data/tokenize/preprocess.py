@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _BATCH_BYTES = 1 << 20  # of text, per call of the tokenizer
-_LONGEST_SAMPLE = 8000  # characters of a document that is compared when all is written
+_LONGEST_SAMPLE = 8000  # characters of a document that is compared at the end
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """What decides the tokens, apart from the inputs."""
+    """What determines the tokens, apart from the inputs."""
 
     tokenizer_sha256: str
     text_key: str
@@ -63,7 +63,7 @@ class _Part:
     text_bytes: int
     empty_documents: int
     samples: list[tuple[int, str]]
-    """Number (within the part) and text of some."""
+    """Number (within the part) and text of some documents."""
 
 
 def preprocess(
@@ -81,8 +81,8 @@ def preprocess(
     """Write PREFIX.bin, PREFIX.idx and, last, PREFIX.json.
 
     Each document is NFC normalised and ends with EOS; documents without tokens are left out and counted.
-    When the prefix already holds just this, nothing is done. A killed run leaves no file under these names,
-    but PREFIX.partial/, from which the same call goes on.
+    When the prefix already holds exactly this, nothing is done. A killed run leaves no file under these
+    names, but PREFIX.partial/, from which the same call continues.
 
     Args:
         inputs: JSONL files, a document per line, in the order in which they are written; compressed where
@@ -95,7 +95,7 @@ def preprocess(
         append_eod: end each document with EOS.
         force: replace what the prefix holds, and discard unfinished work of other settings or inputs.
         log: gets the messages at start and end.
-        progress: show rate and remaining time on stderr.
+        progress: show rate and time left on stderr.
 
     Raises:
         UserError: an input is malformed (with file and line) or has no documents; PREFIX holds something
@@ -128,7 +128,7 @@ def preprocess(
     with ExitStack() as stack:
         output = stack.enter_context(PartialOutput(prefix))
         pool = None
-        if workers > 1:  # First of all: they load while the inputs' checksums are taken.
+        if workers > 1:  # Started first: they load while the inputs' checksums are computed.
             pool = stack.enter_context(WorkerPool(workers, _Tokenize, building))
         plan = plan or _plan(prefix, settings, tokenizer.vocab_size, inputs, sizes)
         output.resume(asdict(settings), [str(item["sha256"]) for item in plan.inputs or ()], discard=force)
@@ -140,9 +140,9 @@ def preprocess(
         else:
             parts = in_this_process(_Tokenize(*building), blocks)
         left = _left(inputs, sizes, output.last)
-        shown = stack.enter_context(Progress(left, enabled=progress))
+        bar = stack.enter_context(Progress(left, enabled=progress))
         try:
-            _write(parts, output, settings.dtype, sizes, shown)
+            _write(parts, output, settings.dtype, sizes, bar)
         except WorkerDied:
             raise UserError("a worker process died (out of memory?): try fewer --workers") from None
         for path, before in zip(inputs, modified, strict=True):
@@ -178,7 +178,7 @@ def _plan(
     inputs: Sequence[str | Path],
     sizes: Sequence[int],
 ) -> Sidecar:
-    """The sidecar as far as it is known beforehand; reads the inputs once, for their checksums."""
+    """The sidecar, as far as it is known beforehand. Reads the inputs once, for their checksums."""
     return Sidecar(
         prefix=str(prefix),
         documents=0,
@@ -198,8 +198,8 @@ def _is_there(prefix: str | Path, force: bool) -> bool:
     """Whether the prefix holds described data.
 
     Raises:
-        UserError: it holds data of unknown origin, and `force` is not given; or a .json that is not ours,
-            which is refused even then.
+        UserError: it holds data of unknown origin and `force` is not given; or a .json that is not ours,
+            which is refused even with `force`.
     """
     if read_sidecar(prefix) is not None:
         return True
@@ -212,7 +212,7 @@ def _is_there(prefix: str | Path, force: bool) -> bool:
 
 
 def _present(plan: Sidecar, prefix: str | Path, force: bool, log: Callable[[str], None]) -> Sidecar | None:
-    """The prefix's sidecar if it is whole and was made from the same inputs with the same settings.
+    """The prefix's sidecar, if its data are whole and come from the same inputs with the same settings.
 
     Raises:
         UserError: the prefix holds something else, and `force` is not given.
@@ -234,7 +234,7 @@ def _present(plan: Sidecar, prefix: str | Path, force: bool, log: Callable[[str]
 
 
 def _difference(plan: Sidecar, found: Sidecar) -> str:
-    """In words, why `found` is not what `plan` would make; empty if it is."""
+    """In words, how `found` differs from what `plan` would make; empty if it does not."""
     if plan.tokenizer_sha256 != found.tokenizer_sha256:
         return "another tokenizer"
     for name in ("text_key", "append_bos", "append_eod", "dtype"):
@@ -250,7 +250,7 @@ def _difference(plan: Sidecar, found: Sidecar) -> str:
 
 
 def _left(inputs: Sequence[str | Path], sizes: Sequence[int], done: Mark) -> int:
-    """Bytes of the inputs, on disk, that are still to be done (a compressed one counts as a whole)."""
+    """Bytes of the inputs, on disk, that are still to be read (a compressed input counts as a whole)."""
     left = sum(sizes[done.file :])
     return left if done.offset == 0 or is_compressed(inputs[done.file]) else left - done.offset
 
@@ -260,7 +260,7 @@ def _write(
     output: PartialOutput,
     dtype: str,
     sizes: Sequence[int],
-    shown: Progress,
+    bar: Progress,
 ) -> None:
     """Write and journal all parts.
 
@@ -294,9 +294,9 @@ def _write(
                 )
             )
         if block.lines is None:
-            shown.add(block.stop - block.start, writer.tokens)
+            bar.add(block.stop - block.start, f"{writer.tokens} tokens")
         elif block.is_last:
-            shown.add(sizes[block.then.file - 1], writer.tokens)
+            bar.add(sizes[block.then.file - 1], f"{writer.tokens} tokens")
     with output.named_errors():
         writer.finish()
 

@@ -1,7 +1,6 @@
 """Where a trained tokenizer goes: PREFIX.model with its record, or a Hugging Face directory."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,29 +8,29 @@ from typing import Any, Protocol
 from recipes.checks import refuse
 from recipes.data.tokenizer.load import DIRECTORY_RECORD, read_record
 from recipes.errors import UserError
-from recipes.files import atomic_write, fsync_directory, make_directory, remove_stale
+from recipes.files import atomic_write, make_directory, partial_directory, remove_stale
 
 
 class Output(Protocol):
-    """The place of one tokenizer."""
+    """Where one tokenizer is written."""
 
     path: Path
-    """What is loaded."""
+    """What `load_tokenizer` loads."""
 
     def existing(self) -> list[str]:
-        """What is there already and would be replaced.
+        """The paths that exist and would be replaced.
 
         Raises:
-            UserError: it is somebody else's.
+            UserError: one of them is not a tokenizer's.
         """
         ...
 
     def record(self) -> dict[str, Any]:
-        """The record of the training that made it, {} where there is none."""
+        """The record of the training that made the existing tokenizer; {} if there is none."""
         ...
 
     def prepare(self) -> None:
-        """Makes room, before hours of training find out that there is none."""
+        """Makes the directories now, so that hours of training do not end at a wrong path."""
         ...
 
     def write(self, files: Mapping[str, bytes], record: dict[str, Any]) -> None: ...
@@ -60,7 +59,7 @@ class ModelOutput:
             remove_stale(path)
 
     def write(self, files: Mapping[str, bytes], record: dict[str, Any]) -> None:
-        # First away with the old record, last the new one: in between, a kill leaves no wrong one behind.
+        # The old record goes first and the new one comes last: a kill in between leaves no wrong record.
         self._json.unlink(missing_ok=True)
         for path, name in ((self.path, "model"), (self._vocab, "vocab")):
             with atomic_write(path) as stream:
@@ -74,7 +73,6 @@ class DirectoryOutput:
 
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory)
-        self._partial = self.path.with_name(f".{self.path.name}.partial")
 
     def existing(self) -> list[str]:
         if not self.path.exists():
@@ -88,19 +86,11 @@ class DirectoryOutput:
 
     def prepare(self) -> None:
         make_directory(self.path.absolute().parent)
-        shutil.rmtree(self._partial, ignore_errors=True)
 
     def write(self, files: Mapping[str, bytes], record: dict[str, Any]) -> None:
-        try:
-            self._partial.mkdir()
+        with partial_directory(self.path, replace=True) as partial:
             for name, content in {**files, DIRECTORY_RECORD: _record(record)}.items():
-                with atomic_write(self._partial / name) as stream:
-                    stream.write(content)
-            shutil.rmtree(self.path, ignore_errors=True)
-            self._partial.rename(self.path)
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
-        fsync_directory(self.path.absolute().parent)
+                (partial / name).write_bytes(content)
 
 
 def _record(record: dict[str, Any]) -> bytes:

@@ -64,7 +64,7 @@ class Metrics(Callback):
                 "tokens_per_second": rate,
                 "mfu": self._mfu(rate, trainer),
                 "elapsed_s": now - self.started,
-                **model.experts_use,
+                **model.expert_usage,
             }
         )
         seconds_per_step = (now - self.started) / max(1, step - self.first_step)

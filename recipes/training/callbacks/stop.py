@@ -69,9 +69,12 @@ class StopControl(Callback):
         self._stop(self._agreed(self._own_reason(), trainer), trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        if self._stop(self._agreed(self._own_reason(), trainer), trainer):
+        reason = self._own_reason()
+        if reason == OUT_OF_TIME and trainer.global_step >= trainer.max_steps:
+            reason = GO_ON  # A run that is complete is validated to the end.
+        if self._stop(self._agreed(reason, trainer), trainer):
             pl_module.drop_validation()
-            raise StopIteration  # Lightning's own word for the end of the data; its hooks after it still run.
+            raise StopIteration  # To Lightning, the end of the data; the hooks after it still run.
 
     def _own_reason(self) -> int:
         """Why this rank would stop."""

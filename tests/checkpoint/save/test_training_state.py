@@ -256,7 +256,7 @@ def case_without_space(overrides: list[str], where: str) -> Outcome:
 
     patches: dict[str, tuple[Any, str]] = {
         "manifest": (publish, "write_manifest"),
-        "fsync": (publish, "fsync_directory"),
+        "rename": (publish, "put_in_place"),
         "metrics": (RunDirectory, "append_metrics"),
     }
     owner, name = patches[where]
@@ -272,7 +272,7 @@ def case_without_space(overrides: list[str], where: str) -> Outcome:
         setattr(owner, name, original)
 
 
-@pytest.mark.parametrize("where", ["manifest", pytest.param("fsync", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("where", ["manifest", pytest.param("rename", marks=pytest.mark.slow)])
 def test_no_space_at_the_very_end_of_a_save(
     where: str, copied: Path, finished: tuple[Path, Outcome], gloo_pool: GlooPool, tiny_data: TinyData
 ) -> None:

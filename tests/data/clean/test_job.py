@@ -21,6 +21,7 @@ import pytest
 pytest.importorskip("datatrove", reason="needs pip install -e '.[data]'")
 
 from recipes.data.clean.blocklists import document_hash
+from recipes.files import exclusive_lock
 from tests.support.clean_text import HINGLISH, MARATHI, nearly, stories, write_jsonl, write_mirror
 from tests.support.paths import ROOT
 
@@ -215,6 +216,11 @@ def test_interrupted_and_continued(job: Job, tmp_path: Path) -> None:
     assert err.endswith("interrupted\n") and "Traceback" not in err
     assert not (tmp_path / "out/report.json").exists()
     first = (tmp_path / "out/logs/filter/completions/00000").stat().st_mtime_ns
+    with (tmp_path / "out/lock").open("a") as stream:
+        assert exclusive_lock(stream)
+        second = run(*settings)
+    message = f"error: output_dir={tmp_path}/out: another process works there: wait for it\n"
+    assert (second.returncode, second.stderr) == (2, message)
     done = run(*settings)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/logs/filter/completions/00000").stat().st_mtime_ns == first

@@ -301,11 +301,11 @@ def test_progress_ends_where_it_said(
     totals: list[list[int]] = []
 
     class Recorded(Progress):
-        def __init__(self, total: int, enabled: bool, unit: str = "MB") -> None:
-            super().__init__(total, enabled, unit)
+        def __init__(self, total: int, *arguments: Any, **settings: Any) -> None:
+            super().__init__(total, *arguments, **settings)
             totals.append([total, 0])
 
-        def add(self, amount: int, tokens: int | None = None) -> None:
+        def add(self, amount: int, note: str = "") -> None:
             totals[-1][1] += amount
 
     monkeypatch.setattr(run, "Progress", Recorded)
