@@ -22,6 +22,7 @@ from recipes.checkpoint.open import open_stored_model
 from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import World
+from recipes.data.samples.document_start import document_start_id
 from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
@@ -97,7 +98,7 @@ def load_text_model(path: str, *, precision: str = "auto", num_threads: int | No
             tokenizer,
             name=Path(path).stem,
             max_sequence_length=source.model.max_position_embeddings,
-            document_start_id=_document_start(source),
+            document_start_id=_document_start_id(source),
         )
 
 
@@ -111,17 +112,12 @@ def build_for_inference(model: ModelConfig, precision: str) -> GPTModel:
     return gpt.to(device_of(world))
 
 
-def _document_start(source: StoredModel) -> int | None:
-    """What came before each document in training, None for nothing: prompts begin with it, or as they are.
-
-    Recorded in our files; in Hugging Face's it is bos_token_id; NeMo's own files are prompted with BOS.
-    """
+def _document_start_id(source: StoredModel) -> int | None:
+    """The token that prompts begin with, as training documents did; None: they begin as they are."""
     ours = source.config.get("recipes") or {}
     if source.generation == "training" and "document_start" not in ours:
         raise UserError(
             f"{source.path}: how its training documents began is not known, for the run's config.yaml or "
             "its data are gone; load the run's model.nemo"
         )
-    tokenizer = source.text_tokenizer
-    starts = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, None: None}
-    return starts[source.document_start]
+    return document_start_id(source.document_start, source.text_tokenizer)

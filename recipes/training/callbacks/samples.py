@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recipes.config.schema import PretrainConfig
 from recipes.console import say
+from recipes.data.samples.document_start import DocumentStart, document_start_id
 from recipes.inference.complete import complete
 from recipes.inference.text_generator import TextGenerator
 from recipes.training.callbacks.metrics import Metrics
@@ -90,7 +91,7 @@ class TrainedText(TextGenerator):
 class Samples(Callback):
     """Completes ``trainer.samples.prompts`` every so many steps; prints and records them on rank 0."""
 
-    def __init__(self, config: PretrainConfig, metrics: Metrics, document_start: str | None) -> None:
+    def __init__(self, config: PretrainConfig, metrics: Metrics, document_start: DocumentStart) -> None:
         self.config, self.metrics, self.document_start = config.trainer.samples, metrics, document_start
         self.seed = config.seed
 
@@ -99,8 +100,7 @@ class Samples(Callback):
         step, every = trainer.global_step, self.config.every_n_steps
         if every is None or step % every:
             return
-        start = {"bos": model.tokenizer.bos_id, "eos": model.tokenizer.eos_id, None: None}
-        writer = TrainedText(model, start[self.document_start])
+        writer = TrainedText(model, document_start_id(self.document_start, model.tokenizer))
         prompts = list(self.config.prompts)
         model.gpt.eval()
         # The seed is the step's own: a resumed run writes what an uninterrupted one would have.
