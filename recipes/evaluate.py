@@ -27,7 +27,7 @@ def run(config: EvaluateConfig) -> int:
     from recipes.evaluation.table import TableSpec, render
     from recipes.inference.text_model import load_text_model  # First: it prepares machines without CUDA.
 
-    spec = TableSpec.from_config({"columns": config.columns, "rows": config.rows})
+    spec = TableSpec(config.rows, config.columns)
     model = load_text_model(config.gpt_model_file, precision=config.precision, num_threads=config.num_threads)
     model.name = _model_name(config)
     result = evaluate(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import hydra
 import yaml
 from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from recipes.cli import run_tool
@@ -137,7 +138,8 @@ def to_dataclass(cfg: DictConfig, schema: type[Config]) -> Config:
     keep_literal(cfg)
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
-        raise UserError(f"{missing[0]} has no value: set it on the command line, {missing[0]}=...")
+        typed = re.sub(r"\[(\d+)\]", r".\1", missing[0])  # As Hydra writes the entry of a list.
+        raise UserError(f"{missing[0]} has no value: set it on the command line, {typed}=...")
     try:
         config = OmegaConf.to_object(cfg)
     except MissingMandatoryValue as error:
@@ -161,9 +163,18 @@ def explain(error: Exception, job: str) -> str:
     full_key = re.search(r"full_key: (\S+)", text)
     if unknown and ("not in" in text):
         key = unknown.group(1) or (full_key.group(1) if full_key else unknown.group(2))
-        inner = re.search(r"Key '([^']+)' not in", text)
-        if inner and key in _all_keys(OmegaConf.structured(schema)):  # A list that is given as a whole.
-            return f"{key}: its entries have no key {inner.group(1)!r}"
+        inner = re.search(r"Key '([^']+)' not in '(\w+)'", text)
+        entries = _entry_types(schema)
+        in_yaml = unknown.group(1) is None
+        if (
+            inner
+            and inner.group(2) in entries
+            and (in_yaml or key in _all_keys(OmegaConf.structured(schema)))
+        ):
+            where, entry_type = entries[inner.group(2)]
+            known = ", ".join(field.name for field in dataclasses.fields(entry_type))
+            place = where if in_yaml else key  # On the command line, a list that is given as a whole.
+            return f"{place}: its entries have no key {inner.group(1)!r}; they have {known}"
         return f"{key}: there is no such key{_suggestion(key, schema)}"
     if full_key and "is not a subclass of" in text:
         entry = full_key.group(1)
@@ -173,9 +184,24 @@ def explain(error: Exception, job: str) -> str:
             return f"{where}.{entry}: give a new entry as a whole, '{where}={{{entry}:{{key:value,...}}}}'"
     lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if full_key:
-        reason = next((line for line in lines if line.startswith(("Value", "Invalid", "Cannot"))), lines[0])
+        reason = next(
+            (line for line in lines if line.startswith(("Value", "Invalid", "Incompatible", "Cannot"))),
+            lines[0],
+        )
         return f"{full_key.group(1)}: {reason}"
     return " ".join(lines)
+
+
+def _entry_types(schema: type, prefix: str = "") -> dict[str, tuple[str, type]]:
+    """The classes of entries of lists and dictionaries: class name -> (key of the list, class)."""
+    found: dict[str, tuple[str, type]] = {}
+    for name, hint in get_type_hints(schema).items():
+        for part in (hint, *get_args(hint)):
+            if isinstance(part, type) and dataclasses.is_dataclass(part):
+                if part is not hint:
+                    found[part.__name__] = (prefix + name, part)
+                found |= _entry_types(part, f"{prefix}{name}.")
+    return found
 
 
 def _unknown_keys(node: DictConfig, prefix: str = "") -> list[str]:
@@ -187,6 +213,11 @@ def _unknown_keys(node: DictConfig, prefix: str = "") -> list[str]:
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
             keys += _unknown_keys(child, f"{prefix}{key}.")
+        elif isinstance(child, ListConfig) and not child._is_none() and not child._is_missing():
+            for number in range(len(child)):
+                entry = child._get_node(number)
+                if isinstance(entry, DictConfig):
+                    keys += _unknown_keys(entry, f"{prefix}{key}[{number}].")
     return keys
 
 

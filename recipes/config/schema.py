@@ -7,7 +7,6 @@ command line; ``None`` means "not set" where the comment says what then happens.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from omegaconf import MISSING
 
@@ -241,6 +240,25 @@ class GenerateConfig:
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
 
+# Not frozen: OmegaConf cannot merge a YAML into an entry of a list of a frozen type.
+@dataclass
+class TableRow:
+    """One row of the table that an evaluation prints."""
+
+    name: str = MISSING
+    """Its title."""
+    task: str = MISSING
+    """lm-eval's name of the task, group or tag, or minibench_en, minibench_hi."""
+    metric: str = MISSING
+    """lm-eval's full name of the metric: "acc_norm,none"."""
+    published: list[float] = field(default_factory=list)
+    """Figures of others in percent, one per title in columns; empty: none are known."""
+    complement: bool = False
+    """Show 1 - value in a second row: the stock task scores the wrong answers as right."""
+    note: str = ""
+    """Printed below the table."""
+
+
 @dataclass(frozen=True)
 class EvaluateConfig:
     """Zero-shot evaluation with lm-eval."""
@@ -270,5 +288,5 @@ class EvaluateConfig:
     """Check the settings, the model file and the place of the results, print what would run, and stop."""
     columns: list[str] = field(default_factory=list)
     """Titles of published figures to set beside the results."""
-    rows: list[Any] = field(default_factory=list)
-    """Rows of the table: name, task, metric, published, complement, note (conf/eval/). Empty: all metrics."""
+    rows: list[TableRow] = field(default_factory=list)
+    """Rows of the table; tasks that were asked for and have none follow with all their metrics."""

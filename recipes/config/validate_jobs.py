@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 from recipes.checks import not_negative, one_of, positive, refuse
@@ -11,6 +12,7 @@ from recipes.errors import UserError
 from recipes.files import path_errors
 
 PRECISIONS = ("auto", "bf16", "fp32")
+METRIC = re.compile(r"[^,\s]+,[^,\s]+")  # The metric and the filter that its answers went through.
 
 
 def validate_inference(inference: InferenceConfig, key: str = "inference") -> None:
@@ -69,6 +71,25 @@ def validate_evaluate(config: EvaluateConfig) -> None:
     not_negative("num_fewshot", config.num_fewshot)
     not_negative("bootstrap_iters", config.bootstrap_iters)
     positive("max_batch_tokens", config.max_batch_tokens)
+    _validate_table(config)
+
+
+def _validate_table(config: EvaluateConfig) -> None:
+    if config.columns and not config.rows:
+        refuse("columns", config.columns, "would be ignored: they belong to rows; set rows, or columns=[]")
+    for number, row in enumerate(config.rows):
+        key = f"rows[{number}]"
+        for name in ("name", "task", "metric"):
+            if not getattr(row, name).strip():
+                refuse(f"{key}.{name}", repr(getattr(row, name)), "is empty; every row needs one")
+        if not METRIC.fullmatch(row.metric):
+            refuse(f"{key}.metric", row.metric, f"give lm-eval's full name, {row.metric.split(',')[0]},none")
+        if row.published and len(row.published) != len(config.columns):
+            refuse(
+                f"{key}.published",
+                row.published,
+                f"must have a figure for each of the {len(config.columns)} columns, or none at all",
+            )
 
 
 # By one of them recipes/checkpoint/open.py knows a directory, which this module does not load.

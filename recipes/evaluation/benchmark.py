@@ -18,7 +18,7 @@ from recipes.evaluation.tasks import MINIBENCH_FILES, load_tasks
 if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict
 
-    from recipes.evaluation.text_model import TextModel
+    from recipes.inference.text_generator import TextGenerator
 
 __all__ = ["EvaluationResult", "evaluate", "read_results", "write_results"]
 
@@ -26,7 +26,7 @@ FEWSHOT_SEED = 1234  # lm-eval's own
 
 
 def evaluate(
-    model: TextModel,
+    model: TextGenerator,
     tasks: list[str],
     *,
     minibench: Path | None = None,

@@ -1,4 +1,4 @@
-"""lm-eval's view of a TextModel."""
+"""lm-eval's view of a TextGenerator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lm_eval.api.model import CacheHook
     from torch import Tensor
 
-    from recipes.evaluation.text_model import StopRule, TextModel
+    from recipes.inference.text_generator import StopRule, TextGenerator
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +37,14 @@ TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
 class ParamLM(TemplateLM):
-    """Runs lm-eval's requests on a TextModel, the same way lm-eval's HFLM runs them on a transformers model.
+    """Runs lm-eval's requests on a TextGenerator, as lm-eval's HFLM runs them on a transformers model.
 
     Sequences are right padded, which a causal model cannot see, so no attention mask is needed. Contexts
     begin with the token that training documents began with, if there was one; HFLM leaves that to the
     tokenizer.
     """
 
-    def __init__(self, model: TextModel, max_batch_tokens: int = 16384) -> None:
+    def __init__(self, model: TextGenerator, max_batch_tokens: int = 16384) -> None:
         super().__init__()
         self.model = model
         self.max_batch_tokens = max_batch_tokens
@@ -228,7 +228,7 @@ def right_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) 
 
 
 @torch.no_grad()
-def fingerprint(model: TextModel) -> str:
+def fingerprint(model: TextGenerator) -> str:
     """A name for exactly these weights and this tokenizer: what the model makes of one line of text."""
     text = "The quick brown fox jumps over the lazy dog. ऋषियों को सताने वाले दुष्ट राक्षसों का राजा।"
     ids = model.encode(text)[: model.max_sequence_length]

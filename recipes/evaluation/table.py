@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any
 
+from recipes.config.schema import TableRow
 from recipes.errors import UserError
 from recipes.evaluation.result import EvaluationResult, TaskResult
 
@@ -13,50 +13,11 @@ MISSING = "-"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of a published table."""
-
-    name: str
-    task: str
-    metric: str
-    """lm-eval's full metric name: "acc_norm,none"."""
-    published: list[float] = field(default_factory=list)
-    """Percent, one per published column."""
-    complement: bool = False
-    """Show 1 - value in a second row: the stock task scores the wrong answers as right."""
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class TableSpec:
-    """A published table: its rows, and the figures of others beside which ours are put."""
+    """A published table: its rows, and the titles of the figures of others beside which ours are put."""
 
-    rows: list[Row]
+    rows: list[TableRow]
     columns: list[str] = field(default_factory=list)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> TableSpec:
-        """The table of an evaluation's configuration (conf/eval/*.yaml): its `rows` and `columns`.
-
-        Raises:
-            UserError: a row lacks a key, has an unknown one, or another number of figures than there are
-                columns.
-        """
-        columns = [str(column) for column in config.get("columns") or []]
-        rows = [_row(fields, columns) for fields in config.get("rows") or []]
-        return cls(rows=rows, columns=columns)
-
-
-def _row(fields: Mapping[str, Any], columns: list[str]) -> Row:
-    try:
-        row = Row(**{**fields, "published": list(fields.get("published") or [])})
-    except TypeError as error:
-        raise UserError(f"row {fields.get('name', dict(fields))!r} of the table: {error}") from error
-    if row.published and len(row.published) != len(columns):
-        raise UserError(
-            f"row {row.name!r} of the table has {len(row.published)} figures for {len(columns)} columns"
-        )
-    return row
 
 
 def render(
@@ -94,14 +55,14 @@ def render(
     return "\n".join([*table, *[f"\n{note}" for note in notes]]) + "\n"
 
 
-def _every_metric(results: Sequence[EvaluationResult], without: Set[str]) -> list[Row]:
+def _every_metric(results: Sequence[EvaluationResult], without: Set[str]) -> list[TableRow]:
     """A row per metric of each requested task, in the order asked for, but not for the tasks `without`."""
-    rows: dict[tuple[str, str], Row] = {}  # keeps the first of each
+    rows: dict[tuple[str, str], TableRow] = {}  # keeps the first of each
     for result in results:
         for task in _with_figures(result):
             if task not in without:
                 for metric in result.tasks[task].scores:
-                    rows.setdefault((task, metric), Row(task, task, metric))
+                    rows.setdefault((task, metric), TableRow(task, task, metric))
     return list(rows.values())
 
 
@@ -114,7 +75,7 @@ def _with_figures(result: EvaluationResult) -> list[str]:
     ]
 
 
-def _line(row: Row, results: Sequence[EvaluationResult], spec: TableSpec) -> list[str]:
+def _line(row: TableRow, results: Sequence[EvaluationResult], spec: TableSpec) -> list[str]:
     found = [result.tasks.get(row.task) for result in results]
     figures = [_cell(task, row.metric, _full_mark(found)) for task in found]
     figures += [str(figure) for figure in row.published] or [MISSING] * len(spec.columns)
@@ -124,7 +85,7 @@ def _line(row: Row, results: Sequence[EvaluationResult], spec: TableSpec) -> lis
     return [row.name, row.metric.removesuffix(",none"), *figures, "/".join(map(str, sizes)) or MISSING]
 
 
-def _complement_line(row: Row, results: Sequence[EvaluationResult], spec: TableSpec) -> list[str]:
+def _complement_line(row: TableRow, results: Sequence[EvaluationResult], spec: TableSpec) -> list[str]:
     found = [result.tasks.get(row.task) for result in results]
     figures = [_cell(task, row.metric, _full_mark(found), complement=True) for task in found]
     figures += [f"{100 - figure:.2f}" for figure in row.published] or [MISSING] * len(spec.columns)

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from recipes.config.schema import InferenceConfig
 from recipes.errors import UserError
-from recipes.inference.decoding import TextGenerator
 from recipes.inference.sampling import choose_next
-from recipes.inference.text_model import GPTTextModel
+from recipes.inference.text_generator import TextGenerator
 
 # What stands for the end-of-document token in end_strings, whatever the tokenizer calls it.
 END_OF_TEXT = "<|endoftext|>"
@@ -84,7 +83,7 @@ def _new_text(model: TextGenerator, prompt: list[int], generated: list[int]) -> 
     return model.decode(prompt + generated)[len(model.decode(prompt)) :]
 
 
-def score(model: GPTTextModel, prompts: list[str], settings: InferenceConfig) -> Iterator[Score]:
+def score(model: TextGenerator, prompts: list[str], settings: InferenceConfig) -> Iterator[Score]:
     """Yields the log-probabilities of each prompt's own tokens."""
     for prompt in prompts:
         ids = prompt_ids(model, prompt, settings)

@@ -22,10 +22,11 @@ from recipes.checkpoint.open import open_stored_model
 from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import World
+from recipes.data.samples.document_start import document_start_id
 from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
-from recipes.inference.decoding import StopRule, TextGenerator
+from recipes.inference.text_generator import TextGenerator
 from recipes.model.build import build_gpt_model
 from recipes.parallel.setup import (
     device_of,
@@ -37,7 +38,7 @@ from recipes.parallel.setup import (
 
 
 class GPTTextModel(TextGenerator):
-    """A GPTModel with its tokenizer; offers what generation and recipes.evaluation need."""
+    """A GPTModel with its tokenizer, on one process. See :class:`TextGenerator` for the arguments."""
 
     def __init__(
         self,
@@ -51,15 +52,14 @@ class GPTTextModel(TextGenerator):
         super().__init__(
             tokenizer,
             next(gpt.parameters()).device,
+            name=name,
             max_sequence_length=max_sequence_length,
             document_start_id=document_start_id,
         )
-        self.gpt, self.name = gpt.eval(), name
-        self.eos_text: str | None = tokenizer.id_to_piece(tokenizer.eos_id)
+        self.gpt = gpt.eval()
 
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
-        """``[b, s]`` -> ``[b, s, vocab_size]``; causal, so right padding changes nothing."""
         return self._forward(tokens, 0, None)[..., : self.vocab_size]
 
     def _forward(self, tokens: Tensor, offset: int, context: StaticInferenceContext | None) -> Tensor:
@@ -67,21 +67,16 @@ class GPTTextModel(TextGenerator):
         position_ids = torch.arange(offset, offset + length, device=tokens.device).expand_as(tokens)
         return self.gpt(tokens, position_ids, None, inference_context=context, runtime_gather_output=True)
 
-    def greedy(self, prompts: list[list[int]], max_new_tokens: int, stop: StopRule) -> list[list[int]]:
-        """The likeliest continuation of each prompt, at most ``max_new_tokens`` ids."""
-        limits = [len(prompt) + max_new_tokens for prompt in prompts]
-        return self.generate(prompts, limits, lambda logits, _: logits.argmax(-1), stop)
-
-    def _reader(self, rows: Tensor) -> Callable[[int], Tensor]:
-        # What was read stays in a key-value cache.
+    def _next_token_logits(self, rows: Tensor) -> Callable[[int], Tensor]:
+        # A key-value cache holds what was read before.
         context = StaticInferenceContext(max_batch_size=rows.shape[0], max_sequence_length=rows.shape[1])
         read = 0
 
-        def next_logits(place: int) -> Tensor:
+        def next_logits(position: int) -> Tensor:
             nonlocal read
-            logits = self._forward(rows[:, read:place], read, context)[:, -1]
-            context.increment_sequence_len_offset(place - read)
-            read = place
+            logits = self._forward(rows[:, read:position], read, context)[:, -1]
+            context.increment_sequence_len_offset(position - read)
+            read = position
             return logits
 
         return next_logits
@@ -103,7 +98,7 @@ def load_text_model(path: str, *, precision: str = "auto", num_threads: int | No
             tokenizer,
             name=Path(path).stem,
             max_sequence_length=source.model.max_position_embeddings,
-            document_start_id=_document_start(source),
+            document_start_id=_document_start_id(source),
         )
 
 
@@ -117,17 +112,12 @@ def build_for_inference(model: ModelConfig, precision: str) -> GPTModel:
     return gpt.to(device_of(world))
 
 
-def _document_start(source: StoredModel) -> int | None:
-    """What came before each document in training, None for nothing: prompts begin with it, or as they are.
-
-    Recorded in our files; in Hugging Face's it is bos_token_id; NeMo's own files are prompted with BOS.
-    """
+def _document_start_id(source: StoredModel) -> int | None:
+    """The token that prompts begin with, as training documents did; None: they begin as they are."""
     ours = source.config.get("recipes") or {}
     if source.generation == "training" and "document_start" not in ours:
         raise UserError(
             f"{source.path}: how its training documents began is not known, for the run's config.yaml or "
             "its data are gone; load the run's model.nemo"
         )
-    tokenizer = source.text_tokenizer
-    starts = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, None: None}
-    return starts[source.document_start]
+    return document_start_id(source.document_start, source.text_tokenizer)

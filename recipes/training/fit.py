@@ -28,6 +28,7 @@ from recipes.config.schema import PretrainConfig
 from recipes.config.validate import parse_duration
 from recipes.config.world import World
 from recipes.console import duration, quiet_libraries, say
+from recipes.data.samples.document_start import DocumentStart, document_start_of
 from recipes.data.samples.indexed import check_prefix
 from recipes.data.tokenizer import load_tokenizer
 from recipes.data.tokenizer.tokenizer_files import library_of
@@ -66,8 +67,9 @@ def fit(config: PretrainConfig, world: World, directory: RunDirectory, start: St
     quiet_libraries()  # Again: Lightning and NeMo set their own levels when they are imported.
     if world.rank == 0:
         _announce(config, directory, start)
-    trainer = _trainer(config, world, directory, checkpoint, steps, stop)
-    model = _model(config, directory, steps, trainer)
+    document_start = _document_start(config)
+    trainer = _trainer(config, world, directory, checkpoint, steps, stop, document_start)
+    model = _model(config, directory, steps, trainer, document_start)
     model.init_from = start.init_from
     started = time.monotonic()
     try:
@@ -125,6 +127,7 @@ def _trainer(
     checkpoint: Path | None,
     steps: int,
     stop: StopControl,
+    document_start: DocumentStart,
 ) -> Trainer:
     peak = known_peak_flops(torch.cuda.get_device_name, config.trainer.peak_tflops)
     metrics = Metrics(config, directory, steps, peak)
@@ -152,13 +155,15 @@ def _trainer(
             metrics,
             stop,
             FinalValidation(),
-            Samples(config, metrics, _document_start(config)),
+            Samples(config, metrics, document_start),
             Checkpoints(config, directory.checkpoints, stop, resumed=checkpoint is not None),
         ],
     )
 
 
-def _model(config: PretrainConfig, directory: RunDirectory, steps: int, trainer: Any) -> ParamGPT:
+def _model(
+    config: PretrainConfig, directory: RunDirectory, steps: int, trainer: Any, document_start: DocumentStart
+) -> ParamGPT:
     assert config.tokenizer.model is not None
     tokenizer_file = Path(config.tokenizer.model)
     bf16 = resolve_dtype(config.trainer.precision) == torch.bfloat16
@@ -171,7 +176,7 @@ def _model(config: PretrainConfig, directory: RunDirectory, steps: int, trainer:
         global_batch_size=config.trainer.global_batch_size,
         precision="bf16" if bf16 else 32,
         seed=config.seed,
-        document_start=_document_start(config),
+        document_start=document_start,
     )
     model = ParamGPT(
         OmegaConf.create(nemo_config), config, load_tokenizer(tokenizer_file), directory, steps, trainer
@@ -180,11 +185,6 @@ def _model(config: PretrainConfig, directory: RunDirectory, steps: int, trainer:
     return model
 
 
-def _document_start(config: PretrainConfig) -> str | None:
-    """BOS where preprocessing wrote it, else the EOS that ended the document before; None if data differ."""
+def _document_start(config: PretrainConfig) -> DocumentStart:
     prefixes = [source.path for source in config.data.train.values() if source.weight > 0]
-    starts = {
-        "bos" if sidecar.append_bos else "eos" if sidecar.append_eod else None
-        for sidecar in map(check_prefix, prefixes)
-    }
-    return starts.pop() if len(starts) == 1 else None
+    return document_start_of(map(check_prefix, prefixes))

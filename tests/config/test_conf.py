@@ -73,8 +73,8 @@ def test_published_seed_and_checkpoints() -> None:
 def test_eval_composes(option: str) -> None:
     config = compose("evaluate", ["gpt_model_file=x", f"eval={option}"])
     assert config.tasks
-    assert {row["task"] for row in config.rows} <= set(config.tasks)
-    assert all(len(row["published"]) == len(config.columns) for row in config.rows)
+    assert {row.task for row in config.rows} <= set(config.tasks)
+    assert all(len(row.published) == len(config.columns) for row in config.rows)
 
 
 @pytest.mark.parametrize("model", options("model"))
@@ -148,7 +148,8 @@ def test_repeated_composition_does_not_leak(tiny_data: TinyData, tmp_path: Path)
     )
     assert changed.model.num_layers == 7
     assert compose("pretrain", MINIMAL) == plain
-    assert compose("evaluate", ["gpt_model_file=x", "eval=param1_table"]).rows
+    assert len(compose("evaluate", ["gpt_model_file=x", "eval=param1_table"]).rows) == 15
+    assert compose("evaluate", ["gpt_model_file=x", "eval=minibench"]).rows == []
     assert compose("evaluate", ["gpt_model_file=x"]).rows == []
     with pytest.raises(Exception, match="no_such"):
         compose("pretrain", [*MINIMAL, "no_such=1"])

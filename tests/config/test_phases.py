@@ -106,4 +106,8 @@ def test_phases_from_yaml() -> None:
     assert second.weights == {"en": 1280.0, "hi": 3200.0 - 1280.0}
     with pytest.raises(HydraException) as refusal:
         compose("pretrain", [*overrides, "data.phases=[{colour:red}]"])
-    assert explain(refusal.value, "pretrain") == "data.phases: its entries have no key 'colour'"
+    assert explain(refusal.value, "pretrain") == (
+        "data.phases: its entries have no key 'colour'; they have until_step, until_tokens, train"
+    )
+    with pytest.raises(UserError, match=r"^data\.phases\[1\]\.colour: there is no such key"):
+        compose("pretrain", [*overrides, "+data.phases.1.colour=red"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from recipes.config.data_schema import SourceConfig
 from recipes.config.hydra_app import compose
-from recipes.config.schema import EvaluateConfig, GenerateConfig, PretrainConfig
+from recipes.config.schema import EvaluateConfig, GenerateConfig, PretrainConfig, TableRow
 from recipes.config.validate import parse_duration, validate_pretrain
 from recipes.config.validate_jobs import MARKS, validate_evaluate, validate_generate
 from recipes.errors import UserError
@@ -360,6 +360,7 @@ def test_generate_refused(model_file: str, values: dict[str, Any], message: str)
     assert refusal(changed(config, **values), validate_generate).startswith(message)
 
 
+ROW = TableRow("X", "x", "acc_norm,none")
 EVALUATE_REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"gpt_model_file": "no.nemo"}, "gpt_model_file=no.nemo: no such file"),
     ({"precision": "int8"}, "precision=int8: choose one of"),
@@ -372,6 +373,17 @@ EVALUATE_REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_fewshot": -1}, "num_fewshot=-1: must not be negative"),
     ({"bootstrap_iters": -1}, "bootstrap_iters=-1: must not be negative"),
     ({"max_batch_tokens": 0}, "max_batch_tokens=0: must be positive"),
+    ({"columns": ["a"]}, "columns=['a']: would be ignored: they belong to rows; set rows, or columns=[]"),
+    ({"rows": [ROW, TableRow("X", " ", "acc,none")]}, "rows[1].task=' ': is empty; every row needs one"),
+    ({"rows": [TableRow("", "x", "acc,none")]}, "rows[0].name='': is empty"),
+    ({"rows": [TableRow("X", "x", "")]}, "rows[0].metric='': is empty"),
+    ({"rows": [TableRow("X", "x", "acc")]}, "rows[0].metric=acc: give lm-eval's full name, acc,none"),
+    ({"rows": [TableRow("X", "x", "acc,")]}, "rows[0].metric=acc,: give lm-eval's full name, acc,none"),
+    ({"rows": [TableRow("X", "x", "a,b,c")]}, "rows[0].metric=a,b,c: give lm-eval's full name"),
+    (
+        {"rows": [TableRow("X", "x", "acc,none", [1.0])], "columns": ["a", "b"]},
+        "rows[0].published=[1.0]: must have a figure for each of the 2 columns, or none at all",
+    ),
 ]
 
 
@@ -381,6 +393,7 @@ EVALUATE_REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_evaluate_refused(model_file: str, values: dict[str, Any], message: str) -> None:
     config = EvaluateConfig(gpt_model_file=model_file, tasks=["hellaswag_hi"])
     validate_evaluate(config)
+    validate_evaluate(changed(config, rows=[ROW], columns=["a", "b"]))
     assert refusal(changed(config, **values), validate_evaluate).startswith(message)
 
 

@@ -1,6 +1,6 @@
 """ParamLM's own behaviour: batches, shared inputs, stop strings, windows, refusals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,13 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
+from torch.nn.functional import one_hot
 
 from recipes.errors import UserError
 from recipes.evaluation.batching import token_batches
 from recipes.evaluation.lm import ParamLM, fingerprint
-from tests.support.tiny_text_model import EOS, LlamaTextModel, random_llama, train_tokenizer
+from recipes.inference.text_generator import StopRule, TextGenerator
+from tests.support.tiny_text_model import EOS, LlamaTextModel, random_llama, text_tokenizer, train_tokenizer
 
 TOKENIZER = train_tokenizer()
 MAX_LENGTH = 64
@@ -127,33 +129,34 @@ def test_a_continuation_that_does_not_fit_is_refused_before_anything_runs() -> N
     assert not model.batches
 
 
-class Script:
-    """A TextModel that writes a given text, and remembers how far it was let."""
-
-    name, vocab_size, max_sequence_length, device = "script", 0, 512, torch.device("cpu")
-    bos_id, eos_id, eos_text = None, 1, EOS
-    document_start_id: int | None = None
+class Script(TextGenerator):
+    """Writes given ids, whatever the prompt; remembers the prompts and how much of its text was asked for."""
 
     def __init__(self, ids: Sequence[int]) -> None:
+        super().__init__(
+            text_tokenizer(TOKENIZER),
+            torch.device("cpu"),
+            name="script",
+            max_sequence_length=512,
+            document_start_id=None,
+        )
+        self.bos_id = None
         self.ids = list(ids)
         self.written = 0
         self.prompts: list[list[int]] = []
 
-    encode = staticmethod(lambda text: TOKENIZER.encode(text, add_special_tokens=False))
-    decode = staticmethod(lambda ids: TOKENIZER.decode(list(ids), skip_special_tokens=True))
-
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
-    def greedy(self, prompts: list[list[int]], max_new_tokens: int, stop: Any) -> list[list[int]]:
+    def _next_token_logits(self, rows: torch.Tensor) -> Callable[[int], torch.Tensor]:
+        script = iter(self.ids)
+        return lambda _: one_hot(torch.tensor([next(script)] * len(rows)), self.vocab_size).float()
+
+    def greedy(self, prompts: list[list[int]], max_new_tokens: int, stop: StopRule) -> list[list[int]]:
         self.prompts = prompts
-        ids: list[int] = []
-        for token in self.ids[:max_new_tokens]:
-            ids.append(token)
-            if stop(0, list(ids)):
-                break
-        self.written = len(ids)
-        return [list(ids) for _ in prompts]
+        generated = super().greedy(prompts, max_new_tokens, stop)
+        self.written = len(generated[0])
+        return generated
 
 
 def generate(model: Script, context: str = "Q:", **settings: Any) -> str:

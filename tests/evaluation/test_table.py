@@ -3,15 +3,18 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
+from recipes.config.hydra_app import compose
+from recipes.config.schema import TableRow
 from recipes.errors import UserError
 from recipes.evaluation.benchmark import read_results, write_results
 from recipes.evaluation.result import EvaluationResult, Score, TaskResult
-from recipes.evaluation.table import Row, TableSpec, render
-from tests.support.paths import ROOT
+from recipes.evaluation.table import TableSpec, render
 
-CONF = ROOT / "conf" / "eval"
+
+def published() -> TableSpec:
+    config = compose("evaluate", ["gpt_model_file=x", "eval=param1_table"])
+    return TableSpec(config.rows, config.columns)
 
 
 def result(model: str, accuracy: float) -> EvaluationResult:
@@ -71,8 +74,7 @@ def test_before_and_after() -> None:
 
 
 def test_the_published_table_puts_ours_beside_theirs() -> None:
-    spec = TableSpec.from_config(yaml.safe_load((CONF / "param1_table.yaml").read_text(encoding="utf-8")))
-    lines = render([result("ours", 0.41)], spec).splitlines()
+    lines = render([result("ours", 0.41)], published()).splitlines()
     cells = {line.strip("| ").partition("  ")[0]: line for line in lines if line.startswith("|")}
     assert len([line for line in lines if line.startswith("| ")]) == 2 + 15 + 1 + 2
     assert cells["task"].split()[5:8] == ["ours", "|", "Param"]
@@ -101,7 +103,7 @@ def test_a_tag_is_shown_by_its_members() -> None:
     tag = TaskResult(scores={}, n=4, tasks=["arc_easy", "arc_challenge"])
     found = of_tasks(["arc_easy", "ai2_arc"], ai2_arc=tag, arc_easy=easy, arc_challenge=hard)
     assert task_cells(render([found])) == [["arc_easy", "acc", "50.00"], ["arc_challenge", "acc", "25.00"]]
-    spec = TableSpec([Row("ARC", "arc_challenge", "acc,none", [40.0])], ["theirs"])
+    spec = TableSpec([TableRow("ARC", "arc_challenge", "acc,none", [40.0])], ["theirs"])
     assert task_cells(render([found], spec)) == [["ARC", "acc", "25.00"], ["arc_easy", "acc", "50.00"]]
 
 
@@ -126,14 +128,14 @@ def test_percent_is_not_made_percent_again() -> None:
         ["squadv2", "best_exact", "-", "50.00"],
     ]
     assert "| 0.80 " in render([bad]) or " 0.80 |" in render([bad])
-    complement = TableSpec([Row("S", "squadv2", "f1,none", complement=True)])
+    complement = TableSpec([TableRow("S", "squadv2", "f1,none", complement=True)])
     assert [row[2] for row in task_cells(render([good], complement))[:2]] == ["61.50 ± 0.50", "38.50 ± 0.50"]
 
 
 def test_the_published_table_is_complete() -> None:
-    config = yaml.safe_load((CONF / "param1_table.yaml").read_text(encoding="utf-8"))
-    spec = TableSpec.from_config(config)
-    assert [row.task for row in spec.rows] == config["tasks"]
+    spec = published()
+    config = compose("evaluate", ["gpt_model_file=x", "eval=param1_table"])
+    assert [row.task for row in spec.rows] == config.tasks
     assert len(spec.rows) == 15 and len(spec.columns) == 6
     assert all(len(row.published) == 6 for row in spec.rows)
     assert {row.name: row.published[0] for row in spec.rows} == {
@@ -144,11 +146,6 @@ def test_the_published_table_is_complete() -> None:
     }  # fmt: skip
 
 
-def test_a_bad_table_is_named() -> None:
-    row = {"name": "X", "task": "x", "metric": "acc,none"}
-    with pytest.raises(UserError, match="row 'X' of the table has 1 figures for 2 columns"):
-        TableSpec.from_config({"columns": ["a", "b"], "rows": [{**row, "published": [1.0]}]})
-    with pytest.raises(UserError, match=r"row 'X' of the table: .*nonsense"):
-        TableSpec.from_config({"rows": [{**row, "nonsense": 1}]})
+def test_every_result_has_a_label() -> None:
     with pytest.raises(UserError, match="1 labels for 2 results"):
         render([result("a", 0.1), result("b", 0.2)], labels=["before"])

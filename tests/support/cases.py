@@ -69,3 +69,25 @@ def completions(path: str, prompts: list[str]) -> list[str]:
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
     return texts
+
+
+def logits_while_training(overrides: list[str], tokens: list[list[int]]) -> Any:
+    """Logits ``[b, s, V]`` that a run with samples computes for ``tokens`` when it last writes samples."""
+    import torch
+
+    from recipes.training.callbacks import samples
+    from tests.support.run_cases import run_case
+
+    complete, found = samples.complete, []
+
+    def complete_after_scoring(writer: Any, *args: Any, **settings: Any) -> Any:
+        found.append(writer.logits(torch.tensor(tokens)).numpy())
+        return complete(writer, *args, **settings)
+
+    samples.complete = complete_after_scoring
+    try:
+        outcome = run_case(overrides)
+    finally:
+        samples.complete = complete
+    assert outcome.code == 0, outcome.message
+    return found[-1]

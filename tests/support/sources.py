@@ -10,7 +10,7 @@ import numpy as np
 
 from recipes.config.data_schema import DataConfig, SourceConfig
 from recipes.config.schema import PretrainConfig, TrainerConfig
-from recipes.data.samples.blend import Source
+from recipes.data.samples.blend import BlendSource
 from recipes.data.samples.indexed import IndexedWriter
 from recipes.families.model_config import ModelConfig
 
@@ -31,9 +31,9 @@ def write_source(prefix: Path, tokens: int, first: int = 0, seed: int = 0) -> Pa
     return prefix
 
 
-def source(prefix: Path, cache_dir: Path, seed: int = 1, **options: Any) -> Source:
+def source(prefix: Path, cache_dir: Path, seed: int = 1, **options: Any) -> BlendSource:
     options = {"seq_length": SEQ_LENGTH, "eod_mask_loss": False} | options
-    return Source(str(prefix), TOKENIZER, seed=seed, cache_dir=cache_dir, **options)
+    return BlendSource(str(prefix), TOKENIZER, seed=seed, cache_dir=cache_dir, **options)
 
 
 def run_config(train: dict[str, tuple[Path, float]], **trainer: Any) -> PretrainConfig:

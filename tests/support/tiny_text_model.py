@@ -1,4 +1,4 @@
-"""A random transformers Llama as a TextModel, with a tokenizer trained on the benchmark fixture's text."""
+"""A random transformers Llama as a TextGenerator, with a tokenizer trained on the benchmark fixture."""
 
 import json
 import shutil
@@ -11,6 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from recipes.data.benchmark_mirror import read_manifest, split_file, write_index
+from recipes.data.tokenizer.hugging_face import HuggingFaceTokenizer
+from recipes.inference.text_generator import TextGenerator
 from tests.support.paths import ROOT
 
 FIXTURE = ROOT / "tests" / "fixtures" / "benchmarks" / "mirror"
@@ -56,50 +58,46 @@ def random_llama(
     return llama
 
 
-class LlamaTextModel:
-    """The TextModel protocol over transformers; counts its forward passes."""
+def text_tokenizer(tokenizer: PreTrainedTokenizerFast) -> HuggingFaceTokenizer:
+    """The same tokenizer as the recipes read it from a directory."""
+    names = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+    contents = {
+        "tokenizer.json": tokenizer.backend_tokenizer.to_str().encode(),
+        "tokenizer_config.json": json.dumps(names).encode(),
+    }
+    return HuggingFaceTokenizer(contents, "tiny")
+
+
+class LlamaTextModel(TextGenerator):
+    """A transformers Llama; counts its forward passes over whole texts."""
 
     def __init__(
         self, llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, name: str = "tiny"
     ) -> None:
-        self.llama, self.tokenizer, self.name = llama, tokenizer, name
-        self.vocab_size = len(tokenizer)
-        self.max_sequence_length = llama.config.max_position_embeddings
-        self.device = torch.device("cpu")
-        self.bos_id: int | None = tokenizer.bos_token_id
-        self.document_start_id: int | None = None
-        self.eos_id: int = tokenizer.eos_token_id
-        self.eos_text: str | None = EOS
+        super().__init__(
+            text_tokenizer(tokenizer),
+            torch.device("cpu"),
+            name=name,
+            max_sequence_length=llama.config.max_position_embeddings,
+            document_start_id=None,
+        )
+        self.llama = llama
         self.batches: list[torch.Size] = []
-
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         self.batches.append(tokens.shape)
         return self.llama(tokens).logits
 
-    def greedy(
-        self, prompts: list[list[int]], max_new_tokens: int, stop: Callable[[int, list[int]], bool]
-    ) -> list[list[int]]:
-        return [self._greedy_row(row, prompt, max_new_tokens, stop) for row, prompt in enumerate(prompts)]
+    def _next_token_logits(self, rows: torch.Tensor) -> Callable[[int], torch.Tensor]:
+        cache, read = None, 0
 
-    def _greedy_row(
-        self, row: int, prompt: list[int], max_new_tokens: int, stop: Callable[[int, list[int]], bool]
-    ) -> list[int]:
-        generated: list[int] = []
-        cache, tokens = None, prompt
-        while len(generated) < max_new_tokens:
-            out = self.llama(torch.tensor([tokens]), past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
-            tokens = [int(out.logits[0, -1].argmax())]
-            generated += tokens
-            if stop(row, generated):
-                break
-        return generated
+        def next_logits(position: int) -> torch.Tensor:
+            nonlocal cache, read
+            out = self.llama(rows[:, read:position], past_key_values=cache, use_cache=True)
+            cache, read = out.past_key_values, position
+            return out.logits[:, -1]
+
+        return next_logits
 
 
 def build_mirror(directory: Path, mmlu_subjects: Sequence[str] = ()) -> Path:

@@ -1,4 +1,9 @@
-"""The safetensors format, with bounds: 8 bytes of length, a JSON header, the numbers one after the other."""
+"""The safetensors format, with bounds: 8 bytes of length, a JSON header, the numbers one after the other.
+
+The header is read here and not by the library's ``safe_open``, which accepts keys that stand there twice and
+further keys of a tensor, and maps files: one that is cut off later ends the process with SIGBUS, and what is
+read of a file stays mapped until it is closed.
+"""
 
 from __future__ import annotations
 

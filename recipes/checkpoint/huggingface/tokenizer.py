@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipes.data.samples.document_start import DocumentStart, document_start_id
 from recipes.data.tokenizer import TextTokenizer
 from recipes.data.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
@@ -59,27 +60,27 @@ class SpecialIds:
     """Ids for config.json and generation_config.json."""
 
     bos: int | None
-    """What stands before every document: with ``document_start`` eos that is the end-of-document token.
-    None where nothing does: readers put it before prompts."""
+    """What readers put before prompts. Not the tokenizer's own BOS where documents began with another token
+    or with none."""
     eos: int
     pad: int | None
 
 
-def special_ids(tokenizer: TextTokenizer, document_start: str | None) -> SpecialIds:
-    """``document_start``: bos, eos, or None where nothing is known to have stood before documents."""
-    starts = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, None: None}
-    return SpecialIds(bos=starts[document_start], eos=tokenizer.eos_id, pad=tokenizer.pad_id)
+def special_ids(tokenizer: TextTokenizer, document_start: DocumentStart) -> SpecialIds:
+    """The ids of a model whose training documents began with ``document_start``."""
+    bos = document_start_id(document_start, tokenizer)
+    return SpecialIds(bos=bos, eos=tokenizer.eos_id, pad=tokenizer.pad_id)
 
 
 def write_tokenizer(
-    directory: Path, model_file: Path, *, document_start: str | None, max_length: int
+    directory: Path, model_file: Path, *, document_start: DocumentStart, max_length: int
 ) -> list[str]:
     """Writes tokenizer.model, tokenizer.json and tokenizer_config.json.
 
     Args:
         directory: where they go.
         model_file: a SentencePiece model.
-        document_start: bos, eos or None; the token that encoding puts before a text.
+        document_start: which token encoding puts before a text.
         max_length: the model's longest sequence.
 
     Returns:
@@ -106,7 +107,7 @@ def write_tokenizer(
 
 
 def build_fast_tokenizer(
-    model: bytes, tokenizer: SentencePieceTokenizer, document_start: str | None
+    model: bytes, tokenizer: SentencePieceTokenizer, document_start: DocumentStart
 ) -> Tokenizer:
     """The same tokenizer for the ``tokenizers`` library; ``model`` is the file that ``tokenizer`` came from.
 
@@ -136,8 +137,8 @@ def build_fast_tokenizer(
             fast.add_special_tokens([AddedToken(name, special=True, normalized=False)])
         elif piece.type == USER_DEFINED:
             fast.add_tokens([AddedToken(name, special=False, normalized=True)])
-    start = special_ids(tokenizer, document_start).bos
-    if document_start is not None and start is not None:
+    start = document_start_id(document_start, tokenizer)
+    if start is not None:
         name = pieces[start]
         fast.post_processor = processors.TemplateProcessing(
             single=[name, "$A"], pair=[name, "$A", "$B"], special_tokens=[(name, start)]
@@ -253,7 +254,7 @@ def _decoder(spec: Any, space: str) -> Any:
 
 
 def _settings(
-    tokenizer: SentencePieceTokenizer, document_start: str | None, max_length: int
+    tokenizer: SentencePieceTokenizer, document_start: DocumentStart, max_length: int
 ) -> dict[str, Any]:
     """tokenizer_config.json."""
     ids = special_ids(tokenizer, document_start)
@@ -275,7 +276,7 @@ def _settings(
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **names,
-        "add_bos_token": document_start is not None and ids.bos is not None,
+        "add_bos_token": ids.bos is not None,
         "add_eos_token": False,
         "added_tokens_decoder": added,
         "model_max_length": max_length,

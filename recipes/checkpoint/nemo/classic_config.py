@@ -13,6 +13,7 @@ from recipes.checkpoint.stored.description import (
 )
 from recipes.config.stored_options import stored_options
 from recipes.console import shown
+from recipes.data.samples.document_start import DocumentStart
 from recipes.data.tokenizer.file_names import HUGGING_FACE, SENTENCEPIECE
 from recipes.errors import UserError
 from recipes.families.family import family_of
@@ -70,7 +71,7 @@ def to_nemo_config(
     global_batch_size: int,
     precision: str | int,
     seed: int,
-    document_start: str | None,
+    document_start: DocumentStart,
 ) -> dict[str, Any]:
     """The ``model:`` section as classic NeMo writes it for the Llama line.
 

@@ -13,6 +13,7 @@ from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, new
 from recipes.checkpoint.stored.description import described_model
 from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer, tokenizer_on_disk
+from recipes.data.samples.document_start import DocumentStart, document_start_of
 from recipes.data.samples.indexed import read_sidecar
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
@@ -90,18 +91,14 @@ def _tokenizer(run: dict[str, Any]) -> StoredTokenizer:
     return tokenizer_on_disk(name) if name else StoredTokenizer("sentencepiece", name, {})
 
 
-def _document_start(run: dict[str, Any]) -> dict[str, str | None]:
-    """The token before every training document, as its data's sidecars say; {} where they are gone."""
+def _document_start(run: dict[str, Any]) -> dict[str, DocumentStart]:
+    """What stood before every document, as the sidecars of the run's data say; {} where they are gone."""
     try:
         sources = run["data"]["train"].values()
         sidecars = [read_sidecar(source["path"]) for source in sources if source["weight"] > 0]
     except (UserError, OSError, AttributeError, KeyError, TypeError):
         return {}
-    if not sidecars or None in sidecars:
+    known = [sidecar for sidecar in sidecars if sidecar is not None]
+    if not sidecars or len(known) < len(sidecars):
         return {}
-    starts = {
-        "bos" if sidecar.append_bos else "eos" if sidecar.append_eod else None
-        for sidecar in sidecars
-        if sidecar is not None
-    }
-    return {"document_start": starts.pop() if len(starts) == 1 else None}
+    return {"document_start": document_start_of(known)}

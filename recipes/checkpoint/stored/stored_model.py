@@ -13,6 +13,7 @@ from recipes.checkpoint.stored.fits import check_fits, embedding_shape
 from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer
 from recipes.config.validate_model import validate_model
 from recipes.console import shown
+from recipes.data.samples.document_start import DocumentStart, document_start_of_ids, is_document_start
 from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
@@ -51,20 +52,21 @@ class StoredModel:
         return self.tokenizer.load()
 
     @property
-    def document_start(self) -> str | None:
-        """What stood before every document in training: bos or eos; None: nothing did, or nothing says it.
+    def document_start(self) -> DocumentStart:
+        """What stood before every document in training.
+
+        This project's files record it; of Hugging Face's it is bos_token_id; NeMo prompts its own with BOS.
 
         Raises:
             UserError: the file says something else.
         """
         if self.generation == "huggingface":
-            bos = self.config.get("bos_token_id")
-            return None if bos is None else "eos" if bos == self.config.get("eos_token_id") else "bos"
+            return document_start_of_ids(self.config.get("bos_token_id"), self.config.get("eos_token_id"))
         ours = self.config.get("recipes")
         if not isinstance(ours, dict):
-            return "bos"  # As NeMo prompts its own.
+            return "bos"
         start = ours.get("document_start")
-        if start is not None and start not in ("bos", "eos"):
+        if not is_document_start(start):
             raise UserError(f"{self.path}: recipes.document_start={shown(start)} is neither bos nor eos")
         return start
 

@@ -29,7 +29,7 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class Source:
+class CorpusSource:
     """A corpus.
 
     Args:
@@ -55,8 +55,8 @@ class Source:
     keys: Keys = field(default_factory=Keys)
 
 
-def _wikipedia(language: str) -> Source:
-    return Source(
+def _wikipedia(language: str) -> CorpusSource:
+    return CorpusSource(
         name=f"wikipedia_{language}",
         page="https://huggingface.co/datasets/wikimedia/wikipedia",
         licence="CC-BY-SA-3.0 and GFDL",
@@ -68,7 +68,7 @@ def _wikipedia(language: str) -> Source:
 
 
 _ALL = (
-    Source(
+    CorpusSource(
         name="sangraha_hi",
         page="https://huggingface.co/datasets/ai4bharat/sangraha",
         licence="CC-BY-4.0",
@@ -77,7 +77,7 @@ _ALL = (
         pattern="*.parquet",
         keys=Keys(id="doc_id", extra={"type": "type"}),
     ),
-    Source(
+    CorpusSource(
         name="cc100_hi",
         page="https://data.statmt.org/cc-100/",
         licence="none claimed by its makers; Common Crawl's terms of use",
@@ -85,7 +85,7 @@ _ALL = (
     ),
     _wikipedia("hi"),
     _wikipedia("en"),
-    Source(
+    CorpusSource(
         name="stackexchange",
         page="https://huggingface.co/datasets/common-pile/stackexchange",
         licence="CC-BY-SA (2.5, 3.0 or 4.0, per document)",
@@ -94,7 +94,7 @@ _ALL = (
         # No id: the data set's own is unique only within one of its sites.
         keys=Keys(extra={"url": "metadata.url", "license": "metadata.license"}),
     ),
-    Source(
+    CorpusSource(
         name="hinglish",
         page="https://huggingface.co/datasets/kartikagg98/HINMIX_hi-en",
         licence="Apache-2.0",
@@ -106,13 +106,13 @@ _ALL = (
 SOURCES = {source.name: source for source in _ALL}
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str) -> CorpusSource:
     """The corpus of that name; files of the user's own are a source without a place.
 
     Raises:
         UserError: there is none.
     """
     if name == LOCAL:
-        return Source(name=LOCAL, page="", licence="not recorded (local files)", txt_documents="file")
+        return CorpusSource(name=LOCAL, page="", licence="not recorded (local files)", txt_documents="file")
     one_of("source", name, (*SOURCES, LOCAL))
     return SOURCES[name]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from recipes.checks import refuse
-from recipes.data.download.corpora import Source
+from recipes.data.download.corpora import CorpusSource
 from recipes.data.text.compression import COMPRESSED, damaged, open_stream
 from recipes.errors import UserError
 
@@ -95,7 +95,7 @@ class Listing:
     files: list[DataFile]
 
 
-def wanted(source: Source, names: Sequence[str], only: str | None) -> list[str]:
+def wanted(source: CorpusSource, names: Sequence[str], only: str | None) -> list[str]:
     """The names of a corpus's data files, sorted.
 
     Raises:
@@ -112,7 +112,7 @@ def wanted(source: Source, names: Sequence[str], only: str | None) -> list[str]:
     return chosen
 
 
-def mirror_listing(source: Source, mirror: Path, only: str | None) -> Listing:
+def mirror_listing(source: CorpusSource, mirror: Path, only: str | None) -> Listing:
     """The files of a corpus in a mirror: `MIRROR/<owner>/<name>/...` as on the hub, `MIRROR/<host>/...` else.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from recipes.checks import refuse
 from recipes.console import Progress
 from recipes.data.download import manifest as manifests
-from recipes.data.download.corpora import LOCAL, Keys, Source, TxtDocuments, find_source
+from recipes.data.download.corpora import LOCAL, CorpusSource, Keys, TxtDocuments, find_source
 from recipes.data.download.corpus_files import Listing, local_listing, mirror_listing
 from recipes.data.download.manifest import Budget, Manifest, Position, Shard
 from recipes.data.download.options import Options, check
@@ -78,8 +78,8 @@ def _tokenizer(path: Path | None) -> "TextTokenizer | None":
     return load_tokenizer(path)
 
 
-def _listing(source: Source, options: Options, found: Manifest | None) -> Listing:
-    """The corpus's files, of the revision that DIR was begun with if there is one."""
+def _listing(source: CorpusSource, options: Options, found: Manifest | None) -> Listing:
+    """The corpus's files; those of the revision that DIR was begun with, if it was."""
     if source.name == LOCAL:
         return local_listing(options.inputs)
     if source.repo is None:
@@ -94,7 +94,7 @@ def _listing(source: Source, options: Options, found: Manifest | None) -> Listin
     return remote_listing(source, options.revision or (begun_with if source.repo else None), options.files)
 
 
-def _keys(source: Source, options: Options) -> Keys:
+def _keys(source: CorpusSource, options: Options) -> Keys:
     return Keys(options.text_key or "text", options.id_key) if source.name == LOCAL else source.keys
 
 
@@ -109,12 +109,14 @@ def _check_apart(listing: Listing, out: Path) -> None:
             refuse("--out", out, f"{file.name} lies there: choose a directory without inputs")
 
 
-def _txt_documents(source: Source, options: Options) -> TxtDocuments:
+def _txt_documents(source: CorpusSource, options: Options) -> TxtDocuments:
     return options.txt_documents or source.txt_documents
 
 
-def _plan(source: Source, options: Options, listing: Listing, tokenizer: "TextTokenizer | None") -> Manifest:
-    """The manifest of a download that has not started."""
+def _plan(
+    source: CorpusSource, options: Options, listing: Listing, tokenizer: "TextTokenizer | None"
+) -> Manifest:
+    """The manifest of a download that has not begun."""
     if options.max_tokens is not None:
         budget = Budget("tokens", options.max_tokens)
     else:

@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
-from recipes.data.download.corpora import Source
+from recipes.data.download.corpora import CorpusSource
 from recipes.data.download.corpus_files import DataFile, Listing, wanted
 from recipes.errors import UserError
 
@@ -27,7 +27,7 @@ _ERRORS = (httpx2.HTTPError, OSError)
 Result = TypeVar("Result")
 
 
-def remote_listing(source: Source, revision: str | None, only: str | None) -> Listing:
+def remote_listing(source: CorpusSource, revision: str | None, only: str | None) -> Listing:
     """A corpus's files where they are published.
 
     Args:
@@ -59,7 +59,7 @@ def remote_listing(source: Source, revision: str | None, only: str | None) -> Li
     return Listing(constants.ENDPOINT, commit, files)
 
 
-def _web_listing(source: Source) -> Listing:
+def _web_listing(source: CorpusSource) -> Listing:
     """A corpus that is one file on a web server."""
     url = source.file_url
 

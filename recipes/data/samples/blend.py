@@ -42,7 +42,7 @@ class DatasetTokenizer:
         self.unique_identifiers = {"sha256": tokenizer.sha256}
 
 
-class Source:
+class BlendSource:
     """One tokenized source, an endless row of epochs."""
 
     def __init__(
@@ -116,7 +116,9 @@ class BlendState:
 class Blend(Dataset):
     """Samples ``state.start`` to ``size - 1`` of a run; indices are the run's own sample numbers."""
 
-    def __init__(self, sources: dict[str, Source], state: BlendState, size: int, cache_dir: Path) -> None:
+    def __init__(
+        self, sources: dict[str, BlendSource], state: BlendState, size: int, cache_dir: Path
+    ) -> None:
         self.state = state
         self.names = [name for name, weight in state.weights.items() if weight > 0]
         self.sources = [sources[name] for name in self.names]
@@ -171,7 +173,7 @@ class RunBlend(Dataset):
     """
 
     def __init__(
-        self, sources: dict[str, Source], stretches: list[tuple[BlendState, int]], cache_dir: Path
+        self, sources: dict[str, BlendSource], stretches: list[tuple[BlendState, int]], cache_dir: Path
     ) -> None:
         self.blends = [Blend(sources, state, end, cache_dir) for state, end in stretches]
         self.ends = [end for _, end in stretches]

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recipes.config.phases import plan_phases, sources_in_use
 from recipes.config.schema import PretrainConfig
-from recipes.data.samples.blend import BlendState, RunBlend, Source, stretches_of
+from recipes.data.samples.blend import BlendSource, BlendState, RunBlend, stretches_of
 from recipes.data.samples.worker_signals import heed_only_the_trainer, held_back
 from recipes.data.tokenizer import TextTokenizer
 
@@ -56,7 +56,7 @@ class StepSampler(Sampler[list[int]]):
 class HeldOut(Dataset):
     """A whole held-out set once, shuffled by the seed; indices past its end give masked samples."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: BlendSource) -> None:
         source.build_epochs(0, 0)
         self.samples = source.epoch(0)
         # Else GPTDataset writes the padding of the first sample it reads into the mask that it keeps for all.
@@ -82,10 +82,12 @@ def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {field: torch.stack([sample[field] for sample in samples]) for field in FIELDS}
 
 
-def training_sources(config: PretrainConfig, tokenizer: TextTokenizer, cache_dir: Path) -> dict[str, Source]:
+def training_sources(
+    config: PretrainConfig, tokenizer: TextTokenizer, cache_dir: Path
+) -> dict[str, BlendSource]:
     """The configured sources that some phase draws from, by name."""
     return {
-        name: Source(
+        name: BlendSource(
             config.data.train[name].path,
             tokenizer,
             seed=config.seed,
@@ -99,7 +101,7 @@ def training_sources(config: PretrainConfig, tokenizer: TextTokenizer, cache_dir
 
 def training_loader(
     config: PretrainConfig,
-    sources: dict[str, Source],
+    sources: dict[str, BlendSource],
     saved: BlendState | None,
     *,
     first_step: int,
@@ -138,7 +140,7 @@ def validation_loader(
     data_parallel_size: int,
 ) -> DataLoader[dict[str, Tensor]]:
     """The held-out set at ``prefix``, or its first ``limit_val_batches`` global batches."""
-    source = Source(
+    source = BlendSource(
         prefix,
         tokenizer,
         seed=config.seed,

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from recipes.config.schema import PretrainConfig
 from recipes.console import say
+from recipes.data.samples.document_start import DocumentStart, document_start_id
 from recipes.inference.complete import complete
-from recipes.inference.decoding import TextGenerator
+from recipes.inference.text_generator import TextGenerator
 from recipes.training.callbacks.metrics import Metrics
 from recipes.training.module import ParamGPT
 
@@ -24,8 +25,8 @@ class TrainedText(TextGenerator):
     """The model in training as a writer of text.
 
     Every rank makes the same calls and gets the same text, so any layout but context parallelism serves. The
-    whole text is read again for every token: with no key-value cache pipeline stages and sequence parallelism
-    work as they do in training.
+    whole text is read again for every token: without a key-value cache, pipeline stages and sequence
+    parallelism work as they do in training.
 
     Args:
         model: in training; its layers are compiled or not, as they are.
@@ -37,31 +38,32 @@ class TrainedText(TextGenerator):
         super().__init__(
             model.tokenizer,
             model.trainer.strategy.root_device,
+            name=run.name,
             max_sequence_length=run.model.max_position_embeddings,
             document_start_id=document_start_id,
         )
         self.model = model
 
-    def _reader(self, rows: Tensor) -> Callable[[int], Tensor]:
-        # Sequence parallelism splits what is read into equal parts. What is added stands behind all that
-        # counts, so a causal model does not see it.
+    @torch.no_grad()
+    def logits(self, tokens: Tensor) -> Tensor:
+        return self._logits(tokens, slice(0, tokens.shape[1]))[..., : self.vocab_size]
+
+    def _next_token_logits(self, rows: Tensor) -> Callable[[int], Tensor]:
+        return lambda position: self._logits(rows, slice(position - 1, position))[:, 0]
+
+    def _logits(self, tokens: Tensor, positions: slice) -> Tensor:
+        """Logits ``[b, positions, V]`` that follow ``tokens`` ``[b, s]`` there, on every rank."""
+        # Sequence parallelism needs equal parts; a causal model cannot see padding on the right.
         parallel = self.model.run.parallel
         parts = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
-        padding = rows.new_full((rows.shape[0], -rows.shape[1] % parts), self.eos_id)
-
-        def next_logits(place: int) -> Tensor:
-            return self._logits(torch.cat((rows, padding), dim=1), place - 1)
-
-        return next_logits
-
-    def _logits(self, tokens: Tensor, place: int) -> Tensor:
-        """Logits ``[b, V]`` after ``tokens[:, :place + 1]``, on every rank; ``tokens`` ``[b, s]``."""
+        padding = tokens.new_full((tokens.shape[0], -tokens.shape[1] % parts), self.eos_id)
+        tokens = torch.cat((tokens, padding), dim=1)
         batch, length = tokens.shape
         position_ids = torch.arange(length, device=tokens.device).expand_as(tokens)
 
         def forward_step(_: Iterator[None], ddp: torch.nn.Module) -> tuple[Tensor, Callable[..., Tensor]]:
             logits = ddp(tokens, position_ids, None, runtime_gather_output=True)
-            return logits, lambda output, non_loss_data: output[:, place].float().contiguous()
+            return logits, lambda output, non_loss_data: output[:, positions].float().contiguous()
 
         outputs = get_forward_backward_func()(
             forward_step_func=forward_step,
@@ -76,7 +78,8 @@ class TrainedText(TextGenerator):
         if parallel_state.get_pipeline_model_parallel_world_size() == 1:
             return outputs[0]
         padded = self.model.gpt.vocab_size
-        logits = outputs[0] if outputs else torch.empty(batch, padded, device=tokens.device)
+        shape = (batch, positions.stop - positions.start, padded)
+        logits = outputs[0] if outputs else torch.empty(shape, device=tokens.device)
         dist.broadcast(
             logits,
             src=parallel_state.get_pipeline_model_parallel_last_rank(),
@@ -88,7 +91,7 @@ class TrainedText(TextGenerator):
 class Samples(Callback):
     """Completes ``trainer.samples.prompts`` every so many steps; prints and records them on rank 0."""
 
-    def __init__(self, config: PretrainConfig, metrics: Metrics, document_start: str | None) -> None:
+    def __init__(self, config: PretrainConfig, metrics: Metrics, document_start: DocumentStart) -> None:
         self.config, self.metrics, self.document_start = config.trainer.samples, metrics, document_start
         self.seed = config.seed
 
@@ -97,8 +100,7 @@ class Samples(Callback):
         step, every = trainer.global_step, self.config.every_n_steps
         if every is None or step % every:
             return
-        start = {"bos": model.tokenizer.bos_id, "eos": model.tokenizer.eos_id, None: None}
-        writer = TrainedText(model, start[self.document_start])
+        writer = TrainedText(model, document_start_id(self.document_start, model.tokenizer))
         prompts = list(self.config.prompts)
         model.gpt.eval()
         # The seed is the step's own: a resumed run writes what an uninterrupted one would have.

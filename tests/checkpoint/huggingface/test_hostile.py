@@ -11,8 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from recipes.checkpoint.formats.blob import Blob
+from recipes.checkpoint.formats.lazy import whole
+from recipes.checkpoint.formats.safetensors_file import read_safetensors
 from recipes.checkpoint.huggingface.config import from_hf_config, to_hf_config
 from recipes.checkpoint.huggingface.read import open_huggingface
 from recipes.errors import UserError
@@ -306,3 +310,57 @@ def test_random_damage(directory: Path) -> None:
             except UserError as error:
                 assert "\n" not in str(error)
         (directory / name).write_bytes(sound)
+
+
+def damaged(header: dict[str, Any], generator: random.Random) -> None:
+    """Changes an entry or two; some changes leave a sound header."""
+    names = [name for name in header if name != "__metadata__"]
+    first, second = generator.sample(names, 2)
+    what = generator.choice(("shape", "data_offsets", "dtype", "both", "copy", "remove"))
+    if what == "copy":
+        header["another"] = dict(header[first])
+    elif what == "remove":
+        del header[first]
+    elif what == "dtype":
+        header[first]["dtype"] = generator.choice(("F64", "I32", "BF16", "F8_E4M3", "x"))
+    elif what == "both":
+        header[first], header[second] = header[second], header[first]
+    elif generator.random() < 0.5:
+        header[first][what], header[second][what] = header[second][what], header[first][what]
+    else:
+        numbers = list(header[first][what])
+        place = generator.randrange(len(numbers))
+        numbers[place] += generator.choice((-256, -8, -1, 1, 8, 256))
+        header[first][what] = generator.choice((numbers, numbers[::-1], [*numbers, 1], numbers[1:]))
+
+
+def test_nothing_is_read_that_the_safetensors_library_refuses(directory: Path) -> None:
+    """Random damage to a header: what is read here, the library reads too, and with the same numbers."""
+    generator = random.Random(2)
+    path = directory / WEIGHTS
+    sound = path.read_bytes()
+    header_size = 8 + int.from_bytes(sound[:8], "little")
+    read = refused = 0
+    for number in range(1000):
+        if number % 2:
+            content = bytearray(with_header(sound, lambda header: damaged(header, generator)))
+        else:
+            content = bytearray(sound)
+            content[generator.randrange(header_size)] ^= 1 << generator.randrange(8)
+        path.write_bytes(content)
+        try:
+            found = read_safetensors(Blob(path, 0, len(content), str(path)))
+        except UserError:
+            refused += 1
+            continue
+        read += 1
+        try:
+            with safe_open(path, framework="pt") as library:
+                assert set(library.keys()) == found.keys()
+                for name, stored in found.items():
+                    expected = library.get_tensor(name)
+                    assert torch.equal(whole(name, stored).load().view(-1), expected.view(-1)), name
+                    assert (stored.shape, stored.dtype) == (tuple(expected.shape), expected.dtype)
+        except SafetensorError as error:
+            pytest.fail(f"the library refuses it: {error}")
+    assert read > 100 and refused > 500

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.data.samples.blend import Blend, BlendState, Source, blending_indices, continue_blend
+from recipes.data.samples.blend import Blend, BlendSource, BlendState, blending_indices, continue_blend
 from tests.support.paths import ROOT
 from tests.support.sources import SEQ_LENGTH, source, write_source
 
@@ -30,11 +30,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sources(directory: Path) -> dict[str, Source]:
+def sources(directory: Path) -> dict[str, BlendSource]:
     return {name: source(directory / name, directory / "cache") for name in TOKENS}
 
 
-def blend_of(sources: dict[str, Source], state: BlendState, size: int, directory: Path) -> Blend:
+def blend_of(sources: dict[str, BlendSource], state: BlendState, size: int, directory: Path) -> Blend:
     return Blend(sources, state, size, directory / "cache")
 
 
@@ -119,13 +119,13 @@ def test_another_seed_is_another_order(directory: Path) -> None:
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_order_does_not_depend_on_the_run_s_length(sources: dict[str, Source], directory: Path) -> None:
+def test_order_does_not_depend_on_the_run_s_length(sources: dict[str, BlendSource], directory: Path) -> None:
     state = continue_blend(WEIGHTS, None, 0)
     short, long = blend_of(sources, state, 150, directory), blend_of(sources, state, 900, directory)
     assert tokens_of(short, range(150)) == tokens_of(long, range(150))
 
 
-def test_every_source_is_read_in_its_own_order(sources: dict[str, Source], directory: Path) -> None:
+def test_every_source_is_read_in_its_own_order(sources: dict[str, BlendSource], directory: Path) -> None:
     blend = blend_of(sources, continue_blend(WEIGHTS, None, 0), 600, directory)
     expected_sources, expected_indices = greedy(list(WEIGHTS.values()), 600)
     for n in range(600):
@@ -134,7 +134,7 @@ def test_every_source_is_read_in_its_own_order(sources: dict[str, Source], direc
         assert blend[n]["tokens"].tolist() == sources[name][expected_indices[n]]["tokens"].tolist()
 
 
-def test_counts(sources: dict[str, Source], directory: Path) -> None:
+def test_counts(sources: dict[str, BlendSource], directory: Path) -> None:
     blend = blend_of(sources, continue_blend(WEIGHTS, None, 0), 400, directory)
     for sample in (0, 1, 7, 250, 400):
         located = [blend.locate(n)[0] for n in range(sample)]
@@ -142,7 +142,7 @@ def test_counts(sources: dict[str, Source], directory: Path) -> None:
 
 
 def history(
-    sources: dict[str, Source], directory: Path, changes: list[tuple[int, dict[str, float]]], end: int
+    sources: dict[str, BlendSource], directory: Path, changes: list[tuple[int, dict[str, float]]], end: int
 ) -> list[tuple[str, int]]:
     """What a run read whose blend was changed at the given samples."""
     state, out = None, []
@@ -167,7 +167,7 @@ def history(
     ids=["weights", "removed_and_back", "grown_and_replaced", "weight_zero", "twice_at_once"],
 )
 def test_a_changed_blend_goes_on_where_each_source_stood(
-    sources: dict[str, Source], directory: Path, changes: list[tuple[int, dict[str, float]]]
+    sources: dict[str, BlendSource], directory: Path, changes: list[tuple[int, dict[str, float]]]
 ) -> None:
     located = history(sources, directory, changes, 200)
     assert len(located) == 200
@@ -184,7 +184,9 @@ def test_a_changed_blend_goes_on_where_each_source_stood(
     assert located[: changes[1][0]] == unchanged[: changes[1][0]]
 
 
-def test_resuming_with_the_same_weights_changes_nothing(sources: dict[str, Source], directory: Path) -> None:
+def test_resuming_with_the_same_weights_changes_nothing(
+    sources: dict[str, BlendSource], directory: Path
+) -> None:
     state = continue_blend(WEIGHTS, None, 0)
     reordered = dict(reversed(list(WEIGHTS.items())))
     assert continue_blend(WEIGHTS | {"unused": 0.0}, state, 123) == state
@@ -193,7 +195,7 @@ def test_resuming_with_the_same_weights_changes_nothing(sources: dict[str, Sourc
     assert history(sources, directory, [(0, WEIGHTS), (10, WEIGHTS), (250, reordered)], 300) == once
 
 
-def test_a_blend_does_not_give_what_came_before_it(sources: dict[str, Source], directory: Path) -> None:
+def test_a_blend_does_not_give_what_came_before_it(sources: dict[str, BlendSource], directory: Path) -> None:
     state = continue_blend({"hi": 1.0}, continue_blend(WEIGHTS, None, 0), 40)
     blend = blend_of(sources, state, 60, directory)
     assert blend.locate(40) == ("hi", 8)
@@ -233,7 +235,7 @@ def test_end_of_document_mask(directory: Path) -> None:
     from typing import Any
 
     tokenizer: Any = SimpleNamespace(eos_id=50, sha256="1" * 64)
-    own = Source(
+    own = BlendSource(
         str(directory / "en"),
         tokenizer,
         seed=1,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.config.phases import Phase, plan_phases
-from recipes.data.samples.blend import BlendState, RunBlend, Source, stretches_of
+from recipes.data.samples.blend import BlendSource, BlendState, RunBlend, stretches_of
 from tests.support.blend_cases import build_case
 from tests.support.phase_cases import PHASES, TOKENS, config_of, write_sources
 from tests.support.pool import GlooPool
@@ -26,7 +26,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_of(
-    sources: dict[str, Source], directory: Path, phases: list[Phase], stops: list[int], end: int
+    sources: dict[str, BlendSource], directory: Path, phases: list[Phase], stops: list[int], end: int
 ) -> list[tuple[str, int]]:
     """Every sample of a run that was stopped and resumed, each time through its checkpoint's state."""
     saved: BlendState | None = None
@@ -39,12 +39,12 @@ def run_of(
 
 
 @pytest.fixture(scope="module")
-def sources(directory: Path) -> dict[str, Source]:
+def sources(directory: Path) -> dict[str, BlendSource]:
     return {name: source(directory / name, directory / "cache") for name in TOKENS}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(sources: dict[str, Source], directory: Path) -> list[tuple[str, int]]:
+def undisturbed(sources: dict[str, BlendSource], directory: Path) -> list[tuple[str, int]]:
     phases = plan_phases(config_of(dict.fromkeys(TOKENS, 1.0), PHASES), 40)
     assert [part.end for part in phases] == [80, 136, 240, 320]
     return run_of(sources, directory, phases, [], 320)
@@ -64,7 +64,7 @@ def test_each_phase_draws_its_blend(undisturbed: list[tuple[str, int]]) -> None:
 @given(stops=st.lists(st.integers(0, 40), max_size=4).map(sorted))
 @settings(deadline=None, max_examples=60)
 def test_stopped_at_any_step(
-    stops: list[int], sources: dict[str, Source], directory: Path, undisturbed: list[tuple[str, int]]
+    stops: list[int], sources: dict[str, BlendSource], directory: Path, undisturbed: list[tuple[str, int]]
 ) -> None:
     """Inside a phase, on a border, at once again: the same samples."""
     phases = plan_phases(config_of(dict.fromkeys(TOKENS, 1.0), PHASES), 40)
@@ -72,7 +72,7 @@ def test_stopped_at_any_step(
 
 
 def test_without_a_state_the_phases_tell(
-    sources: dict[str, Source], directory: Path, undisturbed: list[tuple[str, int]]
+    sources: dict[str, BlendSource], directory: Path, undisturbed: list[tuple[str, int]]
 ) -> None:
     phases = plan_phases(config_of(dict.fromkeys(TOKENS, 1.0), PHASES), 40)
     for begin in (0, 79, 80, 150, 319, 320):
@@ -81,7 +81,7 @@ def test_without_a_state_the_phases_tell(
 
 
 def test_a_longer_or_shorter_run_reads_the_same(
-    sources: dict[str, Source], directory: Path, undisturbed: list[tuple[str, int]]
+    sources: dict[str, BlendSource], directory: Path, undisturbed: list[tuple[str, int]]
 ) -> None:
     config = config_of(dict.fromkeys(TOKENS, 1.0), PHASES)
     for steps in (5, 10, 20, 33, 60):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recipes.report import write_report
 from tests.parallel.test_layouts import LAYOUTS
-from tests.support.cases import completions
+from tests.support.cases import completions, logits_while_training, nemo_logits
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
 from tests.support.run_cases import Outcome, run_case
@@ -73,6 +74,20 @@ def test_every_layout_writes_the_same(
 ) -> None:
     alone = run(gloo_pool, tiny_data, tmp_path / "alone", *GREEDY)
     assert samples(run(gloo_pool, tiny_data, tmp_path / layout, *GREEDY, layout=layout)) == samples(alone)
+
+
+@pytest.mark.parametrize("layout", ["tp2_sp", "pp2"])
+def test_logits_of_whole_texts_are_the_stored_model_s(
+    layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """Of an odd length, which sequence parallelism cannot split as it is."""
+    tokens = [[5, 9, 200, 31, 7], [1, 2, 3, 300, 12]]
+    size, parallel = LAYOUTS[layout]
+    base = tiny_data.overrides(output_dir=str(tmp_path), trainer__max_steps="3")
+    ranks = gloo_pool.run(size, logits_while_training, [*base, *parallel, *GREEDY], tokens)
+    (stored,) = gloo_pool.run(1, nemo_logits, str(tmp_path / "tiny" / "model.nemo"), tokens)
+    for logits in ranks:
+        np.testing.assert_allclose(logits, stored, atol=1e-5)
 
 
 @pytest.mark.parametrize(
