@@ -9,7 +9,7 @@ from recipes.config.schema import EvaluateConfig
 from recipes.config.validate_jobs import validate_evaluate
 from recipes.console import quiet_libraries
 from recipes.errors import UserError
-from recipes.evaluation.result import read_results
+from recipes.evaluation_result import read_results
 from recipes.files import check_writable
 
 
@@ -24,7 +24,7 @@ def run(config: EvaluateConfig) -> int:
         return 0
     quiet_libraries()
     from recipes.evaluation.benchmark import evaluate, write_results
-    from recipes.evaluation.table import TableSpec, render
+    from recipes.evaluation_table import TableSpec, render
     from recipes.inference.text_model import load_text_model  # First: it prepares machines without CUDA.
 
     spec = TableSpec.from_config({"columns": config.columns, "rows": config.rows})

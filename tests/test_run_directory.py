@@ -213,6 +213,6 @@ def test_a_resume_whose_own_line_was_lost(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot read .*: Is a directory"):
+    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
         read_metrics(tmp_path)
     assert read_metrics(tmp_path / "a file" / "metrics.jsonl") == []

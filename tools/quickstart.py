@@ -190,8 +190,8 @@ class Quickstart:
 
     def summarize(self, completions: list[dict[str, str]]) -> None:
         """The table before and after, summary.json and report.html."""
-        from recipes.evaluation.result import read_results
-        from recipes.evaluation.table import render
+        from recipes.evaluation_result import read_results
+        from recipes.evaluation_table import render
         from recipes.report import write_report
 
         before, after = (read_results(self.results(name)) for name in ("before", "after"))
