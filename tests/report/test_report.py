@@ -13,10 +13,10 @@ import pytest
 
 from recipes.errors import UserError
 from recipes.report import write_report
+from recipes.report.charts import log_ticks, ticks
 from recipes.report.curves import MAX_POINTS, downsample, smooth
+from recipes.report.figures import format_duration, format_number
 from recipes.report.run_data import read_run
-from recipes.report.sections import duration
-from recipes.report.svg import format_number, log_ticks, ticks
 from tests.support.paths import ROOT
 
 
@@ -266,7 +266,7 @@ def test_numbers_and_ticks() -> None:
     for low, high in ((0.4, 12.0), (1.0, 1.0), (1e-8, 1e8), (3.0, 400.0)):
         values = log_ticks(low, high)
         assert values[0] <= low and values[-1] >= high and len(values) >= 2
-    assert [duration(s) for s in (3.21, 41, 200, 18_720, 792_000)] == [
+    assert [format_duration(s) for s in (3.21, 41, 200, 18_720, 792_000)] == [
         "3.2 s",
         "41 s",
         "3 min 20 s",
