@@ -24,7 +24,7 @@ from recipes.report.charts import (
 from recipes.report.curves import smooth
 from recipes.report.figures import format_duration, format_number, format_percent
 from recipes.report.run_data import RunData, Series, number, read_run, whole
-from recipes.report.templates import write_page
+from recipes.report.templates import Tile, write_page
 
 _LANGUAGES = {"en": "English", "hi": "Hindi"}
 _MAX_COMPLETIONS = 50
@@ -32,15 +32,6 @@ _SHOWN_STEPS = 5  # of those at which a run made samples
 _MAX_TEXT_CHARS = 4_000
 _MAX_MARKS = 200
 _LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A key figure."""
-
-    label: str
-    value: str
-    hint: str = ""
 
 
 @dataclass(frozen=True)

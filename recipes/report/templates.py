@@ -7,6 +7,7 @@ The templates of a page lie in the folder `templates` of the package that makes 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ from recipes.report.figures import format_number
 # Control characters that HTML does not allow, and the ones that reorder the text around them.
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
 _DEVANAGARI = re.compile("[\u0900-\u097f\ua8e0-\ua8ff]")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A key figure, with a hint in small type."""
+
+    label: str
+    value: str
+    hint: str = ""
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
