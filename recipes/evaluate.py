@@ -9,8 +9,8 @@ from recipes.config.schema import EvaluateConfig
 from recipes.config.validate_jobs import validate_evaluate
 from recipes.console import quiet_libraries
 from recipes.errors import UserError
-from recipes.evaluation.result import read_results
 from recipes.files import check_writable
+from recipes.report.evaluation_result import read_results
 
 
 def run(config: EvaluateConfig) -> int:
@@ -24,8 +24,8 @@ def run(config: EvaluateConfig) -> int:
         return 0
     quiet_libraries()
     from recipes.evaluation.benchmark import evaluate, write_results
-    from recipes.evaluation.table import TableSpec, render
     from recipes.inference.text_model import load_text_model  # First: it prepares machines without CUDA.
+    from recipes.report.evaluation_table import TableSpec, render
 
     spec = TableSpec(config.rows, config.columns)
     model = load_text_model(config.gpt_model_file, precision=config.precision, num_threads=config.num_threads)

@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, TextIO, overload
@@ -272,6 +272,19 @@ def leads_out(path: Path, directory: Path) -> bool:
     roots = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
     resolved = path.resolve()
     return not any(resolved.is_relative_to(allowed) for allowed in roots)
+
+
+def distinct_labels(paths: Sequence[Path], label: Callable[[Path], str]) -> list[str]:
+    """Short names for `paths`; the whole paths of those that would have the same one.
+
+    Raises:
+        UserError: a path is given twice.
+    """
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UserError(f"{path} is given twice")
+    short = [label(path) for path in paths]
+    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
 
 
 @contextmanager

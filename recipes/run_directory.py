@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from recipes.errors import UserError
 from recipes.files import atomic_write, make_directory
+
+_DECODER = json.JSONDecoder()
+# Beginnings of records that are tried in a torn line: its length must not decide how long reading takes.
+_MOST_GLUED = 100
 
 
 class RunDirectory:
@@ -65,27 +71,90 @@ def _ends_with_newline(file: BinaryIO) -> bool:
     return file.read(1) == b"\n"
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The run's metrics as one history.
+@dataclass(frozen=True)
+class MetricsLog:
+    """The content of a metrics.jsonl; every record has a "step", a whole number from 0 on."""
 
-    The file is only ever appended to: steps after a checkpoint that were trained again after a resume stand
-    in it twice, and the later line counts. A start from step 0 takes back everything. Torn lines are passed
-    over.
+    appended: list[dict[str, Any]]
+    """All records, in the order in which they were written."""
+    unreadable_lines: int
+    """Lines that hold something else, or of which only a part could be read."""
+
+    def history(self) -> list[dict[str, Any]]:
+        """The records that count, by ascending steps.
+
+        The file is only ever appended to: steps after a checkpoint that were trained again after a resume are
+        in it twice, and the later record counts. A start from step 0 replaces everything before it. A step
+        lower than the one before it is a resume whose own line was lost.
+        """
+        history: list[dict[str, Any]] = []
+        for record in self.appended:
+            step, event = record["step"], record.get("event")
+            if event == "started":
+                history.clear()
+            goes_on = not history or step >= history[-1]["step"]
+            last_kept = step if goes_on or event == "resumed" else step - 1
+            while history and history[-1]["step"] > last_kept:
+                history.pop()
+            history.append(record)
+        return history
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The run's metrics as one history, see `MetricsLog.history`; empty if there is no file."""
+    return read_metrics_log(path).history()
+
+
+def read_metrics_log(path: Path) -> MetricsLog:
+    """Reads a metrics.jsonl that crashes may have torn anywhere; there may be no file yet.
+
+    Raises:
+        UserError: it cannot be read.
     """
-    if not path.exists():
-        return []
-    history: list[dict[str, Any]] = []
-    # Not splitlines(): JSON strings may hold line separators of Unicode.
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            continue
-        if record.get("event") == "resumed":
-            history = [earlier for earlier in history if earlier["step"] <= record["step"]]
-        elif record.get("event") == "started":
-            history = []
-        history.append(record)
-    return history
+    appended: list[dict[str, Any]] = []
+    unreadable = 0
+    try:
+        # Lines end with "\n" alone: JSON strings may hold Unicode's other line separators.
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+            for line in lines:
+                if not line.strip():
+                    continue
+                values, begin = _whole_values(line.strip())
+                records = [record for value in values if (record := _as_record(value)) is not None]
+                appended += records
+                unreadable += begin > 0 or not values or len(records) < len(values)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return MetricsLog(appended, unreadable)
+
+
+def _whole_values(line: str) -> tuple[list[Any], int]:
+    """The JSON values that a line ends with, one glued to the other, and where the first begins.
+
+    A crash can leave half a line, to which the next process's first one was appended.
+    """
+    begin = 0
+    for _ in range(_MOST_GLUED):
+        values, at = [], begin
+        # RecursionError: nested absurdly deep.
+        with suppress(ValueError, RecursionError):
+            while at < len(line):
+                value, at = _DECODER.raw_decode(line, at)
+                values.append(value)
+            return values, begin
+        begin = line.find('{"', begin + 1)
+        if begin < 0:
+            break
+    return [], 0
+
+
+def _as_record(value: Any) -> dict[str, Any] | None:
+    """`value` with its step as an int; None if it is no record of a step."""
+    step = value.get("step") if isinstance(value, dict) else None
+    if isinstance(step, float) and step.is_integer():
+        step = int(step)
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**63:
+        return None
+    return value | {"step": step}

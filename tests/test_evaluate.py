@@ -12,7 +12,7 @@ import pytest
 from recipes.config.hydra_app import compose
 from recipes.errors import UserError
 from recipes.evaluate import run
-from recipes.evaluation.result import EvaluationResult, TaskResult, read_results, write_results
+from recipes.report.evaluation_result import EvaluationResult, TaskResult, read_results, write_results
 from tests.support.nemo_files import MAIN
 
 

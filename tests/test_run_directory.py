@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 from recipes.config.hydra_app import compose
 from recipes.config.run_directory import resolved_yaml, run_directory_of
-from recipes.run_directory import RunDirectory, read_metrics
+from recipes.errors import UserError
+from recipes.run_directory import RunDirectory, read_metrics, read_metrics_log
 
 
 @pytest.fixture
@@ -150,3 +151,68 @@ def test_deeply_nested_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("[" * 100_000 + "\n" + json.dumps(step(1)) + "\n")
     assert read_metrics(path) == [step(1)]
+
+
+def log_of(folder: Path, content: bytes) -> tuple[list[dict[str, Any]], int]:
+    path = folder / "metrics.jsonl"
+    path.write_bytes(content)
+    log = read_metrics_log(path)
+    return log.appended, log.unreadable_lines
+
+
+def line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode()
+
+
+# Values as metrics have them: flat, and texts of any kind.
+values = st.none() | st.integers(0, 10**6) | st.floats(allow_nan=False) | st.text(max_size=12)
+written = st.dictionaries(st.text(max_size=4), values, max_size=3).flatmap(
+    lambda more: st.integers(0, 10**6).map(lambda number: {"step": number} | more | {"step": number})
+)
+
+
+@given(st.lists(written, min_size=1, max_size=4), st.data())
+def test_of_a_torn_file_every_whole_record_is_read(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    """A crash at any byte, then more lines, glued to what was there."""
+    content = b"".join(line(record) + b"\n" for record in lines)
+    cut = data.draw(st.integers(0, len(content)))
+    begins = [sum(len(line(record)) + 1 for record in lines[:n]) for n in range(len(lines))]
+    whole = [r for r, begin in zip(lines, begins, strict=True) if begin + len(line(r)) <= cut]
+    torn = any(begin < cut < begin + len(line(r)) for r, begin in zip(lines, begins, strict=True))
+    folder = tmp_path_factory.mktemp("torn")
+    assert log_of(folder, content[:cut]) == (whole, int(torn))
+    after = data.draw(st.lists(written, min_size=1, max_size=3))
+    glued = content[:cut] + b"".join(line(record) + b"\n" for record in after)
+    assert log_of(folder, glued) == ([*whole, *after], int(torn))
+
+
+def test_a_record_glued_to_a_torn_one_may_hold_braces(tmp_path: Path) -> None:
+    """The last brace of a line need not begin its record."""
+    record = {"event": "sample", "step": 4, "prompt": "def f(): return {", "more": {"a": {"b": 1}}}
+    for torn in (b'{"step": 3, "lo', b'{"step": 3, "x": {"y": 1}, "z": [', b'{"step": 3, "text": "{"a"{'):
+        assert log_of(tmp_path, line(step(1)) + b"\n" + torn + line(record)) == ([step(1), record], 1)
+
+
+def test_what_is_no_record_of_a_step_is_counted(tmp_path: Path) -> None:
+    kinds: list[Any] = [[1], 7, {"loss": 1}, {"step": -1}, {"step": True}, {"step": "3"}, {"step": 1.5}]
+    kinds += [{"step": 10**400}, {"step": 2**63}, {"step": float("nan")}]
+    content = b"".join(json.dumps(kind).encode() + b"\n" for kind in kinds)
+    # A blank line is nothing, a whole number may be written as 3.0.
+    read, unreadable = log_of(tmp_path, content + b'\n  \r\n{"step": 3.0}\r\n' + b"\xff" + content[:4])
+    assert (read, unreadable) == ([{"step": 3}], len(kinds) + 1)
+    assert isinstance(read[0]["step"], int)
+
+
+def test_a_resume_whose_own_line_was_lost(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    records = [step(1), step(2), {"step": 2, "valid.x.loss": 1.0}, step(3), step(2, again=1)]
+    path.write_bytes(b"\n".join(map(line, records)))
+    assert read_metrics(path) == [step(1), step(2, again=1)]
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
+        read_metrics(tmp_path)
+    assert read_metrics(tmp_path / "a file" / "metrics.jsonl") == []

@@ -21,6 +21,7 @@ from typing import Any
 from recipes.cli import run_tool
 from recipes.errors import UserError
 from recipes.files import atomic_write, sha256_file
+from recipes.run_directory import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 STOPPED_BY_SIGNAL = 3
@@ -117,10 +118,10 @@ class Quickstart:
 
     def stop_half_way(self, process: subprocess.Popen[bytes]) -> bool:
         """Waits for the middle of the run and sends SIGTERM, once; False if the run ended before."""
-        if history(self.metrics):
+        if read_metrics(self.metrics):
             return False
         while process.poll() is None:
-            records = [record for record in history(self.metrics) if "loss" in record]
+            records = [record for record in read_metrics(self.metrics) if "loss" in record]
             if records and records[-1]["step"] >= self.total_steps() // 2:
                 process.send_signal(signal.SIGTERM)
                 return True
@@ -190,12 +191,12 @@ class Quickstart:
 
     def summarize(self, completions: list[dict[str, str]]) -> None:
         """The table before and after, summary.json and report.html."""
-        from recipes.evaluation.result import read_results
-        from recipes.evaluation.table import render
         from recipes.report import write_report
+        from recipes.report.evaluation_result import read_results
+        from recipes.report.evaluation_table import render
 
         before, after = (read_results(self.results(name)) for name in ("before", "after"))
-        records = history(self.metrics)
+        records = read_metrics(self.metrics)
         training = [record for record in records if "loss" in record]
         validation = [record for record in records if "valid.en.loss" in record][-1]
         rates = sorted(record["tokens_per_second"] for record in training[1:])
@@ -258,13 +259,6 @@ def environment() -> dict[str, str]:
 def show(command: list[str]) -> None:
     """Prints a command as one would type it."""
     print("$ " + shlex.join(["python" if part == sys.executable else part for part in command]), flush=True)
-
-
-def history(path: Path) -> list[dict[str, Any]]:
-    """The run's metrics so far."""
-    from recipes.run_directory import read_metrics
-
-    return read_metrics(path)
 
 
 def first_question(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Command line for the run report: `python -m tools.report outputs/NAME`."""
+"""Command line for the report of runs: `python -m tools.report outputs/NAME`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import argparse
 from pathlib import Path
 
 from recipes.cli import run_tool
-from recipes.report import write_report
+from recipes.report import write_comparison, write_report
 
 _EXAMPLES = """\
 examples:
   python -m tools.report outputs/lumen_128m
   python -m tools.report outputs/lumen_128m --out lumen.html
+
+  # several runs on one page, with their curves over each other
+  python -m tools.report outputs/lumen_128m outputs/lumen_256m --out both.html
 
 The page is one file without scripts or external parts: it can be mailed or attached as it is.
 It may be made while the run goes on, and made again later.
@@ -21,14 +24,25 @@ It may be made while the run goes on, and made again later.
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tools.report",
-        description="Make one HTML page of a run: losses, learning rate, throughput, scores, completions.",
+        description="Make one HTML page of a run: losses, learning rate, throughput, scores, completions. "
+        "Of several runs: their curves over each other, and a table of their final figures.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory with a metrics.jsonl in it")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="output (default: RUN_DIR/report.html)")
+    parser.add_argument(
+        "run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="directory with a metrics.jsonl in it"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="output (default: RUN_DIR/report.html; of several runs comparison.html in the first RUN_DIR)",
+    )
     args = parser.parse_args()
-    print(write_report(args.run_dir, args.out))
+    if len(args.run_dirs) == 1:
+        print(write_report(args.run_dirs[0], args.out))
+    else:
+        print(write_comparison(args.run_dirs, args.out))
 
 
 if __name__ == "__main__":

@@ -59,8 +59,8 @@ def main() -> None:
     from recipes.checks import not_negative
     from recipes.data.tokenizer import load_tokenizer
     from recipes.data.tokenizer_report import compare
-    from recipes.data.tokenizer_report.page import write_page
     from recipes.data.tokenizer_report.text_table import as_text
+    from recipes.data.tokenizer_report.tokenizer_page import write_tokenizer_page
 
     not_negative("--max-bytes", options.max_bytes)
     comparison = compare(
@@ -75,7 +75,7 @@ def main() -> None:
     else:
         print(as_text(comparison))
     if options.out is not None:
-        write_page(comparison, options.out)
+        write_tokenizer_page(comparison, options.out)
         print(f"wrote {options.out}", file=sys.stderr)
 
 

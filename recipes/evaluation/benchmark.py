@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.data.benchmark_mirror import verified_hash
 from recipes.errors import UserError
-from recipes.evaluation.result import EvaluationResult, Score, TaskResult, read_results, write_results
 from recipes.evaluation.tasks import MINIBENCH_FILES, load_tasks
+from recipes.report.evaluation_result import EvaluationResult, Score, TaskResult, read_results, write_results
 
 if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict

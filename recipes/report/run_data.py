@@ -1,21 +1,22 @@
-"""Reading a run directory: metrics, configuration and summary, as plain typed values.
+"""Reading a run directory: metrics, configuration, summary and evaluations, as plain typed values.
 
-The files come from a run that may have been killed at any moment, and possibly from a stranger:
-a torn line is skipped and counted, a value of the wrong type is treated as absent, nothing is executed.
+The files come from a run that may have been killed at any moment, and possibly from a stranger: a torn line
+is skipped and counted, a value of the wrong type is treated as absent, nothing is executed.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from recipes.errors import UserError
+from recipes.report.curves import Point
+from recipes.report.evaluation_result import EvaluationResult, read_results
+from recipes.run_directory import RunDirectory, read_metrics_log
 
 #: What a training line may carry; each becomes a curve over the steps.
 TRAINING_KEYS = ("loss", "lr", "grad_norm", "tokens_per_second", "mfu", "consumed_tokens", "consumed_samples")
@@ -32,19 +33,19 @@ class Series:
     values: list[float] = field(default_factory=list)
 
     def add(self, step: int, value: float) -> None:
-        """Appends a point; points at or after `step` belong to an attempt this one replaces."""
-        if self.steps and self.steps[-1] >= step:
-            self.drop_after(step - 1)
-        self.steps.append(step)
-        self.values.append(value)
-
-    def drop_after(self, step: int) -> None:
-        """Forgets every point after `step`: the run was resumed there."""
-        keep = bisect_right(self.steps, step)
-        del self.steps[keep:], self.values[keep:]
+        """Appends a point; of several at the same step the last counts."""
+        if self.steps and self.steps[-1] == step:
+            self.values[-1] = value
+        else:
+            self.steps.append(step)
+            self.values.append(value)
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    @property
+    def points(self) -> list[Point]:
+        return list(zip(map(float, self.steps), self.values, strict=True))
 
     @property
     def last(self) -> float | None:
@@ -74,6 +75,8 @@ class RunData:
     elapsed_s: float | None
     config: str | None
     summary: dict[str, Any]
+    #: By the names of their files in evaluation/, without .json.
+    evaluations: dict[str, EvaluationResult]
     notes: list[str]
 
     @property
@@ -100,81 +103,78 @@ def whole(value: object) -> int | None:
 
 
 def read_run(run_dir: Path) -> RunData:
-    """Reads `run_dir`; raises UserError if there is no run in it."""
+    """Reads a run directory.
+
+    Raises:
+        UserError: there is no run in it.
+    """
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such run directory")
-    metrics = run_dir / "metrics.jsonl"
-    if not metrics.is_file():
+    directory = RunDirectory(run_dir)
+    if not directory.metrics_file.is_file():
         raise UserError(f"{run_dir}: no metrics.jsonl here, so nothing to report (is it a run directory?)")
+    log = read_metrics_log(directory.metrics_file)
     run = RunData(
         name=run_dir.resolve().name,
         training={key: Series() for key in TRAINING_KEYS},
         valid={},
-        resumed=[],
+        resumed=_resumed(log.appended),
         non_finite=[],
         samples=[],
-        unreadable_lines=0,
-        elapsed_s=None,
-        config=_read_config(run_dir / "config.yaml"),
+        unreadable_lines=log.unreadable_lines,
+        elapsed_s=_elapsed(log.appended),
+        config=_read_config(directory.config_file),
         summary={},
+        evaluations={},
         notes=[],
     )
-    _read_metrics(metrics, run)
+    for record in log.history():
+        _add_record(run, record)
+    run.valid = {name: run.valid[name] for name in sorted(run.valid)}
     if not any(len(curve) for curve in run.training.values()) and not run.valid:
-        raise UserError(f"{metrics}: no metrics in it yet (a line is written at every logged step)")
+        raise UserError(
+            f"{directory.metrics_file}: no metrics in it yet (a line is written at every logged step)"
+        )
     _read_summary(run_dir / "summary.json", run)
+    _read_evaluations(run_dir / "evaluation", run)
     return run
 
 
-def _read_metrics(path: Path, run: RunData) -> None:
-    total, latest, timed = 0.0, None, False
-    for record in _records(path, run):
-        step = whole(record.get("step"))
-        if step is None or step < 0:
-            run.unreadable_lines += 1
-            continue
+def _resumed(appended: list[dict[str, Any]]) -> list[int]:
+    """The steps of all resumes since the run was last started from step 0."""
+    steps: list[int] = []
+    for record in appended:
+        if record.get("event") == "started":
+            steps = []
+        elif record.get("event") == "resumed":
+            steps.append(record["step"])
+    return steps
+
+
+def _elapsed(appended: list[dict[str, Any]]) -> float | None:
+    """The seconds of all processes together, each of which counts its own from 0; None if none is told."""
+    seconds: list[float] = []
+    new_process = True
+    for record in appended:
         if record.get("event") in ("resumed", "started"):
-            _go_back(run, step, anew=record["event"] == "started")
-            # A new process: it counts its own seconds from 0, and the parts add up.
-            total, latest = total + (latest or 0.0), None
-            continue
-        if record.get("event") == "sample":
-            prompt, text = record.get("prompt"), record.get("completion")
-            if isinstance(prompt, str) and isinstance(text, str):
-                run.samples.append((step, prompt, text))
-            continue
-        _add_record(run, step, record)
+            new_process = True
         elapsed = number(record.get("elapsed_s"))
-        if elapsed is not None:
-            # A new process that said nothing.
-            if latest is not None and elapsed < latest:
-                total += latest
-            latest, timed = elapsed, True
-    run.elapsed_s = total + (latest or 0.0) if timed else None
-    # A resume can take back every point of a curve.
-    kept = {name: {key: c for key, c in metrics.items() if len(c)} for name, metrics in run.valid.items()}
-    run.valid = {name: kept[name] for name in sorted(kept) if kept[name]}
+        if elapsed is None:
+            continue
+        # Fewer than before: a new process whose own line was lost.
+        if new_process or elapsed < seconds[-1]:
+            seconds.append(elapsed)
+        seconds[-1], new_process = elapsed, False
+    return sum(seconds) if seconds else None
 
 
-def _go_back(run: RunData, step: int, anew: bool) -> None:
-    """Forgets what came after `step`, where the run was resumed; everything if it was started `anew`."""
-    if anew:
-        step, run.resumed = -1, []
-    else:
-        run.resumed.append(step)
-    run.non_finite = [s for s in run.non_finite if s <= step]
-    run.samples = [sample for sample in run.samples if sample[0] <= step]
-    for curve in _curves(run):
-        curve.drop_after(step)
-
-
-def _curves(run: RunData) -> Iterator[Series]:
-    yield from run.training.values()
-    for metrics in run.valid.values():
-        yield from metrics.values()
-
-
-def _add_record(run: RunData, step: int, record: dict[str, Any]) -> None:
+def _add_record(run: RunData, record: dict[str, Any]) -> None:
+    step: int = record["step"]
+    if record.get("event") == "sample":
+        prompt, text = record.get("prompt"), record.get("completion")
+        if isinstance(prompt, str) and isinstance(text, str):
+            run.samples.append((step, prompt, text))
+        return
     for key, value in record.items():
         finite = number(value)
         if finite is None:
@@ -193,28 +193,6 @@ def _add_record(run: RunData, step: int, record: dict[str, Any]) -> None:
                 run.valid.setdefault(name, {}).setdefault(metric, Series()).add(step, finite)
 
 
-def _records(path: Path, run: RunData) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if not line.strip():
-                continue
-            record = _parse(line)
-            if record is None:
-                run.unreadable_lines += 1
-                # A crash can leave half a line to which the resumed run appended a whole one.
-                record = _parse(line[line.rfind("{") :]) if line.rfind("{") > 0 else None
-            if record is not None:
-                yield record
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
 def _read_config(path: Path) -> str | None:
     if not path.is_file():
         return None
@@ -226,11 +204,22 @@ def _read_config(path: Path) -> str | None:
 def _read_summary(path: Path, run: RunData) -> None:
     if not path.is_file():
         return
-    summary = _parse(path.read_text(encoding="utf-8", errors="replace"))
-    if summary is None:
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError, RecursionError):
+        summary = None
+    if not isinstance(summary, dict):
         run.notes.append("summary.json could not be read and is left out.")
-    else:
-        run.summary = summary
-        resumed = whole(summary.get("resumed_at_step"))
-        if resumed is not None and not run.resumed:
-            run.resumed.append(resumed)
+        return
+    run.summary = summary
+    resumed = whole(summary.get("resumed_at_step"))
+    if resumed is not None and not run.resumed:
+        run.resumed.append(resumed)
+
+
+def _read_evaluations(folder: Path, run: RunData) -> None:
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+        try:
+            run.evaluations[path.stem] = read_results(path)
+        except UserError:
+            run.notes.append(f"evaluation/{path.name} could not be read and is left out.")

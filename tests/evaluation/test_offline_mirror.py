@@ -23,9 +23,9 @@ from recipes.data.benchmark_mirror import (
 )
 from recipes.errors import UserError
 from recipes.evaluation.benchmark import evaluate
-from recipes.evaluation.result import EvaluationResult
-from recipes.evaluation.table import render
 from recipes.evaluation.tasks import load_tasks
+from recipes.report.evaluation_result import EvaluationResult
+from recipes.report.evaluation_table import render
 from tests.support.tiny_text_model import (
     FIXTURE,
     LlamaTextModel,

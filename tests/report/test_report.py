@@ -6,46 +6,21 @@ import random
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
+import tomllib
 from pathlib import Path
 
 import pytest
+from jinja2 import UndefinedError
 
 from recipes.errors import UserError
-from recipes.report import write_report
+from recipes.report import write_comparison, write_report
+from recipes.report.charts import log_ticks, ticks
 from recipes.report.curves import MAX_POINTS, downsample, smooth
+from recipes.report.figures import format_duration, format_number
 from recipes.report.run_data import read_run
-from recipes.report.sections import duration
-from recipes.report.svg import format_number, log_ticks, ticks
+from recipes.report.templates import render
+from tests.support.html_page import HOSTILE, Page
 from tests.support.paths import ROOT
-
-
-class Page(HTMLParser):
-    """Checks that tags nest, and keeps tags and text."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.html = path.read_text(encoding="utf-8")
-        self.feed(self.html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def training_line(step: int, **more: object) -> dict[str, object]:
@@ -93,26 +68,64 @@ def test_full_run(tmp_path: Path) -> None:
 
 
 def test_page_is_self_contained(tmp_path: Path) -> None:
+    """`Page` checks it."""
     page = Page(write_report(make_run(tmp_path / "run", [training_line(1)], summary_json=SUMMARY)))
-    assert not {"script", "img", "link", "iframe", "a"} & {tag for tag, _ in page.tags}
-    assert "http://" not in page.html and "https://" not in page.html and "url(" not in page.html
-    assert "default-src 'none'" in page.html
+    assert {"svg", "style"} <= {tag for tag, _ in page.tags}
+
+
+def evaluation(name: str, value: float = 0.5) -> dict[str, object]:
+    """A file in evaluation/, in which every text is `name`."""
+    task = {
+        "scores": {f"acc_{name},none": {"value": value, "stderr": 0.02}},
+        "n": 500,
+        "constant_answer": 0.3,
+    }
+    return {"format": 1, "model": name, "requested": [name], "tasks": {name: task}}
 
 
 def test_hostile_texts_are_escaped(tmp_path: Path) -> None:
-    bad = "</pre></style><script>alert(1)</script><img src=x onerror=alert(1)>\"'&\x00\u202e"
     summary = {
-        "hardware": bad,
-        "accuracy": {bad: {"before": 0.1, "after": 0.2, "stderr": 0.1, "n": 5, "constant_answer": 0.2}},
-        "completions": [{"prompt": bad, "completion": bad + "\ud800"}],
+        "hardware": HOSTILE,
+        "accuracy": {HOSTILE: {"before": 0.1, "after": 0.2, "stderr": 0.1, "n": 5, "constant_answer": 0.2}},
+        "completions": [{"prompt": HOSTILE, "completion": HOSTILE + "\ud800"}],
     }
-    lines: list[object] = [training_line(1), {"step": 1, f"valid.{bad}.loss": 1.0, f"valid.x.{bad}": 2.0}]
-    run = make_run(tmp_path / "a<b>&", lines, config_yaml=bad, summary_json=summary)
+    lines: list[object] = [
+        training_line(1),
+        {"step": 1, f"valid.{HOSTILE}.loss": 1.0, f"valid.x.{HOSTILE}": 2.0},
+    ]
+    lines.append({"step": 1, "event": "sample", "prompt": HOSTILE, "completion": HOSTILE})
+    run = make_run(tmp_path / "a<b>&", lines, config_yaml=HOSTILE, summary_json=summary)
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "<b>.json").write_text(json.dumps(evaluation(HOSTILE)))
+    (run / "evaluation" / "<script>.json").write_text("{")
     page = Page(write_report(run))
-    assert not {"script", "img", "b"} & {tag for tag, _ in page.tags}
-    assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs)
-    assert "a<b>&" in page.text
-    assert "\x00" not in page.html and "\u202e" not in page.html
+    assert "a<b>&" in page.text and "evaluation/<script>.json could not be read" in page.text
+    # Hardware; a tile, a key and a dot of the chart for the set, and two lines of the table; a bar chart and
+    # its reading; two completions; the configuration; task and metric.
+    page.check_hostile(1 + 3 + 2 + 2 + 4 + 1 + 2)
+    both = Page(write_comparison([run, make_run(tmp_path / "<script>", lines)], tmp_path / "both.html"))
+    assert "a<b>&, <b>" in both.text and "<script>" in both.text
+    # A line of the table and a chart's title for the set; task and metric.
+    both.check_hostile(2 + 2)
+
+
+def test_templates_mark_nothing_as_safe() -> None:
+    templates = [path for path in (ROOT / "recipes").glob("**/templates/*") if path.is_file()]
+    assert len(templates) >= 7
+    for path in templates:
+        assert not re.search(r"\|\s*safe|autoescape|Markup", path.read_text(encoding="utf-8")), path
+
+
+def test_a_value_that_a_template_lacks_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="'title' is undefined"):
+        render("recipes.report/run.html")
+
+
+def test_templates_are_installed_with_their_packages() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for path in (ROOT / "recipes").glob("**/templates/*.*"):
+        package = ".".join(path.parents[1].relative_to(ROOT).parts)
+        assert any(path.match(f"*/{pattern}") for pattern in patterns.get(package, [])), path
 
 
 def test_torn_last_line_is_left_out(tmp_path: Path) -> None:
@@ -266,7 +279,7 @@ def test_numbers_and_ticks() -> None:
     for low, high in ((0.4, 12.0), (1.0, 1.0), (1e-8, 1e8), (3.0, 400.0)):
         values = log_ticks(low, high)
         assert values[0] <= low and values[-1] >= high and len(values) >= 2
-    assert [duration(s) for s in (3.21, 41, 200, 18_720, 792_000)] == [
+    assert [format_duration(s) for s in (3.21, 41, 200, 18_720, 792_000)] == [
         "3.2 s",
         "41 s",
         "3 min 20 s",
@@ -284,6 +297,60 @@ def test_user_errors(tmp_path: Path) -> None:
         write_report(make_run(tmp_path / "empty", []))
     with pytest.raises(UserError, match="no metrics in it yet"):
         write_report(make_run(tmp_path / "events", [{"event": "resumed", "step": 3}, {"loss": 1}, [1], 7]))
+
+
+def test_evaluations_are_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [training_line(1)])
+    assert "Evaluations" not in Page(write_report(run)).text
+    (run / "evaluation").mkdir()
+    for name, value in (("before", 0.25), ("after", 0.613)):
+        (run / "evaluation" / f"{name}.json").write_text(json.dumps(evaluation("minibench_hi", value)))
+    (run / "evaluation" / "other.json").write_text('{"format": 7}')
+    data = read_run(run)
+    assert list(data.evaluations) == ["after", "before"]
+    page = Page(write_report(run))
+    (row,) = re.findall(r"<tr><td class=\"words\">minibench_hi</td>.*</tr>", page.html)
+    assert re.findall(">([^<>]+)</td>", row)[2:] == ["61.30 ± 2.00", "25.00 ± 2.00", "30.00", "500"]
+    assert "evaluation/other.json could not be read and is left out" in page.text
+
+
+def test_several_runs_on_one_page(tmp_path: Path) -> None:
+    first = make_run(
+        tmp_path / "a" / "run", [training_line(step) for step in range(1, 61)], summary_json={"wall_s": 200}
+    )
+    lines: list[object] = [training_line(step, loss=4.0) for step in range(1, 31)]
+    lines.append({"step": 30, "valid.hi.loss": 2.5, "valid.hi.bits_per_byte": 1.25})
+    second = make_run(tmp_path / "b" / "run", lines, tail='{"st')
+    (second / "evaluation").mkdir()
+    (second / "evaluation" / "model.json").write_text(json.dumps(evaluation("t")))
+    path = write_comparison([first, second])
+    assert path == first / "comparison.html"
+    page = Page(path)
+    cells = {name: rest for name, *rest in figures(page.html)}
+    assert cells["Steps"] == ["60", "30"] and cells["Tokens"] == ["61.4k", "30.7k"]
+    assert cells["Training loss, smoothed"][1] == "4" and cells["Wall time"] == ["3 min 20 s", "15 s"]
+    assert cells["Validation loss, Hindi"] == ["–", "2.5"] and cells["Bits per byte, Hindi"] == ["–", "1.25"]
+    assert "MFU" not in cells
+    # Two runs of one name are called by their paths.
+    assert f"{second}: 1 line of metrics.jsonl could not be read" in page.text
+    assert f"{second}, model" in page.text and "50.00 ± 2.00" in page.text
+    curves = re.findall(r"aria-label=\"Training loss\">.*?</svg>", page.html, re.S)[0]
+    assert re.findall(r'class="line (c\d)"', curves) == ["c1", "c2"]
+    with pytest.raises(UserError, match="is given twice"):
+        write_comparison([first, second, first])
+
+
+def figures(html: str) -> list[list[str]]:
+    """The cells of all tables' lines."""
+    lines = re.findall("<tr>(<td.*)</tr>", html)
+    return [re.findall(">([^<>]*)</td>", line) for line in lines]
+
+
+def test_ten_runs_have_curves_of_their_own(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"r{n}", [training_line(1), training_line(2)]) for n in range(10)]
+    html = Page(write_comparison(runs)).html
+    (chart,) = re.findall(r'aria-label="Learning rate">.*?</svg>', html, re.S)
+    assert len(set(re.findall(r'class="line ([^"]*)"', chart))) == 10
 
 
 def test_a_failed_write_leaves_the_old_report(tmp_path: Path) -> None:
@@ -312,4 +379,8 @@ def test_command_line(tmp_path: Path) -> None:
     assert missing.returncode == 2
     assert re.fullmatch(r"error: .*no such run directory\n", missing.stderr)
     assert report_tool(run, "--out", tmp_path / "no" / "where.html").returncode == 2
+    several = report_tool(run, make_run(tmp_path / "other", [training_line(1)]))
+    assert (several.returncode, several.stdout.strip()) == (0, str(run / "comparison.html"))
+    twice = report_tool(run, run)
+    assert (twice.returncode, twice.stderr) == (2, f"error: {run} is given twice\n")
     assert "examples:" in report_tool("--help").stdout

@@ -6,6 +6,7 @@ the whole input. Between stages documents lie in work/.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from datatrove.pipeline.stats import DocStats
 from datatrove.pipeline.writers import JsonlWriter
 
 from recipes.config.clean_schema import CleanConfig
+from recipes.data.clean.cleaning_page import write_cleaning_page
 from recipes.data.clean.contamination import HASHES, NORMALISATION, n_gram_config, write_index
 from recipes.data.clean.languages import Identifier
 from recipes.data.clean.pipeline_blocks import (
@@ -45,8 +47,9 @@ from recipes.data.clean.pipeline_blocks import (
     as_work,
 )
 from recipes.data.clean.plan import Plan, filters
-from recipes.data.clean.summary import write_summary
+from recipes.data.clean.summary import REPORT, summarize
 from recipes.data.clean.word_boundaries import ComparedWords
+from recipes.files import atomic_write
 
 _BUFFERED = 1000
 """Signatures read at once from each task's file."""
@@ -214,4 +217,9 @@ class Report(PipelineStep):
         self.config = config
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        write_summary(self.config)
+        out = Path(self.config.output_dir).resolve()
+        summary = summarize(self.config, out / "logs")
+        write_cleaning_page(summary, out, self.config.examples_per_reason)
+        # Last: a result without report.json is not whole.
+        with atomic_write(out / REPORT, "w") as stream:
+            json.dump(summary, stream, indent=1, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What a cleaning job did, from the statistics of its tasks: report.json and the printed table."""
+"""What a cleaning job did, from the statistics of its tasks, and the table that is printed of it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from recipes.config.clean_schema import CleanConfig
-from recipes.data.clean.page import counted, masked, write_page
 from recipes.data.clean.plan import filters
-from recipes.files import atomic_write
 
 REPORT = "report.json"
+"""The file of a job's summary."""
 TALLY = "🧮 - TALLY"
 """What the names of counting steps begin with; the filter that they follow comes after a colon."""
 Summary = dict[str, Any]
 """{"sources" | "languages": {name: {"filters": {filter: counts}, "kept": counts, "pii": {kind: n}}}, ...}"""
-
-
-def write_summary(config: CleanConfig) -> None:
-    """Writes report.html and, last, report.json: a result without it is not whole."""
-    out = Path(config.output_dir).resolve()
-    summary = summarize(config, out / "logs")
-    write_page(summary, out, config.examples_per_reason)
-    with atomic_write(out / REPORT, "w") as stream:
-        json.dump(summary, stream, indent=1, ensure_ascii=False)
 
 
 def summarize(config: CleanConfig, logs: Path) -> Summary:
@@ -125,6 +115,21 @@ def _add(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, int):
             total[key] = total.get(key, 0) + value
     return total
+
+
+def counted(name: str, counts: dict[str, Any]) -> tuple[str, ...]:
+    """A filter's row: its name, documents in, kept, dropped, and MB in and kept."""
+    return (
+        name,
+        *(f"{counts[f'documents_{what}']:,}" for what in ("in", "kept", "dropped")),
+        *(f"{counts[f'bytes_{what}'] / 1e6:,.2f}" for what in ("in", "kept")),
+    )
+
+
+def masked(pii: dict[str, int]) -> str:
+    """What was masked, in words."""
+    kinds = ", ".join(f"{kind} {number:,}" for kind, number in pii.items() if kind != "documents")
+    return f"{kinds} (in {pii.get('documents', 0):,} documents)" if kinds else "nothing"
 
 
 def render(summary: Summary) -> str:

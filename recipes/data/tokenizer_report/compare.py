@@ -11,6 +11,7 @@ from recipes.data.tokenizer.base import TextTokenizer
 from recipes.data.tokenizer_report.measure import Measures, measure
 from recipes.data.tokenizer_report.probes import PROBES
 from recipes.errors import UserError
+from recipes.files import distinct_labels
 
 DEFAULT_MAX_BYTES = 2_000_000
 
@@ -55,10 +56,10 @@ def compare(
     Raises:
         UserError: a text cannot be read or is empty.
     """
-    labels = _distinct([Path(tokenizer.name) for tokenizer in tokenizers], _tokenizer_label)
+    labels = distinct_labels([Path(tokenizer.name) for tokenizer in tokenizers], _tokenizer_label)
     named = dict(zip(labels, tokenizers, strict=True))
     measured: dict[str, dict[str, Measures]] = {}
-    for label, path in zip(_distinct(texts, label_of), texts, strict=True):
+    for label, path in zip(distinct_labels(texts, label_of), texts, strict=True):
         sample = list(_sample(path, text_key, max_bytes))
         log(f"{label}: {len(sample):,} documents of {path}")
         measured[label] = {name: measure(tokenizer, sample) for name, tokenizer in named.items()}
@@ -82,19 +83,6 @@ def _tokenizer_label(path: Path) -> str:
     if path.name in ("tokenizer.json", "tokenizer.model"):
         return path.absolute().parent.name
     return path.stem if path.suffix == ".model" else path.name or str(path)
-
-
-def _distinct(paths: Sequence[Path], label: Callable[[Path], str]) -> list[str]:
-    """Short names, or where two would have the same the whole paths.
-
-    Raises:
-        UserError: a path is given twice.
-    """
-    for path in paths:
-        if paths.count(path) > 1:
-            raise UserError(f"{path} is given twice")
-    short = [label(path) for path in paths]
-    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
 
 
 def _sample(path: Path, text_key: str, max_bytes: int | None) -> Iterator[str]:

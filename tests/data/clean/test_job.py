@@ -23,6 +23,7 @@ pytest.importorskip("datatrove", reason="needs pip install -e '.[data]'")
 from recipes.data.clean.blocklists import document_hash
 from recipes.files import exclusive_lock
 from tests.support.clean_text import HINGLISH, MARATHI, nearly, stories, write_jsonl, write_mirror
+from tests.support.html_page import Page
 from tests.support.paths import ROOT
 
 QUESTION = (
@@ -188,9 +189,9 @@ def test_the_numbers_add_up(job: Job) -> None:
 
 
 def test_the_page_escapes_what_it_shows(job: Job) -> None:
-    page = (job.out / "report.html").read_text()
-    assert "exact_dedup: duplicate" in page and 'lang="hi"' in page
-    assert "&lt;b&gt;" in page and "<b>" not in page
+    page = Page(job.out / "report.html")
+    assert "exact_dedup: duplicate" in page.text and 'lang="hi"' in page.html
+    assert "<b>" in page.text and "<b>" not in page.html
 
 
 def test_the_same_again_and_another(job: Job) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ import pytest
 from recipes.data.tokenizer.base import Span, TextTokenizer
 from recipes.data.tokenizer.train import train_tokenizer
 from recipes.data.tokenizer_report import compare
-from recipes.data.tokenizer_report.compare import label_of
+from recipes.data.tokenizer_report.compare import Comparison, label_of
 from recipes.data.tokenizer_report.cuts import Borders, units_of
 from recipes.data.tokenizer_report.measure import measure
-from recipes.data.tokenizer_report.page import render
 from recipes.data.tokenizer_report.probes import PROBES
 from recipes.data.tokenizer_report.text_table import as_text, shown
+from recipes.data.tokenizer_report.tokenizer_page import write_tokenizer_page
 from recipes.errors import UserError
+from tests.support.html_page import HOSTILE, Page
 from tests.support.tokenizer_texts import ENGLISH, HINDI, WORDS, write_jsonl
 
 
@@ -160,6 +161,20 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def bar_charts(html: str) -> dict[str, dict[tuple[str, str], str]]:
+    """By a chart's title: (group, label) -> the value beside the bar."""
+    charts: dict[str, dict[tuple[str, str], str]] = {}
+    for section in html.split("<section>")[1:]:
+        (title,) = re.findall("<h2>(.*)</h2>", section)
+        for group in section.split("<caption>")[1:]:
+            name = group.partition("</caption>")[0]
+            for label, value in re.findall(
+                r'<th scope="row">(.*?)</th>.*?class="value">(.*?)</td>', group, re.S
+            ):
+                charts.setdefault(title, {})[name, label] = value
+    return charts
+
+
 def test_command_line(made: list[Path], corpus_file: Path, tmp_path: Path) -> None:
     hindi = write_jsonl(tmp_path / "hi.jsonl", [HINDI] * 3)
     done = run(*made, "--text", corpus_file, hindi, "--json", "--out", tmp_path / "page.html")
@@ -169,19 +184,23 @@ def test_command_line(made: list[Path], corpus_file: Path, tmp_path: Path) -> No
     assert list(found["texts"]) == ["both", "hi"] and set(found["probes"]) == set(PROBES)
     row = found["texts"]["hi"]["bytes"]
     assert (row["documents"], row["exact_documents"], row["unknown"]) == (3, 1, 0)
-    page = (tmp_path / "page.html").read_text("utf-8")
-    assert "<b>" not in page and "sp&lt;b&gt;" in page and page.count("<svg") >= 5
-    assert "http" not in page.replace("http-equiv", "") and "<script" not in page
-    HTMLParser().feed(page)
+    page = Page(tmp_path / "page.html")
+    assert "<b>" not in page.html and "sp<b>" in page.text
+    assert "http" not in page.html.replace("http-equiv", "") and "<script" not in page.html
     # Fertility is a number, the rest of the charts shares.
-    assert f"<title>bytes, hi: {row['tokens_per_word']:.2f}</title>" in page
-    assert f"<title>bytes, hi: {row['whole_words'] * 100:.1f} %</title>" in page
+    charts = bar_charts(page.html)
+    assert len(charts) >= 5
+    assert charts["Tokens per word"]["hi", "bytes"] == f"{row['tokens_per_word']:.2f}"
+    assert charts["Words kept whole"]["hi", "bytes"] == f"{row['whole_words'] * 100:.1f}\u00a0%"
+    probe = found["probes"]["chandrabindu and anusvara"]["sp<b>"]
+    shown_probe = charts["Probes: tokens per word"]["chandrabindu and anusvara", "sp&lt;b&gt;"]
+    assert shown_probe == f"{probe['tokens_per_word']:.2f}"
     # Three sentences and the bound: whole documents, at least one.
     few = json.loads(run(made[1], "--text", hindi, "--json", "--max-bytes", 10).stdout)
     assert few["texts"]["hi"]["bytes"]["documents"] == 1
 
 
-def test_table(made: list[Path], corpus_file: Path) -> None:
+def test_table(made: list[Path], corpus_file: Path, tmp_path: Path) -> None:
     from recipes.data.tokenizer import load_tokenizer
 
     tokenizers = [load_tokenizer(path) for path in made]
@@ -190,11 +209,27 @@ def test_table(made: list[Path], corpus_file: Path) -> None:
     assert "both: 60 documents" in text and "tokens/word" in text and "ZWJ and ZWNJ" in text
     lines = text.splitlines()
     assert len(lines[1]) == len(lines[2]) == len(lines[3])
-    assert "Every document comes back" in render(comparison)
-    lossy = Cutter("राज्\u200cकुमार", lossy=True, name="lossy")
-    assert "not exact" in as_text(compare([lossy], [corpus_file]))
+    write_tokenizer_page(comparison, tmp_path / "page.html")
+    assert "Every document comes back" in Page(tmp_path / "page.html").text
+    lossy = compare([Cutter("राज्\u200cकुमार", lossy=True, name="lossy")], [corpus_file])
+    assert "not exact" in as_text(lossy)
+    write_tokenizer_page(lossy, tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    assert "lossy, both: " in page.text and "-> राज्कुमार" in page.text
     with pytest.raises(UserError, match="is given twice"):
         compare(tokenizers, [corpus_file, corpus_file])
+
+
+def test_names_of_files_and_texts_are_escaped(tmp_path: Path) -> None:
+    found = measure(Cutter("न|ी| x", bytes_of="ी"), ["नी x"])
+    found.first_inexact = HOSTILE
+    row = {HOSTILE: found, "other": found}
+    comparison = Comparison({HOSTILE: 5, "other": 6}, texts={HOSTILE: row}, probes={"probe": row})
+    write_tokenizer_page(comparison, tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    # The subtitle, a group and a bar in five charts, a table's title and line, a bar and a column for the
+    # probes; and of what is not exact a line has tokenizer, text and example.
+    page.check_hostile(1 + 2 * 5 + 2 + 2 + (3 + 2 + 2 + 1))
 
 
 def test_shares_are_never_rounded_to_all_or_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Results as a Markdown table that also reads well as plain text."""
+"""Evaluation results as a table: of figures, and as Markdown that also reads well as plain text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from recipes.config.schema import TableRow
 from recipes.errors import UserError
-from recipes.evaluation.result import EvaluationResult, TaskResult
+from recipes.report.evaluation_result import EvaluationResult, TaskResult
 
 MISSING = "-"
 
@@ -20,9 +20,26 @@ class TableSpec:
     columns: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class ResultTable:
+    """Cells as they are shown; the first two columns are words, the others figures."""
+
+    header: list[str]
+    lines: list[list[str]]
+    notes: list[str]
+
+
 def render(
     results: Sequence[EvaluationResult], spec: TableSpec | None = None, labels: Sequence[str] | None = None
 ) -> str:
+    """The table of `tabulate` as Markdown, its notes below it."""
+    table = tabulate(results, spec, labels)
+    return "\n".join([*_markdown(table), *[f"\n{note}" for note in table.notes]]) + "\n"
+
+
+def tabulate(
+    results: Sequence[EvaluationResult], spec: TableSpec | None = None, labels: Sequence[str] | None = None
+) -> ResultTable:
     """The table of one or more models, or of stages of one model.
 
     Accuracies are in percent, with their standard error. With a `spec`, the rows are the published ones and
@@ -51,8 +68,7 @@ def render(
             lines.append(_complement_line(row, results, spec))
         if row.note:
             notes.append(f"{row.name}: {row.note}")
-    table = _markdown(*_without_empty_columns(header, lines))
-    return "\n".join([*table, *[f"\n{note}" for note in notes]]) + "\n"
+    return ResultTable(*_without_empty_columns(header, lines), notes)
 
 
 def _every_metric(results: Sequence[EvaluationResult], without: Set[str]) -> list[TableRow]:
@@ -134,9 +150,10 @@ def _without_empty_columns(header: list[str], lines: list[list[str]]) -> tuple[l
     return [header[i] for i in keep], [[line[i] for i in keep] for line in lines]
 
 
-def _markdown(header: list[str], lines: list[list[str]]) -> list[str]:
+def _markdown(table: ResultTable) -> list[str]:
+    header, lines = table.header, table.lines
     widths = [max(3, *(len(line[i]) for line in [header, *lines])) for i in range(len(header))]
-    texts = 2  # the columns of words, left aligned; the others are figures
+    texts = 2  # columns, left aligned
 
     def rendered(cells: list[str]) -> str:
         padded = [cell.ljust(width) for cell, width in zip(cells[:texts], widths[:texts], strict=True)]

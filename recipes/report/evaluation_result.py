@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recipes.console import shown
 from recipes.errors import UserError
 from recipes.files import atomic_write, make_directory
 
@@ -66,7 +67,30 @@ class EvaluationResult:
         for name, task in fields.pop("tasks").items():
             scores = {metric: Score(**score) for metric, score in task.pop("scores").items()}
             tasks[name] = TaskResult(scores=scores, **task)
-        return cls(tasks=tasks, **fields)
+        result = cls(tasks=tasks, **fields)
+        _check(result)
+        return result
+
+
+def _check(result: EvaluationResult) -> None:
+    """Refuses what a table cannot show: the file may come from a stranger.
+
+    Raises:
+        ValueError: a value has the wrong type, or a task has no entry of its own.
+    """
+    texts, numbers = [result.model, *result.requested], []
+    for task in result.tasks.values():
+        texts += task.tasks
+        numbers += [task.n, task.constant_answer or 0.0, task.constant_text or 0.0]
+        for score in task.scores.values():
+            numbers += [score.value, score.stderr or 0.0]
+    for values, kinds in ((texts, str), (numbers, int | float)):
+        for value in values:
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise ValueError(f"{shown(value)} in place of {'text' if kinds is str else 'a number'}")
+    named = {*result.requested, *(member for task in result.tasks.values() for member in task.tasks)}
+    if missing := sorted(named - set(result.tasks)):
+        raise ValueError(f"no entry for {', '.join(map(shown, missing[:3]))}")
 
 
 def write_results(result: EvaluationResult, path: str | Path) -> None:
@@ -90,5 +114,5 @@ def read_results(path: str | Path) -> EvaluationResult:
         return EvaluationResult.from_json(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not an evaluation result: {error}") from error

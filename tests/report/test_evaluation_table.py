@@ -1,5 +1,6 @@
 """Result files and tables."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,8 @@ import pytest
 from recipes.config.hydra_app import compose
 from recipes.config.schema import TableRow
 from recipes.errors import UserError
-from recipes.evaluation.benchmark import read_results, write_results
-from recipes.evaluation.result import EvaluationResult, Score, TaskResult
-from recipes.evaluation.table import TableSpec, render
+from recipes.report.evaluation_result import EvaluationResult, Score, TaskResult, read_results, write_results
+from recipes.report.evaluation_table import TableSpec, render
 
 
 def published() -> TableSpec:
@@ -51,7 +51,29 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_results(result("a", 0.5), path / "below.json")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 1}', '{"format": 2, "model": "a"}'])
+def altered(**changes: object) -> str:
+    """The file of a result with some of its values replaced."""
+    task = {"scores": {"acc,none": {"value": 0.5, "stderr": None}}, "n": 3, "tasks": []}
+    fields: dict[str, object] = {"format": 1, "model": "m", "requested": ["t"], "tasks": {"t": task}}
+    for name, value in changes.items():
+        (task if name in task else fields)[name] = value
+    return json.dumps(fields)
+
+
+def test_the_altered_file_is_one_unless_it_is_altered(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(altered())
+    assert read_results(tmp_path / "result.json").tasks["t"].scores == {"acc,none": Score(0.5)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{", "[]", "{}", '{"format": 1}', '{"format": 2, "model": "a"}', "[" * 100_000,
+        altered(model=5), altered(requested=["other"]), altered(requested=[["t"]]), altered(n="3"),
+        altered(scores={"acc,none": {"value": "0.5"}}), altered(scores={"acc,none": {"value": True}}),
+        altered(scores={"acc,none": {"value": 0.5, "stderr": [1]}}), altered(tasks=["absent"]),
+    ],
+)  # fmt: skip
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "result.json"
     path.write_text(text)

@@ -1,0 +1,38 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+
+def format_number(value: float) -> str:
+    """Short and readable: 31.6k, 2.9B, 3e-4, 2.412."""
+    size = abs(value)
+    if size == 0:
+        return "0"
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        # 9,999 stays whole; from 10,000 on three digits and a unit.
+        if size >= unit and size >= 1e4:
+            return f"{value / unit:.3g}{name}" if size / unit < 999.5 else f"{value / unit:,.0f}{name}"
+    if size >= 1000:
+        return f"{value:,.0f}"
+    if size < 1e-3:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return f"{value:.4g}"
+
+
+def format_percent(share: float) -> str:
+    """A share in percent, without the sign: 61.3; below 1 % two digits that are not 0."""
+    return f"{share * 100:.1f}" if share >= 0.01 else f"{share * 100:.2g}"
+
+
+def format_duration(seconds: float) -> str:
+    """Two units at most: 41 s, 3 min 20 s, 5 h 12 min, 9 d 4 h."""
+    total = round(seconds)
+    units = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")]
+    for (size, name), (small, small_name) in pairwise(units):
+        if total >= size:
+            rest = total % size // small
+            return f"{total // size:,} {name}" + (f" {rest} {small_name}" if rest else "")
+    return f"{seconds:.1f} s" if seconds < 10 else f"{total} s"
