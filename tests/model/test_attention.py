@@ -16,11 +16,10 @@ from torch import Tensor
 from recipes.config.schema import ParallelConfig
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
+from recipes.model.attention import SDPACoreAttention
 from recipes.model.build import build_gpt_model, transformer_config
 from tests.support.engine import TINY, attention_dropout_output, process_groups
 from tests.support.pool import GlooPool
-
-from recipes.model.attention import SDPACoreAttention  # isort: skip
 
 
 @pytest.fixture(scope="module", autouse=True)

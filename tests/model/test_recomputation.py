@@ -8,12 +8,15 @@ from typing import Any
 from weakref import WeakSet
 
 import pytest
+import torch
 
 from recipes.config.hydra_app import CONF_DIR, compose
+from recipes.config.schema import ParallelConfig
 from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
 from recipes.model.backend import have_transformer_engine
 from recipes.parallel.setup import seed_random_states
-from tests.support.engine import ModelConfig, ParallelConfig, initialized, process_groups, torch
+from tests.support.engine import initialized, process_groups
 
 TINY_MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("tiny*.yaml"))
 SETTINGS = {

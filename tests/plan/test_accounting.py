@@ -14,11 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from recipes.config.schema import ParallelConfig
 from recipes.families.model_config import ModelConfig, padded_vocab_size
+from recipes.model.build import build_gpt_model
 from recipes.plan.accounting import count_parameters, flops_per_token
 from recipes.plan.memory import expected_memory_bytes
 from tests.support.engine import TINY, process_groups
-
-from recipes.model.build import build_gpt_model  # isort: skip
 
 PARAM1 = ModelConfig(
     num_layers=32,

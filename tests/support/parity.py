@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from megatron.core.inference.contexts import StaticInferenceContext
+from megatron.core.models.gpt import GPTModel
 from torch import Tensor
-
-from tests.support.engine import GPTModel
-
-from megatron.core.inference.contexts import StaticInferenceContext  # isort: skip
 
 SAMPLES, LENGTH = 3, 33
 

@@ -8,13 +8,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 from torch.nn import functional
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from recipes.config.schema import ParallelConfig
+from recipes.config.validate_model import validate_model
+from recipes.errors import UserError
+from recipes.families.family import layer_windows
 from recipes.families.model_config import ModelConfig
-from tests.support.engine import GPTModel, initialized, process_groups
+from recipes.model.build import build_gpt_model, transformer_config
+from recipes.model.init import initialize_weights, sharded_tensors
+from recipes.plan.accounting import count_parameters
+from tests.support.engine import initialized, process_groups
 from tests.support.parity import (
     assert_cached_greedy_is_the_full_forward,
     assert_gradients_agree,
@@ -22,13 +29,6 @@ from tests.support.parity import (
     gradients,
     split_qkv,
 )
-
-from recipes.config.validate_model import validate_model  # isort: skip
-from recipes.errors import UserError  # isort: skip
-from recipes.plan.accounting import count_parameters  # isort: skip
-from recipes.model.build import build_gpt_model, transformer_config  # isort: skip
-from recipes.model.init import initialize_weights, sharded_tensors  # isort: skip
-from recipes.families.family import layer_windows  # isort: skip
 
 VOCABULARY = 256
 GEMMA = ModelConfig(

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from recipes.families.model_config import ModelConfig
-from tests.support.engine import TINY, GPTModel, initialized, process_groups
+from tests.support.engine import TINY, initialized, process_groups
 from tests.support.parity import assert_gradients_agree, batch, gradients
 
 

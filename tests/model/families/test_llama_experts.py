@@ -13,6 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel import ColumnParallelLinear
+from megatron.core.transformer.identity_op import IdentityOp
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
@@ -30,24 +38,16 @@ from transformers import (
 
 from recipes.config.schema import OptimConfig, ParallelConfig
 from recipes.families.model_config import ModelConfig, moe_layers
-from tests.support.engine import TINY, GPTModel, initialized, process_groups
+from recipes.inference.text_model import GPTTextModel
+from recipes.model.backend import TorchSpecProvider
+from recipes.model.build import transformer_config
+from recipes.model.families.llama import block_spec
+from recipes.model.norm import TorchNorm
+from recipes.model.router import routers
+from recipes.optim.build import build_optimizer
+from recipes.training.step import forward_backward
+from tests.support.engine import TINY, initialized, process_groups
 from tests.support.parity import assert_gradients_agree, batch, gradients, split_qkv
-
-from megatron.core.distributed import (  # isort: skip
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
-from megatron.core.tensor_parallel import ColumnParallelLinear  # isort: skip
-from megatron.core.transformer.identity_op import IdentityOp  # isort: skip
-from recipes.inference.text_model import GPTTextModel  # isort: skip
-from recipes.model.backend import TorchSpecProvider  # isort: skip
-from recipes.model.build import transformer_config  # isort: skip
-from recipes.model.families.llama import block_spec  # isort: skip
-from recipes.model.norm import TorchNorm  # isort: skip
-from recipes.model.router import routers  # isort: skip
-from recipes.optim.build import build_optimizer  # isort: skip
-from recipes.training.step import forward_backward  # isort: skip
 
 BASE = replace(
     TINY,

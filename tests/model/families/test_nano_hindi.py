@@ -13,11 +13,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from recipes.config.schema import ParallelConfig
+from recipes.config.validate_model import validate_model
+from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
-from tests.support.engine import GPTModel, initialized, process_groups
+from recipes.families.nano_hindi import value_embedding_layers
+from recipes.model.build import build_gpt_model
+from recipes.model.init import initialize_weights, sharded_tensors
+from recipes.plan.accounting import count_parameters
+from tests.support.engine import initialized, process_groups
 from tests.support.nano_cases import initial_parts, losses_and_gradients, shaken
 from tests.support.nano_reference import FEATURES, NanoReference
 from tests.support.parity import (
@@ -29,13 +36,6 @@ from tests.support.parity import (
     split_qkv,
 )
 from tests.support.pool import GlooPool
-
-from recipes.config.validate_model import validate_model  # isort: skip
-from recipes.errors import UserError  # isort: skip
-from recipes.plan.accounting import count_parameters  # isort: skip
-from recipes.model.build import build_gpt_model  # isort: skip
-from recipes.model.init import initialize_weights, sharded_tensors  # isort: skip
-from recipes.families.nano_hindi import value_embedding_layers  # isort: skip
 
 VOCABULARY = 256
 NANO = ModelConfig(

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core.models.gpt import GPTModel
 from torch import Tensor, nn
 from torch.nn import functional
 
 from recipes.config.schema import ParallelConfig
 from recipes.families.model_config import ModelConfig
-from tests.support.engine import TINY, GPTModel, initialized, process_groups
+from recipes.inference.text_model import GPTTextModel
+from recipes.model.noisy_router import NoisyTopKRouter, probability_of_choice
+from recipes.model.router import routers
+from recipes.parallel.setup import seed_random_states
+from tests.support.engine import TINY, initialized, process_groups
 from tests.support.parity import assert_gradients_agree, batch, gradients, split_qkv
-
-from recipes.inference.text_model import GPTTextModel  # isort: skip
-from recipes.model.noisy_router import NoisyTopKRouter, probability_of_choice  # isort: skip
-from recipes.model.router import routers  # isort: skip
-from recipes.parallel.setup import seed_random_states  # isort: skip
 
 MODEL = replace(
     TINY,
@@ -328,6 +328,25 @@ def test_no_losses_in_evaluation_or_without_coefficients() -> None:
     balanced.train()
     balanced(x)
     assert get_moe_layer_wise_logging_tracker()
+
+
+def drawn(model: ModelConfig, **options: Any) -> Tensor:
+    """Gates of the first router in training, from the same weights, hidden states and random state."""
+    router, x = noisy_router(replace(model, megatron=options))
+    seed_random_states(5)
+    gates: Tensor = router(x)[0]
+    return gates.detach()
+
+
+@pytest.mark.parametrize(
+    "option", [{"moe_input_jitter_eps": 0.5}, {"moe_router_force_load_balancing": True}], ids=str
+)
+def test_the_noisy_router_reads_neither_jitter_nor_forced_balance(option: dict[str, Any]) -> None:
+    """Why param_moe refuses them: megatron-core's router applies both where ours takes its place."""
+    assert torch.equal(drawn(MODEL), drawn(MODEL, **option))
+    mixture = replace(TINY, num_moe_experts=5)
+    assert torch.equal(drawn(mixture), drawn(mixture))
+    assert not torch.allclose(drawn(mixture), drawn(mixture, **option))
 
 
 def test_recomputation_draws_the_same_noise() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from recipes.report import write_report
-from tests.parallel.test_layouts import LAYOUTS
 from tests.support.cases import completions
 from tests.support.corpus import TinyData
+from tests.support.layouts import LAYOUTS
 from tests.support.pool import GlooPool
 from tests.support.run_cases import Outcome, run_case
 
