@@ -53,3 +53,12 @@ def gloo_pool() -> Iterator[GlooPool]:
     pool = GlooPool()
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[None]:
+    """Process groups of one process, for the models that a module's tests build."""
+    from tests.support.engine import process_groups
+
+    with process_groups():
+        yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,14 +17,10 @@ from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
 from recipes.model.attention import SDPACoreAttention
 from recipes.model.build import build_gpt_model, transformer_config
-from tests.support.engine import TINY, attention_dropout_output, process_groups
+from tests.support.engine import TINY, attention_dropout_output
 from tests.support.pool import GlooPool
 
-
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    with process_groups():
-        yield
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 def core_attention(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,17 +19,13 @@ from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
 from recipes.model.backend import have_transformer_engine
 from recipes.model.build import build_gpt_model, transformer_config
-from tests.support.engine import TINY, process_groups
+from tests.support.engine import TINY
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 needs_no_transformer_engine = pytest.mark.skipif(have_transformer_engine(), reason="it is there")
 # Its rotary kernel cannot be imported here, and TransformerConfig looks for it.
 UNFUSED_ROPE = {"apply_rope_fusion": False}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    with process_groups():
-        yield
 
 
 @pytest.fixture
