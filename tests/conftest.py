@@ -16,12 +16,29 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from tests.support.corpus import TinyData, make_tiny_data
 from tests.support.pool import GlooPool
 
+TESTS = Path(__file__).resolve().parent
+
 # An example that is slow says nothing here: other test processes use the same cores.
 settings.register_profile("default", settings.get_profile("default"), deadline=None)
 settings.load_profile("default")
 
 # A shell's background job ignores Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Rooms whose tests import megatron-core in their own process. The others do without, and without its seconds.
+ENGINE_ROOMS = ("checkpoint", "data/samples", "families", "inference", "model", "optim", "parallel", "plan")
+
+
+def pytest_collect_directory(path: Path) -> None:
+    """Puts the stand-in for CUDA in place before a room's tests import megatron-core, which looks for it."""
+    if path in [TESTS / room for room in ENGINE_ROOMS]:
+        import torch
+
+        from recipes.parallel import cpu_stand_in
+
+        if not torch.cuda.is_available():
+            cpu_stand_in.install()
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +55,10 @@ def gloo_pool() -> Iterator[GlooPool]:
     pool.close()
 
 
-@pytest.fixture(scope="session")
-def repository() -> Path:
-    return Path(__file__).resolve().parents[1]
+@pytest.fixture(scope="module")
+def engine() -> Iterator[None]:
+    """Process groups of one process, for the models that a module's tests build."""
+    from tests.support.engine import process_groups
+
+    with process_groups():
+        yield

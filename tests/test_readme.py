@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 FEW_STEPS = "trainer.max_steps=6"
 
 
@@ -27,14 +29,14 @@ def commands(text: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def copy(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What git tracks, elsewhere."""
     target = tmp_path_factory.mktemp("copy")
-    files = subprocess.check_output(["git", "ls-files", "-z"], cwd=repository, text=True).split("\0")
+    files = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
     for name in filter(None, files):
-        if not name.startswith("tests/") and (repository / name).exists():
+        if not name.startswith("tests/") and (ROOT / name).exists():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(repository / name, target / name)
+            shutil.copy2(ROOT / name, target / name)
     return target
 
 
@@ -45,8 +47,8 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_steps_one_by_one(copy: Path, repository: Path) -> None:
-    steps = commands(section((repository / "README.md").read_text(), "The steps, one by one"))
+def test_the_steps_one_by_one(copy: Path) -> None:
+    steps = commands(section((ROOT / "README.md").read_text(), "The steps, one by one"))
     assert len(steps) == 15, steps
     for command in steps:
         command = re.sub(r"trainer\.max_steps=\d+", FEW_STEPS, command)
@@ -59,20 +61,20 @@ def test_the_steps_one_by_one(copy: Path, repository: Path) -> None:
     assert (copy / "outputs/mine/report.html").exists()
 
 
-def test_the_refusal_is_the_one_shown(repository: Path) -> None:
-    text = section((repository / "README.md").read_text(), "The steps, one by one")
+def test_the_refusal_is_the_one_shown() -> None:
+    text = section((ROOT / "README.md").read_text(), "The steps, one by one")
     command, shown = re.search(r"\$ (python .+)\n    (error: .+)", text).groups()  # type: ignore[union-attr]
     done = subprocess.run(
-        ["bash", "-c", command], cwd=repository, env=environment(), capture_output=True, text=True
+        ["bash", "-c", command], cwd=ROOT, env=environment(), capture_output=True, text=True
     )
     assert (done.returncode, done.stderr.strip(), done.stdout) == (2, shown, "")
 
 
-def test_every_link_leads_somewhere(repository: Path) -> None:
+def test_every_link_leads_somewhere() -> None:
     documents = [
-        repository / "README.md",
-        repository / "CONTRIBUTING.md",
-        *(repository / "docs").glob("*.md"),
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").glob("*.md"),
     ]
     for document in documents:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):

@@ -21,6 +21,7 @@ from recipes.inference.verify_conversion import BOUND, BOUND_NARROWED, Compariso
 from tests.support.cases import nemo_logits
 from tests.support.corpus import TinyData
 from tests.support.nemo_files import FIXTURES
+from tests.support.paths import ROOT
 from tests.support.pool import GlooPool
 from tests.support.run_cases import run_case, wait_for_file
 from tests.support.stored_forms import empty_model, local_state, unpacked
@@ -137,16 +138,14 @@ def test_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("to", ["hf", "nemo"])
-def test_a_killed_conversion_leaves_nothing_that_looks_finished(
-    to: str, tmp_path: Path, repository: Path
-) -> None:
+def test_a_killed_conversion_leaves_nothing_that_looks_finished(to: str, tmp_path: Path) -> None:
     source, target = FIXTURES / "classic_te_single" / "model.nemo", tmp_path / "out"
     slow = (
         "import sys, time; import recipes.checkpoint.convert as c; tell = c.Conversion.tell\n"
         "c.Conversion.tell = lambda self, n: (time.sleep(0.2), tell(self, n))[1]\n"
         "from pathlib import Path; c.convert(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])"
     )
-    process = subprocess.Popen([sys.executable, "-c", slow, str(source), str(target), to], cwd=repository)
+    process = subprocess.Popen([sys.executable, "-c", slow, str(source), str(target), to], cwd=ROOT)
     wait_for_file(tmp_path, lambda: process.poll() is None)
     time.sleep(0.3)
     process.kill()
@@ -157,12 +156,12 @@ def test_a_killed_conversion_leaves_nothing_that_looks_finished(
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "the next conversion cleans up"
 
 
-def test_command_line(tmp_path: Path, repository: Path) -> None:
+def test_command_line(tmp_path: Path) -> None:
     source = FIXTURES / "classic_te_zarr" / "model.nemo"
     command = [sys.executable, "-m", "tools.convert", str(source), str(tmp_path / "hf"), "--to", "hf"]
-    done = subprocess.run([*command, "--verify"], cwd=repository, capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, "--verify"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "largest difference of logits" in done.stdout
-    again = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 2 and again.stderr.startswith("error: ") and again.stderr.count("\n") == 1
     names = {path.name for path in (tmp_path / "hf").iterdir()}
     tokenizer = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json"}
@@ -178,13 +177,13 @@ def changed_tensor(directory: Path, name: str, change: Callable[[torch.Tensor], 
     return model
 
 
-def test_verify_fails_on_numbers_that_are_not_finite(tmp_path: Path, repository: Path) -> None:
+def test_verify_fails_on_numbers_that_are_not_finite(tmp_path: Path) -> None:
     """Conversion itself warns and goes on."""
     name = "decoder.layers.1.mlp.linear_fc2.weight"
     source = changed_tensor(tmp_path / "model", name, lambda tensor: tensor[3, 4].fill_(float("nan")))
     target = tmp_path / "out.nemo"
     command = [sys.executable, "-m", "tools.convert", str(source), str(target), "--to", "nemo", "--verify"]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and target.exists()
     warning, error = done.stderr.splitlines()
     assert warning.startswith(f"warning: {name} of ") and "not finite" in warning

@@ -2,46 +2,15 @@
 
 from __future__ import annotations
 
-import enum
-import typing
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from recipes.config.megatron_fields import MEGATRON_CHOICES
-from recipes.config.stored_options import STORED_OPTIONS
-from recipes.config.validate_model import OWNED_MEGATRON_FIELDS, UNUSED_MEGATRON_FIELDS, validate_model
+from recipes.config.validate_model import validate_model
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
-from tests.config.test_expert_settings import MIXTURE, PARAM_MOE
-
-DENSE = replace(MIXTURE, num_moe_experts=None)
-
-
-def values_of(annotation: Any) -> tuple[str, ...]:
-    if typing.get_origin(annotation) is typing.Literal:
-        return typing.get_args(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
-        return tuple(member.name for member in annotation)
-    return tuple(value for part in typing.get_args(annotation) for value in values_of(part))
-
-
-def test_choices_are_the_installed_ones() -> None:
-    from tests.support.engine import torch
-
-    assert torch is not None
-    from megatron.core.transformer import TransformerConfig
-
-    annotations = typing.get_type_hints(TransformerConfig)
-    choices = {name: values_of(annotation) for name, annotation in annotations.items()}
-    # cuda_graph_scope is a list, which megatron-core itself turns into the enum's members.
-    elsewhere = {*OWNED_MEGATRON_FIELDS, *UNUSED_MEGATRON_FIELDS, *STORED_OPTIONS, "cuda_graph_scope"}
-    expected = {name: values for name, values in choices.items() if values and name not in elsewhere}
-    expected["attention_backend"] = tuple(set(expected["attention_backend"]) - {"local"})
-    assert {name: set(values) for name, values in MEGATRON_CHOICES.items()} == {
-        name: set(values) for name, values in expected.items()
-    }
+from tests.support.expert_models import DENSE, MIXTURE, PARAM_MOE
 
 
 @pytest.mark.parametrize(
@@ -92,17 +61,3 @@ def test_refused(model: ModelConfig, megatron: dict[str, Any], message: str) -> 
 )
 def test_accepted(model: ModelConfig, megatron: dict[str, Any]) -> None:
     validate_model(replace(model, megatron=megatron))
-
-
-def test_the_noisy_router_reads_neither_jitter_nor_forced_balance() -> None:
-    """Why param_moe refuses them: megatron-core's router applies both where ours takes its place."""
-    from tests.support.engine import torch
-
-    assert torch is not None
-    from megatron.core.transformer.moe.router import TopKRouter
-
-    from recipes.model.noisy_router import NoisyTopKRouter
-
-    read = {"apply_input_jitter", "moe_router_force_load_balancing"}
-    assert read <= set(TopKRouter.forward.__code__.co_names)
-    assert not read & set(NoisyTopKRouter.forward.__code__.co_names)

@@ -11,9 +11,8 @@ from recipes.config.schema import ParallelConfig
 from recipes.config.validate_parallel import validate_parallel
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
-from tests.config.test_expert_settings import MIXTURE, PARAM_MOE
+from tests.support.expert_models import DENSE, MIXTURE, PARAM_MOE
 
-DENSE = replace(MIXTURE, num_moe_experts=None)
 WINDOWED = replace(DENSE, window_size=8, window_pattern="SL")
 TP2 = ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True, world_size=2)
 CP2 = ParallelConfig(context_parallel_size=2, world_size=2)

@@ -25,10 +25,6 @@ def test_lint() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_base_is_an_argument_with_the_engines_own_image() -> None:
-    assert "ARG BASE_IMAGE=nvcr.io/nvidia/pytorch:25.11-py3\nFROM ${BASE_IMAGE}\n" in TEXT
-
-
 def test_does_not_run_as_root() -> None:
     assert re.findall(r"^USER (\S+)", TEXT, re.MULTILINE)[-1] not in ("0", "root")
 
@@ -44,12 +40,6 @@ def test_what_is_copied_exists_and_is_not_ignored() -> None:
             assert source == "." or any(source == a or source.startswith(f"{a}/") for a in allowed), source
     assert {"recipes", "tools", "conf", "pyproject.toml"} <= set(allowed)
     assert not {"outputs", ".venv", ".git"} & set(allowed)
-
-
-def test_the_images_own_packages_are_checked_after_installing() -> None:
-    install = TEXT.index("pip install -r /opt/build/requirements.txt -c /opt/build/constraints.txt")
-    assert TEXT.index("image_requirements.py write") < install < TEXT.index("image_requirements.py check")
-    assert "--system-site-packages" in TEXT and "PIP_CONSTRAINT= " in TEXT
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from tests.support.huggingface_models import (
     tensors_of,
     tokens_for,
 )
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,8 +77,8 @@ def test_remote_code_in_bfloat16(case: str, wide: tuple[str, ...], tmp_path: Pat
     assert (found - exact).abs().mean() < 0.03 * exact.std()
 
 
-def test_remote_code_stands_alone(repository: Path) -> None:
-    for path in (repository / "recipes/families/remote_code").glob("[a-z]*_*.py"):
+def test_remote_code_stands_alone() -> None:
+    for path in (ROOT / "recipes/families/remote_code").glob("[a-z]*_*.py"):
         tree = ast.parse(path.read_text())
         modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         plain = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]

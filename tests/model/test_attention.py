@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,17 +15,12 @@ from torch import Tensor
 from recipes.config.schema import ParallelConfig
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
+from recipes.model.attention import SDPACoreAttention
 from recipes.model.build import build_gpt_model, transformer_config
-from tests.support.engine import TINY, attention_dropout_output, process_groups
+from tests.support.engine import TINY, attention_dropout_output
 from tests.support.pool import GlooPool
 
-from recipes.model.attention import SDPACoreAttention  # isort: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    with process_groups():
-        yield
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 def core_attention(

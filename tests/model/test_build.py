@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.enums import AttnBackend
+from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.moe.experts import TEGroupedMLP
 
 from recipes.config.hydra_app import compose
+from recipes.config.schema import ParallelConfig
 from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
 from recipes.model.backend import have_transformer_engine
-from tests.support.engine import TINY, ModelConfig, ParallelConfig, process_groups
-
-from megatron.core.process_groups_config import ProcessGroupCollection  # isort: skip
-from megatron.core.transformer.enums import AttnBackend  # isort: skip
-from megatron.core.transformer.mlp import MLPSubmodules  # isort: skip
-from megatron.core.transformer.moe.experts import TEGroupedMLP  # isort: skip
-
 from recipes.model.build import build_gpt_model, transformer_config
+from tests.support.engine import TINY
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 needs_no_transformer_engine = pytest.mark.skipif(have_transformer_engine(), reason="it is there")
 # Its rotary kernel cannot be imported here, and TransformerConfig looks for it.
 UNFUSED_ROPE = {"apply_rope_fusion": False}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    with process_groups():
-        yield
 
 
 @pytest.fixture

@@ -10,10 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.support import engine  # noqa: F401  The stand-in for CUDA comes before megatron-core.
+from recipes.model.causal import BLOCK, causal_attention
 from tests.support.dense_attention import attention_inputs, dense_attention
-
-from recipes.model.causal import BLOCK, causal_attention  # isort: skip
 
 
 def with_gradients(

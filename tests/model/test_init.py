@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,16 +13,12 @@ from numpy.typing import NDArray
 
 from recipes.config.schema import ParallelConfig
 from recipes.families.model_config import ModelConfig
-from tests.support.engine import TINY, initial_parameters, initialized, process_groups
+from tests.support.engine import TINY, initial_parameters, initialized
 from tests.support.pool import GlooPool
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 Arrays = dict[str, NDArray[Any]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    with process_groups():
-        yield
 
 
 def parameters(model: ModelConfig, seed: int = 1) -> Arrays:

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from recipes.config.schema import ParallelConfig
+from recipes.model.build import transformer_config
+from recipes.model.norm import LayerNorm, RMSNorm, TorchNorm
 from tests.support.engine import TINY
-
-from recipes.model.build import transformer_config  # isort: skip
-from recipes.model.norm import LayerNorm, RMSNorm, TorchNorm  # isort: skip
 
 
 def inputs() -> torch.Tensor:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
 import pytest
+import torch
 
 from recipes.config.hydra_app import CONF_DIR, compose
+from recipes.config.schema import ParallelConfig
 from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
 from recipes.model.backend import have_transformer_engine
 from recipes.parallel.setup import seed_random_states
-from tests.support.engine import ModelConfig, ParallelConfig, initialized, process_groups, torch
+from tests.support.engine import initialized
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 TINY_MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("tiny*.yaml"))
 SETTINGS = {
@@ -33,12 +37,6 @@ SETTINGS = {
     "moe": {"recompute_granularity": "selective", "recompute_modules": ["moe"]},
     "shared_experts": {"recompute_granularity": "selective", "recompute_modules": ["shared_experts"]},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    with process_groups():
-        yield
 
 
 def described(name: str) -> ModelConfig:

@@ -12,11 +12,9 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 from transformers.masking_utils import sliding_window_causal_mask_function
 
-from tests.support import engine  # noqa: F401  The stand-in for CUDA comes before megatron-core.
+from recipes.model.causal import causal_attention
+from recipes.model.windows import block_mask, flash_attention_3, visible
 from tests.support.dense_attention import attention_inputs, dense_attention
-
-from recipes.model.causal import causal_attention  # isort: skip
-from recipes.model.windows import block_mask, flash_attention_3, visible  # isort: skip
 
 CPU = torch.device("cpu")
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from recipes.config.schema import OptimConfig, ParallelConfig
-from recipes.families.model_config import ModelConfig
-from tests.support.engine import TINY, initialized, process_groups, torch
-
-from megatron.core.distributed import (  # isort: skip
+import torch
+from megatron.core.distributed import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
 )
-from megatron.core.optimizer_param_scheduler import get_canonical_lr_for_logging  # isort: skip
+from megatron.core.optimizer_param_scheduler import get_canonical_lr_for_logging
 
-from recipes.optim.build import build_optimizer, build_schedule, uses_distributed_optimizer  # isort: skip
+from recipes.config.schema import OptimConfig, ParallelConfig
+from recipes.families.model_config import ModelConfig
+from recipes.optim.build import build_optimizer, build_schedule, uses_distributed_optimizer
+from tests.support.engine import TINY, initialized, process_groups
 
 Rates = dict[str, tuple[float, float, float]]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
-from tests.support.engine import TINY, initialized, process_groups, torch
-
-from recipes.optim.matrices import MatrixLayout, matrix_layout  # isort: skip
+from recipes.optim.matrices import MatrixLayout, matrix_layout
+from tests.support.engine import TINY, initialized, process_groups
 
 EXPERTS = {"num_moe_experts": 4, "moe_ffn_hidden_size": 24, "moe_shared_expert_intermediate_size": 40}
 

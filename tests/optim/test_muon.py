@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor, nn
 
+from recipes.optim import muon as muon_module
+from recipes.optim.matrices import MatrixLayout
+from recipes.optim.muon import Muon
 from recipes.optim.polar import COEFFICIENTS
-from tests.support.engine import torch  # The stand-in for CUDA before megatron-core.
-
-from recipes.optim import muon as muon_module  # isort: skip
-from recipes.optim.matrices import MatrixLayout  # isort: skip
-from recipes.optim.muon import Muon  # isort: skip
 
 LR, DECAY, MU, BETA2 = 0.02, 0.3, 0.9, 0.7
 

@@ -10,16 +10,8 @@ import pytest
 
 from tests.support.cases import nemo_logits, pretrain_case
 from tests.support.corpus import TinyData
+from tests.support.layouts import LAYOUTS
 from tests.support.pool import GlooPool
-
-LAYOUTS = {
-    "tp2": (2, ["parallel=tp2"]),
-    "tp2_sp": (2, ["parallel=tp2_sp"]),
-    "pp2": (2, ["parallel=pp2"]),
-    "dp2": (2, ["parallel=single"]),
-    "dp2_overlapped": (2, ["parallel.overlap_grad_reduce=true", "parallel.overlap_param_gather=true"]),
-    "tp2_pp2": (4, ["parallel=tp2_pp2"]),
-}
 
 
 def losses(metrics: list[dict[str, Any]]) -> dict[int, float]:

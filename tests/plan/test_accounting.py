@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,11 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from recipes.config.schema import ParallelConfig
 from recipes.families.model_config import ModelConfig, padded_vocab_size
+from recipes.model.build import build_gpt_model
 from recipes.plan.accounting import count_parameters, flops_per_token
 from recipes.plan.memory import expected_memory_bytes
-from tests.support.engine import TINY, process_groups
+from tests.support.engine import TINY
 
-from recipes.model.build import build_gpt_model  # isort: skip
+pytestmark = pytest.mark.usefixtures("engine")
 
 PARAM1 = ModelConfig(
     num_layers=32,
@@ -31,12 +31,6 @@ PARAM1 = ModelConfig(
     max_position_embeddings=2048,
     init_method_std=0.01,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    with process_groups():
-        yield
 
 
 def test_param1() -> None:

@@ -12,12 +12,9 @@ from hypothesis import strategies as st
 
 from recipes.config.lengths import schedule_lengths
 from recipes.config.schema import OptimConfig
+from recipes.optim.build import build_schedule
 from recipes.plan.learning_rate import HEIGHT, WIDTH, draw_learning_rate, learning_rate
-from tests.support.engine import torch  # The stand-in for CUDA before megatron-core.
 
-from recipes.optim.build import build_schedule  # isort: skip
-
-assert torch is not None
 TOKENS_PER_STEP = 1000
 
 

@@ -40,7 +40,8 @@ def training_logits(step_directory: str, tokens: list[list[int]]) -> Any:
     from recipes.checkpoint.nemo.classic_config import from_nemo_config
     from recipes.checkpoint.save.training_state import load_checkpoint_weights
     from recipes.config.schema import ParallelConfig
-    from tests.support.engine import build_gpt_model, process_groups
+    from recipes.model.build import build_gpt_model
+    from tests.support.engine import process_groups
 
     state = load_plain(Path(step_directory) / "common.pt")["recipes"]["model"]
     rows = state["make_vocab_size_divisible_by"]

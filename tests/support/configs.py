@@ -1,4 +1,4 @@
-"""Configurations with some values changed, and what is said of them."""
+"""Shipped configurations, and configurations with some values changed and what is said of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
+from recipes.config.hydra_app import CONF_DIR
 from recipes.config.validate import validate_pretrain
 from recipes.errors import UserError
+
+
+def options(group: str) -> list[str]:
+    """The names of the YAML files of a configuration group."""
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
 
 
 def changed(config: Any, **values: Any) -> Any:

@@ -7,12 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-
-from recipes.parallel import cpu_stand_in
-
-if not torch.cuda.is_available():  # Before megatron-core is imported: it looks at CUDA as it loads.
-    cpu_stand_in.install()
-
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel

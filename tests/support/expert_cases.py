@@ -14,10 +14,10 @@ def pretrain_with_equal_noise(overrides: list[str]) -> tuple[int, list[dict[str,
 
     So every layout routes it alike; otherwise each process has noise of its own.
     """
-    from tests.support.cases import pretrain_case
-    from tests.support.engine import torch
+    import torch
 
-    from recipes.model.noisy_router import NoisyTopKRouter  # isort: skip
+    from recipes.model.noisy_router import NoisyTopKRouter
+    from tests.support.cases import pretrain_case
 
     def from_content(self: Any, input: Any, logits: Any) -> Any:
         return torch.sin(37 * input[..., : logits.shape[-1]].detach())
@@ -32,9 +32,8 @@ def pretrain_with_equal_noise(overrides: list[str]) -> tuple[int, list[dict[str,
 
 def initial_experts(model: ModelConfig, parallel: ParallelConfig) -> dict[tuple[str, int], Any]:
     """This rank's initial expert parameters as arrays, by name and the expert's number in the model."""
+    from recipes.model.build import MoELayer
     from tests.support.engine import initialized, process_groups
-
-    from recipes.model.build import MoELayer  # isort: skip
 
     with process_groups(parallel, launched_world()):
         gpt = initialized(model, 1, parallel)
@@ -53,10 +52,11 @@ def router_noise(parallel: ParallelConfig, seed: int) -> Any:
     """Two draws of this rank's router noise after seeding, then the random state that dropout uses."""
     from dataclasses import replace
 
-    from tests.support.engine import TINY, initialized, process_groups, torch
+    import torch
 
-    from recipes.model.router import routers  # isort: skip
-    from recipes.parallel.setup import seed_random_states  # isort: skip
+    from recipes.model.router import routers
+    from recipes.parallel.setup import seed_random_states
+    from tests.support.engine import TINY, initialized, process_groups
 
     model = replace(TINY, family="param_moe", num_moe_experts=4, normalization="LayerNorm", activation="gelu")
     model = replace(model, add_bias_linear=True, position_embedding_type="learned_absolute")

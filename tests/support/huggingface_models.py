@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from recipes.checkpoint.formats.blob import Blob
@@ -21,7 +22,7 @@ from recipes.checkpoint.huggingface.remote import write_remote_code
 from recipes.checkpoint.huggingface.write import write_weights
 from recipes.families.family import tensor_table
 from recipes.families.model_config import ModelConfig
-from tests.support.engine import TINY, GPTModel
+from tests.support.engine import TINY
 
 LLAMA = replace(
     TINY,

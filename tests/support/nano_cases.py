@@ -6,17 +6,17 @@ import zlib
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.models.gpt import GPTModel
 
 from recipes.config.schema import ParallelConfig
+from recipes.config.world import launched_world
 from recipes.families.model_config import ModelConfig
-from tests.support.engine import GPTModel, initialized, process_groups
+from recipes.model.init import sharded_tensors
+from tests.support.engine import initialized, process_groups
 from tests.support.parity import batch
-
-import torch.distributed as dist  # isort: skip
-from megatron.core import parallel_state  # isort: skip
-from megatron.core.dist_checkpointing.mapping import ShardedTensor  # isort: skip
-from recipes.config.world import launched_world  # isort: skip
-from recipes.model.init import sharded_tensors  # isort: skip
 
 CENTRES = {"resid_lambda": 1.0, "x0_lambda": 0.5}
 DEVIATIONS = {

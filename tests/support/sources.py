@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recipes.config.data_schema import DataConfig, SourceConfig
 from recipes.config.schema import PretrainConfig, TrainerConfig
-from recipes.data.samples.blend import BlendSource
 from recipes.data.samples.indexed import IndexedWriter
 from recipes.families.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from recipes.data.samples.blend import BlendSource
 
 SEQ_LENGTH = 8
 TOKENIZER: Any = SimpleNamespace(eos_id=-7, sha256="0" * 64)
@@ -32,6 +34,8 @@ def write_source(prefix: Path, tokens: int, first: int = 0, seed: int = 0) -> Pa
 
 
 def source(prefix: Path, cache_dir: Path, seed: int = 1, **options: Any) -> BlendSource:
+    from recipes.data.samples.blend import BlendSource
+
     options = {"seq_length": SEQ_LENGTH, "eod_mask_loss": False} | options
     return BlendSource(str(prefix), TOKENIZER, seed=seed, cache_dir=cache_dir, **options)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from recipes.config.hydra_app import CONF_DIR
 from recipes.errors import UserError
+from tests.support.configs import options
+from tests.support.paths import ROOT
 from tools.describe import describe
 
 
@@ -25,7 +25,7 @@ def test_param1_has_its_published_size_and_cost() -> None:
     assert param1["kv_bytes_per_token"] == 2 * 32 * 8 * 128 * 2
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml")))
+@pytest.mark.parametrize("name", options("model"))
 def test_parts_and_layers_add_up(name: str) -> None:
     description = describe([f"model={name}"])
     assert sum(description["parts"].values()) == description["parameters"]
@@ -70,8 +70,8 @@ def test_impossible_models_are_refused() -> None:
         describe(["model=tiny"], seq_length=0)
 
 
-def test_command_line(repository: Path) -> None:
+def test_command_line() -> None:
     command = [sys.executable, "-m", "tools.describe", "model=lumen_128m"]
-    text = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout
-    data = json.loads(subprocess.check_output([*command, "--json"], cwd=repository, text=True))
+    text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    data = json.loads(subprocess.check_output([*command, "--json"], cwd=ROOT, text=True))
     assert f"{data['parameters']:,}" in text and "output head" not in text

@@ -28,6 +28,7 @@ from recipes.data.tokenizer import load_tokenizer
 from recipes.errors import UserError
 from recipes.files import sha256_file
 from tests.support.hub import StandInHub, article, parquet, use_endpoint
+from tests.support.paths import ROOT
 
 TEXTS = [f"{number} " + "पाठ " * (number * 7 % 11) for number in range(30)]
 
@@ -326,7 +327,7 @@ def test_one_writer_at_a_time(inputs: list[str], tmp_path: Path) -> None:
     download(options, quiet)
 
 
-def test_killed_process_goes_on(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_process_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {
         f"20231101.hi/train-{i:05}-of-00012.parquet": parquet([article(i * 9 + row) for row in range(9)])
         for i in range(12)
@@ -339,7 +340,7 @@ def test_killed_process_goes_on(repository: Path, tmp_path: Path, monkeypatch: p
             command = [sys.executable, "-m", "tools.download", "wikipedia_hi", "--out", str(out)]
             return subprocess.Popen(
                 [*command, "--shard-bytes", "1500"],
-                cwd=repository,
+                cwd=ROOT,
                 env=environment,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -369,11 +370,11 @@ def test_killed_process_goes_on(repository: Path, tmp_path: Path, monkeypatch: p
     assert {path.name for path in (tmp_path / "killed").iterdir()} == {*contents[0], "manifest.json"}
 
 
-def test_command_line_errors_are_one_line(repository: Path, tmp_path: Path) -> None:
+def test_command_line_errors_are_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tools.download", "wikipedia_hi", "--out", str(tmp_path / "out")]
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
     ended = subprocess.run(
-        command, cwd=repository, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: cannot reach wikimedia/wikipedia")

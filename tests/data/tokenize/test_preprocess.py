@@ -1,7 +1,5 @@
 """JSONL to .bin/.idx: megatron-core's bytes, for any number of workers, whole or not at all."""
 
-import bz2
-import gzip
 import json
 import os
 import re
@@ -29,6 +27,7 @@ from recipes.data.tokenizer.sentencepiece_model import SentencePieceTokenizer
 from recipes.data.tokenizer.train import train_tokenizer
 from recipes.errors import UserError
 from recipes.files import sha256_file
+from tests.support.compressed import compressed
 
 TEXTS = [
     "The river rises in the hills.\nBoats carry rice.\n\n",
@@ -469,23 +468,6 @@ def test_stopped_anywhere(
         preprocess(inputs, model, folder / "data", force=True)
         assert same_bytes(folder / "data", folder / "whole")
         assert check_prefix(folder / "data").bin_sha256 == sha256_file(folder / "data.bin")
-
-
-def compressed(path: Path, suffix: str) -> Path:
-    """The file, compressed under its name with the suffix."""
-    if not suffix:
-        return path
-    target = path.with_name(path.name + suffix)
-    if suffix == ".gz":
-        target.write_bytes(gzip.compress(path.read_bytes()))
-    elif suffix == ".bz2":
-        target.write_bytes(bz2.compress(path.read_bytes()))
-    else:
-        import pyarrow
-
-        with pyarrow.output_stream(str(target), compression="zstd") as stream:
-            stream.write(path.read_bytes())
-    return target
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".zst"])

@@ -14,6 +14,7 @@ from recipes.data.tokenize.word_encoder import BatchEncoder, is_separable
 from recipes.data.tokenizer import load_tokenizer
 from recipes.data.tokenizer.train import train_tokenizer
 from recipes.errors import UserError
+from tests.support.compressed import compressed
 
 TEXT = "the river rises in the hills  and falls\n नदी पहाड़ों से निकलती है।   नावें चावल ले जाती हैं " * 3
 
@@ -57,8 +58,6 @@ def test_same_tokens(folder: Path, texts: list[str], most: int, longest: int) ->
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".zst"])
 def test_texts_of_any_file(tmp_path: Path, suffix: str) -> None:
-    from tests.data.tokenize.test_preprocess import compressed
-
     lines = tmp_path / "a.txt"
     lines.write_text("एक\ntwo\n", "utf-8")
     assert list(read_texts(compressed(lines, suffix), "text")) == ["एक\n", "two\n"]

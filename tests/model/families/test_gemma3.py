@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 import torch
+from megatron.core.models.gpt import GPTModel
 from torch import Tensor
-from torch.nn import functional
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from recipes.config.schema import ParallelConfig
+from recipes.config.validate_model import validate_model
+from recipes.errors import UserError
+from recipes.families.family import layer_windows
 from recipes.families.model_config import ModelConfig
-from tests.support.engine import GPTModel, initialized, process_groups
+from recipes.model.build import build_gpt_model, transformer_config
+from recipes.model.init import initialize_weights, sharded_tensors
+from recipes.plan.accounting import count_parameters
+from tests.support import parity
+from tests.support.engine import initialized
 from tests.support.parity import (
+    VOCABULARY,
     assert_cached_greedy_is_the_full_forward,
-    assert_gradients_agree,
+    assert_logits_losses_and_gradients_agree,
+    assert_recomputation_changes_no_gradient,
     batch,
+    gated_mlp,
+    give_weights,
     gradients,
-    split_qkv,
+    projections,
+    tables_and_norm,
+    weights,
 )
 
-from recipes.config.validate_model import validate_model  # isort: skip
-from recipes.errors import UserError  # isort: skip
-from recipes.plan.accounting import count_parameters  # isort: skip
-from recipes.model.build import build_gpt_model, transformer_config  # isort: skip
-from recipes.model.init import initialize_weights, sharded_tensors  # isort: skip
-from recipes.families.family import layer_windows  # isort: skip
+pytestmark = pytest.mark.usefixtures("engine")
 
-VOCABULARY = 256
 GEMMA = ModelConfig(
     family="gemma3",
     num_layers=5,
@@ -53,30 +60,14 @@ GEMMA = ModelConfig(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    with process_groups():
-        yield
-
-
 def shaken(gpt: GPTModel) -> GPTModel:
-    """Moves the gains' offsets away from 0, so that a norm that is missing or misplaced is seen."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in gpt.parameters():
-            if parameter.dim() == 1:
-                parameter += (torch.rand(parameter.shape, generator=generator) - 0.5).to(parameter)
-    return gpt
+    """Gains are stored as offsets from 1."""
+    return parity.shaken(gpt, low=-0.5)
 
 
 def gemma_names(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
     """Weights (or their gradients) of GPTModel under transformers' names. Written for this test alone."""
-    out = {
-        "model.embed_tokens.weight": tensors["embedding.word_embeddings.weight"],
-        "model.norm.weight": tensors["decoder.final_layernorm.weight"],
-    }
-    if not model.share_embeddings_and_output_weights:
-        out["lm_head.weight"] = tensors["output_layer.weight"]
+    out = tables_and_norm(tensors, model)
     renamed = {
         "input_layernorm": "input_layernorm",
         "self_attention.linear_proj": "self_attn.o_proj",
@@ -87,18 +78,12 @@ def gemma_names(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str, 
         "mlp.linear_fc2": "mlp.down_proj",
         "mlp.linear_fc2.post_layernorm": "post_feedforward_layernorm",
     }
-    assert model.num_query_groups and model.kv_channels
     for i in range(model.num_layers):
         ours, theirs = f"decoder.layers.{i}.", f"model.layers.{i}."
         for name, new in renamed.items():
             out[f"{theirs}{new}.weight"] = tensors[f"{ours}{name}.weight"]
-        gate_up = tensors[ours + "mlp.linear_fc1.weight"]
-        out[theirs + "mlp.gate_proj.weight"] = gate_up[: model.ffn_hidden_size]
-        out[theirs + "mlp.up_proj.weight"] = gate_up[model.ffn_hidden_size :]
-        qkv = tensors[ours + "self_attention.linear_qkv.weight"]
-        parts = split_qkv(qkv, model.num_attention_heads, model.num_query_groups, model.kv_channels)
-        for letter, part in parts.items():
-            out[f"{theirs}self_attn.{letter}_proj.weight"] = part
+        out |= gated_mlp(tensors, ours + "mlp.", theirs + "mlp.")
+        out |= projections(tensors, model, ours, theirs)
     return out
 
 
@@ -130,10 +115,7 @@ def transformers_gemma(gpt: GPTModel, model: ModelConfig, dtype: torch.dtype) ->
             attn_implementation="eager",
         )
     ).to(device="cuda", dtype=dtype)
-    weights = gemma_names({name: p.detach() for name, p in gpt.named_parameters()}, model)
-    missing, unexpected = gemma.load_state_dict(weights, strict=False)
-    assert not unexpected and set(missing) <= ({"lm_head.weight"} if tied else set())
-    gemma.tie_weights()
+    give_weights(gemma, gemma_names(weights(gpt), model), without=["lm_head.weight"] if tied else [])
     return gemma.eval()
 
 
@@ -153,23 +135,17 @@ def test_logits_losses_and_gradients(variant: str) -> None:
     model = replace(GEMMA, **VARIANTS[variant])
     gpt = shaken(initialized(model))
     gemma = transformers_gemma(gpt, model, torch.float32)
-    tokens, labels, positions = batch(VOCABULARY)
-    logits, expected = gpt(tokens, positions, None), gemma(tokens).logits
-    assert expected.std() > 0.3, "the comparison would say nothing"
-    assert (logits - expected).abs().max() < 1e-5
-
-    losses = gpt(tokens, positions, None, labels=labels)
-    expected_losses = functional.cross_entropy(expected.transpose(1, 2).double(), labels, reduction="none")
-    torch.testing.assert_close(losses.double(), expected_losses, rtol=0, atol=1e-5)
-
-    losses.mean().backward()
-    expected_losses.mean().backward()
-    assert_gradients_agree(gemma_names(gradients(gpt), model), gradients(gemma))
+    assert_logits_losses_and_gradients_agree(
+        gpt,
+        lambda tokens: gemma(tokens).logits,
+        lambda tensors: gemma_names(tensors, model),
+        lambda: gradients(gemma),
+    )
 
 
 def test_window_and_local_base_reach_their_layers() -> None:
     """Guards the comparison above: each of these settings changes the logits by far more than 1e-5."""
-    tokens, _, positions = batch(VOCABULARY)
+    tokens, _, positions = batch()
     logits = shaken(initialized(GEMMA))(tokens, positions, None)
     changes = (
         {"window_size": 8},
@@ -188,7 +164,7 @@ def test_bfloat16_rounds_as_transformers_does() -> None:
     initialize_weights(gpt, GEMMA, 1)
     gpt = shaken(gpt.to("cuda"))
     gemma = transformers_gemma(gpt, GEMMA, torch.bfloat16)
-    tokens, _, positions = batch(VOCABULARY)
+    tokens, _, positions = batch()
     embedded = gpt._preprocess(tokens, positions)[0].transpose(0, 1)
     assert torch.equal(embedded, gemma.model.embed_tokens(tokens))
     rows = torch.randn(50, 48, generator=torch.Generator().manual_seed(1)).to(embedded)
@@ -198,7 +174,7 @@ def test_bfloat16_rounds_as_transformers_does() -> None:
 @pytest.mark.parametrize("variant", ["tied", "mqa", "full_attention"])
 def test_greedy_decoding_with_the_cache_repeats_the_full_forward(variant: str) -> None:
     gpt = shaken(initialized(replace(GEMMA, **VARIANTS[variant]))).eval()
-    assert_cached_greedy_is_the_full_forward(gpt, VOCABULARY)
+    assert_cached_greedy_is_the_full_forward(gpt)
 
 
 # Which module of the first layer runs again during the backward pass.
@@ -224,20 +200,12 @@ RECOMPUTATIONS = {
 
 @pytest.mark.parametrize("kind", RECOMPUTATIONS)
 def test_recomputation_changes_no_gradient(kind: str) -> None:
-    recomputing, repeated = RECOMPUTATIONS[kind]
-    tokens, labels, positions = batch(VOCABULARY)
-    results = []
-    for parallel, times in ((ParallelConfig(), 1), (recomputing, 2)):
-        gpt = shaken(initialized(GEMMA, parallel=parallel)).train()
-        calls: list[str] = []
-        gpt.decoder.layers[0].get_submodule(repeated).register_forward_hook(lambda *_: calls.append(kind))  # noqa: B023
-        gpt(tokens, positions, None, labels=labels).mean().backward()
-        assert len(calls) == times
-        results.append(gradients(gpt))
-    kept, again = results
-    assert kept.keys() == again.keys() == dict(gpt.named_parameters()).keys()
-    for name, gradient in kept.items():
-        assert torch.equal(again[name], gradient), name
+    parallel, repeated = RECOMPUTATIONS[kind]
+    assert_recomputation_changes_no_gradient(
+        lambda parallel: shaken(initialized(GEMMA, parallel=parallel)),
+        parallel,
+        f"decoder.layers.0.{repeated}",
+    )
 
 
 def test_checkpoint_names() -> None:

@@ -2,64 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from recipes.families.model_config import ModelConfig
-from tests.support.engine import TINY, GPTModel, initialized, process_groups
-from tests.support.parity import assert_gradients_agree, batch, gradients
+from tests.support.engine import TINY, initialized
+from tests.support.parity import (
+    assert_logits_losses_and_gradients_agree,
+    batch,
+    give_weights,
+    gradients,
+    llama_names,
+    shaken,
+    weights,
+)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    with process_groups():
-        yield
-
-
-def shaken(gpt: GPTModel) -> GPTModel:
-    """Moves gains away from 1 and biases away from 0, so that a missing one is seen."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in gpt.parameters():
-            if parameter.dim() == 1:
-                parameter += 0.5 * torch.rand(parameter.shape, generator=generator).to(parameter.device)
-    return gpt
-
-
-def llama_names(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """Weights (or their gradients) of GPTModel under transformers' names. Written for this test alone."""
-    groups = model.num_query_groups or model.num_attention_heads
-    per_group = model.num_attention_heads // groups
-    width = model.hidden_size // model.num_attention_heads
-    out = {
-        "model.embed_tokens.weight": tensors["embedding.word_embeddings.weight"],
-        "model.norm.weight": tensors["decoder.final_layernorm.weight"],
-    }
-    if not model.share_embeddings_and_output_weights:
-        out["lm_head.weight"] = tensors["output_layer.weight"]
-    for i in range(model.num_layers):
-        ours, theirs = f"decoder.layers.{i}.", f"model.layers.{i}."
-        out[theirs + "input_layernorm.weight"] = tensors[ours + "input_layernorm.weight"]
-        out[theirs + "post_attention_layernorm.weight"] = tensors[ours + "pre_mlp_layernorm.weight"]
-        out[theirs + "self_attn.o_proj.weight"] = tensors[ours + "self_attention.linear_proj.weight"]
-        out[theirs + "mlp.down_proj.weight"] = tensors[ours + "mlp.linear_fc2.weight"]
-        gate_up = tensors[ours + "mlp.linear_fc1.weight"]
-        out[theirs + "mlp.gate_proj.weight"] = gate_up[: model.ffn_hidden_size]
-        out[theirs + "mlp.up_proj.weight"] = gate_up[model.ffn_hidden_size :]
-        rows: dict[str, list[Tensor]] = {"q": [], "k": [], "v": []}
-        for group in tensors[ours + "self_attention.linear_qkv.weight"].split((per_group + 2) * width):
-            rows["q"].append(group[: per_group * width])
-            rows["k"].append(group[per_group * width : (per_group + 1) * width])
-            rows["v"].append(group[(per_group + 1) * width :])
-        for letter, parts in rows.items():
-            out[f"{theirs}self_attn.{letter}_proj.weight"] = torch.cat(parts)
-    return out
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -90,24 +53,13 @@ def test_llama(tied: bool, groups: int | None) -> None:
             attn_implementation="eager",
         )
     ).to("cuda")
-    weights = llama_names({name: p.detach() for name, p in gpt.named_parameters()}, model)
-    missing, unexpected = llama.load_state_dict(weights, strict=False)
-    assert not unexpected and set(missing) <= ({"lm_head.weight"} if tied else set())
-    llama.tie_weights()
-
-    tokens, labels, positions = batch(256)
-    logits = gpt(tokens, positions, None)
-    expected = llama(tokens).logits
-    assert expected.std() > 0.3, "the comparison would say nothing"
-    assert (logits - expected).abs().max() < 1e-5
-
-    losses = gpt(tokens, positions, None, labels=labels)
-    expected_losses = functional.cross_entropy(expected.transpose(1, 2).double(), labels, reduction="none")
-    torch.testing.assert_close(losses.double(), expected_losses, rtol=0, atol=1e-5)
-
-    losses.mean().backward()
-    expected_losses.mean().backward()
-    assert_gradients_agree(llama_names(gradients(gpt), model), gradients(llama))
+    give_weights(llama, llama_names(weights(gpt), model), without=["lm_head.weight"] if tied else [])
+    assert_logits_losses_and_gradients_agree(
+        gpt,
+        lambda tokens: llama(tokens).logits,
+        lambda tensors: llama_names(tensors, model),
+        lambda: gradients(llama),
+    )
 
 
 def gpt2_names(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
@@ -170,19 +122,14 @@ def test_gpt2() -> None:
             attn_implementation="eager",
         )
     ).to("cuda")
-    weights = gpt2_names({name: p.detach() for name, p in gpt.named_parameters()}, model)
-    missing, unexpected = gpt2.load_state_dict(weights, strict=False)
-    assert not unexpected and set(missing) == {"lm_head.weight"}
-    gpt2.tie_weights()
-
-    tokens, labels, positions = batch(256)
-    logits = gpt(tokens, positions, None)
-    expected = gpt2(tokens).logits
-    assert expected.std() > 0.3
-    assert (logits - expected).abs().max() < 2e-5
-    gpt(tokens, positions, None, labels=labels).mean().backward()
-    functional.cross_entropy(expected.flatten(0, 1), labels.flatten()).backward()
-    assert_gradients_agree(gpt2_names(gradients(gpt), model), gradients(gpt2))
+    give_weights(gpt2, gpt2_names(weights(gpt), model), without=["lm_head.weight"])
+    assert_logits_losses_and_gradients_agree(
+        gpt,
+        lambda tokens: gpt2(tokens).logits,
+        lambda tensors: gpt2_names(tensors, model),
+        lambda: gradients(gpt2),
+        atol=2e-5,
+    )
 
 
 @pytest.mark.parametrize("kind", ["hidden_dropout", "attention_dropout"])

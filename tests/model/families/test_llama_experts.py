@@ -6,15 +6,20 @@ weights and shared experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel import ColumnParallelLinear
+from megatron.core.transformer.identity_op import IdentityOp
 from torch import Tensor
-from torch.nn import functional
 from transformers import (
     Glm4MoeConfig,
     Glm4MoeForCausalLM,
@@ -29,25 +34,28 @@ from transformers import (
 )
 
 from recipes.config.schema import OptimConfig, ParallelConfig
-from recipes.families.model_config import ModelConfig, moe_layers
-from tests.support.engine import TINY, GPTModel, initialized, process_groups
-from tests.support.parity import assert_gradients_agree, batch, gradients, split_qkv
-
-from megatron.core.distributed import (  # isort: skip
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
+from recipes.families.model_config import ModelConfig
+from recipes.model.backend import TorchSpecProvider
+from recipes.model.build import transformer_config
+from recipes.model.families.llama import block_spec
+from recipes.model.norm import TorchNorm
+from recipes.model.router import routers
+from recipes.optim.build import build_optimizer
+from recipes.training.step import forward_backward
+from tests.support.engine import TINY, initialized
+from tests.support.parity import (
+    assert_completions_are_the_full_forward,
+    assert_gradients_agree,
+    assert_logits_losses_and_gradients_agree,
+    batch,
+    give_weights,
+    gradients,
+    llama_names,
+    shaken,
+    weights,
 )
-from megatron.core.tensor_parallel import ColumnParallelLinear  # isort: skip
-from megatron.core.transformer.identity_op import IdentityOp  # isort: skip
-from recipes.inference.text_model import GPTTextModel  # isort: skip
-from recipes.model.backend import TorchSpecProvider  # isort: skip
-from recipes.model.build import transformer_config  # isort: skip
-from recipes.model.families.llama import block_spec  # isort: skip
-from recipes.model.norm import TorchNorm  # isort: skip
-from recipes.model.router import routers  # isort: skip
-from recipes.optim.build import build_optimizer  # isort: skip
-from recipes.training.step import forward_backward  # isort: skip
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 BASE = replace(
     TINY,
@@ -71,68 +79,6 @@ PARAM2 = replace(
     moe_router_enable_expert_bias=True,
     moe_router_topk_scaling_factor=2.5,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    with process_groups():
-        yield
-
-
-def shaken(gpt: GPTModel) -> GPTModel:
-    """Moves gains away from 1 and expert biases away from 0, far enough to change the choice of experts."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for tensor in [*gpt.parameters(), *(r.expert_bias for r in routers(gpt) if r.enable_expert_bias)]:
-            if tensor.dim() == 1:
-                tensor += 0.5 * torch.rand(tensor.shape, generator=generator).to(tensor.device)
-    return gpt
-
-
-def their_names(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """Weights (or their gradients) of GPTModel under transformers' names. Written for this test alone."""
-    out = {
-        "model.embed_tokens.weight": tensors["embedding.word_embeddings.weight"],
-        "model.norm.weight": tensors["decoder.final_layernorm.weight"],
-    }
-    if not model.share_embeddings_and_output_weights:
-        out["lm_head.weight"] = tensors["output_layer.weight"]
-    for i, is_moe in enumerate(moe_layers(model)):
-        ours, theirs = f"decoder.layers.{i}.", f"model.layers.{i}."
-        out[theirs + "input_layernorm.weight"] = tensors[ours + "input_layernorm.weight"]
-        out[theirs + "post_attention_layernorm.weight"] = tensors[ours + "pre_mlp_layernorm.weight"]
-        attention = ours + "self_attention."
-        out[theirs + "self_attn.o_proj.weight"] = tensors[attention + "linear_proj.weight"]
-        qkv = split_qkv(
-            tensors[attention + "linear_qkv.weight"],
-            model.num_attention_heads,
-            model.num_query_groups or 0,
-            16,
-        )
-        out |= {f"{theirs}self_attn.{letter}_proj.weight": rows for letter, rows in qkv.items()}
-        if model.qk_layernorm:
-            out[theirs + "self_attn.q_norm.weight"] = tensors[attention + "q_layernorm.weight"]
-            out[theirs + "self_attn.k_norm.weight"] = tensors[attention + "k_layernorm.weight"]
-        if not is_moe:
-            out |= gated_mlp(tensors, ours + "mlp.", theirs + "mlp.")
-            continue
-        experts = [f"{ours}mlp.experts.local_experts.{e}." for e in range(model.num_moe_experts or 0)]
-        out[theirs + "mlp.gate.weight"] = tensors[ours + "mlp.router.weight"]
-        for name, part in (("gate_up_proj", "linear_fc1.weight"), ("down_proj", "linear_fc2.weight")):
-            out[f"{theirs}mlp.experts.{name}"] = torch.stack([tensors[expert + part] for expert in experts])
-        if model.moe_shared_expert_intermediate_size:
-            out |= gated_mlp(tensors, ours + "mlp.shared_experts.", theirs + "mlp.shared_experts.")
-    return out
-
-
-def gated_mlp(tensors: Mapping[str, Tensor], ours: str, theirs: str) -> dict[str, Tensor]:
-    gate, up = tensors[ours + "linear_fc1.weight"].chunk(2)
-    down = tensors[ours + "linear_fc2.weight"]
-    return {
-        f"{theirs}gate_proj.weight": gate,
-        f"{theirs}up_proj.weight": up,
-        f"{theirs}down_proj.weight": down,
-    }
 
 
 KINDS: dict[str, tuple[ModelConfig, type[PreTrainedModel], type[PretrainedConfig], dict[str, Any]]] = {
@@ -198,28 +144,18 @@ def test_parity(kind: str) -> None:
             **options,
         )
     ).to("cuda")
-    weights = their_names({name: p.detach() for name, p in gpt.named_parameters()}, model)
+    tensors = llama_names(weights(gpt), model)
     if model.moe_router_enable_expert_bias:
         for router in routers(gpt):
             name = f"model.layers.{router.layer_number - 1}.mlp.gate.e_score_correction_bias"
-            weights[name] = router.expert_bias
-    missing, unexpected = theirs.load_state_dict(weights, strict=False)
-    assert not unexpected and set(missing) <= ({"lm_head.weight"} if tied else set())
-    theirs.tie_weights()
-
-    tokens, labels, positions = batch(256)
-    logits = gpt(tokens, positions, None)
-    expected = theirs(tokens).logits
-    assert expected.std() > 0.3, "the comparison would say nothing"
-    assert (logits - expected).abs().max() < 1e-5
-
-    losses = gpt(tokens, positions, None, labels=labels)
-    expected_losses = functional.cross_entropy(expected.transpose(1, 2).double(), labels, reduction="none")
-    torch.testing.assert_close(losses.double(), expected_losses, rtol=0, atol=1e-5)
-
-    losses.mean().backward()
-    expected_losses.mean().backward()
-    assert_gradients_agree(their_names(gradients(gpt), model), gradients(theirs))
+            tensors[name] = router.expert_bias
+    give_weights(theirs, tensors, without=["lm_head.weight"] if tied else [])
+    assert_logits_losses_and_gradients_agree(
+        gpt,
+        lambda tokens: theirs(tokens).logits,
+        lambda tensors: llama_names(tensors, model),
+        lambda: gradients(theirs),
+    )
     for router in routers(gpt):
         assert (router.tokens_per_expert > 0).all(), "an expert without tokens has not been compared"
 
@@ -323,23 +259,9 @@ def test_expert_bias_moves_against_the_load() -> None:
         assert router.tokens_per_expert.sum() == 4 * 32 * 3 and router.local_tokens_per_expert.sum() == 0
 
 
-def greedy_with_and_without_cache(gpt: GPTModel) -> tuple[list[int], list[int]]:
-    """20 tokens with the key-value cache, and by reading the whole text anew for each token."""
-    tokenizer: Any = SimpleNamespace(vocab_size=200, bos_id=1, eos_id=2, id_to_piece=str)
-    model = GPTTextModel(gpt, tokenizer, name="tiny", max_sequence_length=64, document_start_id=None)
-    prompt = [5, 17, 99, 3, 42]
-    (cached,) = model.greedy([prompt], 20, lambda _, ids: False)
-    text = list(prompt)
-    for _ in range(20):
-        text.append(int(model.logits(torch.tensor([text], device=model.device))[0, -1].argmax()))
-    return cached, text[len(prompt) :]
-
-
 @pytest.mark.parametrize("model", [EXPERTS, PARAM2], ids=["softmax", "param2"])
 def test_cached_decoding(model: ModelConfig) -> None:
-    cached, whole = greedy_with_and_without_cache(shaken(initialized(model)))
-    assert cached == whole
-    assert len(set(whole)) > 4, "the comparison would say nothing"
+    assert_completions_are_the_full_forward(shaken(initialized(model)))
 
 
 class FusedProvider(TorchSpecProvider):

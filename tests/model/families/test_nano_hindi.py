@@ -7,37 +7,40 @@ the card says, and megatron-core's rotary angles and cross entropy are float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from recipes.config.schema import ParallelConfig
+from recipes.config.validate_model import validate_model
+from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
-from tests.support.engine import GPTModel, initialized, process_groups
+from recipes.families.nano_hindi import value_embedding_layers
+from recipes.model.build import build_gpt_model
+from recipes.model.init import initialize_weights, sharded_tensors
+from recipes.plan.accounting import count_parameters
+from tests.support.engine import initialized
 from tests.support.nano_cases import initial_parts, losses_and_gradients, shaken
 from tests.support.nano_reference import FEATURES, NanoReference
 from tests.support.parity import (
     LENGTH,
+    VOCABULARY,
     assert_cached_greedy_is_the_full_forward,
-    assert_gradients_agree,
+    assert_logits_losses_and_gradients_agree,
+    assert_recomputation_changes_no_gradient,
     batch,
     gradients,
     split_qkv,
 )
 from tests.support.pool import GlooPool
 
-from recipes.config.validate_model import validate_model  # isort: skip
-from recipes.errors import UserError  # isort: skip
-from recipes.plan.accounting import count_parameters  # isort: skip
-from recipes.model.build import build_gpt_model  # isort: skip
-from recipes.model.init import initialize_weights, sharded_tensors  # isort: skip
-from recipes.families.nano_hindi import value_embedding_layers  # isort: skip
+pytestmark = pytest.mark.usefixtures("engine")
 
-VOCABULARY = 256
 NANO = ModelConfig(
     family="nano_hindi",
     num_layers=6,
@@ -64,23 +67,15 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    with process_groups():
-        yield
-
-
 def reference_names(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
     """Weights (or their gradients) of GPTModel under the reference's names, as float64."""
-    heads, groups = model.num_attention_heads, model.num_query_groups or model.num_attention_heads
-    width = model.kv_channels or model.hidden_size // heads
     out = {
         "word_embeddings": tensors["embedding.word_embeddings.weight"],
         "output_layer": tensors["output_layer.weight"],
     }
     for i in range(model.num_layers):
         ours = f"decoder.layers.{i}."
-        qkv = split_qkv(tensors[ours + "self_attention.linear_qkv.weight"], heads, groups, width)
+        qkv = split_qkv(tensors[ours + "self_attention.linear_qkv.weight"], model)
         out |= {f"{i}.{letter}": part for letter, part in qkv.items()}
         out[f"{i}.proj"] = tensors[ours + "self_attention.linear_proj.weight"]
         out[f"{i}.fc1"] = tensors[ours + "mlp.linear_fc1.weight"]
@@ -124,31 +119,21 @@ def test_logits_losses_and_gradients(variant: str) -> None:
     model = replace(NANO, **VARIANTS[variant])
     gpt = shaken(initialized(model))
     weights = weights_of(gpt, model)
-    tokens, labels, positions = batch(VOCABULARY)
-    logits, expected = gpt(tokens, positions, None), reference(model).logits(weights, tokens.cpu())
-    assert logits.dtype == torch.float32
-    assert expected.std() > 0.3, "the comparison would say nothing"
-    assert (logits.cpu() - expected).abs().max() < 1e-5
-
-    losses = gpt(tokens, positions, None, labels=labels)
-    expected_losses = reference(model).losses(weights, tokens.cpu(), labels.cpu())
-    torch.testing.assert_close(losses.cpu().double(), expected_losses, rtol=0, atol=1e-5)
-
-    losses.mean().backward()
-    expected_losses.mean().backward()
-    found = gradients(gpt)
-    assert found.keys() == dict(gpt.named_parameters()).keys()
-    expected_gradients = {name: weight.grad for name, weight in weights.items()}
-    assert_gradients_agree(
-        scalars_together(reference_names(found, model)), scalars_together(expected_gradients)
+    assert gpt(*batch()[::2], None).dtype == torch.float32
+    assert_logits_losses_and_gradients_agree(
+        gpt,
+        lambda tokens: reference(model).logits(weights, tokens.cpu()),
+        lambda tensors: scalars_together(reference_names(tensors, model)),
+        lambda: scalars_together({name: weight.grad for name, weight in weights.items()}),
     )
+    assert gradients(gpt).keys() == dict(gpt.named_parameters()).keys()
 
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_comparison_notices_a_missing_feature(feature: str) -> None:
     """Guards the comparison above: without any one feature, logits differ by far more than its 1e-5."""
     weights = weights_of(shaken(initialized(NANO)), NANO)
-    tokens = batch(VOCABULARY)[0].cpu()
+    tokens = batch()[0].cpu()
     whole = reference(NANO).logits(weights, tokens)
     assert (replace(reference(NANO), without=[feature]).logits(weights, tokens) - whole).abs().max() > 0.01
 
@@ -156,7 +141,7 @@ def test_comparison_notices_a_missing_feature(feature: str) -> None:
 @pytest.mark.parametrize("variant", ["gqa", "odd_layers_full_attention"])
 def test_greedy_decoding_with_the_cache_repeats_the_full_forward(variant: str) -> None:
     gpt = shaken(initialized(replace(NANO, **VARIANTS[variant]))).eval()
-    assert_cached_greedy_is_the_full_forward(gpt, VOCABULARY)
+    assert_cached_greedy_is_the_full_forward(gpt)
 
 
 # Which module of the first layer with a value embedding runs again during the backward pass.
@@ -179,22 +164,14 @@ RECOMPUTATIONS = {
 
 @pytest.mark.parametrize("kind", RECOMPUTATIONS)
 def test_recomputation_changes_no_gradient(kind: str) -> None:
-    recomputing, repeated = RECOMPUTATIONS[kind]
-    tokens, labels, positions = batch(VOCABULARY)
-    results = []
-    for parallel, times in ((ParallelConfig(), 1), (recomputing, 2)):
-        gpt = shaken(initialized(NANO, parallel=parallel)).train()
-        calls: list[str] = []
-        gpt.decoder.layers[1].get_submodule(repeated).register_forward_hook(lambda *_: calls.append(kind))  # noqa: B023
-        gpt(tokens, positions, None, labels=labels).mean().backward()
-        assert len(calls) == times
-        results.append(gradients(gpt))
-    kept, again = results
-    assert kept.keys() == again.keys() == dict(gpt.named_parameters()).keys()
-    for name, gradient in kept.items():
-        # x0's gradient sums the layers' parts, and recomputation sums them in another order.
-        scale = gradient.abs().max().item()
-        torch.testing.assert_close(again[name], gradient, rtol=0, atol=1e-6 * scale, msg=name)
+    parallel, repeated = RECOMPUTATIONS[kind]
+    # x0's gradient sums the layers' parts, and recomputation sums them in another order.
+    assert_recomputation_changes_no_gradient(
+        lambda parallel: shaken(initialized(NANO, parallel=parallel)),
+        parallel,
+        f"decoder.layers.1.{repeated}",
+        tolerance=1e-6,
+    )
 
 
 @pytest.mark.parametrize("sequence_parallel", [False, True], ids=["tp2", "tp2_sp"])
@@ -288,12 +265,12 @@ def test_initial_values() -> None:
 def test_first_step_sees_the_value_embeddings_as_they_are() -> None:
     """With gates of zero 2 * sigmoid(0) = 1; the head's small weights make the first loss ln(vocabulary)."""
     gpt = initialized(NANO)
-    tokens, labels, positions = batch(VOCABULARY)
+    tokens, labels, positions = batch()
     layer = gpt.decoder.layers[1].self_attention
     embedded = torch.randn(LENGTH, 3, 64, generator=torch.Generator().manual_seed(4)).to(tokens.device)
     ids = tokens.t().contiguous()
     _, _, value = layer.get_query_key_value_tensors(embedded, ids)
-    rows = split_qkv(layer.linear_qkv.weight, 4, 2, 16)["v"]
+    rows = split_qkv(layer.linear_qkv.weight, NANO)["v"]
     expected = embedded @ rows.T + layer.value_embedding.weight[ids]
     torch.testing.assert_close(value.flatten(2), expected, rtol=0, atol=1e-5)
     loss = gpt(tokens, positions, None, labels=labels).mean().item()
@@ -309,7 +286,7 @@ def test_bfloat16_keeps_its_types_and_caps_in_float32() -> None:
     streams: list[torch.dtype] = []
     for layer in gpt.decoder.layers:
         layer.register_forward_hook(lambda *results: streams.append(results[-1][0].dtype))
-    tokens, labels, positions = batch(VOCABULARY)
+    tokens, labels, positions = batch()
     logits = gpt(tokens, positions, None)
     assert streams == [torch.bfloat16] * 6
     expected = reference(NANO).logits(weights_of(gpt, NANO), tokens.cpu())
@@ -322,7 +299,7 @@ def test_bfloat16_keeps_its_types_and_caps_in_float32() -> None:
 def test_no_soft_cap_leaves_the_logits() -> None:
     model = replace(NANO, final_logit_softcapping=None)
     gpt, capped = shaken(initialized(model)), shaken(initialized(NANO))
-    tokens, _, positions = batch(VOCABULARY)
+    tokens, _, positions = batch()
     logits = gpt(tokens, positions, None)
     assert logits.abs().max() > 3.0
     torch.testing.assert_close(3 * torch.tanh(logits / 3), capped(tokens, positions, None))

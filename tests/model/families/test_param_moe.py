@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from megatron.core.models.gpt import GPTModel
 from torch import Tensor, nn
 from torch.nn import functional
 
 from recipes.config.schema import ParallelConfig
 from recipes.families.model_config import ModelConfig
-from tests.support.engine import TINY, GPTModel, initialized, process_groups
-from tests.support.parity import assert_gradients_agree, batch, gradients, split_qkv
+from recipes.model.noisy_router import NoisyTopKRouter, probability_of_choice
+from recipes.model.router import routers
+from recipes.parallel.setup import seed_random_states
+from tests.support.engine import TINY, initialized
+from tests.support.parity import (
+    assert_completions_are_the_full_forward,
+    assert_gradients_agree,
+    assert_logits_losses_and_gradients_agree,
+    batch,
+    give_weights,
+    gradients,
+    split_qkv,
+    weights,
+)
 
-from recipes.inference.text_model import GPTTextModel  # isort: skip
-from recipes.model.noisy_router import NoisyTopKRouter, probability_of_choice  # isort: skip
-from recipes.model.router import routers  # isort: skip
-from recipes.parallel.setup import seed_random_states  # isort: skip
+pytestmark = pytest.mark.usefixtures("engine")
 
 MODEL = replace(
     TINY,
@@ -38,12 +47,6 @@ MODEL = replace(
     moe_layer_freq=2,
 )
 WIDTH, HEADS = MODEL.hidden_size, MODEL.num_attention_heads
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
-    with process_groups():
-        yield
 
 
 def shaken(gpt: GPTModel) -> GPTModel:
@@ -130,7 +133,7 @@ def reference_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for i in range(MODEL.num_layers):
         ours = f"decoder.layers.{i}."
         qkv = tensors[ours + "self_attention.linear_qkv.weight"]
-        for letter, rows in split_qkv(qkv, HEADS, HEADS, WIDTH // HEADS).items():
+        for letter, rows in split_qkv(qkv, MODEL).items():
             name = {"q": "query", "k": "key", "v": "value"}[letter]
             out[f"attention.{i}.W_{name}.weight"] = rows
         renamed[ours + "input_layernorm"] = f"norm1.{i}"
@@ -156,22 +159,14 @@ def test_parity(monkeypatch: pytest.MonkeyPatch) -> None:
     without_noise(monkeypatch)
     gpt = shaken(initialized(MODEL))
     reference = Reference().to("cuda")
-    weights = reference_names({name: p.detach() for name, p in gpt.named_parameters()})
-    missing, unexpected = reference.load_state_dict(weights, strict=False)
-    assert not unexpected and all("w_noise" in name for name in missing)
-
-    tokens, labels, positions = batch(256)
-    expected = reference(tokens)
-    assert expected.std() > 0.3, "the comparison would say nothing"
-    for mode in (True, False):
-        assert (gpt.train(mode)(tokens, positions, None) - expected).abs().max() < 1e-5
-    gpt.train()
-    losses = gpt(tokens, positions, None, labels=labels)
-    expected_losses = functional.cross_entropy(expected.transpose(1, 2).double(), labels, reduction="none")
-    torch.testing.assert_close(losses.double(), expected_losses, rtol=0, atol=1e-5)
-    losses.mean().backward()
-    expected_losses.mean().backward()
-    assert_gradients_agree(reference_names(gradients(gpt)), gradients(reference))
+    unused = [name for name, _ in reference.named_parameters() if "w_noise" in name]
+    give_weights(reference, reference_names(weights(gpt)), without=unused)
+    tokens, _, positions = batch()
+    evaluated = gpt.eval()(tokens, positions, None)
+    assert (evaluated - reference(tokens)).abs().max() < 1e-5
+    assert_logits_losses_and_gradients_agree(
+        gpt.train(), reference, reference_names, lambda: gradients(reference)
+    )
     # Bias-free: queries, keys, values, head and both router maps.
     biased = {name for name, _ in gpt.named_parameters() if name.endswith("bias")}
     assert not [name for name in biased if "qkv" in name or "router" in name or "output_layer" in name]
@@ -180,7 +175,7 @@ def test_parity(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_dropout_is_on_the_embedding_and_every_sub_layer() -> None:
     """Half of what each place adds to the residual stream is dropped."""
     gpt = initialized(replace(MODEL, hidden_dropout=0.5))
-    tokens, _, positions = batch(256)
+    tokens, _, positions = batch()
     stream: list[Tensor] = []
     gpt.embedding.register_forward_hook(lambda *hook: stream.append(hook[2]))
     for layer in gpt.decoder.layers:
@@ -330,12 +325,31 @@ def test_no_losses_in_evaluation_or_without_coefficients() -> None:
     assert get_moe_layer_wise_logging_tracker()
 
 
+def drawn(model: ModelConfig, **options: Any) -> Tensor:
+    """Gates of the first router in training, from the same weights, hidden states and random state."""
+    router, x = noisy_router(replace(model, megatron=options))
+    seed_random_states(5)
+    gates: Tensor = router(x)[0]
+    return gates.detach()
+
+
+@pytest.mark.parametrize(
+    "option", [{"moe_input_jitter_eps": 0.5}, {"moe_router_force_load_balancing": True}], ids=str
+)
+def test_the_noisy_router_reads_neither_jitter_nor_forced_balance(option: dict[str, Any]) -> None:
+    """Why param_moe refuses them: megatron-core's router applies both where ours takes its place."""
+    assert torch.equal(drawn(MODEL), drawn(MODEL, **option))
+    mixture = replace(TINY, num_moe_experts=5)
+    assert torch.equal(drawn(mixture), drawn(mixture))
+    assert not torch.allclose(drawn(mixture), drawn(mixture, **option))
+
+
 def test_recomputation_draws_the_same_noise() -> None:
     """Activations computed again in the backward pass give the gradients of those kept."""
     recompute = ParallelConfig(
         recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1
     )
-    tokens, labels, positions = batch(256)
+    tokens, labels, positions = batch()
     model = replace(MODEL, moe_importance_loss_coeff=0.3, moe_load_loss_coeff=0.2, hidden_dropout=0.1)
     results = []
     for parallel in (ParallelConfig(), recompute):
@@ -348,13 +362,4 @@ def test_recomputation_draws_the_same_noise() -> None:
 
 
 def test_cached_decoding() -> None:
-    tokenizer: Any = SimpleNamespace(vocab_size=200, bos_id=1, eos_id=2, id_to_piece=str)
-    gpt = shaken(initialized(MODEL))
-    model = GPTTextModel(gpt, tokenizer, name="tiny", max_sequence_length=64, document_start_id=None)
-    prompt = [5, 17, 99, 3, 42]
-    (cached,) = model.greedy([prompt], 20, lambda _, ids: False)
-    text = list(prompt)
-    for _ in range(20):
-        text.append(int(model.logits(torch.tensor([text], device=model.device))[0, -1].argmax()))
-    assert cached == text[len(prompt) :]
-    assert len(set(cached)) > 4, "the comparison would say nothing"
+    assert_completions_are_the_full_forward(shaken(initialized(MODEL)))

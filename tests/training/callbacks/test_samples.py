@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from recipes.report import write_report
-from tests.parallel.test_layouts import LAYOUTS
 from tests.support.cases import completions, logits_while_training, nemo_logits
 from tests.support.corpus import TinyData
+from tests.support.layouts import LAYOUTS
 from tests.support.pool import GlooPool
 from tests.support.run_cases import Outcome, run_case
 
