@@ -300,6 +300,20 @@ def path_errors(path: str | Path) -> Iterator[None]:
         raise UserError(f"{path}: {error.strerror}") from None
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
+
+
+def refuse_lfs_pointer(path: str | Path) -> None:
+    """Git LFS leaves small texts in place of files that were not fetched, which any reader would call damage.
+
+    Raises:
+        UserError: `path` is one.
+    """
+    with Path(path).open("rb") as stream:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(f"{path} is a Git LFS pointer, not the file itself: fetch it with git lfs pull")
+
+
 def _create_temporary(target: Path) -> tuple[Path, int]:
     """A new, locked temporary file beside `target`, with the permissions any new file has."""
     while True:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import re
+import tarfile
 from pathlib import Path
 
 from recipes.checks import not_negative, one_of, positive, refuse
 from recipes.config.schema import EvaluateConfig, GenerateConfig, InferenceConfig
 from recipes.errors import UserError
-from recipes.files import path_errors
+from recipes.files import path_errors, refuse_lfs_pointer
 
+TEMPERATURES = (0.001, 1000.0)
+"""Beyond them float32 logits overflow, or all tokens are equally likely."""
 PRECISIONS = ("auto", "bf16", "fp32")
 METRIC = re.compile(r"[^,\s]+,[^,\s]+")  # The metric and the filter that its answers went through.
 
 
 def validate_inference(inference: InferenceConfig, key: str = "inference") -> None:
     """Checks the sampling options, which stand under ``key``."""
-    if not 0 < inference.temperature < math.inf:
-        refuse(f"{key}.temperature", inference.temperature, f"must be positive; use {key}.greedy=true")
+    low, high = TEMPERATURES
+    if not low <= inference.temperature <= high:
+        fix = f"must lie between {low} and {high}; for the likeliest token use {key}.greedy=true"
+        refuse(f"{key}.temperature", inference.temperature, fix)
     if inference.top_k < 0:
         refuse(f"{key}.top_k", inference.top_k, "must not be negative; 0 turns it off")
     if not 0 <= inference.top_p <= 1:
@@ -26,6 +31,8 @@ def validate_inference(inference: InferenceConfig, key: str = "inference") -> No
     if not 1 <= inference.repetition_penalty < math.inf:
         refuse(f"{key}.repetition_penalty", inference.repetition_penalty, "must be at least 1")
     positive(f"{key}.tokens_to_generate", inference.tokens_to_generate)
+    if not all(inference.end_strings):
+        refuse(f"{key}.end_strings", list(inference.end_strings), "an empty text ends everything; remove it")
     if not 0 <= inference.min_tokens_to_generate <= inference.tokens_to_generate:
         refuse(
             f"{key}.min_tokens_to_generate",
@@ -40,6 +47,8 @@ def validate_generate(config: GenerateConfig) -> None:
     one_of("precision", config.precision, PRECISIONS)
     validate_inference(config.inference)
     positive("batch_size", config.batch_size)
+    if not 0 <= config.seed < 2**63:
+        refuse("seed", config.seed, f"must lie between 0 and {2**63 - 1}")
     if config.num_threads is not None:
         positive("num_threads", config.num_threads)
     if bool(config.prompts) == bool(config.prompts_jsonl):
@@ -104,3 +113,7 @@ def validate_model_file(path: str) -> None:
             refuse("gpt_model_file", path, "no such file; give a .nemo file or a directory with a model")
         if where.is_dir() and not any((where / mark).exists() for mark in MARKS):
             refuse("gpt_model_file", path, f"this directory holds no model: none of {', '.join(MARKS)}")
+        if where.is_file():
+            refuse_lfs_pointer(where)
+            if not tarfile.is_tarfile(where):
+                refuse("gpt_model_file", path, "is no .nemo archive; give one, or a directory with a model")

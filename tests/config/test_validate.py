@@ -322,7 +322,7 @@ def test_launched_processes_count(planned: PretrainConfig, monkeypatch: pytest.M
 
 @pytest.fixture
 def model_file(tmp_path: Path) -> str:
-    (tmp_path / "model.nemo").write_bytes(b"")
+    tarfile.open(tmp_path / "model.nemo", "w").close()
     return str(tmp_path / "model.nemo")
 
 
@@ -337,9 +337,16 @@ GENERATE_REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"output_jsonl": "o.jsonl"}, "output_jsonl=o.jsonl: would be ignored: it goes with prompts_jsonl"),
     (
         {"inference__temperature": 0.0},
-        "inference.temperature=0.0: must be positive; use inference.greedy=true",
+        "inference.temperature=0.0: must lie between 0.001 and 1000.0; for the likeliest token use "
+        "inference.greedy=true",
     ),
-    ({"inference__temperature": NAN}, "inference.temperature=nan: must be positive"),
+    ({"inference__temperature": NAN}, "inference.temperature=nan: must lie between"),
+    ({"inference__temperature": 1e-300}, "inference.temperature=1e-300: must lie between"),
+    ({"inference__temperature": 1e300}, "inference.temperature=1e+300: must lie between"),
+    ({"inference__temperature": INF}, "inference.temperature=inf: must lie between"),
+    ({"inference__end_strings": ["a", ""]}, "inference.end_strings=['a', '']: an empty text ends everything"),
+    ({"seed": -1}, "seed=-1: must lie between 0 and 9223372036854775807"),
+    ({"seed": 2**64}, "seed=18446744073709551616: must lie between 0 and"),
     ({"inference__top_k": -1}, "inference.top_k=-1: must not be negative; 0 turns it off"),
     ({"inference__top_p": 1.1}, "inference.top_p=1.1: must lie between 0 and 1; 0 turns it off"),
     ({"inference__repetition_penalty": 0.9}, "inference.repetition_penalty=0.9: must be at least 1"),

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from recipes.checkpoint.formats.archive import GZIP, checked_members, extract_archive, open_archive
 from recipes.checkpoint.formats.blob import Blob
 from recipes.errors import UserError
-from recipes.files import leads_out, path_errors
+from recipes.files import leads_out, path_errors, refuse_lfs_pointer
 
 
 class Files(ABC):
@@ -69,6 +69,7 @@ class DirectoryFiles(Files):
                 return None
             if leads_out(path, self._root):
                 raise UserError(f"{path} is a link out of {self._root}; copy the file there")
+            refuse_lfs_pointer(path)
             return Blob(path, 0, path.stat().st_size, str(path))
         except OSError:  # A name too long for the file system, a directory that may not be entered.
             return None
@@ -107,6 +108,8 @@ def open_files(path: Path) -> Iterator[Files]:
     """
     with path_errors(path):
         is_directory, is_file = path.is_dir(), path.is_file()
+        if is_file:
+            refuse_lfs_pointer(path)
     if is_directory:
         yield DirectoryFiles(path)
     elif not is_file:

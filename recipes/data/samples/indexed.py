@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from recipes.errors import UserError
+from recipes.files import refuse_lfs_pointer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -194,6 +195,7 @@ def check_prefix(prefix: str | Path) -> Sidecar:
     for path in (bin_path(prefix), idx_path(prefix)):
         if not path.is_file():
             raise UserError(f"{path} does not exist: give the prefix of a .bin/.idx pair of tools.preprocess")
+        refuse_lfs_pointer(path)
     if sidecar is None:
         found = _read_index(idx_path(prefix), prefix, read_lengths=True)
         _check_size(bin_path(prefix), found.bin_bytes)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from recipes.errors import UserError
+from recipes.files import refuse_lfs_pointer
 
 _BY_PYARROW = {".zst": "zstd", ".bz2": "bz2"}
 COMPRESSED = (".gz", *_BY_PYARROW)
@@ -32,8 +33,10 @@ def open_stream(path: str | Path) -> BinaryIO:
 
     Raises:
         OSError: the file cannot be opened.
+        UserError: it is a Git LFS pointer.
     """
     path = Path(path)
+    refuse_lfs_pointer(path)
     if path.suffix == ".gz":
         return cast(BinaryIO, gzip.open(path))
     if path.suffix in _BY_PYARROW:

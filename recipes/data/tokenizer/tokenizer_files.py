@@ -13,7 +13,7 @@ from recipes.data.tokenizer.file_names import (
     TOKENIZER_MODEL,
 )
 from recipes.errors import UserError
-from recipes.files import leads_out
+from recipes.files import leads_out, refuse_lfs_pointer
 
 LARGEST_TOKENIZER = 100_000_000
 """Bytes of one file. The largest published tokenizer.json has about a third of it."""
@@ -120,6 +120,7 @@ def _inside(directory: Path, names: tuple[str, ...]) -> dict[str, Path]:
 
 def _read(path: Path) -> bytes:
     try:
+        refuse_lfs_pointer(path)
         with path.open("rb") as stream:
             content = stream.read(LARGEST_TOKENIZER + 1)
     except OSError as error:
