@@ -23,7 +23,7 @@ def run(config: EvaluateConfig) -> int:
         print(f"would evaluate {config.gpt_model_file} on {', '.join(config.tasks)} and write {output}")
         return 0
     quiet_libraries()
-    from recipes.evaluation.benchmark import evaluate, write_results
+    from recipes.evaluation.run import evaluate, write_results
     from recipes.inference.text_model import load_text_model  # First: it prepares machines without CUDA.
     from recipes.report.evaluation_table import TableSpec, render
 

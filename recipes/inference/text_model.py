@@ -17,8 +17,8 @@ from megatron.core import parallel_state
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.gpt import GPTModel
 
-from recipes.checkpoint.nemo.nemo_file import load_weights
 from recipes.checkpoint.open import open_stored_model
+from recipes.checkpoint.stored.fill import load_weights
 from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import World

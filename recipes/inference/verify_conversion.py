@@ -92,8 +92,8 @@ def _tokens(path: Path) -> Tensor:
 
 @torch.inference_mode()
 def _our_logits(path: Path, tokens: Tensor) -> Tensor:
-    from recipes.checkpoint.nemo.nemo_file import load_weights
     from recipes.checkpoint.open import open_stored_model
+    from recipes.checkpoint.stored.fill import load_weights
     from recipes.inference.text_model import build_for_inference
 
     with open_stored_model(path, verify=False) as source:  # Not by a tokenizer: torch_dist weights have none.

@@ -58,9 +58,9 @@ def load_start_weights(path: Path, gpt: GPTModel) -> None:
     Raises:
         UserError: it holds other tensors than the configured model.
     """
-    from recipes.checkpoint.nemo.nemo_file import load_weights
     from recipes.checkpoint.open import open_stored_model
     from recipes.checkpoint.save.training_state import load_checkpoint_weights
+    from recipes.checkpoint.stored.fill import load_weights
 
     if (path / MANIFEST).is_file():
         load_checkpoint_weights(path, gpt)

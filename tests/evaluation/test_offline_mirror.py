@@ -22,7 +22,7 @@ from recipes.data.benchmark_mirror import (
     write_index,
 )
 from recipes.errors import UserError
-from recipes.evaluation.benchmark import evaluate
+from recipes.evaluation.run import evaluate
 from recipes.evaluation.tasks import load_tasks
 from recipes.report.evaluation_result import EvaluationResult
 from recipes.report.evaluation_table import render

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recipes.errors import UserError
-from recipes.evaluation.benchmark import evaluate
+from recipes.evaluation.run import evaluate
 from recipes.evaluation.tasks import minibench_tasks
 from tests.support.tiny_text_model import LlamaTextModel, random_llama, train_tokenizer
 

@@ -91,8 +91,8 @@ def load_case(name: str, path: str, layout: dict[str, int]) -> int:
     """Fills a model from the file; every element must be what initialisation gives. Counts them."""
     import torch
 
-    from recipes.checkpoint.nemo.nemo_file import load_weights
     from recipes.checkpoint.open import open_stored_model
+    from recipes.checkpoint.stored.fill import load_weights
     from recipes.model.init import initialize_weights, sharded_tensors
     from tests.support.run_cases import forget_groups
 

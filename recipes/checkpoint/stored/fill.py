@@ -1,0 +1,58 @@
+"""Filling a GPTModel from a stored model of any kind."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.models.gpt import GPTModel
+
+from recipes.checkpoint.formats.names import leading_axes, name_at, names_of
+from recipes.checkpoint.stored.stored_model import StoredModel
+from recipes.errors import UserError
+from recipes.model.init import sharded_tensors
+
+
+@torch.no_grad()
+def load_weights(source: StoredModel, gpt: GPTModel) -> None:
+    """Fills ``gpt`` with this rank's part of the stored weights under the present layout.
+
+    Raises:
+        UserError: a tensor is missing or has another shape than the configuration says.
+    """
+    shards = list(sharded_tensors(gpt))
+    _compare(source, shards)
+    for shard in shards:
+        assert shard.data is not None
+        # Leading axes of a sharded key count layers and experts; stored tensors are one per layer and expert.
+        leading = leading_axes(shard.key)
+        within = shard.global_offset[leading:]
+        own = leading - shard.prepend_axis_num  # Leading axes that this rank's tensor has itself.
+        for place in product(*map(range, shard.local_shape[:own])):
+            above = shard.global_offset[: leading - own]
+            counted = tuple(a + b for a, b in zip(shard.global_offset[leading - own :], place, strict=False))
+            tensor = source.tensors[name_at(shard.key, above + counted)]
+            tensor.box(within, shard.local_shape[own:]).read_into(shard.data[place])
+
+
+def _compare(source: StoredModel, shards: list[ShardedTensor]) -> None:
+    """Checks that the model's tensors and the stored ones are the same set, in the same shapes.
+
+    A stored tensor that has no place in the model means that the model would compute something else.
+    """
+    wanted: set[str] = set()
+    for key, shape in {shard.key: tuple(shard.global_shape) for shard in shards}.items():
+        asked = shape[leading_axes(key) :]
+        for _, name in names_of(key, shape):
+            wanted.add(name)
+            if name not in source.tensors:
+                raise UserError(f"{source.path}: {name} is missing, which its configuration asks for")
+            if source.tensors[name].shape != asked:
+                stored = source.tensors[name].shape
+                raise UserError(f"{source.path}: {name} is {stored}, its configuration asks for {asked}")
+    unused = sorted(source.tensors.keys() - wanted)
+    if unused and parallel_state.get_pipeline_model_parallel_world_size() == 1:
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        raise UserError(f"{source.path}: stores {unused[0]}{more}, which its configuration has no place for")
