@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 # Forty steps of 50 kB in about two seconds, looked at every 0.2 s.
 RUN = """
 import sys, time
