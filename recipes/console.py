@@ -116,7 +116,7 @@ class _Lines(_Bar):
     @staticmethod
     def status_printer(file: TextIO) -> Callable[[str], None]:
         def print_line(text: str) -> None:
-            print(text, file=file, flush=True)
+            _write(text, file)
 
         return print_line
 

@@ -160,7 +160,7 @@ def partial_directory(target: str | Path, *, replace: bool = False, durable: boo
 
 
 def partial_path(target: Path) -> Path:
-    """The temporary name, beside `target`, under which a directory is written."""
+    """The temporary name, beside `target`, under which a directory or link is made."""
     return target.with_name(f".{target.name}.partial")
 
 

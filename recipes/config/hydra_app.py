@@ -164,16 +164,11 @@ def explain(error: Exception, job: str) -> str:
     if unknown and ("not in" in text):
         key = unknown.group(1) or (full_key.group(1) if full_key else unknown.group(2))
         inner = re.search(r"Key '([^']+)' not in '(\w+)'", text)
-        entries = _entry_types(schema)
-        in_yaml = unknown.group(1) is None
-        if (
-            inner
-            and inner.group(2) in entries
-            and (in_yaml or key in _all_keys(OmegaConf.structured(schema)))
-        ):
-            where, entry_type = entries[inner.group(2)]
-            known = ", ".join(field.name for field in dataclasses.fields(entry_type))
-            place = where if in_yaml else key  # On the command line, a list that is given as a whole.
+        place, entry = _entry_types(schema).get(inner.group(2), ("", None)) if inner else ("", None)
+        if unknown.group(1):  # From the command line: a list that is given as a whole, or one key.
+            place = key if key in _all_keys(OmegaConf.structured(schema)) else ""
+        if inner and entry and place:
+            known = ", ".join(field.name for field in dataclasses.fields(entry))
             return f"{place}: its entries have no key {inner.group(1)!r}; they have {known}"
         return f"{key}: there is no such key{_suggestion(key, schema)}"
     if full_key and "is not a subclass of" in text:
@@ -184,17 +179,15 @@ def explain(error: Exception, job: str) -> str:
             return f"{where}.{entry}: give a new entry as a whole, '{where}={{{entry}:{{key:value,...}}}}'"
     lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if full_key:
-        reason = next(
-            (line for line in lines if line.startswith(("Value", "Invalid", "Incompatible", "Cannot"))),
-            lines[0],
-        )
+        beginnings = ("Value", "Invalid", "Incompatible", "Cannot")
+        reason = next((line for line in lines if line.startswith(beginnings)), lines[0])
         return f"{full_key.group(1)}: {reason}"
     return " ".join(lines)
 
 
-def _entry_types(schema: type, prefix: str = "") -> dict[str, tuple[str, type]]:
+def _entry_types(schema: type, prefix: str = "") -> dict[str, tuple[str, Any]]:
     """The classes of entries of lists and dictionaries: class name -> (key of the list, class)."""
-    found: dict[str, tuple[str, type]] = {}
+    found: dict[str, tuple[str, Any]] = {}
     for name, hint in get_type_hints(schema).items():
         for part in (hint, *get_args(hint)):
             if isinstance(part, type) and dataclasses.is_dataclass(part):

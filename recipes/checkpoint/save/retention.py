@@ -10,6 +10,7 @@ from pathlib import Path
 
 from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, read_manifest
 from recipes.errors import UserError
+from recipes.files import partial_path
 
 BEST = "best"
 VALID_LOSS = "valid_loss"
@@ -86,7 +87,7 @@ def _point_to(link: Path, name: str | None) -> None:
         return
     if link.is_symlink() and link.readlink() == Path(name):
         return
-    temporary = link.with_name(f".{link.name}.partial")
+    temporary = partial_path(link)
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(name)
     temporary.replace(link)

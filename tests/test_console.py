@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 # Forty steps of 50 kB in about two seconds, looked at every 0.2 s.
 RUN = """
 import sys, time
@@ -113,6 +113,19 @@ def test_counts_and_what_was_done_before(tmp_path: Path) -> None:
     match = re.fullmatch(r"7/8 \(88%\), +([\d.]+)task/s, 00:0\d left, 3\.0 MB read", second)
     assert match is None or float(match[1]) <= 5, second
     assert match or re.fullmatch(r"7/8 \(88%\), +[\d.]+s/task, \d\d:\d\d left, 3\.0 MB read", second)
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_work() -> None:
+    code = (
+        "from recipes import console; console.LOG_INTERVAL_S = 0\n"
+        "with console.Progress(3) as progress:\n    progress.add(1)\n    progress.add(1)\n"
+        "print('went on')\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=full, text=True, check=True
+        )
+    assert done.stdout == "went on\n"
 
 
 def test_a_bar_says_no_more_when_all_is_done(tmp_path: Path) -> None:
