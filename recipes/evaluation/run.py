@@ -82,11 +82,44 @@ def evaluate(
 
 
 def _set_fewshot(loaded: TaskDict, num_fewshot: int) -> None:
-    for task in loaded["tasks"].values():
+    """Has every task show so many examples, of which none is the question that is asked.
+
+    Raises:
+        UserError: a task has fewer.
+    """
+    for name, task in loaded["tasks"].items():
         # A task that says 0 carries its examples in its prompt (TruthfulQA's six) or must not have any.
         if task.get_config("num_fewshot") != 0:
             task.set_config(key="num_fewshot", value=num_fewshot)
+            if num_fewshot:
+                _check_examples(name, task, num_fewshot)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
+
+
+def _check_examples(name: str, task: Any, num_fewshot: int) -> None:
+    examples = list(task.sampler.fewshot_docs())
+    available = len(examples)
+    if _asks_its_examples(task):
+        # lm-eval leaves the asked document out if it believes examples to be from the test split. Without a
+        # test split, or where the task names none for examples, it does not see that they are the same.
+        task.fewshot_cfg.split = task.config.test_split
+        # A document may stand there several times: all of it is left out.
+        available -= Counter(repr(example) for example in examples).most_common(1)[0][1] if examples else 0
+    if num_fewshot > available:
+        raise UserError(
+            f"num_fewshot={num_fewshot}: {name} has {available} documents to show as examples; ask for "
+            "as many, or leave the task out"
+        )
+
+
+def _asks_its_examples(task: Any) -> bool:
+    """Whether the examples come from the split that is asked."""
+    config = task.config
+    if task.fewshot_cfg.split is None and config.fewshot_config and task.fewshot_cfg.samples is not None:
+        return False  # Written out in the task.
+    # lm-eval's own order of splits, ConfigurableTask.fewshot_docs and eval_docs.
+    examples = task.fewshot_cfg.split or config.training_split or config.validation_split or config.test_split
+    return bool(examples == (config.test_split or config.validation_split))
 
 
 def _task_results(loaded: TaskDict, report: dict[str, Any], limit: int | None) -> dict[str, TaskResult]:
