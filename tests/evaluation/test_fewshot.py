@@ -14,7 +14,7 @@ from recipes.evaluation.run import _set_fewshot
 from recipes.evaluation.tasks import load_tasks
 
 MIRROR = Path(__file__).parents[1] / "fixtures" / "benchmarks" / "mirror"
-STOCK = ("arc_easy", "hellaswag", "piqa", "boolq", "multirc", "m_mmlu_hi", "hellaswag_hi")
+STOCK = ("arc_easy", "hellaswag", "piqa", "boolq", "multirc", "hellaswag_hi")
 
 
 @pytest.fixture(autouse=True)
