@@ -103,7 +103,8 @@ class Quickstart:
             "recipes.pretrain", "experiment=quickstart", f"output_dir={self.output_dir}", *self.overrides
         )
         show(command)
-        process = subprocess.Popen(command, cwd=ROOT, env=environment())
+        # A group of its own: a stop reaches the data loader's workers too, as from Slurm or `timeout`.
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(), start_new_session=True)
         try:
             stopped = self.stop_half_way(process)
             code = process.wait()
@@ -117,13 +118,13 @@ class Quickstart:
             raise UserError(f"pretraining ended with exit code {code}; its own message is above")
 
     def stop_half_way(self, process: subprocess.Popen[bytes]) -> bool:
-        """Waits for the middle of the run and sends SIGTERM, once; False if the run ended before."""
+        """Waits for the middle of the run and sends its group SIGTERM; False if the run ended before."""
         if read_metrics(self.metrics):
             return False
         while process.poll() is None:
             records = [record for record in read_metrics(self.metrics) if "loss" in record]
             if records and records[-1]["step"] >= self.total_steps() // 2:
-                process.send_signal(signal.SIGTERM)
+                os.killpg(process.pid, signal.SIGTERM)
                 return True
             time.sleep(0.2)
         return False
