@@ -85,7 +85,7 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(text, re.ASCII | re.VERBOSE | re.MULTILINE)
 
 
-# A number must not continue as a word, a decimal or a dashed number; a second mobile number may follow a dash.
+# A number must not continue as a word, decimal or dashed number; a second mobile number may follow a dash.
 _BEFORE = r"(?<!\w)(?<!\d[.,-])"
 _AFTER = r"(?!\w)(?!\.\d|[,-](?![6-9]\d{9}(?!\d))\d)"
 # Numbers written in groups must not be part of a longer series of groups. A list number at the start of the
