@@ -10,9 +10,9 @@ from recipes.report.charts import COLOURS, Curve, LineChart, line_chart
 from recipes.report.curves import smooth
 from recipes.report.evaluation_table import ResultTable, tabulate
 from recipes.report.figures import format_duration, format_number
+from recipes.report.rendering import write_page
 from recipes.report.run_data import RunData, Series, read_run
 from recipes.report.run_page import final_loss, notes_of, set_name, tokens_per_second, wall_time
-from recipes.report.templates import write_page
 
 _NONE = "–"
 

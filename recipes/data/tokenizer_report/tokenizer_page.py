@@ -9,7 +9,7 @@ from recipes.data.tokenizer_report.compare import Comparison
 from recipes.data.tokenizer_report.measure import Measures
 from recipes.data.tokenizer_report.text_table import COLUMNS, cells_of, inexact, probe_cell
 from recipes.report.charts import COLOURS, Bar, BarChart, BarGroup, bar_chart
-from recipes.report.templates import write_page
+from recipes.report.rendering import write_page
 
 # Rate -> its heading and what it means.
 _CHARTS = {

@@ -6,7 +6,7 @@ import tomllib
 import pytest
 from jinja2 import UndefinedError
 
-from recipes.report.templates import render
+from recipes.report.rendering import render
 from tests.support.paths import ROOT
 
 
