@@ -119,7 +119,7 @@ def line_chart(
     values = [y for curve in curves for _, y in curve.points]
     log = _needs_log(values)
     low, high = min(values), max(values)
-    y_values = log_ticks(low, high) if log else ticks(0.0 if from_zero else low, high)
+    y_values = log_ticks(low, high) if log else ticks(min(0.0, low) if from_zero else low, high)
     y_scale = _Scale(y_values[0], y_values[-1], log)
     x_scale = _Scale(x_from, max(x_from + 1.0, *(curve.points[-1][0] for curve in curves)))
     x_values = [x for x in ticks(x_scale.low, x_scale.high, 10 if wide else 5, whole=True)
@@ -145,8 +145,14 @@ def line_chart(
         note=f"{note} Logarithmic scale.".strip() if log else note,
         wide=wide,
         keys=keys,
-        x_ticks=[Placed(_percent(x_scale.share(x)), 100, format_number(x)) for x in x_values],
-        y_ticks=[Placed(0, _percent(1 - y_scale.share(y)), format_number(y)) for y in y_values],
+        x_ticks=[
+            Placed(_percent(x_scale.share(x)), 100, label)
+            for x, label in zip(x_values, _tick_labels(x_values), strict=True)
+        ],
+        y_ticks=[
+            Placed(0, _percent(1 - y_scale.share(y)), label)
+            for y, label in zip(y_values, _tick_labels(y_values), strict=True)
+        ],
         marks=[Placed(_percent(x_scale.share(mark.x)), 0, mark.label, mark.css) for mark in marks],
         paths=paths,
         dots=dots,
@@ -155,7 +161,8 @@ def line_chart(
 
 def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[float]:
     """Round values from at most `low` to at least `high`, about `count` of them."""
-    if not high > low:
+    # Differences in the last digits are rounding.
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
     raw = (high - low) / max(1, count)
@@ -178,6 +185,15 @@ def log_ticks(low: float, high: float) -> list[float]:
     start = max((i for i, v in enumerate(grid) if v <= low), default=0)
     end = min((i for i, v in enumerate(grid) if v >= high), default=len(grid) - 1)
     return grid[start : max(end, start + 1) + 1]
+
+
+def _tick_labels(values: Sequence[float]) -> list[str]:
+    """As few digits as tell the values apart."""
+    for digits in range(4, 12):
+        labels = [format_number(value, digits) for value in values]
+        if len(set(labels)) == len(labels):
+            break
+    return labels
 
 
 def _needs_log(values: Sequence[float]) -> bool:

@@ -9,10 +9,10 @@ from recipes.files import distinct_labels
 from recipes.report.charts import COLOURS, Curve, LineChart, line_chart
 from recipes.report.curves import smooth
 from recipes.report.evaluation_table import ResultTable, tabulate
-from recipes.report.figures import format_duration, format_number
+from recipes.report.figures import format_duration, format_number, format_percent
+from recipes.report.rendering import write_page
 from recipes.report.run_data import RunData, Series, read_run
 from recipes.report.run_page import final_loss, notes_of, set_name, tokens_per_second, wall_time
-from recipes.report.templates import write_page
 
 _NONE = "–"
 
@@ -73,11 +73,8 @@ def _final_figures(runs: Sequence[RunData], sets: Sequence[str]) -> list[list[st
         ["Tokens", *(_shown(run.training["consumed_tokens"].last) for run in runs)],
         *([label, *(_shown(value_of(run)) for run in runs)] for label, value_of in losses.items()),
         ["Tokens/s", *(_shown(tokens_per_second(run)) for run in runs)],
-        ["MFU", *(_shown(run.training["mfu"].median, "{:.1%}") for run in runs)],
-        [
-            "Wall time",
-            *(_NONE if (wall := wall_time(run)) is None else format_duration(wall) for run in runs),
-        ],
+        ["MFU", *(_shown(run.training["mfu"].median, _percent) for run in runs)],
+        ["Wall time", *(_shown(wall_time(run), format_duration) for run in runs)],
     ]
     return [line for line in lines if set(line[1:]) != {_NONE}]
 
@@ -86,10 +83,12 @@ def _last_of(name: str, metric: str) -> Callable[[RunData], float | None]:
     return lambda run: run.valid.get(name, {}).get(metric, Series()).last
 
 
-def _shown(value: float | None, form: str | None = None) -> str:
-    if value is None:
-        return _NONE
-    return format_number(value) if form is None else form.format(value)
+def _percent(share: float) -> str:
+    return f"{format_percent(share)}\u00a0%"
+
+
+def _shown(value: float | None, format_value: Callable[[float], str] = format_number) -> str:
+    return _NONE if value is None else format_value(value)
 
 
 def _training_curve(key: str) -> Callable[[RunData], Series]:

@@ -5,21 +5,22 @@ from __future__ import annotations
 from itertools import pairwise
 
 
-def format_number(value: float) -> str:
-    """Short and readable: 31.6k, 2.9B, 3e-4, 2.412."""
+def format_number(value: float, digits: int = 4) -> str:
+    """Short and readable: 31.6k, 2.9B, 3e-4, 2.412; of `digits` digits, of one less before a unit."""
     size = abs(value)
     if size == 0:
         return "0"
+    if size < 1e-3 or size >= 1e15:
+        mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        # 9,999 stays whole; from 10,000 on three digits and a unit.
+        # 9,999 stays whole; from 10,000 on there is a unit.
         if size >= unit and size >= 1e4:
-            return f"{value / unit:.3g}{name}" if size / unit < 999.5 else f"{value / unit:,.0f}{name}"
+            short = size / unit < 999.5
+            return f"{value / unit:.{digits - 1}g}{name}" if short else f"{value / unit:,.0f}{name}"
     if size >= 1000:
-        return f"{value:,.0f}"
-    if size < 1e-3:
-        mantissa, exponent = f"{value:.2e}".split("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    return f"{value:.4g}"
+        return f"{value:,.{max(0, digits - 4)}f}"
+    return f"{value:.{digits}g}"
 
 
 def format_percent(share: float) -> str:

@@ -7,7 +7,6 @@ is skipped and counted, a value of the wrong type is treated as absent, nothing 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -86,14 +85,19 @@ class RunData:
 
 
 def number(value: object) -> float | None:
-    """`value` as a finite float, or None. Booleans and numbers in strings are not numbers."""
+    """`value` as a finite float, or None. Booleans and numbers in strings are not numbers.
+
+    Beyond 1e300 a number counts as infinite, below 1e-300 as 0: charts add and divide.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         result = float(value)
     except OverflowError:
         return None
-    return result if math.isfinite(result) else None
+    if not abs(result) <= 1e300:
+        return None
+    return result if abs(result) >= 1e-300 else 0.0
 
 
 def whole(value: object) -> int | None:

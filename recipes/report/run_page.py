@@ -23,8 +23,8 @@ from recipes.report.charts import (
 from recipes.report.curves import smooth
 from recipes.report.evaluation_table import ResultTable, tabulate
 from recipes.report.figures import format_duration, format_number, format_percent
+from recipes.report.rendering import Tile, write_page
 from recipes.report.run_data import RunData, Series, number, read_run, whole
-from recipes.report.templates import Tile, write_page
 
 _LANGUAGES = {"en": "English", "hi": "Hindi"}
 _MAX_COMPLETIONS = 50

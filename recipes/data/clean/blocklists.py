@@ -1,4 +1,4 @@
-"""Lists of words and of whole documents that must not be in the training text."""
+"""Lists of words and of whole documents that must not get into the training text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import regex
 
 from recipes.errors import UserError
 
-# Python's own \w leaves out vowel signs: it would find कम in कमी.
+# Python's own \w does not match vowel signs: it would find कम in कमी.
 _WORD = regex.compile(r"[\w\p{M}]+")
 JOINERS = {0x200C: None, 0x200D: None}
 
@@ -21,12 +21,12 @@ Phrases = dict[str, list[tuple[tuple[str, ...], str]]]
 
 
 def words_of(text: str) -> list[str]:
-    """The words by which texts and lists are compared: NFC, lower case, without zero-width joiners."""
+    """The words as texts and lists are compared by: NFC, lower case, without zero-width joiners."""
     return _WORD.findall(unicodedata.normalize("NFC", text.translate(JOINERS)).lower())
 
 
 def document_hash(text: str) -> str:
-    """The SHA-256 of a whole document, as hash lists have it: NFC, surrounding white space removed, UTF-8."""
+    """The SHA-256 of a whole document, as in hash lists: NFC, without surrounding white space, in UTF-8."""
     return hashlib.sha256(unicodedata.normalize("NFC", text).strip().encode()).hexdigest()
 
 
@@ -34,7 +34,7 @@ def read_words(paths: Mapping[str, str]) -> Phrases:
     """Lists of words and phrases by name, from files with one per line.
 
     Raises:
-        UserError: a file is not UTF-8, or has no words.
+        UserError: a file is not UTF-8, or contains no words.
     """
     phrases: Phrases = {}
     for name, path in paths.items():
@@ -50,7 +50,7 @@ def read_hashes(paths: Mapping[str, str]) -> dict[str, str]:
     """Hash -> name of its list, from files with one SHA-256 per line.
 
     Raises:
-        UserError: a line is something else.
+        UserError: a line is anything else, or a file contains no hashes.
     """
     hashes: dict[str, str] = {}
     for name, path in paths.items():
@@ -58,7 +58,7 @@ def read_hashes(paths: Mapping[str, str]) -> dict[str, str]:
         for line in _lines(path):
             value = line.lower()
             if not regex.fullmatch("[0-9a-f]{64}", value):
-                raise UserError(f"{path}: {line[:80]!r} is no SHA-256 of 64 hexadecimal digits")
+                raise UserError(f"{path}: {line[:80]!r} is not a SHA-256 of 64 hexadecimal digits")
             hashes.setdefault(value, name)
         if len(hashes) == before:
             raise UserError(f"{path} has no hashes: give a list, or leave lists.hashes.{name} out")
@@ -66,7 +66,7 @@ def read_hashes(paths: Mapping[str, str]) -> dict[str, str]:
 
 
 def count_matches(text: str, phrases: Phrases) -> Counter[str]:
-    """How often a list's words and phrases occur, by the list's name."""
+    """How often the words and phrases of each list occur in `text`, by the list's name."""
     words = words_of(text)
     found: Counter[str] = Counter()
     for position, word in enumerate(words):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.data.clean.summary import Summary, counted, masked
-from recipes.report.templates import Tile, write_page
+from recipes.report.rendering import Tile, write_page
 
 _SHOWN = 400
 """Characters of an example."""

@@ -1,6 +1,6 @@
-"""The index of benchmark n-grams, in the form that datatrove's NGramsDecontFilter reads.
+"""The index of benchmark n-grams, in the format that datatrove's NGramsDecontFilter reads.
 
-datatrove's own indexer cannot do without lighteval and its downloads; a mirror's tables are read here.
+datatrove's own indexer requires lighteval and its downloads; this one reads the tables of a mirror.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from recipes.data.text.nfc import nfc
 from recipes.errors import UserError
 from recipes.files import atomic_write
 
-# datatrove's default, xxhash, is called with text, which xxhash 4 refuses.
+# datatrove calls its default, xxhash, with text, which xxhash 4 refuses.
 HASHES = HashConfig(precision=64, hash_fc="sha1")
-# The default would strip vowel signs, virama and anusvara: कमल, कमाल and कमला would be one word.
+# The default would strip vowel signs, virama and anusvara: कमल, कमाल and कमला would be the same word.
 NORMALISATION = TextNormConfig(norm_unicode_diacritics=False)
 
 
 def n_gram_config(n_grams: int) -> NGramsDecontConfig:
-    """The same for the index and the filter."""
+    """The settings that the index and the filter must share."""
     return NGramsDecontConfig(n_grams=n_grams, norm_config=NORMALISATION, hash_config=HASHES)
 
 
@@ -36,7 +36,7 @@ def selected_entries(config: DecontaminationConfig) -> list[str]:
     """The mirror's tables whose split is one of `config.splits`.
 
     Raises:
-        UserError: there is none.
+        UserError: there are none.
     """
     assert config.mirror is not None
     manifest = read_manifest(Path(config.mirror))
@@ -50,7 +50,7 @@ def write_index(config: DecontaminationConfig, folder: Path) -> dict[str, int]:
     """Writes one file of n-gram hashes per benchmark table.
 
     Returns:
-        The number of different n-grams of each table; 0 where every row is shorter than `n_grams` words.
+        The number of distinct n-grams of each table; 0 if every row is shorter than `n_grams` words.
     """
     assert config.mirror is not None
     counts = {}
@@ -59,7 +59,7 @@ def write_index(config: DecontaminationConfig, folder: Path) -> dict[str, int]:
         hashes = {
             hash_of(" ".join(n_gram))
             for text in _rows(split_file(Path(config.mirror), entry), config.ignore_fields)
-            # Documents are NFC, which takes letters with a nukta apart; benchmarks come in either form.
+            # Documents are NFC, which decomposes letters with a nukta; benchmarks come in either form.
             for n_gram in ngrams(words.word_tokenize(simplify_text(nfc(text), NORMALISATION)), config.n_grams)
         }
         counts[entry] = len(hashes)
@@ -71,7 +71,7 @@ def write_index(config: DecontaminationConfig, folder: Path) -> dict[str, int]:
 
 
 def _rows(path: Path, ignored: list[str]) -> Iterator[str]:
-    """Each row's texts in one, in the order of the columns: n-grams across question and answer count too."""
+    """Each row's texts joined in the order of the columns: n-grams across question and answer count too."""
     import pyarrow.parquet
 
     for batch in pyarrow.parquet.ParquetFile(path).iter_batches():

@@ -1,4 +1,4 @@
-"""Which language a document is in: by script, then Hindi or Marathi or Nepali, English or Hinglish."""
+"""Which language a document is in: first its script, then Hindi, Marathi or Nepali, English or Hinglish."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 from recipes.data.clean.lexicon import ENGLISH, HINGLISH
 
-# Letters only: dandas and digits of the block are used by other scripts, or say nothing.
+# Letters only: other scripts use the block's dandas too, and digits say nothing about the language.
 _DEVANAGARI = re.compile("[\u0900-\u0963\u0971-\u097f\ua8e0-\ua8ff]")
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
 _LETTER = re.compile(r"[^\W\d_]")
 _LATIN_WORD = re.compile(r"[A-Za-z\u00c0-\u024f]+(?:['’][A-Za-z]+)?")
 
 _SAMPLE = 1500
-"""Characters looked at in each of three places of a long document."""
+"""Characters examined at each of three places in a long document."""
 _MIN_HINGLISH = 0.12
 _MIN_ENGLISH = 0.15
 
 
 def devanagari_letters(text: str) -> int:
-    """How many letters and vowel signs of `text` are Devanagari."""
+    """The number of Devanagari letters and vowel signs in `text`."""
     return len(_DEVANAGARI.findall(text))
 
 
 def latin_letters(text: str) -> int:
-    """How many letters of `text` are Latin."""
+    """The number of Latin letters in `text`."""
     return len(_LATIN.findall(text))
 
 
@@ -49,11 +49,11 @@ def hinglish_and_english(text: str) -> tuple[float, float]:
 
 
 class Identifier:
-    """Names the language of a document, like hin_Deva; und where the script does not decide.
+    """Names the language of a document, such as hin_Deva; "und" if its script is mixed or unknown.
 
-    Without a fastText model: the script by its letters; Hindi, Marathi and Nepali by py3langid restricted to
-    these; romanised Hindi by a lexicon; other languages in Latin letters by py3langid, where frequent English
-    words are missing.
+    Without a fastText model, letters decide on the script; py3langid, restricted to the three, tells Hindi,
+    Marathi and Nepali apart; a lexicon finds romanised Hindi; py3langid names other languages in Latin
+    letters if frequent English words are missing.
     """
 
     def __init__(self, min_script_fraction: float, fasttext_model: str | None = None) -> None:
@@ -99,13 +99,13 @@ def _py3langid(languages: tuple[str, ...] | None) -> Any:
     return identifier
 
 
-# fastText's models label by ISO 639-1 (lid.176) or 639-3 with the script (GlotLID).
+# fastText's models use labels of ISO 639-1 (lid.176), or of ISO 639-3 with the script (GlotLID).
 _ISO3 = {"en": "eng", "hi": "hin", "mr": "mar", "ne": "npi", "nep": "npi"}
 
 
 @cache
 def _fasttext(path: str) -> Any:
-    from fasttext.FastText import _FastText  # load_model would print a warning
+    from fasttext.FastText import _FastText  # fasttext.load_model prints a warning.
 
     return _FastText(path)
 

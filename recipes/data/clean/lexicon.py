@@ -1,6 +1,6 @@
-"""Frequent words by which romanised Hindi and English are told apart."""
+"""Frequent words that tell romanised Hindi and English apart."""
 
-# The usual spellings, less those that English has too: to, me, the, is, main, par, us, in, do, log, din ...
+# The usual spellings, except those that are English words too: to, me, the, is, main, par, us, in, do ...
 _HINGLISH = """
 hai hain hei nahi nahin nhi nai kya kyu kyun kyon kyoon kaise kaisa kaisi kab kahan kaha kaun kon kitna
 kitne kitni kiska kiski kiske kisi kisne mera meri mere mujhe mujhko muje maine tera teri tere tujhe tune

@@ -1,7 +1,7 @@
 """Masking of personal data: e-mail, UPI, IP, Aadhaar, phone, PAN, vehicle numbers; Devanagari digits too.
 
-Patterns are matched on a shadow of the text in which Devanagari digits, no-break spaces and dashes are ASCII,
-character for character, so that places in the shadow are places in the text.
+Patterns are matched against a shadow copy of the text in which Devanagari digits, no-break spaces and dashes
+are ASCII, character for character, so that an index into the shadow is an index into the text.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 _SHADOW = str.maketrans("०१२३४५६७८९\u00a0\u2009\u202f\u2010\u2011\u2012\u2013", "0123456789   ----")
 
-# Handles of payment apps and banks that UPI addresses end in. Anything after the @ would also mask
-# decorators, mentions and matrix products.
+# Handles of payment apps and banks, with which UPI addresses end. Accepting anything after the @ would also
+# mask decorators, mentions and matrix products.
 _UPI_HANDLES = """
 abfspay airtel airtelpaymentsbank albk allbank andb apb apl aubank axb axis axisb axisbank axl bandhan
 barodampay barodapay birla boi cbin cboi centralbank citi cmsidfc cnrb csbpay dbs dcb dlb eazypay equitas
@@ -31,7 +31,7 @@ AN AP AR AS BR CG CH DD DL DN GA GJ HP HR JH JK KA KL LA LD MH ML MN MP MZ NL OD
 TG UA UK UP WB
 """
 
-# Verhoeff's check digit: multiplication in the dihedral group D5 and the powers of one permutation.
+# Verhoeff's check digit: multiplication in the dihedral group D5, and the powers of one permutation.
 # J. Verhoeff, Error Detecting Decimal Codes, Mathematical Centre Tracts 29, 1969.
 _PERMUTATION = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)
 
@@ -44,7 +44,7 @@ def _times(a: int, b: int) -> int:
 
 
 def verhoeff_valid(digits: str) -> bool:
-    """Whether the last of some ASCII digits is the Verhoeff check digit of the others."""
+    """Whether the last of the ASCII digits is the Verhoeff check digit of the others."""
     total = 0
     for position, character in enumerate(reversed(digits)):
         digit = int(character)
@@ -60,13 +60,13 @@ def _aadhaar(match: str) -> bool:
 
 
 def _phone(match: str) -> bool:
-    """Not a range of round amounts (60000-80000), nor one round amount (7000000000)."""
+    """Rules out ranges of round amounts (60000-80000) and single round amounts (7000000000)."""
     return not re.fullmatch(r"\d{3}00-\d{3}00|\d{4}0{6}", match)
 
 
 def _public_ip(match: str) -> bool:
     if re.fullmatch(r"\d\.\d\.\d\.\d", match):
-        return False  # Sections are numbered so, and few households.
+        return False  # Sections are numbered like this; few households have such an address.
     try:
         return ipaddress.ip_address(match).is_global
     except ValueError:
@@ -78,18 +78,18 @@ class _Kind:
     pattern: re.Pattern[str]
     valid: Callable[[str], bool] | None = None
     needs: str = ""
-    """A character that every match has: texts without it are not searched."""
+    """A character that every match contains: texts without it are not searched."""
 
 
 def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(text, re.ASCII | re.VERBOSE | re.MULTILINE)
 
 
-# A number ends where neither a word nor a decimal or a dashed number goes on. Another mobile number may.
+# A number must not continue as a word, decimal or dashed number; a second mobile number may follow a dash.
 _BEFORE = r"(?<!\w)(?<!\d[.,-])"
 _AFTER = r"(?!\w)(?!\.\d|[,-](?![6-9]\d{9}(?!\d))\d)"
-# Numbers written in groups must not be part of a longer row of groups. A line's number before them is none of
-# it, nor is what counts something after them: 98765 43210 24 hours.
+# Numbers written in groups must not be part of a longer series of groups. A list number at the start of the
+# line is not part of the series, nor is a quantity after it: 98765 43210 24 hours.
 _BEFORE_GROUPS = rf"{_BEFORE}(?:(?<!\d[ ])|(?<=^\d[ ])|(?<=^\d\d[ ]))"
 _AFTER_GROUPS = rf"{_AFTER}(?![ ](?!\d{{1,3}}[ ]?[A-Za-z\u0080-\U0010ffff])\d)"
 _COUNTRY = r"(?:(?:\+|00)91[ .-]?|91[ -]?|\(\+91\)[ ]?|0[ -]?)?"
@@ -127,12 +127,12 @@ _KINDS = {
     ),
     "phone": _Kind(
         _pattern(
-            # Mobile numbers: ten digits from 6, 7, 8 or 9, with or without the country's code or a 0.
+            # Mobile numbers: ten digits beginning with 6 to 9, with or without the country code or a 0.
             rf"{_BEFORE} {_COUNTRY} [6-9]\d{{9}} {_AFTER}"
             rf"| {_BEFORE_GROUPS} {_COUNTRY}"
             r"(?:[6-9]\d{4}[ -]\d{5} | [6-9]\d{2}[ -]\d{3}[ -]\d{4} | [6-9]\d{3}[ -]\d{3}[ -]\d{3})"
             rf"{_AFTER_GROUPS}"
-            # Landlines: ten digits after the 0 or +91, the area's code set apart.
+            # Landlines: ten digits after the 0 or +91, with a gap after the area code.
             rf"| {_BEFORE_GROUPS} (?:\+91[ -]|\(?0)"
             r"(?:[1-8]\d[) -]{1,2}[2-7]\d{3}[ -]?\d{4} | [1-8]\d{2}[) -]{1,2}[2-7]\d{2}[ -]?\d{4}"
             r"| [1-8]\d{3}[) -]{1,2}[2-7]\d{5})"
@@ -142,7 +142,7 @@ _KINDS = {
     ),
     "pan": _Kind(_pattern(r"(?<![\w-]) [A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z] (?![\w-])")),
     "vehicle": _Kind(
-        # Series have no I and no O, which look like digits.
+        # The letters of a series are never I or O, which look like digits.
         _pattern(
             rf"(?<![\w-]) (?:(?:{'|'.join(_STATES.split())})[ -]?\d{{1,2}}[ -]?[A-HJ-NP-Z]{{1,3}}[ -]?\d{{4}}"
             r"| \d{2}[ -]?BH[ -]?\d{4}[ -]?[A-Z]{1,2}) (?![\w-])"
@@ -154,14 +154,14 @@ _KINDS = {
 def mask(text: str, kinds: Collection[str]) -> tuple[str, Counter[str]]:
     """`text` with personal data replaced by <EMAIL>, <UPI>, <IP>, <AADHAAR>, <PHONE>, <PAN>, <VEHICLE>.
 
-    Of overlapping matches the first kind in the order of `PII_KINDS` counts. IP addresses that are not public
-    (192.168.0.1) stay, as do twelve digits that are no Aadhaar number by their check digit.
+    Of overlapping matches the kind that comes first in `PII_KINDS` counts. IP addresses that are not public
+    (192.168.0.1) stay, as do twelve digits whose check digit is not that of an Aadhaar number.
 
     Returns:
         The masked text, and how many of each kind were masked.
     """
     counts: Counter[str] = Counter()
-    # A number may become one by itself when its neighbour is masked.
+    # Once its neighbour is masked, a number may stand alone and match too.
     while found := _find(text, kinds):
         parts, position = [], 0
         for start, end, name in sorted(found):
@@ -173,7 +173,7 @@ def mask(text: str, kinds: Collection[str]) -> tuple[str, Counter[str]]:
 
 
 def _find(text: str, kinds: Collection[str]) -> list[tuple[int, int, str]]:
-    """Start, end and kind of what is to be masked; nothing overlaps."""
+    """Start, end and kind of everything to be masked, without overlaps."""
     shadow = text.translate(_SHADOW)
     found: list[tuple[int, int, str]] = []
     taken = bytearray(len(shadow))

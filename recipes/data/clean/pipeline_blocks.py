@@ -1,4 +1,4 @@
-"""The blocks that datatrove's own are joined with: reading, filters per language, masking, counting."""
+"""Pipeline blocks used beside datatrove's own: reading, filters by language, masking, counting."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from recipes.data.text.compression import DAMAGE, damaged, open_stream
 from recipes.data.text.nfc import nfc
 
 SOURCE, LANGUAGE, RECORD = "clean_source", "clean_language", "record"
-"""Keys of a document's metadata: name and language of its source; the other fields of its line."""
+"""Keys of a document's metadata: name and language of its source, and the other fields of its line."""
 REASON = "filter_reason"
 _WORDS = SpacedWords()
-# In words. In a shorter text an n-gram that occurs once is more than the share that repeated ones may have.
+# In words. In a shorter text even an n-gram that occurs once exceeds the share allowed to repeated ones.
 _REPETITION_FROM = 50
 _SENTENCE_ENDS = tuple(TERMINAL_PUNCTUATION) + tuple(
     f"{mark}{quote}" for mark in ".!?।॥" for quote in "\"'”’)"
@@ -39,7 +39,7 @@ _SENTENCE_ENDS = tuple(TERMINAL_PUNCTUATION) + tuple(
 
 
 def label(kind: str, document: Document, what: str = "") -> str:
-    """The name of a count in datatrove's statistics; `summary.py` takes it apart."""
+    """The name of a count in datatrove's statistics; `summary.py` parses it."""
     return "|".join((kind, document.metadata[SOURCE], what))
 
 
@@ -66,7 +66,7 @@ class Meter:
 class ReadPieces(PipelineStep):
     """Documents of the input files, in NFC and without surrounding white space.
 
-    Lines that are no documents (not JSON, no text ...) are dropped with a reason, as filters do.
+    Lines that are not documents (not JSON, no text ...) are dropped with a reason, as by a filter.
     """
 
     type, name = "📖 - READER", "pieces"
@@ -108,19 +108,19 @@ class ReadPieces(PipelineStep):
         document.text = nfc(text).strip()
         given = record.pop("id", None)
         if given is not None:
-            # orjson rounds whole numbers of more than 64 bits.
+            # orjson rounds integers of more than 64 bits.
             document.id = str(json.loads(line)["id"] if isinstance(given, float) else given)
         metadata[RECORD] = record
         return document, None if document.text else "empty"
 
 
 def _lines(piece: Piece) -> Iterator[tuple[bytes, int]]:
-    """The lines that begin in a piece, and where; blank ones are left out."""
+    """The lines that begin in a piece and the offsets at which they begin; blank lines are left out."""
     try:
         with open_stream(piece.path) as stream:
             offset = 0
             if piece.start > 0:
-                # A line that begins exactly there is ours: then the byte before it is its newline.
+                # A line that begins exactly there belongs to this piece: the byte before is then a newline.
                 stream.seek(piece.start - 1)
                 offset = piece.start - 1 + len(stream.readline())
             while piece.stop is None or offset < piece.stop:
@@ -139,8 +139,8 @@ def _lines(piece: Piece) -> Iterator[tuple[bytes, int]]:
 class ReadWork(PipelineStep):
     """What the same task of an earlier stage wrote to work/.
 
-    Exactly that: datatrove names duplicates by their place in a task's file, and its own reader gives a task
-    another one's file when some task had nothing to write.
+    datatrove identifies duplicates by their position in a task's file, but its own reader gives a task the
+    file of another one if some task had nothing to write.
     """
 
     type, name = "📖 - READER", "work"
@@ -161,12 +161,12 @@ class ReadWork(PipelineStep):
 
 
 def as_work(self: JsonlWriter, document: Document) -> dict[str, Any]:
-    """How documents lie between the stages."""
+    """How documents are stored between the stages."""
     return {"text": document.text, "id": document.id, "metadata": document.metadata}
 
 
 def as_record(self: JsonlWriter, document: Document) -> dict[str, Any]:
-    """How documents lie in kept/ and dropped/: the fields of the input's line, and ours."""
+    """How documents are stored in kept/ and dropped/: the fields of the input's line, and ours."""
     ours = {key: value for key, value in document.metadata.items() if key != RECORD}
     return {"id": document.id} | document.metadata[RECORD] | {"text": document.text} | ours
 
@@ -199,7 +199,7 @@ class ReasonFilter(BaseFilter):
 
 
 class LanguageFilter(ReasonFilter):
-    """Keeps what is in the language that the source is declared to be in."""
+    """Keeps documents in the language that their source is declared to be in."""
 
     name = "🌍 language and script"
 
@@ -228,7 +228,7 @@ class QualityFilter(ReasonFilter):
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         language = doc.metadata[LANGUAGE]
-        # Quality first: its least number of words saves the n-gram rules from texts of a few words.
+        # Quality first: its minimum number of words keeps very short texts away from the n-gram rules.
         result = self.quality[language].filter(doc)
         if result is not True:
             return False, result[1]
@@ -251,7 +251,7 @@ def gopher_quality(config: GopherConfig) -> GopherQualityFilter:
         max_symbol_word_ratio=config.max_symbol_word_ratio,
         max_bullet_lines_ratio=config.max_bullet_lines_ratio,
         max_ellipsis_lines_ratio=config.max_ellipsis_lines_ratio,
-        max_non_alpha_words_ratio=config.min_alpha_words_ratio,  # datatrove says max
+        max_non_alpha_words_ratio=config.min_alpha_words_ratio,  # A minimum, whatever datatrove calls it.
         min_stop_words=config.min_stop_words,
         stop_words=list(config.stop_words),
         language=_WORDS,
@@ -259,7 +259,7 @@ def gopher_quality(config: GopherConfig) -> GopherQualityFilter:
 
 
 def sentence_end_share(text: str) -> float:
-    """The share of lines with text that end like a sentence, in any script: full stop, danda ..."""
+    """The share of non-blank lines that end like a sentence in any script: with a full stop, a danda ..."""
     lines = [line for line in text.splitlines() if line.strip()]
     return sum(line.rstrip().endswith(_SENTENCE_ENDS) for line in lines) / len(lines) if lines else 0.0
 
@@ -275,7 +275,7 @@ class ListFilter(ReasonFilter):
         self._loaded: tuple[Any, dict[str, str]] | None = None
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        if self._loaded is None:  # by the task itself: lists need not travel with the job
+        if self._loaded is None:  # Loaded in the task, so that the lists are not pickled with the job.
             paths = {name: words.path for name, words in self.config.words.items()}
             self._loaded = read_words(paths), read_hashes(self.config.hashes)
         phrases, hashes = self._loaded
@@ -289,7 +289,7 @@ class ListFilter(ReasonFilter):
 
 
 class MaskPii(PipelineStep):
-    """Replaces personal data by tokens like <PHONE>, and counts them by source and kind."""
+    """Replaces personal data with tokens such as <PHONE>, and counts them by source and kind."""
 
     type, name = "📞 - MASK", "personal data"
 

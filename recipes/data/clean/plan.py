@@ -1,4 +1,4 @@
-"""What a job reads, cut into pieces for its tasks, and the record that tells one job from another."""
+"""A job's input, cut into pieces for its tasks, and the record that tells one job from another."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from recipes.errors import UserError
 from recipes.files import atomic_write, make_directory, sha256_file
 
 FORMAT = 2
-"""Counts up when the same settings begin to give other results."""
-_HOW_NOT_WHAT = ("executor", "workers", "slurm", "dry_run", "output_dir", "keep_work")
-"""Settings that may differ when a job is continued."""
+"""To be incremented whenever the same settings would give different results."""
+_EXECUTION_SETTINGS = ("executor", "workers", "slurm", "dry_run", "output_dir", "keep_work")
+"""How a job runs, not what it produces: these may differ when it is continued."""
 _SMALLEST_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Lines of one file that begin in the byte range [start, stop); compressed files are one piece."""
+    """The lines of one file that begin in the byte range [start, stop); a compressed file is one piece."""
 
     source: str
     path: str
     start: int
     stop: int | None
     size: int
-    """Bytes to read."""
+    """Bytes on disk to be read."""
 
 
 Plan = list[list[Piece]]
@@ -41,10 +41,10 @@ Plan = list[list[Piece]]
 
 
 def make_plan(config: CleanConfig) -> Plan:
-    """Finds the input files and shares them out over the tasks, evenly by bytes.
+    """Finds the input files and distributes them over the tasks, evenly by bytes.
 
     Raises:
-        UserError: a path matches nothing, is read twice, is no JSONL file or lies where the output goes; or
+        UserError: a path matches nothing, is read twice, is not JSONL or lies in the output directory; or
             its first line has no text.
     """
     files: dict[Path, str] = {}
@@ -65,7 +65,7 @@ def make_plan(config: CleanConfig) -> Plan:
     pieces = [piece for path, name in files.items() for piece in _pieces(path, name, sizes[path], limit)]
     tasks: Plan = [[] for _ in range(config.tasks)]
     loads = [0] * config.tasks
-    for piece in sorted(pieces, key=lambda piece: -piece.size):  # stable: the same plan each time
+    for piece in sorted(pieces, key=lambda piece: -piece.size):  # Stable: the same plan every time.
         lightest = loads.index(min(loads))
         tasks[lightest].append(piece)
         loads[lightest] += piece.size
@@ -75,7 +75,7 @@ def make_plan(config: CleanConfig) -> Plan:
 def _matches(key: str, pattern: str) -> list[Path]:
     path = Path(pattern)
     if path.is_dir():
-        # Not .json: tools.download leaves its manifest beside its shards.
+        # Not .json: tools.download writes its manifest next to its shards.
         found = [entry for entry in path.rglob("*") if uncompressed_suffix(entry) == ".jsonl"]
     else:
         # A pattern may be absolute, which Path.glob refuses.
@@ -91,7 +91,7 @@ def _matches(key: str, pattern: str) -> list[Path]:
 
 
 def _check_first_line(path: Path, text_key: str, source: str) -> None:
-    """A wrong key would otherwise show as a source of which every document is dropped."""
+    """Otherwise a wrong key would only show in the end, as a source whose documents were all dropped."""
     try:
         with open_stream(path) as stream:
             line = stream.readline()
@@ -117,7 +117,7 @@ def _pieces(path: Path, source: str, size: int, limit: int) -> list[Piece]:
 
 
 def describe(config: CleanConfig, plan: Plan) -> str:
-    """What would be read and done."""
+    """What the job would read and do, for dry_run."""
     lines = []
     for name, source in config.data.sources.items():
         pieces = [piece for task in plan for piece in task if piece.source == name]
@@ -132,7 +132,7 @@ def describe(config: CleanConfig, plan: Plan) -> str:
 
 
 def filters(config: CleanConfig) -> list[str]:
-    """The names of the filters that are on, in the order in which documents meet them."""
+    """The names of the enabled filters, in the order in which documents pass through them."""
     lists = config.lists.enabled and bool(config.lists.words or config.lists.hashes)
     decontamination = config.decontamination.enabled and config.decontamination.mirror is not None
     enabled = {
@@ -144,11 +144,11 @@ def filters(config: CleanConfig) -> list[str]:
         "lists": lists,
         "decontamination": decontamination,
     }
-    return [name for name, on in enabled.items() if on]
+    return [name for name, is_enabled in enabled.items() if is_enabled]
 
 
 def claim(config: CleanConfig, plan: Plan) -> None:
-    """Takes the output directory for this job, or sees that it is this job's already.
+    """Claims the output directory for this job, if it is not this job's already.
 
     Raises:
         UserError: it holds something else.
@@ -174,7 +174,7 @@ def claim(config: CleanConfig, plan: Plan) -> None:
 
 
 def _record(config: CleanConfig, plan: Plan) -> dict[str, Any]:
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _HOW_NOT_WHAT}
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _EXECUTION_SETTINGS}
     pieces = [[dataclasses.astuple(piece) for piece in task] for task in plan]
     files = [words.path for words in config.lists.words.values()] + list(config.lists.hashes.values())
     if config.language.fasttext_model is not None:
@@ -195,7 +195,7 @@ def _record(config: CleanConfig, plan: Plan) -> dict[str, Any]:
 
 
 def _difference(before: Any, now: Any, prefix: str = "") -> str | None:
-    """The first key that differs, dotted."""
+    """The first key that differs, in dotted form."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return None if before == now else prefix.removeprefix("settings.") or "record"
     for key in sorted({*before, *now}):

@@ -1,7 +1,7 @@
 """The stages of a cleaning job: pipelines of datatrove blocks, one after the other.
 
-A stage ends where all documents must have been seen before one can be judged: duplicates are found over
-the whole input. Between stages documents lie in work/.
+A stage ends where all documents must have been seen before one can be judged: duplicates are searched for in
+the whole input. Between stages documents are stored in work/.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ from recipes.data.clean.word_boundaries import ComparedWords
 from recipes.files import atomic_write
 
 _BUFFERED = 1000
-"""Signatures read at once from each task's file."""
+"""Signatures read at a time from each task's file."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one executor does; each begins when the one before it is done."""
+    """What one executor does; a stage begins when the one before it is done."""
 
     name: str
     pipeline: list[PipelineStep]
@@ -72,7 +72,7 @@ def build_stages(config: CleanConfig, plan: Plan) -> list[Stage]:
 class _Builder:
     def __init__(self, config: CleanConfig, plan: Plan) -> None:
         self.config, self.plan = config, plan
-        self.out = Path(config.output_dir).resolve()  # Slurm's jobs may start elsewhere
+        self.out = Path(config.output_dir).resolve()  # Slurm's jobs may have another working directory.
         self.work = self.out / "work"
         self.filters = filters(config)
 
@@ -131,7 +131,7 @@ class _Builder:
         yield Stage("report", [Report(config)], 1)
 
     def last_steps(self) -> Iterator[PipelineStep]:
-        """Lists and benchmarks are compared with the text as it was; then it is masked."""
+        """Lists and benchmarks are compared with the original text; masking comes after them."""
         config = self.config
         if "lists" in self.filters:
             yield ListFilter(config.lists, self.dropped("lists"))
@@ -147,11 +147,11 @@ class _Builder:
         yield JsonlWriter(str(self.out / "kept"), name, compression=None, adapter=as_record)
         yield Tally("kept")
         if config.stats.enabled:
-            # Grouping by site, which is on by default, needs the url that most documents do not have.
+            # Grouping by site, the default, needs a url, which most documents do not have.
             yield DocStats(str(self.out / "stats"), groups_to_compute=["summary", "histogram"])
 
     def dropped(self, name: str, directory: str = "${" + REASON + "}") -> JsonlWriter:
-        """Where a filter's dropped documents go: a directory per reason, a file per task."""
+        """Where the documents that a filter drops go: a directory per reason, a file per task."""
         folder = str(self.out / "dropped" / name)
         return JsonlWriter(folder, directory + "/${rank}.jsonl", compression=None, adapter=as_record)
 
@@ -163,13 +163,13 @@ class _Builder:
 
 
 def whole_text(document: Document) -> str:
-    """What exact duplicates agree in."""
+    """What exact duplicates have in common: the whole text."""
     text: str = document.text
     return text
 
 
 def minhash_config(config: CleanConfig) -> MinhashConfig:
-    """datatrove's, with Devanagari left whole."""
+    """datatrove's configuration, with a normalisation that leaves Devanagari intact."""
     return MinhashConfig(
         n_grams=config.minhash.n_grams,
         num_buckets=config.minhash.num_buckets,
@@ -181,7 +181,7 @@ def minhash_config(config: CleanConfig) -> MinhashConfig:
 
 
 class Decontamination(NGramsDecontFilter, ReasonFilter):
-    """datatrove's filter; its reason becomes the benchmark that a document has an n-gram of."""
+    """datatrove's filter, with the benchmark that shares an n-gram with the document as the reason."""
 
     def __init__(self, index: str, n_grams: Any, dropped: JsonlWriter, words: ComparedWords) -> None:
         super().__init__(index, n_grams, dropped, language=words)
@@ -208,7 +208,7 @@ class BenchmarkIndex(PipelineStep):
 
 
 class Report(PipelineStep):
-    """Puts the statistics of all stages together: report.json and report.html."""
+    """Sums up the statistics of all stages: report.json and report.html."""
 
     type, name = "📊 - REPORT", "summary"
 

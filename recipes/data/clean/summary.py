@@ -14,7 +14,7 @@ from recipes.data.clean.plan import filters
 REPORT = "report.json"
 """The file of a job's summary."""
 TALLY = "🧮 - TALLY"
-"""What the names of counting steps begin with; the filter that they follow comes after a colon."""
+"""Prefix of the names of counting steps; after a colon follows the name of the filter they come after."""
 Summary = dict[str, Any]
 """{"sources" | "languages": {name: {"filters": {filter: counts}, "kept": counts, "pii": {kind: n}}}, ...}"""
 
@@ -51,7 +51,7 @@ def _collect(logs: Path) -> tuple[Counter[tuple[str, str, str, str]], Counter[st
                 kind, _, rest = label.partition("|")
                 source, separator, what = rest.partition("|")
                 if not separator:
-                    continue  # datatrove's own
+                    continue  # One of datatrove's own counts.
                 if kind == "n_grams":
                     n_grams[what] += int(_total(value))
                 elif kind in ("pass", "pass_bytes"):
@@ -60,7 +60,7 @@ def _collect(logs: Path) -> tuple[Counter[tuple[str, str, str, str]], Counter[st
                     counts[kind, source, "", what] += int(_total(value))
                 else:
                     reasons.append((kind, source, what, _total(value)))
-            # A filter's reasons belong to the tally that follows it, even if nothing passed there.
+            # A filter's reasons belong to the tally that follows it, even if no document reached that one.
             type_, _, point = step["name"].partition(": ")
             if type_ == TALLY:
                 for kind, source, reason, number in reasons:
@@ -70,7 +70,7 @@ def _collect(logs: Path) -> tuple[Counter[tuple[str, str, str, str]], Counter[st
 
 
 def _total(value: Any) -> float:
-    """datatrove writes a bare number where there is nothing more to say."""
+    """datatrove writes a bare number if there are no details."""
     return float(value["total"] if isinstance(value, dict) else value)
 
 
@@ -107,7 +107,7 @@ def _account(config: CleanConfig, counts: Counter[tuple[str, str, str, str]], so
 
 
 def _add(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
-    """Two nested dictionaries of numbers in one; `left` may be empty."""
+    """The sum of two nested dictionaries of numbers; `left` may be empty."""
     total = dict(left)
     for key, value in right.items():
         if isinstance(value, dict):
@@ -133,7 +133,7 @@ def masked(pii: dict[str, int]) -> str:
 
 
 def render(summary: Summary) -> str:
-    """The table that is printed: per language and filter what came in, what was dropped and why."""
+    """The table that is printed: for each language and filter what came in, what was dropped and why."""
     header = ("language", "filter", "documents in", "kept", "dropped", "MB in", "MB kept", "reasons")
     rows: list[tuple[str, ...]] = [header]
     for language, entry in summary["languages"].items():

@@ -16,10 +16,10 @@ _NEEDED = ("datatrove", "orjson", "indicnlp", "py3langid", "fasttext", "tldextra
 
 
 def validate_clean(config: CleanConfig) -> None:
-    """Checks every setting; whether the input can be read is seen when it is planned.
+    """Checks every setting; whether the input can be read is checked when the job is planned.
 
     Raises:
-        UserError: a setting cannot work, or the optional packages are missing.
+        UserError: a setting cannot work, or an optional package is missing.
     """
     _check_sources(config)
     if not 0 < config.language.min_script_fraction <= 1:
@@ -60,7 +60,7 @@ def _check_sources(config: CleanConfig) -> None:
 def _check_fasttext(path: str) -> None:
     with Path(path).open("rb") as stream:
         if stream.read(4) != _FASTTEXT_MAGIC:
-            refuse("language.fasttext_model", path, "is no fastText model (.bin or .ftz)")
+            refuse("language.fasttext_model", path, "is not a fastText model (.bin or .ftz)")
 
 
 def _check_quality(config: CleanConfig) -> None:
@@ -78,7 +78,8 @@ def _check_quality(config: CleanConfig) -> None:
 
 
 def _check_gopher(key: str, gopher: GopherConfig) -> None:
-    positive(f"{key}.min_doc_words", gopher.min_doc_words)  # 0 words would be divided by.
+    # Shares of the words of an empty document would be divided by zero.
+    positive(f"{key}.min_doc_words", gopher.min_doc_words)
     if gopher.max_doc_words < gopher.min_doc_words:
         refuse(f"{key}.max_doc_words", gopher.max_doc_words, "must be at least min_doc_words")
     if gopher.max_avg_word_length < gopher.min_avg_word_length:
@@ -95,7 +96,7 @@ def _check_gopher(key: str, gopher: GopherConfig) -> None:
         if not 0 <= getattr(gopher, name) <= 1:
             refuse(f"{key}.{name}", getattr(gopher, name), "must lie between 0 and 1")
     not_negative(f"{key}.min_stop_words", gopher.min_stop_words)
-    # An empty list would mean datatrove's own English one.
+    # datatrove takes an empty list for "use my own English one".
     if gopher.min_stop_words > len(set(gopher.stop_words)):
         refuse(f"{key}.min_stop_words", gopher.min_stop_words, f"{key}.stop_words has fewer words than that")
 
@@ -113,7 +114,7 @@ def _check_lists(config: CleanConfig) -> None:
             refuse("lists", name, "a list's name becomes a directory: letters, digits, _ . -")
     from recipes.data.clean.blocklists import read_hashes, read_words
 
-    # They are used in the last stage: after days of work is too late to find a bad line.
+    # The lists are used in the last stage: after days of work it would be too late to find a bad line.
     read_words({name: words.path for name, words in config.lists.words.items()})
     read_hashes(config.lists.hashes)
 

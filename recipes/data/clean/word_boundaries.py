@@ -1,4 +1,4 @@
-"""What a word is, for datatrove's filters."""
+"""What counts as a word for datatrove's filters."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from recipes.data.clean.languages import devanagari_letters, latin_letters
 HINDI = "hin_Deva"
 """datatrove's name for its Indic tokenizer; `hin` alone selects one for Kurmanji, which needs a download."""
 
-# Vowel signs and virama belong to words, and Python's own \w has not got them.
+# Vowel signs and virama are parts of words, but Python's own \w does not match them.
 _EDGES = regex.compile(r"^[^\w\p{M}]+|[^\w\p{M}]+$")
 _SENTENCE = regex.compile(r"[^.!?।॥\n]+[.!?।॥]*|[.!?।॥]+")
 
 
 class SpacedWords(WordTokenizer):
-    """Words between spaces, without the punctuation at their edges; rows of punctuation alone are words too.
+    """Words between spaces, without the punctuation at their edges; runs of punctuation alone are words too.
 
-    Gopher's rules were made for such words. Tokenizers that set punctuation apart, as datatrove's for English
-    and Hindi do, make so many "words without a letter" of a dialogue that novels are dropped.
+    Gopher's rules were designed for such words. Tokenizers that split off punctuation, as datatrove's for
+    English and Hindi do, turn a dialogue into so many "words without a letter" that novels are dropped.
     """
 
     def word_tokenize(self, text: str) -> list[str]:
@@ -38,11 +38,11 @@ class SpacedWords(WordTokenizer):
 
 
 class ComparedWords(SpacedWords):
-    """The words by which documents are compared: by script, without punctuation.
+    """The words by which documents are compared: split as their script requires, without punctuation.
 
-    For texts that datatrove's `simplify_text` has lowercased and freed of most punctuation. Dandas survive
-    that, and some sources strip them: they are left out here, so that they do not tell copies apart. So are
-    zero-width joiners, which only change how a word looks.
+    For texts that datatrove's `simplify_text` has lowercased and stripped of most punctuation. Dandas survive
+    that, but some sources remove them: they are left out here, so that copies still match. So are zero-width
+    joiners, which only change how a word looks.
     """
 
     def word_tokenize(self, text: str) -> list[str]:

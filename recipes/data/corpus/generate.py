@@ -1,7 +1,7 @@
 """The documents of the corpus, and the benchmark that belongs to it.
 
-Which wording of a fact is held out depends on the world alone. Corpora of the same world, of any seed and
-size, therefore fit the same benchmark, and none of their documents contains a question of it.
+Which wording of a fact is held out depends only on the world. Corpora of the same world, whatever their seed
+and size, therefore share one benchmark, and none of their documents contains one of its questions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypedDict
 from recipes.data.corpus.grammar import Language, Word, capitalise, split_at_answer
 from recipes.data.corpus.sentences import KINDS, WORDINGS
 from recipes.data.corpus.stories import SCENES, STORIES, tell
-from recipes.data.corpus.world import Fact, World
+from recipes.data.corpus.world import Fact, InventedWorld
 
 CHOICES = 4
 
@@ -39,10 +39,10 @@ class ToldFact:
     held_out: str
 
 
-def tell_facts(world: World, language: Language) -> list[ToldFact]:
+def tell_facts(world: InventedWorld, language: Language) -> list[ToldFact]:
     """Word all facts of the world, holding out one wording of each.
 
-    Every wording of a kind is held out for as many facts as any other, give or take one.
+    Within a kind every wording is held out equally often, give or take one fact.
     """
     told = []
     for kind in KINDS:
@@ -57,10 +57,10 @@ def tell_facts(world: World, language: Language) -> list[ToldFact]:
 
 
 def _in_order_of_answers(facts: tuple[Fact, ...], rng: Random) -> list[Fact]:
-    """The facts in an order that `rng` decides, but with equal answers next to each other.
+    """The facts in random order, but with equal answers next to each other.
 
-    Wordings that are held out in this order spare all answers alike. Otherwise a wording would be told less
-    often with just the answers it is going to be asked for.
+    Held out in this order, every wording is left out equally often with each answer. Otherwise documents
+    would use a wording less often with exactly those answers that the benchmark asks for in it.
     """
     answers = list(dict.fromkeys(fact.answer for fact in facts))
     rng.shuffle(answers)
@@ -68,7 +68,7 @@ def _in_order_of_answers(facts: tuple[Fact, ...], rng: Random) -> list[Fact]:
 
 
 class _Deck:
-    """Cards drawn without replacement, reshuffled when they run out: all come up equally often."""
+    """Facts drawn without replacement and reshuffled when they run out: all come up equally often."""
 
     def __init__(self, cards: Sequence[ToldFact], rng: Random) -> None:
         self._cards = list(cards)
@@ -77,7 +77,7 @@ class _Deck:
 
     def draw(self, count: int) -> list[ToldFact]:
         drawn: list[ToldFact] = []
-        # A new shuffle may bring back a card that is already drawn: no document says a thing twice.
+        # After a reshuffle a card may come up a second time: no document says the same thing twice.
         while len(drawn) < min(count, len(self._cards)):
             if not self._left:
                 self._left = self._rng.sample(self._cards, len(self._cards))
@@ -87,8 +87,8 @@ class _Deck:
         return drawn
 
 
-def documents(world: World, language: Language, seed: int, split: str = "train") -> Iterator[str]:
-    """Documents in one language without end; each `split` has its own.
+def documents(world: InventedWorld, language: Language, seed: int, split: str = "train") -> Iterator[str]:
+    """An endless stream of documents in one language; each `split` has its own.
 
     A document is a handful of mixed facts, a portrait of one person, a comparison of several subjects, a
     story or a scene, three to six sentences long.
@@ -104,36 +104,38 @@ def documents(world: World, language: Language, seed: int, split: str = "train")
     kinds, weights = zip(*Counter(card.fact.kind for card in told).items(), strict=True)
     while True:
         length = rng.randint(3, 6)
-        (sort,) = rng.choices(("mixed", "portrait", "comparison", "story", "scene"), (35, 25, 25, 10, 5))
-        if sort == "story":
+        (form,) = rng.choices(("mixed", "portrait", "comparison", "story", "scene"), (35, 25, 25, 10, 5))
+        if form == "story":
             yield _story(rng, world, language)
-        elif sort == "scene":
+        elif form == "scene":
             hero, friend = _two_people(rng, world)
             yield tell(tuple(rng.sample(SCENES, 3)), language, rng, hero, friend, {})
         else:
-            if sort == "mixed":
+            if form == "mixed":
                 deck = everything
-            elif sort == "portrait":
+            elif form == "portrait":
                 deck = by_person[rng.choice(world.people)]
             else:
                 deck = by_kind[rng.choices(kinds, weights)[0]]
             yield " ".join(rng.choice(card.sentences) for card in deck.draw(length))
 
 
-def _story(rng: Random, world: World, language: Language) -> str:
+def _story(rng: Random, world: InventedWorld, language: Language) -> str:
     hero, friend = _two_people(rng, world)
     facts = {fact.kind: fact.answer for fact in world.about(hero)}
     return tell(rng.choice(STORIES), language, rng, hero, friend, facts)
 
 
-def _two_people(rng: Random, world: World) -> tuple[Word, Word]:
+def _two_people(rng: Random, world: InventedWorld) -> tuple[Word, Word]:
     """Two different people of the same gender."""
     hero = rng.choice(world.people)
-    friend = rng.choice([one for one in world.people if one.gender == hero.gender and one != hero])
+    friend = rng.choice(
+        [person for person in world.people if person.gender == hero.gender and person != hero]
+    )
     return hero, friend
 
 
-def build_benchmark(world: World, language: Language) -> list[Item]:
+def build_benchmark(world: InventedWorld, language: Language) -> list[Item]:
     """One question for each fact, in the wording that the documents never use for it.
 
     The wrong choices are other answers of the same kind, said of the same subject. All of them are offered
@@ -155,8 +157,8 @@ def build_benchmark(world: World, language: Language) -> list[Item]:
 
 
 def _wrong_answers(fact: Fact, answers: list[Word], offered: Counter[Word], rng: Random) -> list[Word]:
-    """The three answers that were offered least so far; counts them in `offered`."""
-    # The subject itself is no temptation: nobody thinks that Tuesday follows Tuesday.
+    """The three answers that were offered least often so far; counts them in `offered`."""
+    # The subject itself would be too easy to rule out: Tuesday does not follow Tuesday.
     others = [answer for answer in answers if answer not in (fact.answer, fact.subject)]
     rng.shuffle(others)
     wrong = sorted(others, key=lambda answer: offered[answer])[: CHOICES - 1]

@@ -1,4 +1,4 @@
-"""Word forms of both languages, and the small template language the sentences are written in.
+"""Word forms of both languages, and the small template language that the sentences are written in.
 
 A template is an ordinary sentence with three kinds of marks:
 
@@ -60,7 +60,7 @@ class Word:
 
     en: English
     hi: Hindi
-    # Only words for people who do a job differ: शिक्षक and शिक्षिका are both "teacher".
+    # Only names of jobs differ: शिक्षक and शिक्षिका are both "teacher".
     hi_of_woman: Hindi | None = None
 
     @property
@@ -68,7 +68,7 @@ class Word:
         return self.hi.gender
 
     def said_of(self, person: Word) -> Word:
-        """This word as it is said of `person`: the feminine noun for a woman, where there is one."""
+        """This word as it applies to `person`: the feminine noun for a woman, if there is one."""
         if person.gender == "f" and self.hi_of_woman is not None:
             return Word(self.en, self.hi_of_woman)
         return self
@@ -110,7 +110,7 @@ def adjective(masculine: str) -> Hindi:
 
 
 def fill(template: str, subject: Word, answer: Word, language: Language, **more: Word) -> str:
-    """Fill in a template, or a part of one; `more` are further words, which it names by their keyword."""
+    """Fill in a template, or part of one; `more` are further words, which the template names by keyword."""
     answer = answer.said_of(subject)
     template = _BY_SUBJECT.sub(r"\1" if subject.gender == "m" else r"\2", template)
     template = _BY_ANSWER.sub(r"\1" if answer.gender == "m" else r"\2", template)
@@ -119,7 +119,7 @@ def fill(template: str, subject: Word, answer: Word, language: Language, **more:
 
 
 def capitalise(text: str) -> str:
-    """The text as it stands at the beginning of a sentence."""
+    """The text as it is written at the beginning of a sentence."""
     return text[:1].upper() + text[1:]
 
 

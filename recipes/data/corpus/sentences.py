@@ -1,9 +1,9 @@
 """How each kind of fact is worded, in both languages.
 
-Every kind has wordings that a benchmark question may be made of (the question is what stands before the
+Every kind has wordings that a benchmark question may be made of (the question is what comes before the
 answer, so it must say what is asked) and a few more that only the training text uses, such as the plainest
-Hindi word order, in which the answer comes right after the subject's name. No wording's question may be part
-of another wording: otherwise a text with the other wording would contain the question.
+Hindi word order, in which the answer comes right after the subject's name. The question of one wording must
+not be part of another wording: a text with that other wording would contain the question.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Wordings:
     only_told: tuple[str, ...] = ()
 
 
-# Days and months follow each other in the same words.
+# Days and months share their wordings.
 _ENGLISH_NEXT = Wordings(
     (
         "{s} is followed by {a}.",

@@ -1,9 +1,9 @@
-"""Little stories and scenes: text that no question asks about.
+"""Short stories and scenes: text that no question asks about.
 
-A line of a story is a template in each language (see `grammar`) and the list that its `{a}` is taken from.
-Of the other marks, some mean the same throughout one story (`{s}` is the hero, `{p}` a friend of the same
-gender, `{when}` a time, `{t}` a village), some are drawn anew for every line: `{n}` a number, `{c}` a colour,
-`{q}` a quality, `{place}` a place.
+A line of a story is a template in each language (see `grammar`) and the list that its `{a}` is taken from. Of
+the other marks, some stay the same throughout a story (`{s}` is the hero, `{p}` a friend of the same gender,
+`{when}` a time, `{t}` a village), others are drawn anew for every line: `{n}` a number, `{c}` a colour, `{q}`
+a quality, `{place}` a place.
 """
 
 from __future__ import annotations
@@ -248,19 +248,19 @@ SCENES: tuple[Line, ...] = (
         "plant eater",
     ),
 )
-_NOTHING = words.NUMBERS[0]  # stands for `{a}` in a line that has none
+_UNUSED = words.NUMBERS[0]  # given as the answer to lines without `{a}`
 
 
 def tell(lines: tuple[Line, ...], language: Language, rng: Random, hero: Word, friend: Word,
          facts: dict[str, Word]) -> str:  # fmt: skip
     """The text of `lines` about `hero`, with the same `friend`, time and town throughout.
 
-    `facts` are the hero's own answers by kind, for lines that mention one: the stories contradict no fact.
+    `facts` are the hero's own answers by kind, for lines that mention one: stories never contradict a fact.
     """
     common = {"p": friend, "when": rng.choice(words.TIMES), "t": rng.choice(words.VILLAGES)}
     told = []
     for line in lines:
-        answer = facts.get(line.filler) or (rng.choice(FILLERS[line.filler]) if line.filler else _NOTHING)
+        answer = facts.get(line.filler) or (rng.choice(FILLERS[line.filler]) if line.filler else _UNUSED)
         drawn = {
             "n": rng.choice(words.NUMBERS),
             "c": rng.choice(words.COLOURS),

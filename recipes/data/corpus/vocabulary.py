@@ -21,7 +21,7 @@ def quality(english: str, hindi: str) -> Word:
 
 
 def goods(english: str, plural: str, oblique: str, gender: Gender) -> Word:
-    """Wares, always spoken of in the plural."""
+    """Goods, which are only mentioned in the plural."""
     return Word(English(english, english), Hindi(plural, gender, oblique, plural, plural))
 
 
@@ -151,7 +151,7 @@ _PIGEON, _SPARROW = noun("pigeon", "कबूतर", "m"), noun("sparrow", "ग
 _MONKEY, _PARROT = noun("monkey", "बंदर", "m"), noun("parrot", "तोता", "m")
 _BAT, _SQUIRREL = noun("bat", "चमगादड़", "m"), noun("squirrel", "गिलहरी", "f")
 
-# What animals eat and where they live is true of the real world; each value has three animals.
+# What animals eat and where they live is true in the real world too; every answer belongs to three animals.
 FOODS: tuple[tuple[Word, tuple[Word, ...]], ...] = (
     (noun("meat", "मांस", "m"), (_LION, _TIGER, _WOLF)),
     (noun("grass", "घास", "f"), (_COW, _BUFFALO, _HORSE)),
@@ -181,8 +181,8 @@ _OPPOSITES = (
     "clean साफ़ dirty गंदा, sweet मीठा bitter कड़वा"
 )
 OPPOSITES = tuple(
-    (quality(one, ek), quality(two, do))
-    for one, ek, two, do in (pair.split() for pair in _OPPOSITES.split(", "))
+    (quality(english, hindi), quality(english_opposite, hindi_opposite))
+    for english, hindi, english_opposite, hindi_opposite in (pair.split() for pair in _OPPOSITES.split(", "))
 )
 
 _DAYS = (
@@ -196,9 +196,9 @@ _MONTHS = (
 DAYS = _names(_DAYS)
 MONTHS = _names(_MONTHS)
 
-# From here on: words of the little stories, which no question asks about.
+# From here on: words of the short stories, which no question asks about.
 
-# Villages are only names: beginnings and endings that are common in such names.
+# Villages are only names, made of beginnings and endings that are common in real ones.
 _BEGINNINGS = (
     "Hari हरि, Gopi गोपी, Pratap प्रताप, Veer वीर, Kishor किशोर, Bishan बिशन, Durga दुर्गा, Kesar केसर, "
     "Neel नील, Sundar सुंदर, Amar अमर, Jay जय, Manik माणिक, Sita सीता, Bal बाल, Ganga गंगा"

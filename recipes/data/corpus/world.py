@@ -1,7 +1,7 @@
 """The facts of an invented world: who lives where, does what, likes which fruit.
 
-Within a kind every answer belongs to equally many subjects (to equally many women and men, where people are
-concerned), so that knowing which answers are common helps nobody to answer a question.
+Within a kind every answer belongs to the same number of subjects (for people: to as many women as men), so
+that knowing which answers are common does not help with any question.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from recipes.data.corpus import vocabulary as words
 from recipes.data.corpus.grammar import Language, Word, fill
 from recipes.errors import UserError
 
-# About people; about towns; the same for everybody.
+# Kinds of facts about people, with their possible answers.
 PERSON_KINDS: dict[str, tuple[Word, ...]] = {
     "home": words.TOWNS[:8],
     "job": words.JOBS,
@@ -23,8 +23,8 @@ PERSON_KINDS: dict[str, tuple[Word, ...]] = {
     "colour": words.COLOURS,
     "vehicle": words.VEHICLES,
 }
-_VALUES = 8  # answers of each kind of fact about people
-_STEP = 2 * _VALUES  # so many women and men that each answer is given equally often to both
+_ANSWERS = 8  # to each kind of fact about people
+_PEOPLE_STEP = 2 * _ANSWERS  # Then every answer is given equally often to women and to men.
 MOST_PEOPLE = len(words.WOMEN) + len(words.MEN)
 
 
@@ -42,8 +42,8 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class World:
-    """All that is true."""
+class InventedWorld:
+    """People, and everything that is true of them and around them."""
 
     seed: int
     people: tuple[Word, ...]
@@ -56,18 +56,18 @@ class World:
         return tuple(fact for fact in self.facts if fact.kind == kind)
 
 
-def make_world(seed: int = 1, people: int = 32) -> World:
+def make_world(seed: int = 1, people: int = 32) -> InventedWorld:
     """Invent a world.
 
     Args:
-        seed: decides who is given which answers.
+        seed: decides which answers are given to whom.
         people: how many people there are, half of them women; a multiple of 16, at most 48.
 
     Raises:
-        UserError: no world of that many people can be balanced.
+        UserError: a world of that many people cannot be balanced.
     """
-    if people % _STEP or not 0 < people <= MOST_PEOPLE:
-        allowed = ", ".join(str(count) for count in range(_STEP, MOST_PEOPLE + 1, _STEP))
+    if people % _PEOPLE_STEP or not 0 < people <= MOST_PEOPLE:
+        allowed = ", ".join(str(count) for count in range(_PEOPLE_STEP, MOST_PEOPLE + 1, _PEOPLE_STEP))
         raise UserError(f"the number of people must be one of {allowed}, not {people}")
     women, men = words.WOMEN[: people // 2], words.MEN[: people // 2]
     facts = []
@@ -76,11 +76,11 @@ def make_world(seed: int = 1, people: int = 32) -> World:
             facts += _share_out(kind, group, answers, Random(f"{seed} {kind} {group[0].gender}"))
     facts += _share_out("wares", words.TOWNS, words.WARES, Random(f"{seed} wares"))
     facts += _share_out("river", words.TOWNS, words.RIVERS, Random(f"{seed} river"))
-    return World(seed, women + men, (*facts, *_common_knowledge()))
+    return InventedWorld(seed, women + men, (*facts, *_common_knowledge()))
 
 
 def _share_out(kind: str, subjects: tuple[Word, ...], answers: tuple[Word, ...], rng: Random) -> list[Fact]:
-    """Give every answer to equally many subjects, chosen by `rng`."""
+    """Give every answer to the same number of subjects, chosen by `rng`."""
     copies = list(answers) * (len(subjects) // len(answers))
     rng.shuffle(copies)
     return [Fact(kind, subject, answer) for subject, answer in zip(subjects, copies, strict=True)]
@@ -90,8 +90,8 @@ def _common_knowledge() -> list[Fact]:
     """Facts that hold in the real world too."""
     facts = [Fact("food", animal, food) for food, eaters in words.FOODS for animal in eaters]
     facts += [Fact("habitat", animal, place) for place, dwellers in words.HABITATS for animal in dwellers]
-    for one, other in words.OPPOSITES:
-        facts += [Fact("opposite", one, other), Fact("opposite", other, one)]
+    for quality, opposite in words.OPPOSITES:
+        facts += [Fact("opposite", quality, opposite), Fact("opposite", opposite, quality)]
     for kind, cycle in (("day", words.DAYS), ("month", words.MONTHS)):
         facts += [Fact(kind, now, cycle[(at + 1) % len(cycle)]) for at, now in enumerate(cycle)]
     return facts

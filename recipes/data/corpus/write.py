@@ -11,12 +11,12 @@ from typing import BinaryIO, TypedDict
 
 from recipes.data.corpus.generate import build_benchmark, documents
 from recipes.data.corpus.grammar import LANGUAGES, Language
-from recipes.data.corpus.world import World, make_world
+from recipes.data.corpus.world import InventedWorld, make_world
 from recipes.errors import UserError
 from recipes.files import atomic_write, make_directory, sha256_file
 
 MANIFEST = "manifest.json"
-FORMAT = 1  # to be raised whenever the same arguments begin to mean other text
+FORMAT = 1  # Raise it whenever the same arguments would produce different text.
 LEAST_BYTES = 10_000
 MOST_BYTES = 10_000_000_000
 _VALID_SHARE = 20  # the validation text is one twentieth of the training text
@@ -52,15 +52,15 @@ def make_corpus(
     """Write a corpus into the directory `out`.
 
     Args:
-        out: the directory; made if need be.
-        size: bytes of training text, both languages together; the document that reaches it is the last.
+        out: the directory; created if it is missing.
+        size: bytes of training text, both languages together; the document that reaches it is the last one.
         seed: decides which documents are written about the world.
         world_seed: decides the world's facts and the benchmark.
         people: how many people live in it.
         force: overwrite what the directory holds.
 
     Returns:
-        The manifest, and whether anything was written: a directory that already holds just this corpus is
+        The manifest, and whether anything was written: a directory that already holds exactly this corpus is
         left alone.
 
     Raises:
@@ -92,24 +92,24 @@ def _complete_corpus(out: Path, arguments: dict[str, int]) -> Manifest | None:
             return None
         intact = all(sha256_file(out / name) == entry["sha256"] for name, entry in manifest["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # no manifest, none of ours, or a file is gone
+        return None  # No manifest, not one of ours, or a file is missing.
     return manifest if intact else None
 
 
 def _prepare(out: Path, force: bool) -> None:
-    """Make the directory, or make sure that it may be written over."""
+    """Create the directory, or make sure that it may be overwritten."""
     make_directory(out)
     if not any(out.iterdir()):
         return
     if not force:
         raise UserError(f"{out} is not empty and holds no such corpus; --force writes over it")
-    # From here on the old manifest would describe a mixture.
+    # From here on the old manifest would describe a mixture of old and new files.
     (out / MANIFEST).unlink(missing_ok=True)
 
 
-def _write_documents(out: Path, world: World, seed: int, size: int) -> dict[str, FileEntry]:
+def _write_documents(out: Path, world: InventedWorld, seed: int, size: int) -> dict[str, FileEntry]:
     """Write both splits; no training document repeats one of the validation documents."""
-    # Validation first: it is small enough to remember.
+    # Validation first: it is small enough to be kept in memory.
     valid = list(_until(size // _VALID_SHARE, _in_turn(world, seed, "valid")))
     files = _write_split(out, "valid", valid)
     train = _in_turn(world, seed, "train", unwanted={text for _, text in valid})
@@ -117,9 +117,9 @@ def _write_documents(out: Path, world: World, seed: int, size: int) -> dict[str,
 
 
 def _in_turn(
-    world: World, seed: int, split: str, unwanted: Container[str] = frozenset()
+    world: InventedWorld, seed: int, split: str, unwanted: Container[str] = frozenset()
 ) -> Iterator[tuple[Language, str]]:
-    """Documents of the languages in turn: balanced by number, as Hindi needs more bytes to say the same."""
+    """Documents of the languages in turn: as many of each, because Hindi takes more bytes to say the same."""
     streams = {language: documents(world, language, seed, split) for language in LANGUAGES}
     while True:
         for language, stream in streams.items():
@@ -127,7 +127,7 @@ def _in_turn(
 
 
 def _until(size: int, texts: Iterable[tuple[Language, str]]) -> Iterator[tuple[Language, str]]:
-    """Texts up to the one with which `size` bytes are reached and all languages have equally many."""
+    """Texts until `size` bytes are reached and every language has the same number of them."""
     written = 0
     for number, (language, text) in enumerate(texts, start=1):
         yield language, text
@@ -147,7 +147,7 @@ def _write_split(out: Path, split: str, texts: Iterable[tuple[Language, str]]) -
     return {names[language]: file.entry for language, file in files.items()}
 
 
-def _write_benchmark(out: Path, world: World) -> dict[str, FileEntry]:
+def _write_benchmark(out: Path, world: InventedWorld) -> dict[str, FileEntry]:
     (out / "benchmark").mkdir(exist_ok=True)
     files = {}
     for language in LANGUAGES:

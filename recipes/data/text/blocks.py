@@ -1,7 +1,7 @@
 """Cutting JSONL inputs, compressed or not, into blocks that worker processes read as documents.
 
-A plain file is cut into byte ranges, which workers read by themselves. A compressed file cannot be entered in
-the middle: it is unpacked here, and the workers get its lines.
+A plain file is cut into byte ranges, which workers read themselves. A compressed file cannot be read from the
+middle: it is unpacked here, and the workers are given its lines.
 """
 
 import io
@@ -17,7 +17,7 @@ BLOCK_BYTES = 4 << 20  # of text
 
 @dataclass(frozen=True)
 class Place:
-    """Where in the inputs one is: the number of a file, and a byte offset in its (unpacked) text."""
+    """A position in the inputs: the index of a file, and a byte offset in its (unpacked) text."""
 
     file: int
     offset: int
@@ -31,7 +31,7 @@ class Block:
     start: int
     stop: int
     lines: bytes | None
-    """The text itself, whole lines; None: to be read from the file."""
+    """The text itself, in whole lines; None if the worker reads it from the file."""
     then: Place
     """Where the next block begins."""
     is_last: bool
@@ -43,9 +43,9 @@ def cut(paths: Sequence[str | Path], sizes: Sequence[int], begin: Place, size: i
 
     Args:
         paths: the inputs.
-        sizes: their bytes on disk.
-        begin: the `then` of an earlier block, or the start.
-        size: of a block, in bytes of text.
+        sizes: their sizes on disk in bytes.
+        begin: the `then` of an earlier block, or the start of the first file.
+        size: bytes of text in a block.
 
     Raises:
         UserError: a compressed file is damaged.

@@ -29,7 +29,7 @@ def uncompressed_suffix(path: str | Path) -> str:
 def open_stream(path: str | Path) -> BinaryIO:
     """Open a file for reading, decompressed where its name says so; it can be read forward only.
 
-    Damage shows while reading, as one of :data:`DAMAGE`: callers pass it through :func:`damaged`.
+    Damage is only noticed while reading, as one of :data:`DAMAGE`: callers pass it through :func:`damaged`.
 
     Raises:
         OSError: the file cannot be opened.
@@ -42,7 +42,7 @@ def open_stream(path: str | Path) -> BinaryIO:
     if path.suffix in _BY_PYARROW:
         import pyarrow
 
-        with path.open("rb"):  # For Python's own errors about a file that is missing or unreadable.
+        with path.open("rb"):  # Raises Python's own error if the file is missing or unreadable.
             pass
         stream = pyarrow.input_stream(str(path), compression=_BY_PYARROW[path.suffix])
         return cast(BinaryIO, io.BufferedReader(stream, 1 << 20))
@@ -50,5 +50,5 @@ def open_stream(path: str | Path) -> BinaryIO:
 
 
 def damaged(path: str | Path, error: Exception) -> UserError:
-    """What reading a damaged compressed file raised, as a message for the user."""
+    """The error that reading a damaged compressed file raised, as a message for the user."""
     return UserError(f"{path} is damaged or incomplete: {error}")

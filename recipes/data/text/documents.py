@@ -22,7 +22,7 @@ class BadLine(ValueError):
         self.reason = reason
 
     def at(self, path: str | Path) -> UserError:
-        """The same as a message for the user, with the number of the line."""
+        """The same as a message for the user, which gives the line's number."""
         remaining, number = self.offset, 1
         with open_stream(path) as stream:
             while remaining > 0 and (block := stream.read(min(remaining, 1 << 20))):
@@ -55,26 +55,26 @@ def read_jsonl(
 ) -> Iterator[str]:
     """The documents of the lines that begin in the byte range [start, stop).
 
-    Text comes NFC normalised. Neighbouring ranges see every line exactly once, wherever they meet. Blank
+    Texts are NFC-normalised. Adjacent ranges together read every line exactly once, wherever they meet. Blank
     lines are not documents.
 
     Args:
-        stream: at its beginning; one that can only be read forward will do if `start` is 0.
-        text_key: where a document's text is.
+        stream: at its beginning; it must be seekable unless `start` is 0.
+        text_key: the key of a document's text.
         start: where the range begins.
-        stop: where it ends; None: with the stream.
-        first_offset: the place of the stream's beginning in its file, for messages.
+        stop: where it ends; None: at the end of the stream.
+        first_offset: where in its file the stream begins, for messages.
 
     Raises:
         BadLine: a line is not JSON, lacks `text_key`, or its text is not valid Unicode text.
     """
     if start > 0:
-        # A line that begins exactly at `start` is ours: then the byte before it is its newline.
+        # A line that begins exactly at `start` belongs to this range: the byte before it is then a newline.
         stream.seek(start - 1)
         limit = -1 if stop is None else stop - start + 1
         rest = stream.readline(limit)
         if not rest.endswith(b"\n"):
-            return  # one line spans the whole range (never read to its end: that would be quadratic)
+            return  # One line spans the whole range. It is not read to its end: that would be quadratic.
         start += len(rest) - 1
     offset = start
     while stop is None or offset < stop:
@@ -94,14 +94,14 @@ def parse_document(line: bytes, text_key: str, offset: int) -> str:
         BadLine: see `read_jsonl`.
     """
     try:
-        # Decoded here, because json.loads(bytes) would also guess at UTF-16 and UTF-32.
+        # Decoded here because json.loads(bytes) would also try UTF-16 and UTF-32.
         record = json.loads(line.rstrip(b"\r\n").decode("utf-8-sig" if offset == 0 else "utf-8"))
     except UnicodeDecodeError as error:
         hint = " (compressed? its name must end in .gz, .zst or .bz2)" if offset == 0 else ""
         raise BadLine(offset, f"not UTF-8: {error.reason} at byte {error.start} of the line{hint}") from None
     except json.JSONDecodeError as error:
         raise BadLine(offset, f"not a line of JSON: {error.msg} at character {error.pos + 1}") from None
-    except (ValueError, RecursionError) as error:  # absurdly long numbers, absurdly deep nesting
+    except (ValueError, RecursionError) as error:  # Absurdly long numbers, absurdly deep nesting.
         raise BadLine(offset, f"not a line of JSON: {error}") from None
     if not isinstance(record, dict):
         raise BadLine(offset, f"expected an object with the key {text_key!r}, found {type(record).__name__}")
@@ -111,7 +111,7 @@ def parse_document(line: bytes, text_key: str, offset: int) -> str:
     text = record[text_key]
     if not isinstance(text, str):
         raise BadLine(offset, f"the value of {text_key!r} is {type(text).__name__}, not text")
-    # Half of a surrogate pair can only come from an escape: bytes that are UTF-8 hold none.
+    # Half of a surrogate pair can only come from an escape: valid UTF-8 contains none.
     if b"\\u" in line and _SURROGATE.search(text):
         raise BadLine(offset, f"the value of {text_key!r} contains half of a surrogate pair")
     return nfc(text)

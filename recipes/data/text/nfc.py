@@ -1,8 +1,8 @@
-"""NFC normalisation that is quick to see that there is nothing to do.
+"""NFC normalisation that quickly sees when there is nothing to do.
 
-Hindi text is full of nuktas and viramas. For Unicode's quick check a nukta "may" compose, so that Python's
-`unicodedata` normalises nearly every Hindi text in full to find it unchanged. Here only those places count
-at which a composition, a decomposition or a reordering can really happen.
+Hindi text is full of nuktas and viramas. Unicode's quick check answers "maybe" for every nukta, so Python's
+`unicodedata` normalises nearly every Hindi text in full only to find it unchanged. Here only those places
+count where a composition, a decomposition or a reordering can really happen.
 """
 
 import re
@@ -22,8 +22,8 @@ def nfc(text: str) -> str:
 
 
 def _suspicious() -> re.Pattern[str]:
-    """Finds a character that NFC changes or that composes with one before it (nuktas apart), or two marks in
-    a row that might have to change places."""
+    """Finds a character that NFC changes or that composes with the one before it (except nuktas), or two
+    marks in a row that may have to be reordered."""
     marks, changing = [], []
     followers = {_NUKTA}
     for code in [*range(0x80, 0xD800), *range(0xE000, 0x10000)]:
@@ -37,14 +37,14 @@ def _suspicious() -> re.Pattern[str]:
             followers.add(chr(int(parts[1], 16)))
     # Conjoining vowels and final consonants of Hangul compose by rule, not by table.
     followers |= set(map(chr, [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]))
-    # Beyond 16 bits all count: `re` is fast with one range there, slow with many, and they are rare.
+    # All characters beyond 16 bits count: they are rare, and `re` is fast with one range but slow with many.
     alone = _as_class([*changing, *(followers - {_NUKTA})]) + "\U00010000-\U0010ffff"
     mark = _as_class(marks)
     return re.compile(f"[{mark}{alone}](?:(?<=[{alone}])|[{mark}])")
 
 
 def _as_class(characters: list[str]) -> str:
-    """The inside of a character class, in ranges."""
+    """The characters as the ranges of a regular expression's character class, without its brackets."""
     ranges: list[list[int]] = []
     for code in sorted({ord(character) for character in characters}):
         if ranges and ranges[-1][1] == code - 1:

@@ -1,4 +1,4 @@
-"""How well tokenizers serve texts: lengths, coverage, exactness, and what they cut apart, side by side.
+"""How well tokenizers suit texts: lengths, coverage, exactness, and what they cut apart, side by side.
 
 >>> compare([load_tokenizer("tok.model")], [Path("hi.jsonl")])
 """

@@ -44,17 +44,17 @@ def compare(
     text_key: str = "text",
     log: Callable[[str], None] = lambda message: None,
 ) -> Comparison:
-    """Measures every tokenizer on every text's beginning and on the probes.
+    """Measures every tokenizer on the beginning of every text and on the probes.
 
     Args:
-        tokenizers: named by the last part of their paths, by more where that is not enough.
-        texts: `.jsonl` or plain text, perhaps compressed; named as `label_of` says.
-        max_bytes: of each text, whole documents.
-        text_key: where the text is in a line of JSON.
-        log: gets lines of progress.
+        tokenizers: called by the last part of their paths, or by the whole paths if that is ambiguous.
+        texts: `.jsonl` or plain text, possibly compressed; called as by `label_of`.
+        max_bytes: how much of each text is read, in whole documents; None: all of it.
+        text_key: the key of the text in a line of JSON.
+        log: is called with lines of progress.
 
     Raises:
-        UserError: a text cannot be read or is empty.
+        UserError: a text cannot be read or is empty, or a file is given twice.
     """
     labels = distinct_labels([Path(tokenizer.name) for tokenizer in tokenizers], _tokenizer_label)
     named = dict(zip(labels, tokenizers, strict=True))

@@ -1,4 +1,4 @@
-"""What must not be cut in a text: words, grapheme clusters, conjuncts; and what a tokenizer cuts."""
+"""Units of a text that should stay whole (words, grapheme clusters, conjuncts), and those that tokens cut."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 _CONSONANT = "[\u0915-\u0939\u0958-\u095f\u0978-\u097f]\u093c?"
 _VIRAMA, _ZWJ = "\u094d", "\u200d"
 _PATTERNS = {
-    # Letters with their marks; joiners stand inside of words only.
+    # Letters with their marks; joiners count only inside words.
     "words": r"[\p{L}\p{M}]+(?:[\u200c\u200d]+[\p{L}\p{M}]+)*",
     "clusters": r"\X",
-    # Consonants that a virama joins, ZWJ asking for the half form. ZWNJ parts them: no conjunct.
+    # Consonants joined by a virama; ZWJ asks for the half form. ZWNJ separates them: no conjunct.
     "conjuncts": f"{_CONSONANT}(?:{_VIRAMA}{_ZWJ}?{_CONSONANT})+",
 }
 
 
 @dataclass(frozen=True)
 class Count:
-    """Units of a kind in a text, and those of them that token borders cut."""
+    """The number of units of a kind in a text, and how many of them token borders cut."""
 
     units: int
     cut: int
 
 
 class Borders:
-    """Where the tokens of a text meet.
+    """The borders between the tokens of a text.
 
     Args:
-        spans: the characters of each token.
-        length: of the text, in characters.
+        spans: the range of characters of each token.
+        length: the number of characters of the text.
     """
 
     def __init__(self, spans: Iterable[Span], length: int) -> None:
@@ -48,14 +48,14 @@ class Borders:
         np.add.at(covering, edges[:, 0], 1)
         np.add.at(covering, edges[:, 1], -1)
         self._shared = np.cumsum(covering)[:length] > 1
-        # Borders before character i, and characters before i that several tokens share.
+        # At i: the borders before character i, and the characters before i that several tokens share.
         self._borders_before = np.concatenate([[0], np.cumsum(between)])
         self._shared_before = np.concatenate([[0], np.cumsum(self._shared)])
         self.parts = int(self._shared[edges[:, 0]].sum()) if len(edges) else 0
-        """Tokens that stand for a part of one character."""
+        """Tokens that stand for part of a single character."""
 
     def cut(self, units: list[Span]) -> int:
-        """How many of the units have a border inside, or a character that is itself in parts."""
+        """How many of the units have a border inside, or contain a character that is itself split."""
         if not units:
             return 0
         begin, end = np.array(units, dtype=np.int64).T
@@ -67,7 +67,7 @@ class Borders:
 def units_of(text: str, kind: str) -> list[Span]:
     """The units of a kind in an NFC text: words, clusters or conjuncts.
 
-    Clusters are those of two characters and more; CR LF, which is one too, is left out.
+    Of clusters only those of two characters or more; CR LF, which is one of these, is left out.
     """
     spans = [match.span() for match in _pattern(kind).finditer(text)]
     if kind == "clusters":

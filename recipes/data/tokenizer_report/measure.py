@@ -1,4 +1,4 @@
-"""One tokenizer on one text."""
+"""What is counted of one tokenizer on one text."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -14,24 +14,24 @@ _CONTEXT = 20  # characters shown on each side of a difference
 
 @dataclass
 class Measures:
-    """Counts over documents; rates are None where there is nothing to count."""
+    """Counts over documents."""
 
     documents: int = 0
     bytes: int = 0
     characters: int = 0
     spaced_words: int = 0
-    """What spaces part, as fertility is usually counted."""
+    """Words between spaces, as fertility is usually counted."""
     tokens: int = 0
     unknown_tokens: int = 0
     part_tokens: int = 0
-    """Tokens for a part of one character: its bytes."""
+    """Tokens for part of a character: its bytes."""
     exact_documents: int = 0
     first_inexact: str | None = None
     units: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     cut: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
 
     def rates(self) -> dict[str, float | None]:
-        """What is shown; shares between 0 and 1."""
+        """The figures that are shown: shares are between 0 and 1; None if there was nothing to count."""
         return {
             "tokens_per_word": _ratio(self.tokens, self.spaced_words),
             "bytes_per_token": _ratio(self.bytes, self.tokens),
@@ -49,7 +49,7 @@ class Measures:
 
 
 def measure(tokenizer: TextTokenizer, texts: Iterable[str]) -> Measures:
-    """`texts` are NFC."""
+    """Measures a tokenizer on NFC texts."""
     found = Measures()
     for text in texts:
         (ids,) = tokenizer.encode_batch([text])
@@ -75,7 +75,7 @@ def measure(tokenizer: TextTokenizer, texts: Iterable[str]) -> Measures:
 
 
 def _difference(text: str, decoded: str) -> str:
-    """Both sides around the first place where they part, invisible characters by their names."""
+    """Both texts around the first place where they differ; invisible characters are written as <U+200C>."""
     pairs = zip(text, decoded, strict=False)
     place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(text), len(decoded)))
     part = slice(max(0, place - _CONTEXT), place + _CONTEXT)

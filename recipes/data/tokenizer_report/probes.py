@@ -1,4 +1,4 @@
-"""Own sentences about what tokenizers get wrong in Hindi and around it."""
+"""Our own sentences about what tokenizers get wrong in Hindi and around it."""
 
 import unicodedata
 

@@ -1,11 +1,11 @@
-"""The comparison in a terminal."""
+"""The comparison as tables for a terminal."""
 
 from collections.abc import Sequence
 
 from recipes.data.tokenizer_report.compare import Comparison
 from recipes.data.tokenizer_report.measure import Measures
 
-# Rate -> how it is headed, and whether it is a share.
+# Rate -> its heading, and whether it is a share.
 COLUMNS: dict[str, tuple[str, bool]] = {
     "tokens_per_word": ("tokens/word", False),
     "bytes_per_token": ("bytes/token", False),
@@ -20,7 +20,7 @@ COLUMNS: dict[str, tuple[str, bool]] = {
 
 
 def as_text(comparison: Comparison) -> str:
-    """A table per text, one of the probes, and what does not come back as it was."""
+    """A table per text, one of the probes, and the texts that do not decode to what they were."""
     parts = []
     for label, row in comparison.texts.items():
         first = next(iter(row.values()))
@@ -46,6 +46,7 @@ def _probes(comparison: Comparison) -> str:
 
 
 def probe_cell(found: Measures) -> str:
+    """Tokens per word and the share of clusters cut; an asterisk if a text does not decode exactly."""
     rates = found.rates()
     cut = shown(rates["cut_clusters"], share=True)
     return f"{shown(rates['tokens_per_word'])} {cut}{'' if found.first_inexact is None else '*'}"
@@ -58,7 +59,7 @@ def cells_of(found: Measures) -> list[str]:
 
 
 def inexact(comparison: Comparison) -> list[str]:
-    """Who does not give back what, with the first example."""
+    """The tokenizers that do not decode a text to what it was, each with the first example."""
     return [
         f"{name}, {label}: {found.first_inexact}"
         for group in (comparison.texts, comparison.probes)
@@ -69,7 +70,7 @@ def inexact(comparison: Comparison) -> list[str]:
 
 
 def shown(value: float | None, share: bool = False) -> str:
-    """Shares in percent, never rounded to 0 or 100 when they are not; a dash where nothing was counted."""
+    """Shares in percent, never rounded to 0 or 100 unless they are; a dash if nothing was counted."""
     if value is None:
         return "-"
     if not share:
@@ -81,7 +82,7 @@ def shown(value: float | None, share: bool = False) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned: the first to the left, the others to the right."""
+    """Aligned columns: the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

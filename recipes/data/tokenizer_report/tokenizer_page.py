@@ -9,28 +9,29 @@ from recipes.data.tokenizer_report.compare import Comparison
 from recipes.data.tokenizer_report.measure import Measures
 from recipes.data.tokenizer_report.text_table import COLUMNS, cells_of, inexact, probe_cell
 from recipes.report.charts import COLOURS, Bar, BarChart, BarGroup, bar_chart
-from recipes.report.templates import write_page
+from recipes.report.rendering import write_page
 
-# Rate -> heading and what it means.
+# Rate -> its heading and what it means.
 _CHARTS = {
     "tokens_per_word": ("Tokens per word", "Fertility: tokens over words between spaces. Fewer is better."),
     "bytes_per_token": ("Bytes per token", "UTF-8; a Devanagari letter has three. More is better."),
     "whole_words": ("Words kept whole", "Words of letters and marks that are one token."),
     "cut_clusters": (
         "Grapheme clusters cut",
-        "Of clusters of two characters and more: a vowel sign, virama or nukta parted from its consonant.",
+        "Of clusters of two characters and more: a vowel sign, virama or nukta separated from its consonant.",
     ),
-    "cut_conjuncts": ("Conjuncts cut", "Consonants joined by virama that lie in several tokens."),
+    "cut_conjuncts": ("Conjuncts cut", "Consonants joined by virama that are split over several tokens."),
     "parts_of_characters": (
         "Byte tokens",
-        "Tokens for a part of one character: SentencePiece's byte fallback, or bytes that byte-level BPE "
+        "Tokens for part of a character: SentencePiece's byte fallback, or bytes that byte-level BPE "
         "did not join.",
     ),
 }
 
 
 def write_tokenizer_page(comparison: Comparison, path: Path) -> None:
-    """
+    """Writes the comparison's page.
+
     Raises:
         UserError: it cannot be written.
     """

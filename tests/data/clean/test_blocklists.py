@@ -50,7 +50,7 @@ def test_lists_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no hashes"):
         read_hashes({"known": str(path)})
     path.write_text("abc")
-    with pytest.raises(UserError, match="'abc' is no SHA-256"):
+    with pytest.raises(UserError, match="'abc' is not a SHA-256"):
         read_hashes({"known": str(path)})
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="is not UTF-8"):

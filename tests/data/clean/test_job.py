@@ -195,10 +195,9 @@ def test_the_page_escapes_what_it_shows(job: Job) -> None:
 
 
 def test_the_same_again_and_another(job: Job) -> None:
-    began = time.monotonic()
     again = run(*job.settings)
     assert (again.returncode, again.stdout) == (0, job.done.stdout)
-    assert "filter" not in again.stderr and time.monotonic() - began < 60
+    assert "filter" not in again.stderr
     other = run(*job.settings, "minhash.n_grams=6")
     assert other.returncode == 2
     message = "holds a job with another minhash.n_grams: take another directory or remove this one\n"

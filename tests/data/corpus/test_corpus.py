@@ -14,14 +14,14 @@ from recipes.data.corpus.grammar import LANGUAGES, adjective, decline, fill, spl
 from recipes.data.corpus.sentences import KINDS, WORDINGS
 from recipes.data.corpus.stories import FILLERS, SCENES, STORIES
 from recipes.data.corpus.vocabulary import JOBS, MEN, PETS, TOWNS, WOMEN
-from recipes.data.corpus.world import PERSON_KINDS, World, make_world
+from recipes.data.corpus.world import PERSON_KINDS, InventedWorld, make_world
 from recipes.errors import UserError
 
 both_languages = pytest.mark.parametrize("language", LANGUAGES)
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
+def world() -> InventedWorld:
     return make_world()
 
 
