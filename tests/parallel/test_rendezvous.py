@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -26,11 +27,21 @@ except UserError as error:
 Start = Callable[[int, int, float], subprocess.Popen[str]]
 
 
+def free_port() -> int:
+    """Below the range from which the system gives ports to whoever asks for any."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")
+
+
 @pytest.fixture
 def start() -> Start:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
 
     def start(rank: int, size: int, timeout_s: float) -> subprocess.Popen[str]:
         env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
