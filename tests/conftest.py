@@ -30,9 +30,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ENGINE_ROOMS = ("checkpoint", "data/samples", "families", "inference", "model", "optim", "parallel", "plan")
 
 
-def pytest_collect_directory(path: Path) -> None:
+def pytest_collectstart(collector: pytest.Collector) -> None:
     """Puts the stand-in for CUDA in place before a room's tests import megatron-core, which looks for it."""
-    if path in [TESTS / room for room in ENGINE_ROOMS]:
+    if isinstance(collector, pytest.Directory) and collector.path in [TESTS / room for room in ENGINE_ROOMS]:
         import torch
 
         from recipes.parallel import cpu_stand_in
