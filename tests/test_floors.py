@@ -1,7 +1,7 @@
 """How the source is laid out.
 
-Imports go down only: no room imports a higher one, and no modules import each other in a circle. A model family
-is known to its own files: nothing else names one.
+Imports go down only: no room imports a higher one, and no modules import each other in a circle. A family of
+models is known to its own files: nothing else names one.
 """
 
 from __future__ import annotations
