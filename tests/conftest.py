@@ -48,11 +48,9 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
 
 
 @pytest.fixture(scope="session")
-def gloo_pool() -> Iterator[GlooPool]:
-    """Processes that import once and run many parallel cases."""
-    pool = GlooPool()
-    yield pool
-    pool.close()
+def gloo_pool() -> GlooPool:
+    """Processes under gloo that run parallel cases."""
+    return GlooPool()
 
 
 @pytest.fixture(scope="module")
