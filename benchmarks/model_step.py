@@ -42,6 +42,7 @@ from recipes.config.schema import PretrainConfig
 from recipes.config.validate import validate_pretrain
 from recipes.config.world import World
 from recipes.errors import UserError
+from recipes.families.family import family_of
 from recipes.families.model_config import kv_channels, num_query_groups
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights
@@ -89,7 +90,7 @@ def transformers_step(config: PretrainConfig, compiled: bool) -> Step:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     model = config.model
-    if model.family != "llama" or model.num_moe_experts is not None:
+    if family_of(model).architecture(model).name != LlamaForCausalLM.__name__:
         raise UserError(f"model.family={model.family}: transformers' Llama has no such layers")
     llama = LlamaForCausalLM(
         LlamaConfig(

@@ -30,9 +30,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ENGINE_ROOMS = ("checkpoint", "data/samples", "families", "inference", "model", "optim", "parallel", "plan")
 
 
-def pytest_collect_directory(path: Path) -> None:
+def pytest_collectstart(collector: pytest.Collector) -> None:
     """Puts the stand-in for CUDA in place before a room's tests import megatron-core, which looks for it."""
-    if path in [TESTS / room for room in ENGINE_ROOMS]:
+    if isinstance(collector, pytest.Directory) and collector.path in [TESTS / room for room in ENGINE_ROOMS]:
         import torch
 
         from recipes.parallel import cpu_stand_in
@@ -48,11 +48,9 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
 
 
 @pytest.fixture(scope="session")
-def gloo_pool() -> Iterator[GlooPool]:
-    """Processes that import once and run many parallel cases."""
-    pool = GlooPool()
-    yield pool
-    pool.close()
+def gloo_pool() -> GlooPool:
+    """Processes under gloo that run parallel cases."""
+    return GlooPool()
 
 
 @pytest.fixture(scope="module")

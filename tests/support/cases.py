@@ -20,15 +20,11 @@ def pretrain_case(overrides: list[str]) -> tuple[int, list[dict[str, Any]]]:
 def nemo_logits(path: str, tokens: list[list[int]]) -> Any:
     """Logits of a .nemo on one process, as a numpy array ``[b, s, V]``."""
     import torch
-    import torch.distributed as dist
-    from megatron.core import parallel_state
 
     from recipes.inference.text_model import load_text_model
 
     model = load_text_model(path, precision="fp32", num_threads=1)
     logits = model.logits(torch.tensor(tokens)).numpy()
-    parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()
     return logits
 
 
@@ -57,9 +53,6 @@ def training_logits(step_directory: str, tokens: list[list[int]]) -> Any:
 
 def completions(path: str, prompts: list[str]) -> list[str]:
     """Greedy completions of a .nemo."""
-    import torch.distributed as dist
-    from megatron.core import parallel_state
-
     from recipes.config.schema import InferenceConfig
     from recipes.inference.complete import complete
     from recipes.inference.text_model import load_text_model
@@ -67,8 +60,6 @@ def completions(path: str, prompts: list[str]) -> list[str]:
     model = load_text_model(path, precision="fp32", num_threads=1)
     settings = InferenceConfig(greedy=True, tokens_to_generate=8)
     texts = [completion.completion for completion in complete(model, prompts, settings, batch_size=2, seed=1)]
-    parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()
     return texts
 
 

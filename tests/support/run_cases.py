@@ -52,34 +52,9 @@ def run_case(overrides: list[str], limit_file_size: int | None = None) -> Outcom
             code, message = run(config), ""
     except UserError as error:
         code, message = 2, str(error)
-        forget_groups()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    end_spans()
     return Outcome(code, message, read_metrics(metrics), out.getvalue(), err.getvalue())
-
-
-def forget_groups() -> None:
-    """After an error the process would end; a pool worker goes on, without the process groups."""
-    import torch.distributed as dist
-    from megatron.core import parallel_state
-
-    if dist.is_initialized():
-        parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
-
-
-def end_spans() -> None:
-    """Ends what telemetry holds for unfinished: a run that stopped early would refuse the worker's next."""
-    if "nv_one_logger" not in sys.modules:
-        return
-    from nv_one_logger.training_telemetry.api.spans import StandardTrainingJobSpanName
-    from nv_one_logger.training_telemetry.api.training_telemetry_provider import TrainingTelemetryProvider
-
-    recorder = TrainingTelemetryProvider.instance().recorder
-    for name in reversed(StandardTrainingJobSpanName):
-        for span in recorder.get_active_spans_by_name(name):
-            recorder.stop(span)
 
 
 def signalled_case(

@@ -69,7 +69,6 @@ def write_case(name: str, directory: str, layout: dict[str, int], tokenizer: str
     from recipes.checkpoint.nemo.classic_config import to_nemo_config
     from recipes.checkpoint.nemo.nemo_file import new_tokenizer_name, save_nemo
     from recipes.model.init import initialize_weights
-    from tests.support.run_cases import forget_groups
 
     model, gpt = _build(name, layout)
     initialize_weights(gpt, model, 5)
@@ -84,7 +83,6 @@ def write_case(name: str, directory: str, layout: dict[str, int], tokenizer: str
         document_start=None,
     )
     save_nemo(Path(directory) / f"{name}.nemo", gpt, config, Path(tokenizer))
-    forget_groups()
 
 
 def load_case(name: str, path: str, layout: dict[str, int]) -> int:
@@ -94,7 +92,6 @@ def load_case(name: str, path: str, layout: dict[str, int]) -> int:
     from recipes.checkpoint.open import open_stored_model
     from recipes.checkpoint.stored.fill import load_weights
     from recipes.model.init import initialize_weights, sharded_tensors
-    from tests.support.run_cases import forget_groups
 
     model, gpt = _build(name, layout)
     with torch.no_grad():
@@ -110,5 +107,4 @@ def load_case(name: str, path: str, layout: dict[str, int]) -> int:
         assert torch.equal(shard.data, numbers), shard.key
         compared += numbers.numel()
     assert not any(torch.isnan(parameter).any() for parameter in gpt.parameters())
-    forget_groups()
     return compared

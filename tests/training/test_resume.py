@@ -324,7 +324,6 @@ def test_nan_is_stopped_by_a_guard(gloo_pool: GlooPool, tiny_data: TinyData, tmp
     broken = overrides(tiny_data, tmp_path, trainer__max_steps="20", optim__lr="1e30", optim__clip_grad="0")
     broken.append("trainer.checkpoint.every_n_steps=1")
     outcome = run(gloo_pool, broken)
-    gloo_pool.close()  # NeMo's telemetry thinks that this training still goes on in its process.
     assert outcome.code == GUARD
     (line,) = outcome.stderr.splitlines()
     assert line.startswith("stopped by a guard: step ") and "gradient norm is" in line and "optim.lr" in line
