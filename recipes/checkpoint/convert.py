@@ -46,7 +46,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class WatchedTensor(LazyTensor):
-    """Notes its name when numbers that are not finite are read from it."""
+    """Records its name when numbers that are not finite are read from it."""
 
     not_finite: set[str] = field(default_factory=set)
 
@@ -70,7 +70,7 @@ class Conversion:
     done: int = 0
 
     def dtype_of(self, name: str, stored: torch.dtype) -> torch.dtype:
-        """The type that a tensor is written in."""
+        """The type in which a tensor is written."""
         wanted = DTYPES.get(self.dtype, stored)
         narrower = wanted.itemsize < stored.itemsize
         return stored if not stored.is_floating_point or (narrower and name in self.kept_wide) else wanted
@@ -172,7 +172,9 @@ def _number(source: StoredModel, key: str, default: int) -> int:
     if value is None:
         return default
     if type(value) is not int:  # NeMo's own files never hold an interpolation here.
-        raise UserError(f"{source.path}: model_config.yaml: {key}={shown(value)} is no integer; write one")
+        raise UserError(
+            f"{source.path}: model_config.yaml: {key}={shown(value)} is not an integer; write one"
+        )
     return value or default
 
 

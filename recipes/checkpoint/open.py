@@ -18,12 +18,12 @@ __all__ = ["OPENERS", "LazyTensor", "StoredModel", "open_stored_model"]
 
 Opener = Callable[[Path, Files, bool], StoredModel | None]
 OPENERS: list[Opener] = [open_classic, open_nemo2, open_training, open_hugging_face]
-"""Each looks at the files' names and answers None for what is not its own."""
+"""Each looks at the file names and returns None for a model of another kind."""
 
 
 @contextmanager
 def open_stored_model(path: Path, *, verify: bool = True) -> Iterator[StoredModel]:
-    """Opens a stored model; its tensors are read while this lasts.
+    """Opens a stored model; its tensors can be read until the context ends.
 
     ``verify``: compare the files of a training checkpoint with its manifest (reads all of them once).
 
@@ -40,7 +40,7 @@ def _opened(path: Path, files: Files, verify: bool) -> StoredModel:
             source = opener(path, files, verify)
             if source is not None:
                 return source
-    except OSError as error:  # A directory inside that may not be entered.
+    except OSError as error:  # A directory in it may not be entered.
         raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
     raise UserError(
         f"{path}: holds no model that is known here: no model_config.yaml (classic NeMo), "

@@ -182,7 +182,7 @@ class ParamLM(TemplateLM):
         return [texts[i] for i in range(len(requests))]
 
     def _generation_settings(self, settings: dict[str, Any]) -> tuple[list[str], int]:
-        """The stop strings and the most tokens to generate that a task asks for."""
+        """The stop strings and the limit of new tokens that a task asks for."""
         asked: dict[str, Any] = dict(normalize_gen_kwargs(settings, self.max_gen_toks))
         until = handle_stop_sequences(asked.pop("until", None), eos=self.model.eos_text)
         max_new = asked.pop("max_gen_toks")
@@ -202,9 +202,9 @@ class ParamLM(TemplateLM):
         return ids or [self.prefix_token_id]
 
     def _stop_rule(self, until: list[str]) -> StopRule:
-        # A token of text is a byte or more, so this many of the last ones hold any stop string they complete.
-        # A token without text could push one out of sight: that row runs longer, and its text is cut all the
-        # same.
+        # A token of text is at least one byte, so this many last tokens hold any stop string they complete.
+        # A token without text could push one out of the window: that row runs longer, and its text is still
+        # cut.
         window = max((len(text.encode()) for text in until), default=0) + 4
 
         def stop(row: int, generated: list[int]) -> bool:

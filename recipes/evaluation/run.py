@@ -157,7 +157,7 @@ def _task_results(loaded: TaskDict, report: dict[str, Any], limit: int | None) -
 
 
 def _gold_indices(task: Any, docs: list[Any]) -> list[int]:
-    """Each document's right choice, as an index; empty for tasks where that is not a thing to be guessed."""
+    """Each document's right choice, as an index; empty for tasks where no index is to be guessed."""
     if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input:
         return []
     if isinstance(task.config.doc_to_target, int):  # TruthfulQA: the right answer is first by convention

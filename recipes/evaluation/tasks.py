@@ -1,5 +1,4 @@
-"""The benchmark tasks: lm-eval's stock ones, from a mirror or the hub, and multiple-choice files of our
-own."""
+"""The benchmark tasks: lm-eval's stock ones, from a mirror or the hub, and this project's minibench."""
 
 from __future__ import annotations
 
@@ -169,7 +168,7 @@ def _load_one(manager: TaskManager, name: str, mirror: Path | None) -> TaskDict:
         package = error.name.partition(".")[0] if error.name else None
         needed = f"the Python package {package}, which is not installed" if package else _reason(error)
         raise UserError(f"task {name} needs {needed}") from error
-    # What datasets raises for data that is not there: ConnectionError, FileNotFoundError, ValueError
+    # What datasets raises for missing data: ConnectionError, FileNotFoundError, ValueError
     # (configuration), KeyError (split).
     except (OSError, ValueError, KeyError) as error:
         source = f"the mirror {mirror}" if mirror else "the Hugging Face hub"

@@ -13,7 +13,7 @@ from recipes.errors import UserError
 from recipes.inference.sampling import choose_next
 from recipes.inference.text_generator import TextGenerator
 
-# What stands for the end-of-document token in end_strings, whatever the tokenizer calls it.
+# In end_strings this stands for the end-of-document token, whatever the tokenizer calls it.
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -34,7 +34,7 @@ class Score:
 
 
 def prompt_ids(model: TextGenerator, prompt: str, settings: InferenceConfig) -> list[int]:
-    """The prompt's tokens, after the token that a document starts with if that is wanted."""
+    """The prompt's tokens, preceded by the token that documents start with if that is wanted."""
     start = model.document_start_id
     if settings.add_BOS is not None:
         start = model.bos_id if settings.add_BOS else None

@@ -27,7 +27,7 @@ def penalize_repetition(scores: Tensor, penalty: float, context: Tensor) -> Tens
     """Divides the scores of tokens already in the context, prompt included.
 
     NeMo divides negative scores too, which makes them likelier; CTRL (Keskar et al. 2019, section 4.1) and
-    others multiply those. We keep to NeMo.
+    others multiply those. This follows NeMo.
     """
     if penalty == 1.0:
         return scores
@@ -43,7 +43,7 @@ def keep_top_k(scores: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(scores: Tensor, p: float) -> Tensor:
-    """Keeps the likeliest tokens up to the one that takes their sum past p (Holtzman et al. 2020); 0: all."""
+    """Keeps the likeliest tokens up to the one at which the sum exceeds p (Holtzman et al. 2020); 0: all."""
     if not 0.0 < p < 1.0:
         return scores
     ordered, places = scores.sort(dim=-1, descending=True)

@@ -1,4 +1,4 @@
-"""A trained model ready to read and write text, on one process."""
+"""A trained model ready to read and write text, in one process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from recipes.parallel.setup import (
 
 
 class GPTTextModel(TextGenerator):
-    """A GPTModel with its tokenizer, on one process. See :class:`TextGenerator` for the arguments."""
+    """A GPTModel with its tokenizer, in one process. See :class:`TextGenerator` for the arguments."""
 
     def __init__(
         self,
@@ -103,10 +103,10 @@ def load_text_model(path: str, *, precision: str = "auto", num_threads: int | No
 
 
 def build_for_inference(model: ModelConfig, precision: str) -> GPTModel:
-    """The model on this process's device, its weights not filled."""
+    """The model on this process's device, its weights not yet loaded."""
     world, parallel = World(), ParallelConfig()
     init_process_group(world)
-    if not parallel_state.model_parallel_is_initialized():  # By an earlier model in this process.
+    if not parallel_state.model_parallel_is_initialized():  # By an earlier model of this process.
         init_model_parallel(parallel, seed=1)
     gpt = build_gpt_model(model, parallel, resolve_dtype(precision), parallel_output=False)
     return gpt.to(device_of(world))
@@ -114,8 +114,8 @@ def build_for_inference(model: ModelConfig, precision: str) -> GPTModel:
 
 def _document_start_id(source: StoredModel) -> int | None:
     """The token that prompts begin with, as training documents did; None: they begin as they are."""
-    ours = source.config.get("recipes") or {}
-    if source.generation == "training" and "document_start" not in ours:
+    section = source.config.get("recipes") or {}
+    if source.generation == "training" and "document_start" not in section:
         raise UserError(
             f"{source.path}: how its training documents began is not known, for the run's config.yaml or "
             "its data are gone; load the run's model.nemo"

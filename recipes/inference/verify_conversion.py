@@ -1,4 +1,4 @@
-"""Both sides of a conversion read the same text and should say the same."""
+"""Compares the logits of both sides of a conversion for the same text."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PROMPTS = (
     "Delhi दिल्ली 1947, 28.6° N: the capital राजधानी",
 )
 LENGTH = 24
-# Shares of the largest logit. With the same weights 0 to 5e-7 were measured over all families (transformers'
-# kernels are others, and a larger model adds up more); with weights rounded to bf16 0.001 to 0.044, the most
-# where another expert is chosen. A tensor in a wrong place moves logits by about as much as there is.
+# Shares of the largest logit. Measured over all families: 0 to 5e-7 with the same weights (transformers has
+# other kernels, and a larger model adds up more rounding), and 0.001 to 0.044 with weights rounded to bf16,
+# most where another expert is chosen. A tensor in the wrong place changes logits by about their own size.
 BOUND = 1e-4
 BOUND_NARROWED = 0.1
 
@@ -39,29 +39,29 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether both sides say the same; not if there are numbers that are not finite."""
+        """Whether both sides agree; False if there are numbers that are not finite."""
         return self.difference <= self.bound * self.largest < float("inf")
 
 
 def compare_logits(source: Path, target: Path) -> Comparison:
     """The logits of fixed English and Hindi prompts, from both sides.
 
-    In fp32, one side in memory at a time. A Hugging Face target is run by transformers, everything else by
-    the model here.
+    In fp32, with one side in memory at a time. transformers runs a Hugging Face target, this project's model
+    everything else.
 
     Raises:
         UserError: a side cannot be loaded.
     """
     quiet_libraries()
     tokens = _tokens(source)
-    ours = _our_logits(source, tokens)
+    before = _recipes_logits(source, tokens)
     gc.collect()
     hugging_face = (target / "config.json").is_file()
-    theirs = _transformers_logits(target, tokens) if hugging_face else _our_logits(target, tokens)
-    vocabulary = min(ours.shape[-1], theirs.shape[-1])
-    difference = (ours[..., :vocabulary] - theirs[..., :vocabulary]).abs().max().item()
+    after = _transformers_logits(target, tokens) if hugging_face else _recipes_logits(target, tokens)
+    vocabulary = min(before.shape[-1], after.shape[-1])
+    difference = (before[..., :vocabulary] - after[..., :vocabulary]).abs().max().item()
     bound = BOUND_NARROWED if _narrowed(source, target) else BOUND
-    return Comparison(difference, ours.abs().max().item(), bound)
+    return Comparison(difference, before.abs().max().item(), bound)
 
 
 def _narrowed(source: Path, target: Path) -> bool:
@@ -91,12 +91,13 @@ def _tokens(path: Path) -> Tensor:
 
 
 @torch.inference_mode()
-def _our_logits(path: Path, tokens: Tensor) -> Tensor:
+def _recipes_logits(path: Path, tokens: Tensor) -> Tensor:
     from recipes.checkpoint.open import open_stored_model
     from recipes.checkpoint.stored.fill import load_weights
     from recipes.inference.text_model import build_for_inference
 
-    with open_stored_model(path, verify=False) as source:  # Not by a tokenizer: torch_dist weights have none.
+    # Not load_text_model: torch_dist weights have no tokenizer.
+    with open_stored_model(path, verify=False) as source:
         gpt = build_for_inference(source.model, precision="fp32").eval()
         load_weights(source, gpt)
     tokens = tokens.to(next(gpt.parameters()).device)
@@ -109,7 +110,7 @@ def _transformers_logits(path: Path, tokens: Tensor) -> Tensor:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    # The remote code that a family without a class leaves with is this project's own.
+    # Models without a class in transformers were exported with this project's own code.
     own_code = "auto_map" in json.loads((path / "config.json").read_text(encoding="utf-8"))
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=own_code)
     with torch.inference_mode():

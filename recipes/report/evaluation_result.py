@@ -94,7 +94,7 @@ def _check(result: EvaluationResult) -> None:
 
 
 def write_results(result: EvaluationResult, path: str | Path) -> None:
-    """Write a result file that is whole or not there.
+    """Write a result file, whole or not at all.
 
     Raises:
         UserError: it cannot be written.

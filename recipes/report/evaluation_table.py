@@ -14,7 +14,7 @@ MISSING = "-"
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A published table: its rows, and the titles of the figures of others beside which ours are put."""
+    """A published table: its rows, and the titles of the published figures."""
 
     rows: list[TableRow]
     columns: list[str] = field(default_factory=list)
@@ -42,12 +42,13 @@ def tabulate(
 ) -> ResultTable:
     """The table of one or more models, or of stages of one model.
 
-    Accuracies are in percent, with their standard error. With a `spec`, the rows are the published ones and
-    the published figures stand in further columns, and requested tasks that have no row there follow with all
-    their metrics; without, every metric of every requested task has a row. A tag or group without figures of
+    Accuracies are in percent, with their standard errors. With a `spec`, the rows are the published ones,
+    with the published figures in further columns; requested tasks without a row there follow with all their
+    metrics. Without one, every metric of every requested task has a row. A tag or group without figures of
     its own stands for its members.
-    For multiple-choice tasks "constant answer" is what always giving the same answer index scores, "constant
-    text" the same answer text.
+
+    For multiple-choice tasks, "constant answer" is the score of always giving the same answer index,
+    "constant text" that of always giving the same answer text.
 
     Args:
         labels: column titles, instead of the models' names ("before", "after").
@@ -125,7 +126,7 @@ def _is_share(metric: str) -> bool:
 def _full_mark(found: Sequence[TaskResult | None]) -> int:
     """What a perfect answer scores in a task: 1, or 100 where lm-eval has percent already (squadv2).
 
-    All its shares are asked, in all results, so that an f1 of 0.8 % is not taken for 80 %.
+    All of its shares in all results count, so that an f1 of 0.8 % is not taken for 80 %.
     """
     shares = ("acc", "exact", "exact_match", "f1", "em")
     values = [

@@ -225,7 +225,7 @@ def test_a_reference_in_the_place_of_a_number_is_refused(key: str, tmp_path: Pat
     source = unpacked(tmp_path / "model", FIXTURES / "classic_te_single")
     config = yaml.safe_load((source / "model_config.yaml").read_text())
     (source / "model_config.yaml").write_text(yaml.safe_dump({**config, key: "${.max_position_embeddings}"}))
-    with pytest.raises(UserError, match=rf"{key}='\$\{{\.max_position_embeddings}}' is no integer"):
+    with pytest.raises(UserError, match=rf"{key}='\$\{{\.max_position_embeddings}}' is not an integer"):
         convert(source, tmp_path / "out.nemo", "nemo")
     assert not (tmp_path / "out.nemo").exists()
 

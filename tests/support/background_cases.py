@@ -151,7 +151,7 @@ def main() -> None:
     def stops(self: Any, tensors: list[Any]) -> Iterator[Any]:
         for place, each in enumerate(original(self, tensors)):
             yield each
-            if "step_00000008" in self._named.name and place == 3:
+            if "step_00000008" in self._label.name and place == 3:
                 threading.Event().wait()
 
     with replaced(ShardedSave, "_one_by_one", stops):

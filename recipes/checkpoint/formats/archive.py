@@ -77,7 +77,7 @@ class _Archive(tarfile.TarFile):
 
 
 def open_archive(path: Path) -> tarfile.TarFile:
-    """Opens a .nemo: a plain tar, or gzip as NeMo also writes them.
+    """Opens a .nemo: a plain tar, or the compressed one that NeMo also writes.
 
     Raises:
         UserError: it is neither.
@@ -100,7 +100,7 @@ def checked_members(archive: tarfile.TarFile, name: str) -> list[tarfile.TarInfo
     """The archive's members, if all of them are plain files and directories inside it.
 
     Raises:
-        UserError: a member is a link or a device, is there twice, or its name leads out of the archive.
+        UserError: a member is a link or a device, appears twice, or its name leads out of the archive.
     """
     try:
         members = archive.getmembers()
@@ -117,7 +117,7 @@ def checked_members(archive: tarfile.TarFile, name: str) -> list[tarfile.TarInfo
             raise UserError(f"{name}: the archive is damaged at member {member.name!r}")
         # The second would silently replace the first, which another reader may have checked.
         if path in seen and not (member.isdir() and seen[path].isdir()):
-            raise UserError(f"{name}: member {member.name!r} is there twice; refused")
+            raise UserError(f"{name}: member {member.name!r} appears twice; refused")
         seen[path] = member
     return members
 
@@ -274,7 +274,7 @@ def read_member(path: Path, basename: str) -> bytes:
                 file = archive.extractfile(member)
                 assert file is not None
                 return file.read()
-    raise UserError(f"{path}: holds no {basename}, so this is no .nemo file")
+    raise UserError(f"{path}: holds no {basename}, so this is not a .nemo file")
 
 
 def _existing_parent(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Runs of bytes in files: a whole file, or a member of an uncompressed tar read where it lies."""
+"""Byte ranges of files: a whole file, or a member of an uncompressed tar that is read in place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Blob:
         """Some of these bytes.
 
         Raises:
-            UserError: they reach beyond the end: the file was cut off.
+            UserError: they reach beyond the end, so the file was cut off.
         """
         if offset < 0 or size < 0 or offset + size > self.size:
             raise UserError(
@@ -31,7 +31,7 @@ class Blob:
         return replace(self, start=self.start + offset, size=size, name=name or self.name)
 
     def read(self, limit: int) -> bytes:
-        """All of it, of a kind of file that is never larger than ``limit`` bytes.
+        """The whole content; no sound file of its kind is larger than ``limit`` bytes.
 
         Raises:
             UserError: it is larger, cut off or unreadable.
@@ -46,7 +46,7 @@ class Blob:
         """Fills ``buffer`` with the bytes from ``offset`` on.
 
         Raises:
-            UserError: there are fewer, or the file cannot be read.
+            UserError: the file is cut off or cannot be read.
         """
         if offset + len(buffer) > self.size:
             raise UserError(f"{self.name} is cut off; it is damaged")
@@ -65,7 +65,7 @@ class Blob:
 
 
 class BlobReader(io.RawIOBase):
-    """A blob as a file that is read and repositioned, for readers that want one."""
+    """A blob as a seekable file object, for libraries that read from one."""
 
     def __init__(self, blob: Blob) -> None:
         self._blob, self._place = blob, 0

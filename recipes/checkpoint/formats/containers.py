@@ -27,7 +27,7 @@ class Files(ABC):
 
     @abstractmethod
     def find(self, name: str) -> Blob | None:
-        """The file of that name, None where there is none."""
+        """The file of that name, or None."""
 
     @abstractmethod
     def folder(self, name: str) -> Files:
@@ -41,12 +41,12 @@ class Files(ABC):
         """
         blob = self.find(name)
         if blob is None:
-            raise UserError(f"{self.label}/{name}: no such file; this is no whole checkpoint")
+            raise UserError(f"{self.label}/{name}: no such file; this is not a whole checkpoint")
         return blob
 
 
 class DirectoryFiles(Files):
-    """A directory. It may come from a stranger: neither names in the checkpoint nor links leave it."""
+    """A directory, perhaps from a stranger: neither names in the checkpoint nor links lead out of it."""
 
     def __init__(self, directory: Path, root: Path | None = None) -> None:
         super().__init__(str(directory))
@@ -71,7 +71,7 @@ class DirectoryFiles(Files):
                 raise UserError(f"{path} is a link out of {self._root}; copy the file there")
             refuse_lfs_pointer(path)
             return Blob(path, 0, path.stat().st_size, str(path))
-        except OSError:  # A name too long for the file system, a directory that may not be entered.
+        except OSError:  # A name too long for the file system, or a directory that may not be entered.
             return None
 
     def folder(self, name: str) -> Files:

@@ -1,4 +1,4 @@
-"""Tensors that are known by name, shape and type, and read when they are wanted."""
+"""Tensors that are known by name, shape and type, and read only when they are needed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Stored:
             return
         if min((*self.shape, *self.strides, self.offset), default=0) < 0:
             raise UserError(f"{self.blob.name}: a tensor of shape {self.shape} is impossible; it is damaged")
-        # A stride of 0 would make a huge tensor of a small file; no checkpoint holds such.
+        # A stride of 0 would make a huge tensor of a small file; no real checkpoint has one.
         elements = max(math.prod(self.shape), self.offset + self._extent())
         if elements * self.dtype.itemsize > self.blob.size:
             raise UserError(
@@ -47,13 +47,13 @@ class Stored:
             )
 
     def _extent(self) -> int:
-        """Elements from the first to the last, both counted."""
+        """Elements from the first to the last, both included."""
         if 0 in self.shape:
             return 0
         return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
 
     def box(self, start: Sequence[int], size: Sequence[int]) -> Stored:
-        """The part of ``size`` from ``start`` on; the caller keeps to the shape."""
+        """The part of ``size`` from ``start`` on; the caller stays within the shape."""
         offset = self.offset + sum(place * stride for place, stride in zip(start, self.strides, strict=True))
         whole = tuple(size) == self.shape
         return replace(
@@ -64,7 +64,7 @@ class Stored:
         """Fills ``out``, of this shape and any type and device.
 
         Raises:
-            UserError: the file is cut off; with ``verify``, its recorded checksum is another.
+            UserError: the file is cut off; with ``verify``, its recorded checksum differs.
         """
         if self.blob is None:
             out.fill_(self.fill)
@@ -102,15 +102,15 @@ def row_major(shape: Sequence[int]) -> Shape:
 
 @dataclass(frozen=True)
 class Part:
-    """A box of a tensor and where its numbers are."""
+    """A box of a tensor, and where its numbers are."""
 
     start: Shape
-    """Place in the tensor."""
+    """Offset in the tensor."""
     size: Shape
     open: Callable[[], Stored]
-    """Finds what is stored: the box with as many further leading axes as ``inside`` has."""
+    """Returns the stored tensor that holds the box; it may have further leading axes."""
     inside: Shape
-    """Place of the box in what is stored."""
+    """Offset of the box in the stored tensor."""
 
     def read_into(self, out: Tensor, verify: bool) -> None:
         stored = self.open()
@@ -136,10 +136,10 @@ class LazyTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def load(self, verify: bool = False) -> Tensor:
-        """The numbers, in memory of their own.
+        """The numbers, in newly allocated memory.
 
         Raises:
-            UserError: the file is cut off, or copies differ; with ``verify``, a recorded checksum is another.
+            UserError: the file is cut off, or copies differ; with ``verify``, a recorded checksum differs.
         """
         out = torch.empty(self.shape, dtype=self.dtype, device="cpu")
         self.read_into(out, verify)
@@ -186,16 +186,16 @@ class LazyTensor:
 
 
 def whole(name: str, stored: Stored) -> LazyTensor:
-    """A tensor that lies in one piece."""
+    """A tensor that is stored in one piece."""
     origin = (0,) * len(stored.shape)
     return LazyTensor(name, stored.shape, stored.dtype, (Part(origin, stored.shape, lambda: stored, origin),))
 
 
 def joined(name: str, pieces: Sequence[LazyTensor], axis: int) -> LazyTensor:
-    """The pieces one after the other along ``axis``.
+    """The pieces concatenated along ``axis``.
 
     Raises:
-        UserError: they differ in type or in another axis.
+        UserError: they differ in type or along another axis.
     """
     first = pieces[0]
     parts: list[Part] = []
@@ -220,10 +220,10 @@ def joined(name: str, pieces: Sequence[LazyTensor], axis: int) -> LazyTensor:
 
 
 def check_cover(name: str, shape: Shape, parts: Iterable[Part]) -> None:
-    """The parts fill the tensor, each place once.
+    """Checks that the parts cover the tensor, each element exactly once.
 
     Raises:
-        UserError: a place is missing, or there twice.
+        UserError: an element is missing or covered twice.
     """
     parts = list(parts)
     if len(parts) > MOST_PARTS:

@@ -13,10 +13,10 @@ from itertools import product
 
 from recipes.errors import UserError
 
-# GPTModel inside of NeMo's model, of megatron-core's Float16Module or DDP.
+# Of a GPTModel inside NeMo's model, or inside megatron-core's Float16Module or DDP.
 WRAPPERS = ("model.", "module.")
 EXTRA_STATE = "_extra_state"
-# What is computed from the configuration, although some versions stored it.
+# Computed from the configuration; some versions stored them all the same.
 DERIVED = ("rotary_pos_emb.inv_freq", "rotary_emb.inv_freq")
 
 LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
@@ -24,7 +24,7 @@ STACKED_LAYERS = "decoder.layers."
 STACKED_EXPERTS = ".experts.experts."
 LOCAL_EXPERT = re.compile(r"(.*\.experts)\.local_experts\.(\d+)\.(.+)")
 
-# NeMo's own GPT of before megatron-core (mcore_gpt: false) -> megatron-core's local layers.
+# NeMo's own GPT from before megatron-core (mcore_gpt: false) -> megatron-core's local layers.
 LEGACY_NAMES = (
     (re.compile(r"^language_model\.encoder\.layers\."), "decoder.layers."),
     (re.compile(r"^language_model\.encoder\.final_layernorm\."), "decoder.final_layernorm."),
@@ -38,7 +38,7 @@ LEGACY_NAMES = (
     (re.compile(r"^(decoder\.layers\.\d+)\.mlp\.dense_h_to_4h\."), r"\1.mlp.linear_fc1."),
     (re.compile(r"^(decoder\.layers\.\d+)\.mlp\.dense_4h_to_h\."), r"\1.mlp.linear_fc2."),
 )
-# Local layers keep a norm beside the matrix that it comes before, Transformer Engine's keep it in it.
+# Local layers store a norm on its own; Transformer Engine's fuse it with the matrix that follows.
 LOCAL_NORMS = {
     "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
     "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
@@ -56,13 +56,13 @@ def is_derived(name: str) -> bool:
 
 
 def leading_axes(key: str) -> int:
-    """How many axes of a distributed checkpoint's tensor count layers and experts, in this order."""
+    """How many axes of a distributed checkpoint's tensor number layers and experts, in this order."""
     layers = key.startswith(STACKED_LAYERS) and LAYER.match(key) is None
     return int(layers) + int(STACKED_EXPERTS in key)
 
 
 def name_at(key: str, place: tuple[int, ...]) -> str:
-    """The tensor at that place on the leading axes of the distributed checkpoint's tensor ``key``."""
+    """The name of the tensor at index ``place`` on the leading axes of a distributed checkpoint's ``key``."""
     if STACKED_EXPERTS in key:
         layers, name = key.split(STACKED_EXPERTS, 1)
         key, place = f"{layers}.experts.{name}{place[-1]}", place[:-1]
@@ -72,7 +72,7 @@ def name_at(key: str, place: tuple[int, ...]) -> str:
 
 
 def names_of(key: str, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:
-    """Every place on the leading axes, and the name of the tensor there."""
+    """Every index on the leading axes, and the name of the tensor there."""
     for place in product(*map(range, shape[: leading_axes(key)])):
         yield place, name_at(key, place)
 
@@ -81,7 +81,7 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
     """Names of one model's tensors, layers and experts numbered -> their canonical names.
 
     Raises:
-        UserError: two are the same tensor.
+        UserError: two names mean the same tensor.
     """
     plain = {name: _without_local_expert(_modern(without_wrapper(name))) for name in names}
     experts = {
@@ -112,7 +112,7 @@ def _without_local_expert(name: str) -> str:
 
 def _with_fused_norm(rest: str, has_experts: bool) -> str:
     for local, fused in LOCAL_NORMS.items():
-        # Before experts the norm stands alone with Transformer Engine too.
+        # Before experts the norm is separate with Transformer Engine too.
         if rest.startswith(local) and not (has_experts and local == "pre_mlp_layernorm."):
             return fused + rest.removeprefix(local)
     return rest

@@ -16,7 +16,7 @@ from recipes.console import shown
 from recipes.errors import UserError
 
 WEIGHTS = "model_weights.ckpt"
-# Folder of a rank -> its tensor-parallel number, and its pipeline stage where there are several.
+# A rank's folder: its tensor-parallel rank, and its pipeline stage where there are several.
 RANK = re.compile(r"mp_rank_(\d+)|tp_rank_(\d+)_pp_rank_(\d+)")
 LAYER_NUMBER = re.compile(r"(.*\.layers\.)(\d+)(\..*)")
 
@@ -32,14 +32,14 @@ NOT_SPLIT = re.compile(
     r".*(norm\.(weight|bias)|layer_norm_(weight|bias)|linear_proj\.bias|linear_fc2\.bias\d*|"
     r"position_embeddings\.weight|router\.[a-z_]+|resid_lambda|x0_lambda)"
 )
-SECOND_GATE = ".mlp.dense_h_to_4h_2."  # Of mcore_gpt: false; its first matrix is the gate.
+SECOND_GATE = ".mlp.dense_h_to_4h_2."  # With mcore_gpt: false, where the first matrix is the gate.
 
 
 def rank_blobs(files: Files) -> dict[tuple[int, int], Blob]:
     """(pipeline stage, tensor-parallel rank) -> weights file; {} where there are none.
 
     Raises:
-        UserError: a rank is missing, or files of several layouts lie together.
+        UserError: a rank is missing, or the folder has files of several layouts.
     """
     single = files.find(WEIGHTS)
     found: dict[tuple[int, int], Blob] = {} if single is None else {(0, 0): single}
@@ -62,9 +62,9 @@ def rank_blobs(files: Files) -> dict[tuple[int, int], Blob]:
 
 
 def rank_tensors(files: Files) -> tuple[dict[str, LazyTensor], int]:
-    """Canonical name -> tensor, and how many extra states were left alone.
+    """Canonical name -> tensor, and how many extra states were skipped.
 
-    The number of files says how the weights are split, not the configuration.
+    How the weights are split follows from the number of files, not from the configuration.
 
     Raises:
         UserError: hostile or damaged, or the ranks do not fit together.
@@ -98,11 +98,11 @@ def _state_dict(blob: Blob) -> tuple[dict[str, Stored], int]:
     tensors, skipped = {}, 0
     for name, value in content.items():
         if not isinstance(name, str):
-            raise UserError(f"{blob.name}: {shown(name)} is no name of a tensor")
+            raise UserError(f"{blob.name}: {shown(name)} is not a tensor's name")
         if EXTRA_STATE in name or is_derived(name):
             skipped += 1
         elif not isinstance(value, Stored):
-            raise UserError(f"{blob.name}: {name} is no tensor")
+            raise UserError(f"{blob.name}: {name} is not a tensor")
         else:
             tensors[name] = value
     return tensors, skipped
@@ -131,7 +131,7 @@ def _canonical(label: str, tensors: dict[str, Stored], first_layer: int) -> dict
 
 
 def _merged(label: str, ranks: list[dict[str, LazyTensor]]) -> dict[str, LazyTensor]:
-    """One tensor of the ranks' parts."""
+    """Merges each tensor's parts, one per rank."""
     first = ranks[0]
     if len(ranks) == 1:
         return first

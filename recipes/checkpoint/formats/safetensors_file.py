@@ -1,8 +1,8 @@
 """The safetensors format, with bounds: 8 bytes of length, a JSON header, the numbers one after the other.
 
-The header is read here and not by the library's ``safe_open``, which accepts keys that stand there twice and
-further keys of a tensor, and maps files: one that is cut off later ends the process with SIGBUS, and what is
-read of a file stays mapped until it is closed.
+The header is read here and not by the library's ``safe_open``, which accepts duplicate names and unknown
+keys and maps files into memory: if one is cut off later, the process ends with SIGBUS, and every page that
+was read counts as the process's memory until the file is closed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def header_bytes(entries: Iterable[tuple[str, torch.dtype, Shape]]) -> bytes:
-    """What stands before the numbers of these tensors, which follow in this order without gaps."""
+    """The header of a file that holds these tensors in this order, without gaps."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, dtype, shape in entries:
@@ -51,7 +51,7 @@ def header_bytes(entries: Iterable[tuple[str, torch.dtype, Shape]]) -> bytes:
 
 
 def read_safetensors(blob: Blob) -> dict[str, Stored]:
-    """Name -> where its numbers lie. Nothing but the header is read.
+    """Name -> where its numbers are. Only the header is read.
 
     Raises:
         UserError: the file is cut off, or its header is not one: too long, no JSON, types that are unknown,
@@ -128,5 +128,5 @@ def parse_json(text: bytes, name: str) -> dict[str, Any]:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key appears twice")
     return content

@@ -65,7 +65,7 @@ ALLOWED_CLASSES = {
 
 
 def _enum_member(cls: Any, name: str) -> Any:
-    """What ``getattr`` may do in such a pickle: Python 3.11.0 to 3.11.3 write the member of an Enum so."""
+    """The only allowed use of ``getattr``: Python 3.11.0 to 3.11.3 pickle a member of an Enum with it."""
     if isinstance(cls, type) and issubclass(cls, Enum) and name in cls.__members__:
         return cls[name]
     raise pickle.UnpicklingError(f"it asks for the attribute {shown(name)} of {shown(cls)}")
@@ -76,7 +76,7 @@ _LONGEST_INTEGER = 256
 
 
 def _check_key(key: Any) -> None:
-    """Refuses what cannot be hashed in time: 129 bytes make a tuple of tuples that has 2**60 elements.
+    """Refuses what would take forever to hash: 129 bytes make nested tuples of 2**60 elements.
 
     Real keys are names, and a name with a tensor's offset (a MetadataIndex).
     """
@@ -96,10 +96,10 @@ def _check_key(key: Any) -> None:
 
 
 class PlainUnpickler(pickle._Unpickler):
-    """Reads a pickle with an allow-list that ``find_class`` is.
+    """Reads a pickle; ``find_class`` is its allow-list.
 
-    Python's own implementation, as torch's weights_only has one: the C one allocates its memo as an array, so
-    that one changed byte in a file can ask for 30 GB.
+    In Python, as torch's weights_only is: the implementation in C allocates its memo as an array, so that one
+    changed byte in a file can make it ask for 30 GB.
     """
 
     dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
@@ -121,7 +121,7 @@ class PlainUnpickler(pickle._Unpickler):
 
 
 def _check_first(opcode: bytes, hashed: Callable[[list[Any]], Iterable[Any]]) -> None:
-    """Makes an opcode refuse the keys that ``hashed`` finds on the stack, before it hashes them."""
+    """Makes an opcode check the keys that ``hashed`` finds on the stack before it hashes them."""
     proceed: Any = PlainUnpickler.dispatch[opcode[0]]
 
     def checked(self: Any) -> None:
@@ -165,7 +165,7 @@ class _MetadataUnpickler(PlainUnpickler):
 
 
 class _MegatronRecord:
-    """MCoreMetadata, MCoreSavePlan: no methods. Importing megatron-core for them would take seconds."""
+    """Stands for MCoreMetadata and MCoreSavePlan: importing megatron-core for them would take seconds."""
 
 
 def check_metadata(directory: Path) -> Any:
@@ -178,12 +178,12 @@ def check_metadata(directory: Path) -> Any:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; this is no whole distributed checkpoint") from None
+        raise UserError(f"{path}: {error.strerror}; this is not a whole distributed checkpoint") from None
     return parse_metadata(data, str(path), sum(file.stat().st_size for file in directory.glob("*.distcp")))
 
 
 def parse_metadata(data: bytes, name: str, present: int) -> Any:
-    """The content of a ``.metadata`` called ``name``, whose .distcp files have ``present`` bytes together.
+    """The content of a ``.metadata`` called ``name``, whose .distcp files have ``present`` bytes in total.
 
     Raises:
         UserError: it is damaged, or names anything but what such files consist of.
@@ -192,14 +192,14 @@ def parse_metadata(data: bytes, name: str, present: int) -> Any:
         metadata = _MetadataUnpickler(io.BytesIO(data)).load()
         declared = sum(map(_stored_bytes, metadata.state_dict_metadata.values()))
         for index, storage in metadata.storage_data.items():
-            # It may have been changed after it became a key.
+            # The index may have been changed after it became a key.
             if not all(type(number) is int for number in index.offset or ()) or type(index.fqn) is not str:
                 raise ValueError("it lists a tensor without a name or a place")
             if Path(storage.relative_path).name != storage.relative_path:
                 raise ValueError(f"{shown(str(storage.relative_path))} lies outside of it")
     except Exception as error:  # A damaged pickle can raise nearly anything.
         raise UserError(f"{name}: not the metadata of a checkpoint: {reason(error)}") from None
-    # Before anybody allocates what it declares.
+    # Before anything allocates what it declares.
     if declared > present:
         raise UserError(
             f"{name}: its tensors have {declared:,} bytes, its files only {present:,}; it is damaged"
@@ -223,9 +223,9 @@ def _stored_bytes(item: Any) -> int:
 
 @contextmanager
 def only_plain_data() -> Iterator[None]:
-    """While it lasts, every torch.load in this process takes tensors and plain containers only.
+    """In this context every torch.load of the process accepts only tensors and plain containers.
 
-    megatron-core and torch read the objects inside of a .distcp with weights_only=False.
+    megatron-core and torch read the objects in a .distcp with weights_only=False.
     """
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
@@ -240,8 +240,8 @@ def only_plain_data() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """One short line for an exception of megatron-core's or torch's."""
-    # What a rank raised, inside of what torch's checkpoint code makes of it (which is no Exception).
+    """One short line for an exception from megatron-core or torch."""
+    # torch's checkpoint code wraps what a rank raised.
     for inner in getattr(error, "failures", {}).values():
         return reason(inner[0])
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -258,14 +258,14 @@ def load_plain(path: Path) -> Any:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; this is no whole checkpoint") from None
+        raise UserError(f"{path}: no such file; this is not a whole checkpoint") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     return parse_plain(data, str(path))
 
 
 class _Inert:
-    """In the place of any object, when only the keys of a pickle are looked at."""
+    """Stands for any object while only the keys of a pickle are checked."""
 
     def __init__(self, *arguments: Any) -> None: ...
     def __setitem__(self, key: Any, value: Any) -> None: ...
@@ -274,7 +274,7 @@ class _Inert:
 
 
 class _KeyChecker(PlainUnpickler):
-    """Ends where PlainUnpickler refuses a key, and has nothing else to say: torch's own reader follows."""
+    """Raises where PlainUnpickler refuses a key; torch's own reader checks everything else afterwards."""
 
     def find_class(self, module: str, name: str) -> Any:
         return _Inert
@@ -290,7 +290,7 @@ class _KeyChecker(PlainUnpickler):
 
 
 def _check_keys(data: bytes) -> None:
-    """torch's weights_only does not: it would hash for ever."""
+    """torch's weights_only does not check them, and would hash forever."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:
@@ -300,7 +300,7 @@ def _check_keys(data: bytes) -> None:
 
 
 def parse_plain(data: bytes, name: str) -> Any:
-    """The content of such a file called ``name``.
+    """The content of a torch file called ``name``.
 
     Raises:
         UserError: it is damaged, or holds anything else.
@@ -311,7 +311,7 @@ def parse_plain(data: bytes, name: str) -> Any:
         _check_keys(data)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch explains at length how to run the file all the same; what it names says more.
+        # torch explains at length how to load the file anyway; the name that it refuses says more.
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         why = f"it names {named[1]}" if named else reason(error)
         if "Weights only load failed" in why or isinstance(error, zipfile.BadZipFile):

@@ -1,4 +1,4 @@
-"""From tensors stacked over layers and experts, as distributed checkpoints have them, to one for each."""
+"""Splits the tensors that distributed checkpoints stack over layers and experts into single ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recipes.checkpoint.formats.names import (
 from recipes.errors import UserError
 
 MOST_TENSORS = 500_000
-# Of training checkpoints: not the model's.
+# Entries of training checkpoints that do not belong to the model.
 OPTIMIZER = ("optimizer.", "chained_", "rerun_state", "rng_state", "opt_param_scheduler")
 
 
@@ -37,7 +37,7 @@ class StackedTensor:
 
 
 def is_weight(key: str) -> bool:
-    """Whether an entry is a tensor of the model: no extra state, none of the optimizer."""
+    """Whether an entry is a tensor of the model: neither extra state nor the optimizer's."""
     name = without_wrapper(key)
     return EXTRA_STATE not in name and not name.startswith(OPTIMIZER) and not is_derived(name)
 
@@ -46,7 +46,7 @@ def unstack(label: str, entries: Iterator[StackedTensor]) -> dict[str, LazyTenso
     """Canonical name -> tensor.
 
     Raises:
-        UserError: an entry's parts do not make it up, or two entries are the same tensor.
+        UserError: an entry's parts do not cover it, or two entries are the same tensor.
     """
     found: dict[str, LazyTensor] = {}
     for entry in entries:
@@ -78,7 +78,7 @@ def _slices(label: str, entry: StackedTensor) -> Iterator[LazyTensor]:
         ):
             raise UserError(f"{label}: {entry.key}: a part {part.size} at {part.start} lies outside of it")
         ranges = [range(a, a + n) for a, n in zip(part.start[:leading], part.size[:leading], strict=True)]
-        for place in product(*ranges):  # What is stored keeps its leading axes: a place on each.
+        for place in product(*ranges):  # The stored tensor keeps its leading axes: an index for each.
             within = tuple(
                 number - first + outset
                 for number, first, outset in zip(place, part.start, part.inside, strict=False)

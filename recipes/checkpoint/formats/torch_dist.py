@@ -34,7 +34,7 @@ def read_common(files: Files) -> Any:
 
 
 def torch_dist_tensors(files: Files) -> tuple[dict[str, LazyTensor], int]:
-    """Canonical name -> tensor, and how many other entries were left alone.
+    """Canonical name -> tensor, and how many other entries were skipped.
 
     Raises:
         UserError: hostile or damaged.
@@ -67,7 +67,7 @@ def _checked_entry(files: Files, key: str, item: Any, places: Any, blobs: dict[s
         return _entry(files, key, item, places, blobs)
     except UserError:
         raise
-    except Exception as error:  # Objects of a damaged pickle can lack any attribute, or hold anything in it.
+    except Exception as error:  # Objects of a damaged pickle can lack any attribute, or hold anything.
         name = f"{files.label}/{METADATA}"
         raise UserError(f"{name}: {shown(key)}: not the metadata of a checkpoint: {reason(error)}") from None
 
@@ -87,7 +87,7 @@ def _entry(files: Files, key: str, item: Any, places: Any, blobs: dict[str, Blob
         if blob is None:
             raise UserError(f"{files.label}/{storage.relative_path}: no such file; {key} is partly in it")
         if type(storage.offset) is not int or type(storage.length) is not int:
-            raise UserError(f"{files.label}: {key}: its place in the file is no number; it is damaged")
+            raise UserError(f"{files.label}: {key}: its place in the file is not a number; it is damaged")
         needed = math.prod(size) * item.properties.dtype.itemsize
         region = blob.part(storage.offset, storage.length, f"{blob.name}: {key}{list(start)}")
         if needed > region.size:
@@ -102,7 +102,7 @@ def _entry(files: Files, key: str, item: Any, places: Any, blobs: dict[str, Blob
 def _numbers(files: Files, key: str, values: Any) -> Shape:
     numbers = tuple(values)
     if not all(type(number) is int for number in numbers):
-        raise UserError(f"{files.label}: {key}: its shape is no numbers; the checkpoint is damaged")
+        raise UserError(f"{files.label}: {key}: its shape is not made of numbers; the checkpoint is damaged")
     return numbers
 
 
@@ -113,9 +113,8 @@ def _opener(region: Blob, size: Shape, dtype: Any) -> Callable[[], Stored]:
 def _open_item(region: Blob, size: Shape, dtype: Any) -> Stored:
     """The tensor in one item; torch.save may have kept fewer leading axes of 1 than the entry has.
 
-    megatron-core 0.9 saved each half of linear_fc1 with both halves' storage: its offset counts.
+    megatron-core 0.9 saved each half of linear_fc1 with both halves' storage, so the offset matters.
     """
-
     stored = read_torch_file(region)
     if not isinstance(stored, Stored):
         raise UserError(f"{region.name} holds no tensor; the checkpoint is damaged")

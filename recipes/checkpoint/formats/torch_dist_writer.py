@@ -1,7 +1,7 @@
-"""Writes a torch_dist checkpoint tensor by tensor, on one process and without holding more than one.
+"""Writes a torch_dist checkpoint tensor by tensor, in one process and with one tensor in memory at a time.
 
-megatron-core's own writer wants the whole state at once, and its metadata names classes that classic NeMo
-(megatron-core 0.9) does not have. What this writes holds torch's own classes only.
+megatron-core's own writer needs the whole state at once, and its metadata names classes that classic NeMo
+(megatron-core 0.9) does not have. The metadata written here names only torch's own classes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ METADATA_JSON = json.dumps(
         "common_backend_version": 1,
     }
 )
-# A table is cut into pieces of this size, so that no reader or writer needs more memory for one.
+# Large tensors are cut into pieces of this size, so that neither reader nor writer needs more memory.
 PIECE_BYTES = 256 * 2**20
 
 
@@ -65,7 +65,7 @@ class TorchDistWriter:
         """Writes a tensor as ``dtype``; with ``place`` it is one of a ``stack`` of layers or experts.
 
         Raises:
-            UserError: it cannot be read, or others of the stack have another shape or type.
+            UserError: it cannot be read, or its shape or type differs from that of others in the stack.
         """
         size = torch.Size((*stack, *tensor.shape))
         item = self.items.setdefault(key, TensorStorageMetadata(TensorProperties(dtype=dtype), size, []))
@@ -121,7 +121,7 @@ def dump_metadata(metadata: Metadata) -> bytes:
         planner_data={key: (key,) for key in metadata.state_dict_metadata},
         storage_data=metadata.storage_data,
     )
-    # It looks up here how a flattened tensor was shaped; nothing is flattened.
+    # megatron-core looks up the shapes of flattened tensors here; none is flattened.
     plain.mcore_data = {  # type: ignore[attr-defined]
         key: {}
         for key, item in metadata.state_dict_metadata.items()
@@ -131,10 +131,10 @@ def dump_metadata(metadata: Metadata) -> bytes:
 
 
 def make_classic(directory: Path, extra_states: Iterable[str]) -> None:
-    """Rewrites what megatron-core's own writer left so that classic NeMo reads it.
+    """Rewrites what megatron-core's own writer wrote so that classic NeMo can read it.
 
-    Its metadata names classes that came after megatron-core 0.9, and without Transformer Engine the extra
-    states are missing that a model made of its modules asks for.
+    Its metadata names classes newer than megatron-core 0.9, and without Transformer Engine it lacks the extra
+    states that a model made of Transformer Engine's modules expects.
     """
     metadata = check_metadata(directory)
     missing = [key for key in extra_states if key not in metadata.state_dict_metadata]
@@ -149,7 +149,7 @@ def make_classic(directory: Path, extra_states: Iterable[str]) -> None:
 
 
 def extra_state_keys(prefix: str, layers: int) -> list[str]:
-    """What Transformer Engine's modules of the Llama line expect in a checkpoint, beside their weights."""
+    """What Transformer Engine's modules of the Llama line expect in a checkpoint besides their weights."""
     modules = (
         "self_attention.core_attention",
         "self_attention.linear_proj",
@@ -165,7 +165,7 @@ def extra_state_keys(prefix: str, layers: int) -> list[str]:
 
 
 def common_state(state: dict[str, Any] | None = None) -> bytes:
-    """The content of ``common.pt``: plain data that all ranks share, nothing in a checkpoint of weights."""
+    """The content of ``common.pt``: plain data that all ranks share; empty in a checkpoint of weights."""
     buffer = io.BytesIO()
     torch.save(state or {}, buffer)
     return buffer.getvalue()

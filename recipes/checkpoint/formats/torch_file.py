@@ -1,9 +1,9 @@
-"""Files of torch.save read without loading them: which tensors they hold, and where the numbers lie.
+"""Reads files of torch.save without loading them: which tensors they hold, and where the numbers are.
 
-torch.load can neither leave the numbers where they are inside of a tar, nor open the files that NeMo wrote
-with Transformer Engine (their ``_extra_state`` is a pickled BytesIO, which weights_only refuses). So the
-archive's index is read with zipfile, its pickle with an allow-list that knows tensors and plain containers;
-extra state becomes a placeholder, its bytes are never looked at.
+torch.load can neither leave the numbers in place inside a tar nor open the files that NeMo wrote with
+Transformer Engine (their ``_extra_state`` is a pickled BytesIO, which weights_only refuses). So the archive's
+index is read with zipfile, and its pickle with an allow-list of tensors and plain containers; extra state
+becomes a placeholder, its bytes are never read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DTYPES = {
 
 
 class Opaque:
-    """In the place of something that is not looked at."""
+    """Placeholder for an object whose content is not read."""
 
     def __init__(self, *arguments: Any) -> None: ...
 
@@ -49,7 +49,7 @@ def read_torch_file(blob: Blob) -> Any:
     """What was saved, with a :class:`Stored` for every tensor.
 
     Raises:
-        UserError: it is damaged, no file of torch.save, or holds anything but tensors and plain data.
+        UserError: it is damaged, not from torch.save, or holds anything but tensors and plain data.
     """
     try:
         records = _records(blob)
@@ -73,7 +73,7 @@ def _records(blob: Blob) -> dict[str, tuple[Blob, int]]:
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
                 raise ValueError(f"its record {entry.filename!r} is compressed")
             if entry.filename in found:
-                raise ValueError(f"its record {entry.filename!r} is there twice")
+                raise ValueError(f"its record {entry.filename!r} appears twice")
             header = blob.part(entry.header_offset, LOCAL_HEADER).read(LOCAL_HEADER)
             if header[:4] != b"PK\x03\x04":
                 raise ValueError(f"its record {entry.filename!r} is not where its index says")
@@ -125,7 +125,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Sto
     record, checksum, dtype = storage
     shape, strides = tuple(shape), tuple(strides)
     if not all(type(number) is int for number in (offset, *shape, *strides)) or len(shape) != len(strides):
-        raise pickle.UnpicklingError(f"{record.name}: a tensor's shape or strides are no numbers")
+        raise pickle.UnpicklingError(f"{record.name}: a tensor's shape or strides are not numbers")
     return Stored(record, dtype, shape, strides, offset, crc32=checksum)
 
 

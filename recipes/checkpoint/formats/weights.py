@@ -1,4 +1,4 @@
-"""Which of the formats of weights lies in a folder."""
+"""Finds out in which format a folder's weights are stored."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Weights:
 
 
 def distributed_weights(files: Files) -> Weights | None:
-    """Of a folder with a distributed checkpoint; None if it is none.
+    """The weights of a distributed checkpoint; None if the folder holds none.
 
     Raises:
         UserError: hostile or damaged.
     """
     if files.find(METADATA) is not None:
-        read_common(files)  # Nothing here needs it; what is no plain data marks a hostile file.
+        read_common(files)  # Not needed here, but anything but plain data in it marks a hostile file.
         tensors, skipped = torch_dist_tensors(files)
         sizes = {
             name: blob.size
@@ -49,7 +49,7 @@ def distributed_weights(files: Files) -> Weights | None:
 
 
 def plain_weights(files: Files, tied: bool) -> Weights | None:
-    """Of a folder with rank files; None if there are none.
+    """The weights of a folder with rank files; None if there are none.
 
     ``tied``: the last pipeline stage's output layer is a copy of the first one's embedding.
 

@@ -1,4 +1,4 @@
-"""YAML and JSON from a checkpoint: plain data of a bounded size."""
+"""YAML from a checkpoint: plain data of bounded size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recipes.errors import UserError
 
 # NeMo's own have less than 20 kB; PyYAML needs a second for 200 kB.
 LARGEST_CONFIG = 1_000_000
-# Aliases counted wherever they stand. NeMo's own have less than 2,000, eight levels deep.
+# Aliases count as often as they are used. NeMo's own have less than 2,000, eight levels deep.
 MOST_NODES = 100_000
 DEEPEST = 100
 LONGEST_NUMBER = 100
@@ -20,10 +20,10 @@ NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data that is not much larger than its text, however often aliases name the same part."""
+    """Loads plain data that is not much larger than its text, however often aliases repeat a part."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """A merge key copies what it names: twelve lines can ask for more entries than fit anywhere."""
+        """A merge key copies what it names: twelve lines can ask for more entries than fit into memory."""
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
                 raise ValueError("it has a merge key (<<), which NeMo never writes")
@@ -36,10 +36,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def _expanded(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Nodes and levels below and with ``node``, aliases counted wherever they stand."""
+    """Number of nodes and levels from ``node`` down; aliases count as often as they are used."""
     if id(node) in known:
         return known[id(node)]
-    known[id(node)] = MOST_NODES + 1, 0  # What an alias in itself would be.
+    known[id(node)] = MOST_NODES + 1, 0  # In case an alias inside it names it.
     if isinstance(node, yaml.ScalarNode):
         if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
             raise ValueError(f"it has a number of {len(node.value):,} digits")
@@ -59,12 +59,12 @@ def read_yaml(blob: Blob) -> dict[str, Any]:
     """A mapping of plain data; nothing in it is instantiated.
 
     Raises:
-        UserError: it is none, or too large to be a configuration.
+        UserError: it is something else, or too large to be a configuration.
     """
     content = blob.read(LARGEST_CONFIG)
     try:
         config = yaml.load(content.decode("utf-8"), Loader=_Loader)
-    except Exception as error:  # PyYAML lets what its constructors raise through: ValueError, KeyError ...
+    except Exception as error:  # PyYAML passes on what its constructors raise: ValueError, KeyError ...
         raise UserError(f"{blob.name} is not plain YAML: {reason(error)}") from None
     if not isinstance(config, dict):
         raise UserError(f"{blob.name} is not a mapping")

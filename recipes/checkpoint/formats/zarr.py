@@ -21,7 +21,7 @@ from recipes.errors import UserError
 ARRAY = ".zarray"
 LARGEST_DESCRIPTION = 1_000_000
 MOST_CHUNKS = 100_000
-# What may be missing because it is all fill value: biases, gains stored as offsets from 1.
+# Bytes that may be missing because they are all fill value: biases, gains stored as offsets from 1.
 MOST_FILLED = 64_000_000
 # "bfloat16" is no zarr type; tensorstore and NeMo write it all the same.
 DTYPES = {
@@ -37,12 +37,12 @@ DTYPES = {
 
 
 def is_zarr(files: Files) -> bool:
-    """Whether arrays lie in the folder."""
+    """Whether the folder holds arrays."""
     return any(files.find(f"{name}/{ARRAY}") is not None for name in files.names())
 
 
 def zarr_tensors(files: Files) -> tuple[dict[str, LazyTensor], int]:
-    """Canonical name -> tensor, and how many other folders were left alone.
+    """Canonical name -> tensor, and how many other folders were skipped.
 
     Raises:
         UserError: damaged, or of a kind of zarr that NeMo never wrote.
@@ -85,11 +85,11 @@ def _entry(files: Files, key: str) -> tuple[StackedTensor, int]:
         stored = Stored(blob, dtype, chunk, row_major(chunk), fill=fill or 0.0)
         start = tuple(number * step for number, step in zip(place, chunk, strict=True))
         size = tuple(min(step, side - a) for a, step, side in zip(start, chunk, shape, strict=True))
-        parts.append(Part(start, size, partial(_same, stored), (0,) * len(shape)))
+        parts.append(Part(start, size, partial(_identity, stored), (0,) * len(shape)))
     return StackedTensor(key, shape, dtype, tuple(parts)), missing
 
 
-def _same(stored: Stored) -> Stored:
+def _identity(stored: Stored) -> Stored:
     return stored
 
 

@@ -1,7 +1,7 @@
-"""What a Hugging Face directory says of a chat: its template, and how and where generation ends.
+"""A Hugging Face directory's settings for chats: the template, and how and where generation ends.
 
-A SentencePiece model has no words for it, so that it is kept in files of its own, in a folder that NeMo's
-readers do not look at. Nothing in it is executed here.
+A SentencePiece model cannot hold them, so they are kept as separate files, in a folder that NeMo's readers
+ignore. Nothing in them is executed here.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ GENERATION = "generation_config.json"
 SETTING = "chat_template"
 """In tokenizer_config.json, where transformers before 4.43 looks for the template."""
 LARGEST = 1_000_000
-"""Bytes of a template, or of generation_config.json; published ones have some ten thousand."""
-# What every export says, of the tokenizer's own ids; of whoever wrote the file.
+"""Bytes of a template, or of generation_config.json; published ones have about ten thousand."""
+# Keys that every export writes itself, and keys about the library that wrote the file.
 _GENERATION_ALWAYS = {"bos_token_id", "eos_token_id", "pad_token_id", "use_cache"}
 _GENERATION_OF_THE_WRITER = {"_from_model_config", "transformers_version"}
 
@@ -32,7 +32,7 @@ def chat_template(files: Mapping[str, Blob]) -> dict[str, bytes]:
     """The template in either form or both: chat_template.jinja, and tokenizer_config.json with nothing else.
 
     Raises:
-        UserError: a file is damaged, or larger than any.
+        UserError: a file is damaged, or too large.
     """
     kept = {TEMPLATE: files[TEMPLATE].read(LARGEST)} if TEMPLATE in files else {}
     template = _json(files, SETTINGS, LARGEST_TOKENIZER).get(SETTING)
@@ -42,10 +42,10 @@ def chat_template(files: Mapping[str, Blob]) -> dict[str, bytes]:
 
 
 def kept_beside(tokenizer: StoredTokenizer, eos_id: int) -> dict[str, bytes]:
-    """The small files to store with a SentencePiece model; {} where there is nothing but its own ids to say.
+    """The small files to store with a SentencePiece model; {} if they would only repeat its own ids.
 
     Raises:
-        UserError: a file is damaged, or larger than any.
+        UserError: a file is damaged, or too large.
     """
     kept = chat_template(tokenizer.beside)
     generation = generation_of(tokenizer)
@@ -59,35 +59,38 @@ def generation_of(tokenizer: StoredTokenizer) -> dict[str, Any]:
     """The generation_config.json that lies with a tokenizer; {} if there is none.
 
     Raises:
-        UserError: it is damaged, or larger than any.
+        UserError: it is damaged, or too large.
     """
     return _json({**tokenizer.blobs, **tokenizer.beside}, GENERATION, LARGEST)
 
 
-def merged_generation(ours: dict[str, Any], theirs: dict[str, Any], *, same_model: bool) -> dict[str, Any]:
-    """generation_config.json of a model that came with ``theirs``; ``ours`` is what its tokenizer says.
+def merged_generation(exported: dict[str, Any], found: dict[str, Any], *, same_model: bool) -> dict[str, Any]:
+    """generation_config.json for an export.
 
-    ``same_model``: theirs is of this very model. Otherwise it came with the tokenizer, whose ids hold; a turn
-    may end with all that ended one there.
+    Args:
+        exported: what the export itself says, with the tokenizer's ids.
+        found: the source's generation_config.json.
+        same_model: ``found`` belongs to this very model. Otherwise it came with the tokenizer: the export's
+            ids take precedence, and every token that ended a turn there still does.
     """
     if same_model:
-        merged = {**ours, **theirs}
+        merged = {**exported, **found}
     else:
-        merged = {**theirs, **ours}
-        ends = theirs.get("eos_token_id")
+        merged = {**found, **exported}
+        ends = found.get("eos_token_id")
         ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        if ends and ours.get("eos_token_id") is not None:
-            own = ours["eos_token_id"]
+        if ends and exported.get("eos_token_id") is not None:
+            own = exported["eos_token_id"]
             ends = ends if own in ends else [own, *ends]
             merged["eos_token_id"] = ends[0] if len(ends) == 1 else ends
-    return merged if ours["use_cache"] else {**merged, "use_cache": False}
+    return merged if exported["use_cache"] else {**merged, "use_cache": False}
 
 
 def dumped(content: dict[str, Any], name: str) -> bytes:
     """JSON text.
 
     Raises:
-        UserError: it is nested deeper, or larger, than any settings.
+        UserError: it is nested too deeply, or too large.
     """
     try:
         text = json.dumps(content, indent=2).encode() + b"\n"

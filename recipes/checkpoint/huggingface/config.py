@@ -1,4 +1,4 @@
-"""Between our model description and a Hugging Face config.json."""
+"""A ModelConfig to and from a Hugging Face config.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recipes.families.model_config import ModelConfig, kv_channels, num_query_gr
 from recipes.families.values import Values
 
 FILE = "config.json"
-# Settings of theirs that our families compute in one way only, with what they may be where they are given.
+# Keys of config.json that families here compute in one way only -> the values that they may have.
 REQUIRED: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False,),
     "mlp_bias": (False,),
@@ -30,7 +30,7 @@ def architecture_of(model: ModelConfig) -> Architecture:
     """The class that computes exactly this model.
 
     Raises:
-        UserError: there is none; the message names the setting that none of them has.
+        UserError: there is none; the message names the setting that no class has.
     """
     refuse_unless(not model.megatron, model, "megatron")
     refuse_unless(model.moe_expert_capacity_factor is None, model, "moe_expert_capacity_factor")
@@ -42,7 +42,7 @@ def to_hf_config(
 ) -> dict[str, Any]:
     """config.json of the class that :func:`architecture_of` names.
 
-    ``dtype`` is torch's name of most weights' type, ``bfloat16``; the ids are those of
+    ``dtype`` is torch's name for the type of most weights, such as ``bfloat16``; the ids are those of
     :func:`recipes.checkpoint.huggingface.tokenizer.special_ids`.
 
     Raises:
@@ -74,7 +74,7 @@ def to_hf_config(
 def to_generation_config(
     *, bos_id: int | None, eos_id: int | None, pad_id: int | None, use_cache: bool = True
 ) -> dict[str, Any]:
-    """generation_config.json. Without a padding token, batches are padded with the last one."""
+    """generation_config.json. Without a padding token, batches are padded with the end-of-document token."""
     ids = {"bos_token_id": bos_id, "eos_token_id": eos_id}
     ids["pad_token_id"] = eos_id if pad_id is None else pad_id
     return {key: value for key, value in ids.items() if value is not None} | {"use_cache": use_cache}
@@ -92,7 +92,7 @@ def from_hf_config(config: dict[str, Any]) -> ModelConfig:
     family, kind = readers[values.choice("model_type", tuple(readers))]
     for key, allowed in REQUIRED.items():
         value = config.get(key) if key not in family.config_keys else None
-        # Not 1 == True: a flag must be a flag.
+        # In Python 1 == True, but a flag must be a flag.
         if value is not None and not any(value == known and type(value) is type(known) for known in allowed):
             values.refuse(key, "no family here computes that")
     fields = {**_sizes(values), **family.from_hugging_face[kind](values), "family": family.name}

@@ -64,7 +64,7 @@ def _write_tokenizer(source: StoredModel, directory: Path) -> tuple[dict[str, An
     start = source.document_start
     warnings: list[str] = []
     if tokenizer.library == HUGGING_FACE or TOKENIZER_JSON in tokenizer.beside:
-        _copy(directory, {**tokenizer.blobs, **tokenizer.beside})  # It goes as it came.
+        _copy(directory, {**tokenizer.blobs, **tokenizer.beside})  # Unchanged.
     else:
         content = tokenizer.files().contents[TOKENIZER_MODEL]
         with tempfile.TemporaryDirectory() as temporary:
@@ -84,7 +84,7 @@ def _copy(directory: Path, blobs: Mapping[str, Blob]) -> None:
 
 
 def _add_chat_template(directory: Path, tokenizer: StoredTokenizer) -> None:
-    """To the files that were written for a SentencePiece model."""
+    """Adds the source's chat template to the files that were written for a SentencePiece model."""
     for name, content in chat_template(tokenizer.beside).items():
         path = directory / name
         if path.exists():

@@ -17,7 +17,7 @@ TEMPLATES = "additional_chat_templates"
 
 
 def open_hugging_face(path: Path, files: Files, verify_files: bool) -> StoredModel | None:
-    """A directory of transformers' models; None if it is none."""
+    """A model directory of transformers; None for anything else."""
     if not path.is_dir() or files.find(CONFIG) is None:
         return None
     from recipes.checkpoint.huggingface.read import open_huggingface
@@ -45,8 +45,8 @@ def open_hugging_face(path: Path, files: Files, verify_files: bool) -> StoredMod
 
 
 def _tokenizer(paths: Mapping[str, Path], files: Files) -> StoredTokenizer:
-    """tokenizer.json decides, as in transformers. A tokenizer.model that says the same is preferred, for it
-    is what NeMo's forms hold: so a model that came from there goes back with the file that it came with.
+    """tokenizer.json decides, as in transformers. A tokenizer.model that encodes alike is preferred, as
+    NeMo's formats hold one: a model that came from NeMo goes back with its original file.
     """
     beside = hugging_face_blobs(files)
     if TOKENIZER_MODEL not in paths:
@@ -55,15 +55,15 @@ def _tokenizer(paths: Mapping[str, Path], files: Files) -> StoredTokenizer:
     blobs = {TOKENIZER_MODEL: blob_of(paths[TOKENIZER_MODEL])}
     model = StoredTokenizer(SENTENCEPIECE, TOKENIZER_MODEL, blobs, beside)
     stored_json = StoredTokenizer(HUGGING_FACE, TOKENIZER_JSON, beside)
-    return model if TOKENIZER_JSON not in paths or _say_the_same(model, stored_json) else stored_json
+    return model if TOKENIZER_JSON not in paths or _encode_alike(model, stored_json) else stored_json
 
 
-def _say_the_same(first: StoredTokenizer, second: StoredTokenizer) -> bool:
+def _encode_alike(first: StoredTokenizer, second: StoredTokenizer) -> bool:
     from recipes.checkpoint.huggingface.tokenizer import PROBES
 
     try:
         one, other = first.load(), second.load()
-    except UserError:  # Whoever needs the tokenizer is told then.
+    except UserError:  # Reported when the tokenizer is needed.
         return False
     if (one.vocab_size, one.eos_id) != (other.vocab_size, other.eos_id):
         return False

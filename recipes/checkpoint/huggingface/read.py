@@ -1,6 +1,6 @@
-"""Reads a Hugging Face directory: config.json, and weights in safetensors as tensors of ours.
+"""Reads a Hugging Face directory: config.json, and safetensors weights under canonical names.
 
-Nothing is executed and no code of the directory is looked at. A tensor's numbers are read when it is loaded.
+Nothing is executed and no code in the directory is read. A tensor's numbers are read when it is loaded.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ MOST_TENSORS = 500_000
 MOST_GROUPS = 200_000  # Over all layers.
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-# What transformers' models computed for themselves and older versions stored.
+# Computed by transformers' models themselves; older versions stored them all the same.
 DERIVED = ("rotary_emb.inv_freq",)
 
 
 @dataclass(frozen=True)
 class HuggingFaceDirectory:
-    """What a directory holds, under our names."""
+    """What a directory holds, under canonical names."""
 
     config: dict[str, Any]
     """config.json as it is."""
     model: ModelConfig
     tensors: Mapping[str, LazyTensor]
-    """Canonical name -> tensor, padded rows of vocabularies being zero."""
+    """Canonical name -> tensor; padding rows of vocabularies are zero."""
     tokenizer_files: Mapping[str, Path]
     """Of its tokenizer, by name; {} where there is none."""
 
@@ -53,7 +53,7 @@ def open_huggingface(path: Path) -> HuggingFaceDirectory:
     """Reads config.json and the headers of the weights.
 
     Raises:
-        UserError: it is no such directory, is damaged, or holds a model that no family here computes.
+        UserError: it is no such directory, or is damaged, or no family here computes its model.
     """
     files = DirectoryFiles(path)
     config = parse_json(files.get(FILE).read(LARGEST_JSON), f"{path}/{FILE}")
@@ -77,7 +77,7 @@ def _tokenizer_files(path: Path, files: Files) -> dict[str, Path]:
 
 
 def _stored_tensors(files: Files) -> dict[str, Stored]:
-    """Every tensor of the directory, under their names."""
+    """Every tensor of the directory, under its Hugging Face name."""
     single = files.find(SINGLE_FILE)
     if single is not None:
         return read_safetensors(single)
@@ -113,12 +113,12 @@ def _stored_tensors(files: Files) -> dict[str, Stored]:
 
 def _shard_name(name: Any, index: str) -> str:
     if not isinstance(name, str) or name != Path(name).name or not name.endswith(".safetensors"):
-        raise UserError(f"{index}: {shown(name)} is no name of a file beside it; refused")
+        raise UserError(f"{index}: {shown(name)} is not the name of a file beside it; refused")
     return name
 
 
 def _check_counts(model: ModelConfig, tensors: int, label: str) -> None:
-    """Before anything is made for every layer and expert that config.json asks for."""
+    """Checked before anything is built for every layer and expert that config.json asks for."""
     if model.num_layers > tensors:
         raise UserError(
             f"{label}: num_hidden_layers={model.num_layers}, but its weights are {tensors} tensors in all"
@@ -133,7 +133,7 @@ def _without_derived(stored: dict[str, Stored]) -> dict[str, Stored]:
 
 
 def _with_single_experts(stored: dict[str, Stored], model: ModelConfig, label: str) -> dict[str, Stored]:
-    """transformers 5 may store all experts of a layer as one tensor: its parts under the older names."""
+    """Splits tensors of all experts of a layer, as transformers 5 may store them, as older versions do."""
     layers = sum(moe_layers(model))
     if not layers or model.num_moe_experts is None:
         return stored
@@ -174,7 +174,7 @@ def _expert_parts(kind: str, rows: int, mixtral: bool) -> Iterator[tuple[str, in
 
 
 def _without_tied_head(stored: dict[str, Stored], label: str) -> dict[str, Stored]:
-    """A tied head that is stored all the same must be the embedding."""
+    """Drops a tied head that is stored all the same; it must equal the embedding."""
     head, embedding = stored[OUTPUT], stored.get(EMBEDDING)
     if embedding is None:
         # Some writers keep the head instead of the embedding.
@@ -185,7 +185,7 @@ def _without_tied_head(stored: dict[str, Stored], label: str) -> dict[str, Store
 
 
 def _equal(a: Stored, b: Stored) -> bool:
-    """In blocks of rows."""
+    """Compares in blocks of rows."""
     rows = a.shape[0] if a.shape else 1
     step = max(1, 2**24 // max(1, torch.Size(a.shape[1:]).numel()))
     left, right = whole("", a), whole("", b)
@@ -198,7 +198,7 @@ def _equal(a: Stored, b: Stored) -> bool:
 
 
 def _merged(stored: dict[str, Stored], table: list[TensorSpec], label: str) -> dict[str, LazyTensor]:
-    """Ours, made of parts of theirs."""
+    """The canonical tensors, made of parts of the stored ones."""
     unused = set(stored)
     tensors = {}
     for spec in table:

@@ -1,4 +1,4 @@
-"""The code that leaves with models of families that have no class in transformers."""
+"""The code that is exported with models for which transformers has no class."""
 
 from __future__ import annotations
 

@@ -1,22 +1,22 @@
 """Writes a SentencePiece model as a Hugging Face tokenizer: tokenizer.model, tokenizer.json and its settings.
 
-tokenizer.json gives the ids that :class:`SentencePieceTokenizer` gives, NFC included. Where it differs (each
+tokenizer.json gives the ids that :class:`SentencePieceTokenizer` gives, NFC included. Known differences (each
 is tested):
 
-- Special tokens written out in a text (``<s>``) are those tokens, as everywhere in transformers;
-  SentencePiece reads them as text. With byte-pair encoding, ``split_special_tokens=True`` does so too.
-- Bytes that are no UTF-8 decode to one U+FFFD for every byte of the run that they stand in; SentencePiece
+- Special tokens written out in a text (``<s>``) are those tokens, as always in transformers;
+  SentencePiece reads them as text. With byte-pair encoding, ``split_special_tokens=True`` does that too.
+- Bytes that are not UTF-8 decode to one U+FFFD for every byte of the run that they are in; SentencePiece
   keeps the run's whole characters.
 - Unigram models whose best segmentations nearly tie: SentencePiece adds scores in 32 bits, tokenizers in 64.
   In the generated corpus there is no such case.
 - Models without byte fallback: SentencePiece decodes the unknown token to " ⁇ ".
 
 With byte fallback and no dummy prefix, as this project trains them, pieces are written with plain spaces
-in the place of SentencePiece's sign U+2581, which then is a character like any other, as there. Other models
-take that character for a space; where they remove extra spaces, tokenizer.json does not remove it.
+instead of SentencePiece's U+2581, which is then an ordinary character, as it is in SentencePiece. Other
+models read that character as a space; where they remove extra spaces, tokenizer.json does not remove it.
 
-Models with normalisation rules (nmt_nfkc and the like) have no tokenizer.json: tokenizers applies the rules
-to whole groups of characters, so that marks (of Devanagari too) after certain characters are lost.
+Models with normalisation rules (nmt_nfkc and the like) get no tokenizer.json: the tokenizers library applies
+the rules to whole groups of characters, so that marks (of Devanagari too) after certain characters are lost.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PROBES = (
 
 
 class CannotExpress(Exception):
-    """The model does something that tokenizer.json has no words for."""
+    """The model does something that tokenizer.json cannot express."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def build_fast_tokenizer(
     from tokenizers import AddedToken, Tokenizer, processors
 
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
-    _refuse_what_has_no_words(proto)
+    _refuse_inexpressible(proto)
     plain_spaces = (
         proto.trainer_spec.byte_fallback
         and not proto.normalizer_spec.add_dummy_prefix
@@ -158,10 +158,10 @@ def check_probes(fast: Tokenizer, tokenizer: SentencePieceTokenizer) -> None:
         if ids != expected:
             raise CannotExpress(f"tokenizer.json would encode {text[:40]!r} as {ids[:8]}, not {expected[:8]}")
         if tokenizer.unk_id not in ids and fast.decode(ids) != tokenizer.decode(ids):
-            raise CannotExpress(f"tokenizer.json would decode {text[:40]!r} otherwise")
+            raise CannotExpress(f"tokenizer.json would decode {text[:40]!r} differently")
 
 
-def _refuse_what_has_no_words(proto: Any) -> None:
+def _refuse_inexpressible(proto: Any) -> None:
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     if trainer.model_type not in (UNIGRAM, BPE):
         raise CannotExpress("it is neither a unigram nor a BPE model")
@@ -169,7 +169,7 @@ def _refuse_what_has_no_words(proto: Any) -> None:
         raise CannotExpress("it treats spaces in a way of its own")
     if normalizer.precompiled_charsmap:
         raise CannotExpress(
-            f"its normalisation rules ({normalizer.name or 'unnamed'}) would treat some marks otherwise"
+            f"its normalisation rules ({normalizer.name or 'unnamed'}) would treat some marks differently"
         )
     if any(" " in piece.piece for piece in proto.pieces):
         raise CannotExpress("it has pieces with plain spaces")
@@ -181,7 +181,7 @@ def _refuse_what_has_no_words(proto: Any) -> None:
     normal = {piece.piece for piece in proto.pieces if piece.type in (NORMAL, USER_DEFINED)}
     for piece in proto.pieces:
         if piece.type == NORMAL and not all(character in normal for character in piece.piece):
-            raise CannotExpress(f"its piece {piece.piece!r} has a character that is no piece")
+            raise CannotExpress(f"its piece {piece.piece!r} has a character that is not a piece")
 
 
 def _unigram(proto: Any, pieces: list[str]) -> Any:
@@ -212,7 +212,7 @@ def _bpe(proto: Any, pieces: list[str]) -> Any:
 
 
 def _pairs(name: str, known: dict[str, float]) -> Iterator[tuple[str, str]]:
-    """Every two pieces that SentencePiece would join to this one: it looks at the result alone."""
+    """Every two pieces that SentencePiece would merge into this one: it looks only at the result."""
     for place in range(1, len(name)):
         if name[:place] in known and name[place:] in known:
             yield name[:place], name[place:]
@@ -221,7 +221,7 @@ def _pairs(name: str, known: dict[str, float]) -> Iterator[tuple[str, str]]:
 def _normalizer(spec: Any, space: str) -> Any:
     from tokenizers import Regex, normalizers
 
-    steps: list[Any] = [normalizers.NFC()]  # Which TextTokenizer applies to every text.
+    steps: list[Any] = [normalizers.NFC()]  # As TextTokenizer normalises every text.
     if spec.remove_extra_whitespaces:
         steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if spec.add_dummy_prefix:
@@ -232,7 +232,7 @@ def _normalizer(spec: Any, space: str) -> Any:
 
 
 def _byte_name_splitter(proto: Any) -> Any:
-    """Keeps unigram models from reading the text "<0x0A>" as that byte's piece; no piece is cut apart."""
+    """Keeps unigram models from reading the text "<0x0A>" as that byte's piece; it splits no piece."""
     from tokenizers import Regex, pre_tokenizers
 
     if proto.trainer_spec.model_type != UNIGRAM or not proto.trainer_spec.byte_fallback:
@@ -248,7 +248,7 @@ def _decoder(spec: Any, space: str) -> Any:
     steps: list[Any] = [] if space == " " else [decoders.Replace(space, " ")]
     steps += [decoders.ByteFallback(), decoders.Fuse()]
     if spec.add_dummy_prefix:
-        # SentencePiece drops the first space, or where it removes extra spaces all that the text begins with.
+        # SentencePiece drops the first space, or, where it removes extra spaces, all leading ones.
         steps.append(decoders.Strip(" ", 2**16 if spec.remove_extra_whitespaces else 1, 0))
     return decoders.Sequence(steps)
 
@@ -258,7 +258,7 @@ def _settings(
 ) -> dict[str, Any]:
     """tokenizer_config.json."""
     ids = special_ids(tokenizer, document_start)
-    # The token has its name also where nothing puts it before texts.
+    # The token has its name even if nothing puts it before texts.
     bos = tokenizer.bos_id if ids.bos is None else ids.bos
     named = {"bos_token": bos, "eos_token": ids.eos, "unk_token": tokenizer.unk_id, "pad_token": ids.pad}
     names = {key: tokenizer.id_to_piece(token) for key, token in named.items() if token is not None}

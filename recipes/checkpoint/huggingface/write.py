@@ -21,9 +21,9 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 DtypeOf = Callable[[str, torch.dtype], torch.dtype]
-"""``(our name, stored type)`` -> the type to write."""
+"""``(canonical name, stored type)`` -> the type to write."""
 Progress = Callable[[int], None]
-"""Told of the bytes of ours that are done, padded rows included."""
+"""Called with the bytes of each tensor that is done, padding rows included."""
 
 
 def write_weights(
@@ -58,7 +58,7 @@ def _written_bytes(spec: TensorSpec, dtype: torch.dtype) -> int:
 
 
 def _shards(table: list[TensorSpec], types: Mapping[str, torch.dtype]) -> list[list[TensorSpec]]:
-    """Tensors together as long as they fit into SHARD_BYTES; a larger one stands alone."""
+    """Groups tensors into shards of at most SHARD_BYTES; a larger tensor has a shard of its own."""
     shards: list[list[TensorSpec]] = [[]]
     size = 0
     for spec in table:
@@ -97,7 +97,7 @@ def _write_shard(
 
 
 def _write_run(file: BinaryIO, tensor: LazyTensor, run: Rows, dtype: torch.dtype) -> None:
-    """In blocks: a table of words can be larger than the memory that a conversion may take."""
+    """In blocks: an embedding table can be larger than the memory that a conversion may use."""
     tail = tuple(tensor.shape[1:])
     row = torch.Size(tail).numel() * max(tensor.dtype.itemsize, dtype.itemsize)
     step = max(1, BLOCK_BYTES // max(1, row))

@@ -1,4 +1,4 @@
-"""Between our model description and classic NeMo's model_config.yaml."""
+"""A ModelConfig to and from classic NeMo's model_config.yaml."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FORMAT_VERSION = 1
 CLASSIC_TARGET = "nemo.collections.nlp.models.language_modeling.megatron_gpt_model.MegatronGPTModel"
 CLASSIC_VERSION = "2.0.0"
 OUR_TARGET = "recipes.training.module.ParamGPT"
-# What classic NeMo's configuration can say, and what only decides how weights begin.
+# What classic NeMo's configuration can express, and what only decides the initial weights.
 CLASSIC_KEYS = COMMON_SETTINGS | ROTARY | NORMAL_INIT
 
 NORMALIZATIONS = {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}
 ACTIVATIONS = {"swiglu": "swiglu", "fast-swiglu": "swiglu", "gelu": "gelu"}
-# Keys whose other values would change what the model computes, with the values that our families compute.
+# Keys that change what the model computes -> the values that families here compute.
 SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "transformer_block_type": ("pre_ln",),
     "position_embedding_type": ("rope", "learned_absolute"),
@@ -79,8 +79,8 @@ def to_nemo_config(
     ``recipes.model``, so that NeMo refuses the file rather than run another model.
 
     ``override_vocab_size`` makes NeMo build the padded table that is stored, whatever its tensor-parallel
-    size. The ``recipes`` key is ours and ignored there; its ``document_start`` (bos, eos) is the token that
-    stood before every document in training, so that prompts can be given the same start.
+    size. The ``recipes`` key is this project's and ignored there; its ``document_start`` (bos, eos) is the
+    token that stood before every document in training, so that prompts can be given the same start.
     """
     classic = is_classic(model)
     return {
@@ -165,36 +165,36 @@ def stored_tokenizer_name(section: dict[str, Any]) -> str:
 
 
 def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, stored_rows: int) -> ModelConfig:
-    """Reads a classic configuration or ours; ``stored_rows`` is the height of the stored embedding table.
+    """Reads a classic configuration or this project's; ``stored_rows``: of the stored embedding table.
 
     Raises:
         UserError: a key is missing, or has a value that no family here computes.
     """
-    ours = config.get("recipes") or {}
-    if not isinstance(ours, dict):
-        raise UserError("model_config.yaml: recipes is no mapping")
-    if ours.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
-        version = shown(ours["format_version"])
+    section = config.get("recipes") or {}
+    if not isinstance(section, dict):
+        raise UserError("model_config.yaml: recipes is not a mapping")
+    if section.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        version = shown(section["format_version"])
         raise UserError(
             f"model_config.yaml: recipes.format_version={version}: this code reads version {FORMAT_VERSION}"
         )
-    if "model" in ours:
-        return described_model(ours["model"], stored_rows)
+    if "model" in section:
+        return described_model(section["model"], stored_rows)
     for key, supported in SUPPORTED_VALUES.items():
         if key in config and config[key] not in supported:
             value = shown(config[key])
             raise UserError(f"model_config.yaml: {key}={value} is not supported (supported: {supported})")
     try:
         return typed_model(
-            family=ours.get("family", ModelConfig.family),
+            family=section.get("family", ModelConfig.family),
             num_layers=config["num_layers"],
             hidden_size=config["hidden_size"],
             ffn_hidden_size=config["ffn_hidden_size"],
             num_attention_heads=config["num_attention_heads"],
             num_query_groups=config.get("num_query_groups"),
             kv_channels=config.get("kv_channels"),
-            vocab_size=ours.get("vocab_size", tokenizer_vocab_size),
-            # The stored table is what it is: its height is the multiple.
+            vocab_size=section.get("vocab_size", tokenizer_vocab_size),
+            # The stored table is padded already: its height is the multiple.
             make_vocab_size_divisible_by=stored_rows,
             max_position_embeddings=config["max_position_embeddings"],
             normalization=known_value(
@@ -211,7 +211,7 @@ def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, store
             use_scaled_init_method=config.get("use_scaled_init_method", True),
             hidden_dropout=config.get("hidden_dropout", 0.1),
             attention_dropout=config.get("attention_dropout", 0.1),
-            megatron=stored_megatron(ours.get("megatron"), "recipes.megatron"),
+            megatron=stored_megatron(section.get("megatron"), "recipes.megatron"),
         )
     except KeyError as error:
         raise UserError(f"model_config.yaml: {error.args[0]} is missing") from None

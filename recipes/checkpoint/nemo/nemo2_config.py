@@ -1,4 +1,4 @@
-"""From the model.yaml of a NeMo 2 directory to our model description; what it names is not instantiated."""
+"""A ModelConfig to and from a NeMo 2 directory's model.yaml; nothing that it names is instantiated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ACTIVATIONS = {
     ("megatron.core.activations.squared_relu", False): "squared_relu",
 }
 NORMALIZATIONS = {"RMSNorm": "RMSNorm", "LayerNorm": "LayerNorm"}
-# What NeMo 2's LlamaModel is made of; it is the only class that is written.
+# Settings of NeMo 2's LlamaModel, the only class that is written.
 LLAMA_MODEL = {
     "normalization": "RMSNorm",
     "activation": "swiglu",
@@ -55,8 +55,8 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
 SCALED_ROPE = ("Llama31", "Llama32")
 # How a pattern of dense layers and layers with experts is often written: "[0]*1+[1]*20".
 PATTERN = re.compile(r"\(?\[0\]\*(\d{1,6})\+\[1\]\*(\d{1,6})\)?")
-# Kept as they are: our setting has megatron-core's name, type and meaning.
-SAME = (
+# Copied as they are: ModelConfig has megatron-core's names, types and meanings.
+COPIED = (
     "num_layers",
     "hidden_size",
     "ffn_hidden_size",
@@ -69,7 +69,7 @@ SAME = (
     "hidden_dropout",
     "attention_dropout",
 )
-SAME_OF_EXPERTS = (
+COPIED_OF_EXPERTS = (
     "num_moe_experts",
     "moe_ffn_hidden_size",
     "moe_router_topk",
@@ -103,18 +103,18 @@ def from_nemo2_config(
 def _translated(document: dict[str, Any], pieces: int, stored_rows: int) -> ModelConfig:
     config = document.get("config")
     if not isinstance(config, dict):
-        raise UserError(f"{FILE}: config is no mapping")
+        raise UserError(f"{FILE}: config is not a mapping")
     target = str(config.get("_target_", "")).rsplit(".", 1)[-1]
     if target.startswith(SCALED_ROPE):
         raise UserError(f"{FILE}: {target} scales RoPE, which no family here computes")
     for key, supported in SUPPORTED_VALUES.items():
         if key in config and config[key] not in supported:
             raise UserError(f"{FILE}: {key}={shown(config[key])} is not supported (supported: {supported})")
-    values = {key: config[key] for key in SAME if key in config}
+    values = {key: config[key] for key in COPIED if key in config}
     if config.get("num_moe_experts") is not None:
-        values |= {key: config[key] for key in SAME_OF_EXPERTS if config.get(key) is not None}
+        values |= {key: config[key] for key in COPIED_OF_EXPERTS if config.get(key) is not None}
         values |= _expert_layers(config)
-    # A field that is not written has its class's default. NeMo 2 writes all of TransformerConfig's.
+    # A field that is missing has its class's default. NeMo 2 writes all of TransformerConfig's.
     values |= {
         "vocab_size": pieces,
         "make_vocab_size_divisible_by": stored_rows,
@@ -158,10 +158,10 @@ def _activation(config: dict[str, Any]) -> str:
 
 
 def _expert_layers(config: dict[str, Any]) -> dict[str, Any]:
-    """Which layers have experts: megatron-core's pattern in our two settings."""
+    """Which layers have experts: megatron-core's pattern as ModelConfig's two settings."""
     layers, pattern = config.get("num_layers"), config.get("moe_layer_freq", 1)
     if type(layers) is not int or not 0 < layers < 100_000:
-        raise UserError(f"{FILE}: num_layers={shown(layers)} is no number of layers")
+        raise UserError(f"{FILE}: num_layers={shown(layers)} is not a number of layers")
     if isinstance(pattern, str) and (match := PATTERN.fullmatch(pattern.replace(" ", ""))):
         pattern = [0] * min(int(match[1]), layers) + [1] * min(int(match[2]), layers)
     if isinstance(pattern, list):
@@ -171,13 +171,13 @@ def _expert_layers(config: dict[str, Any]) -> dict[str, Any]:
                 return {"moe_layer_freq": 1, "first_k_dense_replace": dense}
     elif type(pattern) is int and pattern > 0:
         return {"moe_layer_freq": pattern}
-    raise UserError(f"{FILE}: moe_layer_freq={shown(pattern)} is no pattern that is supported")
+    raise UserError(f"{FILE}: moe_layer_freq={shown(pattern)} is not a supported pattern")
 
 
 def to_nemo2_config(
     model: ModelConfig, *, tokenizer_file: str, bf16: bool, tokenizer_library: str = SENTENCEPIECE
 ) -> dict[str, Any]:
-    """``context/model.yaml`` of NeMo 2's LlamaModel; fields that are left out have their defaults there.
+    """``context/model.yaml`` of NeMo 2's LlamaModel; fields that are left out have that class's defaults.
 
     Raises:
         UserError: that class computes another architecture.
@@ -194,7 +194,7 @@ def to_nemo2_config(
         "_target_": "nemo.collections.llm.gpt.model.llama.LlamaModel",
         "config": {
             "_target_": "nemo.collections.llm.gpt.model.llama.LlamaConfig",
-            **{key: getattr(model, key) for key in SAME if key != "qk_layernorm"},
+            **{key: getattr(model, key) for key in COPIED if key != "qk_layernorm"},
             "num_query_groups": num_query_groups(model),
             "kv_channels": kv_channels(model),
             "normalization": model.normalization,

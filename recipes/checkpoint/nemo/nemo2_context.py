@@ -1,8 +1,8 @@
 """``context/io.json`` of a NeMo 2 directory: the configuration as the fiddle library stores it.
 
 NeMo 2's own loader (``nemo.lightning.io.load_context``) reads this file, not model.yaml. It is written from
-model.yaml's own content: ``_target_`` mappings become fiddle Configs, ``_call_: false`` ones references to a
-function. Here it is data only; it is never read back.
+model.yaml's own content: mappings with ``_target_`` become fiddle Configs, those with ``_call_: false``
+references to a function. The file is only written, never read back.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def io_json(model: Mapping[str, Any]) -> str:
 
 
 class _Objects:
-    """The table of objects, each under a name of its own, in the order in which they are complete."""
+    """The table of objects, each under a name of its own, in the order in which they are completed."""
 
     def __init__(self) -> None:
         self.stored: dict[str, Any] = {}
         self._counts: Counter[str] = Counter()
 
     def add(self, value: Any, path: str) -> dict[str, Any]:
-        """Stores ``value`` where it needs that; what refers to it."""
+        """Stores ``value`` if it needs an entry of its own; returns what refers to it."""
         if not isinstance(value, Mapping):
             return {"type": "leaf", "value": value, "paths": [path]}
         if value.get("_call_") is False:
@@ -67,7 +67,7 @@ class _Objects:
         return self._store(value["_target_"].rsplit(".", 1)[-1].lower(), config)
 
     def _metadata(self, target: str, arguments: list[str]) -> dict[str, Any]:
-        """What fiddle keeps of a Config beside its arguments: the class, their names, no tags and history."""
+        """What fiddle stores besides arguments: the class, their names, empty tags and an empty history."""
         kind = _python("fiddle._src.config.BuildableTraverserMetadata")
         fields = {
             "fn_or_cls": _python(target),

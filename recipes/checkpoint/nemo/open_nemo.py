@@ -1,4 +1,4 @@
-"""Openers of what NeMo writes: the classic .nemo and its unpacked form, and NeMo 2 directories."""
+"""Openers of NeMo's formats: the classic .nemo, packed or unpacked, and NeMo 2 directories."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def open_classic(path: Path, files: Files, verify: bool) -> StoredModel | None:
             f"{path}: holds no weights: neither {CLASSIC_WEIGHTS}/ in torch_dist or zarr format nor "
             f"{CLASSIC_WEIGHTS}.ckpt, of one or many ranks"
         )
-    ours = config.get("target") == OUR_TARGET or "recipes" in config
-    version = None if ours else _text(config.get("nemo_version"))
+    is_own = config.get("target") == OUR_TARGET or "recipes" in config
+    version = None if is_own else _text(config.get("nemo_version"))
 
     def describe(pieces: int, rows: int) -> ModelConfig:
         return from_nemo_config(config, tokenizer_vocab_size=pieces, stored_rows=rows)
@@ -47,7 +47,9 @@ def open_classic(path: Path, files: Files, verify: bool) -> StoredModel | None:
         path=path,
         generation="classic",
         version=version,
-        kind=_kind("this project's .nemo" if ours else f"classic NeMo {version or ''}", weights, path, files),
+        kind=_kind(
+            "this project's .nemo" if is_own else f"classic NeMo {version or ''}", weights, path, files
+        ),
         config=config,
         tensors=weights.tensors,
         tokenizer=_classic_tokenizer(config, files),
@@ -100,7 +102,7 @@ def _text(value: Any) -> str | None:
 def _classic_tokenizer(config: dict[str, Any], files: Files) -> StoredTokenizer:
     section = config.get("tokenizer")
     if not isinstance(section, dict):
-        raise UserError(f"{files.label}: {CLASSIC_CONFIG}: tokenizer is no mapping")
+        raise UserError(f"{files.label}: {CLASSIC_CONFIG}: tokenizer is not a mapping")
     library = section.get("library")
     library = library if isinstance(library, str) else shown(library)
     return tokenizer_in_checkpoint(library, stored_tokenizer_name(section), files)
@@ -109,7 +111,7 @@ def _classic_tokenizer(config: dict[str, Any], files: Files) -> StoredTokenizer:
 def _nemo2_tokenizer(config: dict[str, Any], context: Files) -> StoredTokenizer:
     section = config.get("tokenizer")
     if not isinstance(section, dict):
-        raise UserError(f"{context.label}: {NEMO2_CONFIG}: tokenizer is no mapping")
+        raise UserError(f"{context.label}: {NEMO2_CONFIG}: tokenizer is not a mapping")
     kind = str(section.get("_target_", "")).rsplit(".", 1)[-1]
     library = {"SentencePieceTokenizer": "sentencepiece", "AutoTokenizer": "huggingface"}.get(kind, kind)
     name = (

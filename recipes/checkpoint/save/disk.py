@@ -1,4 +1,4 @@
-"""Saying in one line when the disk refuses."""
+"""Errors of the disk as one line."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from recipes.files import free_bytes, free_space
 
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 NOTHING_LEFT = "nothing was left behind, earlier checkpoints are untouched"
-# What torch's zip writer says instead when a write under it failed.
+# What torch's zip writer says when a write failed, without the reason.
 TORCH_REFUSALS = ("PytorchStreamWriter failed", "unexpected pos")
 
 
 @contextmanager
 def disk_errors(path: Path, advice: str) -> Iterator[None]:
-    """Turns a refusal of the disk while ``path`` is written into a :class:`UserError`."""
+    """Turns an error of the disk while ``path`` is written into a :class:`UserError`."""
     try:
         yield
     except UserError:
@@ -49,7 +49,7 @@ def failure_of(action: Callable[[], None], path: Path, advice: str) -> UserError
 
 
 def _refusal(error: BaseException, path: Path) -> str | None:
-    """What the disk said, if it was the disk."""
+    """The reason that the disk gave, if the error came from the disk."""
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in seen:
@@ -60,6 +60,6 @@ def _refusal(error: BaseException, path: Path) -> str | None:
             if (isinstance(each, OSError) and each.errno == code) or os.strerror(code) in str(each):
                 return os.strerror(code)
     if any(text in str(each) for each in seen for text in TORCH_REFUSALS):
-        free = free_bytes(path.parent)  # What was half written is still there.
+        free = free_bytes(path.parent)  # The half-written file still takes its space.
         return os.strerror(errno.ENOSPC) if free is not None and free < 2**20 else "a write failed"
     return None

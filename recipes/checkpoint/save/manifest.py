@@ -22,7 +22,7 @@ def step_directory(checkpoints: Path, step: int) -> Path:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """What a manifest says of one file."""
+    """A manifest's entry for one file."""
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
@@ -31,7 +31,7 @@ def write_manifest(
 ) -> None:
     """Records every file below ``directory``, and ``facts``.
 
-    ``described``: what :func:`describe_file` has said already, by path below ``directory``.
+    ``described``: entries that :func:`describe_file` has made already, by path below ``directory``.
     """
     files = dict(described or {})
     for path in directory.rglob("*"):
@@ -55,7 +55,9 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             if not isinstance(name, str) or {*expected} != {"bytes", "sha256"}:
                 raise ValueError(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{directory}: no readable {MANIFEST}, so this is no finished checkpoint") from None
+        raise UserError(
+            f"{directory}: no readable {MANIFEST}, so this is not a finished checkpoint"
+        ) from None
     return manifest
 
 
@@ -79,7 +81,7 @@ def verify(directory: Path, *, sha256: bool = True) -> dict[str, Any]:
 
 
 def finished_checkpoints(checkpoints: Path) -> list[Path]:
-    """Directories with a manifest, oldest first. Others do not exist as far as anybody is concerned."""
+    """Directories with a manifest, oldest first. Others are not checkpoints."""
     if not checkpoints.is_dir():
         return []
     found = [path for path in checkpoints.iterdir() if STEP_DIRECTORY.fullmatch(path.name)]
@@ -87,7 +89,7 @@ def finished_checkpoints(checkpoints: Path) -> list[Path]:
 
 
 def newest_whole_checkpoint(checkpoints: Path, warn: Any, *, sha256: bool = True) -> Path | None:
-    """The newest checkpoint that passes :func:`verify`; ``warn`` is told of each that is passed over.
+    """The newest checkpoint that passes :func:`verify`; ``warn`` is called for each that is passed over.
 
     Raises:
         UserError: there are checkpoints, and all are damaged.
@@ -119,7 +121,7 @@ def remove_partial(checkpoints: Path) -> None:
 def set_aside_newer(checkpoints: Path, whole: Path) -> None:
     """Renames the damaged checkpoints after ``whole`` to ``damaged_step_*``.
 
-    Under their own name they would be counted among the newest to keep, and would not be written again.
+    Under their own names they would count among the newest to keep, and would never be written again.
     """
     for path in finished_checkpoints(checkpoints):
         if path.name > whole.name:

@@ -1,4 +1,4 @@
-"""Opener of this project's training checkpoints: a step, or a run, whose newest whole one is meant."""
+"""Opener of this project's training checkpoints: one step, or a run, meaning its newest whole one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RUN_CONFIG = "config.yaml"
 
 
 def open_training(path: Path, files: Files, verify_files: bool) -> StoredModel | None:
-    """A training checkpoint; None if it is none.
+    """A training checkpoint; None for anything else.
 
     With ``verify_files`` every file is compared with the manifest's SHA-256.
     """
@@ -35,13 +35,13 @@ def open_training(path: Path, files: Files, verify_files: bool) -> StoredModel |
     stored = DirectoryFiles(step)
     weights = distributed_weights(stored)
     if weights is None:
-        raise UserError(f"{step / METADATA}: no such file; this is no whole checkpoint")
+        raise UserError(f"{step / METADATA}: no such file; this is not a whole checkpoint")
     common = read_common(stored)
     config = common.get("recipes") if isinstance(common, dict) else None
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise UserError(f"{step}: its common.pt describes no model")
 
-    # Resolved: "step_00001000", typed in its own directory, has no parents by name.
+    # Resolved: the relative path "step_00001000" has no parents by name.
     run = _run_config(step.resolve().parent.parent)
 
     def describe(_: int, rows: int) -> ModelConfig:
@@ -85,7 +85,7 @@ def _run_config(run: Path) -> dict[str, Any]:
 
 
 def _tokenizer(run: dict[str, Any]) -> StoredTokenizer:
-    """The file that the run's configuration names; it is one's own run, so the path is followed."""
+    """The file that the run's configuration names; it is the user's own run, so the path is followed."""
     section = run.get("tokenizer")
     name = str(section.get("model") or "") if isinstance(section, dict) else ""
     return tokenizer_on_disk(name) if name else StoredTokenizer("sentencepiece", name, {})

@@ -1,4 +1,4 @@
-"""What ranks tell each other about a save, so that all of them go on or all of them end."""
+"""What ranks tell each other about a save, so that either all continue or all stop."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch.distributed as dist
 from recipes.errors import UserError
 
 
-def gathered(mine: Any) -> list[Any]:
-    """Every rank's object on rank 0, in the ranks' order; empty elsewhere."""
+def gathered(value: Any) -> list[Any]:
+    """Every rank's ``value``, in the order of ranks, on rank 0; empty elsewhere."""
     if dist.get_world_size() == 1:
-        return [mine]
-    everybody: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(mine, everybody)
-    return everybody or []
+        return [value]
+    values: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(value, values)
+    return values or []
 
 
 def raise_together(failure: UserError | None) -> None:
-    """Raises rank 0's failure on every rank, if it has one. What other ranks pass does not count."""
+    """Raises rank 0's failure on every rank, if it has one. What other ranks pass is ignored."""
     answer = [failure]
     if dist.get_world_size() > 1:
         dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
@@ -28,10 +28,10 @@ def raise_together(failure: UserError | None) -> None:
         raise answer[0]
 
 
-def all_agree(mine: bool, device: torch.device) -> bool:
-    """Whether it is so on every rank."""
+def all_agree(vote: bool, device: torch.device) -> bool:
+    """Whether every rank votes for it."""
     if dist.get_world_size() == 1:
-        return mine
-    everywhere = torch.tensor(int(mine), device=device)
+        return vote
+    everywhere = torch.tensor(int(vote), device=device)
     dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
     return bool(everywhere.item())

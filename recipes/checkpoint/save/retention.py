@@ -42,9 +42,9 @@ def _ranked(losses: Mapping[int, float | None]) -> list[int]:
 def prune(
     checkpoints: Path, *, keep_last: int, keep_best: int = 0, keep_every_n_steps: int | None = None
 ) -> Best | None:
-    """Deletes the finished checkpoints that need not stay, and lets ``best`` point to the best one.
+    """Deletes the finished checkpoints that need not stay, and points ``best`` to the best one.
 
-    What each is worth is read from its manifest, so a resumed run knows what the processes before it knew.
+    Losses are read from the manifests, so a resumed run knows those of the processes before it.
 
     Returns:
         The best checkpoint, if ``keep_best`` asks for any and one has a validation loss.
@@ -52,7 +52,7 @@ def prune(
     paths = {int(path.name.removeprefix("step_")): path for path in finished_checkpoints(checkpoints)}
     losses = {step: _valid_loss(path) for step, path in paths.items()}
     ranked = _ranked(losses) if keep_best else []
-    # The link first: it never points to what is being deleted.
+    # The link first, so that it never points to a checkpoint that is being deleted.
     _point_to(checkpoints / BEST, paths[ranked[0]].name if ranked else None)
     for step in paths.keys() - steps_to_keep(losses, keep_last, keep_best, keep_every_n_steps):
         # The manifest goes first: a half-deleted directory is then no checkpoint.
@@ -74,7 +74,8 @@ def forget_missing_best(checkpoints: Path) -> None:
 def _valid_loss(checkpoint: Path) -> float | None:
     try:
         loss = read_manifest(checkpoint).get(VALID_LOSS)
-    except UserError:  # A damaged one counts among the newest until a resume sets it aside, but is no best.
+    except UserError:
+        # A damaged one counts among the newest until a resume sets it aside, but never as the best.
         return None
     return float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None
 

@@ -1,7 +1,7 @@
 """One save in megatron-core's torch_dist format, in three stages.
 
-All ranks plan it together, every rank writes its own files, all finish it together. The middle stage talks to
-nobody, so it may run in a thread while training goes on.
+All ranks plan it together, every rank writes its own files, all finish it together. The middle stage makes no
+collective call, so it may run in a thread while training goes on.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Files = Mapping[str, dict[str, Any]]
 
 
 class Cancelled(Exception):
-    """The save was given up before everything was written."""
+    """The save was cancelled before everything was written."""
 
 
 @dataclass
@@ -72,36 +72,36 @@ class ShardedSave:
     Args:
         state: A sharded state dict.
         directory: Where the files go.
-        named: What messages call it.
-        advice: The end of messages.
-        copied: Keep apart what is to be written from the tensors that training goes on to change.
+        label: What messages call the save.
+        advice: What messages end with.
+        copied: Copy the tensors that training goes on to change.
     """
 
     def __init__(
-        self, state: dict[str, Any], directory: Path, named: Path, advice: str, *, copied: bool
+        self, state: dict[str, Any], directory: Path, label: Path, advice: str, *, copied: bool
     ) -> None:
-        self._directory, self._named, self._advice = directory, named, advice
+        self._directory, self._label, self._advice = directory, label, advice
         self._cancelled = threading.Event()
         if filesystem_async._results_queue is None:
-            # Its own queue lives in a manager process, which would outlive us for ever were we killed.
+            # megatron-core's own queue lives in a manager process, which outlives this one if it is killed.
             filesystem_async._results_queue = queue.Queue()
         sharded, common = save_preprocess(state)
         planner = _Planner(BACKEND, VERSION, thread_count=1)
         planner.async_save(sharded, directory)
         self._writer, self._metadata = planner.writer, planner.metadata
-        # Its dictionaries change with the next step, so their content is settled now.
+        # The dictionaries in it change with the next step, so they are serialized now.
         self._common = _pickled(common) if dist.get_rank() == 0 else None
-        # Alive until here: no tensor of the plan can have one of these addresses by chance.
+        # `sharded` is still alive, so no copy in the plan can have one of these addresses by chance.
         live = _storages(sharded) if copied else set()
         self._written = Written()
         self._failure = self._attempt(lambda: self._to_host(live))
 
     def write(self) -> None:
-        """Writes and hashes this rank's files. Whether that went well is told by :meth:`finish`."""
+        """Writes and hashes this rank's files. :meth:`finish` raises what goes wrong."""
         self._failure = self._failure or self._attempt(self._write_all)
 
     def cancel(self) -> None:
-        """Lets :meth:`write`, in another thread, end at the next tensor."""
+        """Makes :meth:`write`, which runs in another thread, stop at the next tensor."""
         self._cancelled.set()
 
     def finish(self, publish: Callable[[Files], None] = lambda _: None) -> None:
@@ -120,10 +120,10 @@ class ShardedSave:
         raise_together(failure)
 
     def _attempt(self, action: Callable[[], None]) -> UserError | None:
-        return failure_of(action, self._named, self._advice)
+        return failure_of(action, self._label, self._advice)
 
     def _to_host(self, live: set[int]) -> None:
-        """Copies from the GPU, and from memory (storages' addresses) that training will change."""
+        """Copies from the GPU, and from memory that training will change (``live``: storage addresses)."""
         for _, _, (_, tensors) in self._writer.write_buckets:
             for place, (item, tensor) in enumerate(tensors):
                 if tensor.device.type != "cpu":
@@ -142,7 +142,7 @@ class ShardedSave:
                 os.fsync(file.fileno())
             self._written.files[path.name] = describe_file(path)
         for path, name, (data, tensors) in self._writer.write_buckets:
-            # megatron-core forks a process for this, and gets its result through the first queue.
+            # megatron-core runs this in a forked process and gets its result through the first queue.
             results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
             running: queue.Queue[int] = queue.Queue()
             running.put(0)
@@ -157,7 +157,7 @@ class ShardedSave:
             self._written.files[name] = describe_file(Path(path))
 
     def _one_by_one(self, tensors: list[tuple[WriteItem, Tensor]]) -> Iterator[tuple[WriteItem, Tensor]]:
-        """In order; the memory of each is given back when it is written."""
+        """In order; the memory of each is released once it is written."""
         waiting = deque(tensors)
         tensors.clear()
         while waiting:
@@ -171,13 +171,13 @@ class ShardedSave:
         publish({name: entry for written in outcomes for name, entry in written.files.items()})
 
 
-def write_sharded(state: dict[str, Any], directory: Path, named: Path, advice: str) -> None:
+def write_sharded(state: dict[str, Any], directory: Path, label: Path, advice: str) -> None:
     """Writes a sharded state dict into ``directory``, in megatron-core's torch_dist format.
 
     Raises:
         UserError: the disk refuses. Every rank raises it.
     """
-    save = ShardedSave(state, directory, named, advice, copied=False)
+    save = ShardedSave(state, directory, label, advice, copied=False)
     save.write()
     save.finish()
 

@@ -1,4 +1,4 @@
-"""A model's description as our own files hold it, and back: plain data that a stranger may have written."""
+"""A ModelConfig to and from this project's files: plain data that a stranger may have written."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from recipes.families.model_config import ModelConfig
 
 
 def description_of(model: ModelConfig) -> dict[str, Any]:
-    """The model as our files hold it, without the options that only say how a run computes."""
+    """The model as files hold it, without the options that only say how a run computes it."""
     return dataclasses.asdict(dataclasses.replace(model, megatron=stored_options(model.megatron)))
 
 
 def described_model(description: Any, stored_rows: int) -> ModelConfig:
     """The ModelConfig that is written out under ``recipes.model``."""
     if not isinstance(description, dict):
-        raise UserError("model_config.yaml: recipes.model is no mapping")
+        raise UserError("model_config.yaml: recipes.model is not a mapping")
     known = {field.name for field in dataclasses.fields(ModelConfig)}
     for key in description:
         if key not in known:
-            raise UserError(f"model_config.yaml: recipes.model.{shown(key)} is no setting of a model")
+            raise UserError(f"model_config.yaml: recipes.model.{shown(key)} is not a setting of a model")
     megatron = stored_megatron(description.get("megatron"), "recipes.model.megatron")
     return typed_model(**{**description, "make_vocab_size_divisible_by": stored_rows, "megatron": megatron})
 
 
 def stored_megatron(megatron: Any, label: str) -> dict[str, Any]:
-    """Options for megatron-core that a file gives, all of them known to do nothing but arithmetic."""
+    """Options for megatron-core that a file sets, all of them known to change nothing but arithmetic."""
     if megatron is None:
         return {}
     if not isinstance(megatron, dict):
-        raise UserError(f"model_config.yaml: {label} is no mapping")
+        raise UserError(f"model_config.yaml: {label} is not a mapping")
     for name, value in megatron.items():
         if not isinstance(name, str) or name not in STORED_OPTIONS:
             raise UserError(
@@ -50,7 +50,7 @@ def stored_megatron(megatron: Any, label: str) -> dict[str, Any]:
 
 
 def typed_model(**values: Any) -> ModelConfig:
-    """The ModelConfig of values that come from a file: what has another type than the schema's is refused."""
+    """The ModelConfig of a file's values; a value of another type than the schema's is refused."""
     for field in dataclasses.fields(ModelConfig):
         if field.name not in values:
             if field.default is MISSING:
@@ -61,13 +61,15 @@ def typed_model(**values: Any) -> ModelConfig:
             continue
         value = _converted(value, wanted.removesuffix(" | None"))
         if value is None:
-            raise UserError(f"model_config.yaml: {field.name}={shown(values[field.name])} is no {wanted}")
+            raise UserError(
+                f"model_config.yaml: {field.name}={shown(values[field.name])} is not of type {wanted}"
+            )
         values[field.name] = value
     return ModelConfig(**values)
 
 
 def _converted(value: Any, wanted: str) -> Any:
-    """``value`` as the wanted type, None if it is none of that type."""
+    """``value`` as the wanted type; None if it has another type."""
     if wanted.startswith("dict"):
         return value if isinstance(value, dict) and all(isinstance(key, str) for key in value) else None
     if wanted in ("bool", "str"):
@@ -75,7 +77,7 @@ def _converted(value: Any, wanted: str) -> Any:
     if isinstance(value, bool):
         return None
     try:
-        number = float(value)  # From a string too: YAML 1.1 takes 1e-5, without a point, for one.
+        number = float(value)  # A string too: YAML 1.1 reads 1e-5, without a point, as one.
     except (TypeError, ValueError, OverflowError):
         return None
     if not math.isfinite(number):

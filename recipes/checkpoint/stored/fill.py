@@ -26,10 +26,10 @@ def load_weights(source: StoredModel, gpt: GPTModel) -> None:
     _compare(source, shards)
     for shard in shards:
         assert shard.data is not None
-        # Leading axes of a sharded key count layers and experts; stored tensors are one per layer and expert.
+        # Leading axes of a sharded key number layers and experts; a stored tensor is of one layer and expert.
         leading = leading_axes(shard.key)
         within = shard.global_offset[leading:]
-        own = leading - shard.prepend_axis_num  # Leading axes that this rank's tensor has itself.
+        own = leading - shard.prepend_axis_num  # Leading axes that this rank's tensor has too.
         for place in product(*map(range, shard.local_shape[:own])):
             above = shard.global_offset[: leading - own]
             counted = tuple(a + b for a, b in zip(shard.global_offset[leading - own :], place, strict=False))

@@ -22,15 +22,17 @@ def embedding_shape(label: str, tensors: Mapping[str, LazyTensor]) -> tuple[int,
         UserError: there is none.
     """
     if WORD_EMBEDDINGS not in tensors:
-        raise UserError(f"{label}: its weights hold no {WORD_EMBEDDINGS}, so this is no GPT model of NeMo's")
+        raise UserError(
+            f"{label}: its weights hold no {WORD_EMBEDDINGS}, so this is not a GPT model of NeMo's"
+        )
     shape = tensors[WORD_EMBEDDINGS].shape
     if len(shape) != 2:
-        raise UserError(f"{label}: its {WORD_EMBEDDINGS} is no table")
+        raise UserError(f"{label}: its {WORD_EMBEDDINGS} is not a table")
     return shape[0], shape[1]
 
 
 def check_fits(model: ModelConfig, tensors: Mapping[str, LazyTensor]) -> None:
-    """The stored tensors are the model's, all of them and no other: what is built can be filled.
+    """Checks that the stored tensors are exactly the model's.
 
     Raises:
         UserError: names the setting, its value and the tensor.
@@ -47,7 +49,7 @@ def check_fits(model: ModelConfig, tensors: Mapping[str, LazyTensor]) -> None:
         raise UserError(
             f"num_moe_experts={model.num_moe_experts}, but {experts} are stored in {with_experts} layers"
         )
-    # Before anything is made for every layer, group and expert that the configuration asks for.
+    # Before anything is built for every layer, group and expert that the configuration asks for.
     if model.num_layers > MOST_LAYERS:
         raise UserError(f"num_layers={model.num_layers} is more than any model has")
     if model.num_layers * num_query_groups(model) > MOST_GROUPS:
@@ -58,7 +60,7 @@ def check_fits(model: ModelConfig, tensors: Mapping[str, LazyTensor]) -> None:
 
 
 def check_complete(tensors: Mapping[str, LazyTensor], table: Iterable[TensorSpec]) -> None:
-    """Every stored tensor has its spec and its shape, and every spec its tensor.
+    """Checks that tensors and specs match one to one, in name and shape.
 
     Raises:
         UserError: naming the first that is left over, missing or of another shape.
@@ -69,7 +71,7 @@ def check_complete(tensors: Mapping[str, LazyTensor], table: Iterable[TensorSpec
     for name in sorted(tensors.keys() - wanted.keys()):
         raise UserError(f"{name} is left over: the model's description has no place for it")
     others = [spec for spec in wanted.values() if tuple(tensors[spec.name].shape) != spec.shape]
-    for spec in others:  # First those that show which setting it is.
+    for spec in others:  # First those that tell which setting is wrong.
         stored = tuple(tensors[spec.name].shape)
         for setting, size, found in zip(spec.axes, spec.shape, stored, strict=False):
             if setting and size != found:

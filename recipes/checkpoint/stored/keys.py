@@ -1,4 +1,4 @@
-"""Under which key of a distributed checkpoint a tensor of one layer, or of one expert, is stored."""
+"""The key of a distributed checkpoint under which a tensor of one layer or expert is stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXPERT = re.compile(r"(.*\.experts)\.(linear_fc[12]\.\w+?)(\d+)")
 
 
 def key_of(name: str, model: ModelConfig) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
-    """Key, place on its leading axes, and their lengths, for a canonical name (formats/names.py).
+    """Key, index on its leading axes, and their lengths, for a canonical name (formats/names.py).
 
     Example:
         >>> key_of("decoder.layers.3.mlp.linear_fc2.weight", dense_model)

@@ -21,11 +21,11 @@ from recipes.families.model_config import ModelConfig
 
 @dataclass
 class StoredModel:
-    """A stored model. Reading its tensors needs what :func:`open_stored_model` holds open."""
+    """A stored model. Its tensors can be read within the context of :func:`open_stored_model`."""
 
     path: Path
     generation: str
-    """classic, nemo2, training or another opener's word."""
+    """classic, nemo2, training or huggingface."""
     version: str | None
     """Of the writer, as the files say."""
     kind: str
@@ -33,18 +33,18 @@ class StoredModel:
     config: dict[str, Any]
     """As it is stored."""
     tensors: Mapping[str, LazyTensor]
-    """By canonical name, see names.py."""
+    """By canonical name, see formats/names.py."""
     tokenizer: StoredTokenizer
     describe: Callable[[int, int], ModelConfig] = field(repr=False)
     """Reads the configuration: ``describe(tokenizer's size, rows of the stored embedding)``."""
     files: Mapping[str, int] = field(default_factory=dict)
     """Files of weights -> bytes."""
     skipped: int = 0
-    """Stored entries that are no weights and were not looked at: extra states, optimizer state."""
+    """Number of stored entries that are not weights and are not read: extra states, optimizer state."""
     needs_tokenizer: bool = True
     """Whether the configuration leaves the vocabulary's size to the tokenizer."""
     left_behind: tuple[str, ...] = ()
-    """Files that belong to the model and have no place in any other form."""
+    """Files of the model for which no other format has a place."""
 
     @cached_property
     def text_tokenizer(self) -> TextTokenizer:
@@ -62,10 +62,10 @@ class StoredModel:
         """
         if self.generation == "huggingface":
             return document_start_of_ids(self.config.get("bos_token_id"), self.config.get("eos_token_id"))
-        ours = self.config.get("recipes")
-        if not isinstance(ours, dict):
+        section = self.config.get("recipes")
+        if not isinstance(section, dict):
             return "bos"
-        start = ours.get("document_start")
+        start = section.get("document_start")
         if not is_document_start(start):
             raise UserError(f"{self.path}: recipes.document_start={shown(start)} is neither bos nor eos")
         return start
@@ -75,7 +75,7 @@ class StoredModel:
         """The architecture.
 
         Raises:
-            UserError: it cannot be computed here, or the stored tensors are not its.
+            UserError: no family here computes it, or the stored tensors are not those of such a model.
         """
         rows, _ = embedding_shape(str(self.path), self.tensors)
         pieces = self.text_tokenizer.vocab_size if self.needs_tokenizer else rows

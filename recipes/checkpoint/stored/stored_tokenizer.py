@@ -22,7 +22,7 @@ from recipes.data.tokenizer.tokenizer_files import LARGEST_TOKENIZER, TokenizerF
 from recipes.errors import UserError
 
 BESIDE = "huggingface"
-"""The folder of a NeMo checkpoint for what else a Hugging Face directory says of a tokenizer."""
+"""The folder in a NeMo checkpoint for a Hugging Face tokenizer's other files."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class StoredTokenizer:
     """Hugging Face's files beside a SentencePiece model: a chat template, say, and what ends a turn."""
 
     def files(self) -> TokenizerFiles:
-        """
+        """Reads the files.
+
         Raises:
             UserError: they are missing, cut off, or of a library that cannot be read.
         """
@@ -54,9 +55,10 @@ class StoredTokenizer:
         return TokenizerFiles(self.library, self.blobs[needed].name, contents)
 
     def load(self) -> TextTokenizer:
-        """
+        """Reads and loads the tokenizer.
+
         Raises:
-            UserError: see :meth:`files`; or they are damaged.
+            UserError: as :meth:`files`, or the files are damaged.
         """
         return self.files().load()
 
@@ -80,11 +82,11 @@ def hugging_face_blobs(folder: Files) -> dict[str, Blob]:
 
 
 def tokenizer_on_disk(path: str) -> StoredTokenizer:
-    """The one that a user's own configuration names: the path is followed."""
+    """The tokenizer that a user's own configuration names: the path is followed."""
     try:
         library, files = locate(path)
         return StoredTokenizer(library, path, {name: blob_of(file) for name, file in files.items()})
-    except (UserError, OSError):  # It is gone, which matters only to who loads it.
+    except (UserError, OSError):  # It is gone, which matters only if it is to be loaded.
         return StoredTokenizer(SENTENCEPIECE, path, {})
 
 

@@ -321,7 +321,7 @@ def test_fuzzed_weights(tmp_path: Path) -> None:
 def test_plain_loader_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_plain(tmp_path / "common.pt")
-    with pytest.raises(UserError, match="no whole distributed checkpoint"):
+    with pytest.raises(UserError, match="not a whole distributed checkpoint"):
         check_metadata(tmp_path)
 
 

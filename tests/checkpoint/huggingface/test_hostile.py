@@ -109,7 +109,7 @@ FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "list": (lambda content: (2).to_bytes(8, "little") + b"[]", "holds no JSON object"),
     "twice": (
         lambda content: (17).to_bytes(8, "little") + b'{"a":{}, "a":{}} ',
-        "a key stands there twice",
+        "a key appears twice",
     ),
     "overlap": (shifted, "leaves a gap|overlaps"),
     "outside": (entry(data_offsets=[0, 10**12]), "does not fit its offsets"),
@@ -151,13 +151,13 @@ def test_missing_and_left_over_tensors(directory: Path) -> None:
 
 
 SHARDS: dict[str, tuple[Any, str]] = {
-    "above": ("../secret.safetensors", "no name of a file beside it"),
-    "absolute": ("/etc/passwd.safetensors", "no name of a file beside it"),
-    "inside": ("a/../../secret.safetensors", "no name of a file beside it"),
-    "pickle": ("pytorch_model.bin", "no name of a file beside it"),
+    "above": ("../secret.safetensors", "not the name of a file beside it"),
+    "absolute": ("/etc/passwd.safetensors", "not the name of a file beside it"),
+    "inside": ("a/../../secret.safetensors", "not the name of a file beside it"),
+    "pickle": ("pytorch_model.bin", "not the name of a file beside it"),
     "zero": ("a\0.safetensors", "no such file"),
-    "number": (7, "no name of a file beside it"),
-    "empty": ("", "no name of a file beside it"),
+    "number": (7, "not the name of a file beside it"),
+    "empty": ("", "not the name of a file beside it"),
     "missing": ("model-2.safetensors", "no such file"),
     "long": ("x" * 5000 + ".safetensors", "no such file"),
 }

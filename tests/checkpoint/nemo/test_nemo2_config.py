@@ -121,5 +121,5 @@ def test_what_is_not_computed_here_is_named(changes: dict[str, Any], named: str)
 
 
 def test_another_file() -> None:
-    with pytest.raises(UserError, match="no mapping"):
+    with pytest.raises(UserError, match="not a mapping"):
         from_nemo2_config({"config": []}, tokenizer_vocab_size=1, stored_rows=1)
