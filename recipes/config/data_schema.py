@@ -20,6 +20,9 @@ class SourceConfig:
     tokens: float | None = None
     """Instead of a weight: give so many tokens over the run (2e9 is understood). Sources with weights share
     what is left."""
+    restart: bool = False
+    """Begin with its first sample again if its data have changed since the checkpoint that a run is resumed
+    from; otherwise such a resume is refused."""
 
 
 @dataclass

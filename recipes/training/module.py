@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from recipes.checkpoint.save.training_state import load_training_checkpoint
 from recipes.checkpoint.stored.description import description_of
 from recipes.config.schema import PretrainConfig
-from recipes.data.samples.blend import BlendState, RunBlend
+from recipes.data.samples.blend import BlendState, RunBlend, with_restarted
 from recipes.data.samples.indexed import check_prefix
 from recipes.data.samples.loader import training_loader, training_sources, validation_loader
 from recipes.data.tokenizer import TextTokenizer
@@ -35,6 +35,7 @@ from recipes.optim.build import build_optimizer, build_schedule, uses_distribute
 from recipes.parallel.setup import resolve_dtype, seed_random_states
 from recipes.run_directory import RunDirectory
 from recipes.training.expert_metrics import expert_usage, reset_expert_usage
+from recipes.training.resume import changed_sources, data_record
 from recipes.training.start import load_start_weights
 from recipes.training.step import forward_backward, reduce_losses
 
@@ -92,6 +93,7 @@ class ParamGPT(ModelPT):
         self.init_from: Path | None = None
         self.saved_blend: BlendState | None = None
         self.blend: RunBlend | None = None
+        self._data_record = data_record(run)
         self.losses: Tensor | None = None
         self.valid_metrics: dict[str, float] = {}
         self._valid_sums: dict[str, Tensor] = {}
@@ -278,6 +280,7 @@ class ParamGPT(ModelPT):
             "seq_length": self.run.data.seq_length,
             "seed": self.run.seed,
             "model": description_of(self.run.model),
+            "data": self._data_record,
             "blend": vars(self.blend.state_at(step * batch)),
             "schedule": self._schedule.num_steps,
         }
@@ -285,6 +288,9 @@ class ParamGPT(ModelPT):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["recipes"]
         self.saved_blend = BlendState.from_dict(state["blend"])
+        if restarted := changed_sources(self.run, state.get("data", {})):
+            consumed = int(state["consumed_samples"])
+            self.saved_blend = with_restarted(self.saved_blend, consumed, restarted)
         self._schedule.num_steps = 0
         self._schedule.step(int(state["schedule"]))
 

@@ -7,8 +7,11 @@ from typing import Any
 
 from recipes.checkpoint.formats.safety import load_plain
 from recipes.checkpoint.stored.description import description_of
+from recipes.config.phases import sources_in_use
 from recipes.config.schema import PretrainConfig
 from recipes.config.stored_options import stored_options
+from recipes.data.samples.content import content_key
+from recipes.data.samples.indexed import check_prefix
 from recipes.errors import UserError
 
 # What may change when a run is resumed: neither shapes nor the meaning of the weights hang on it.
@@ -34,7 +37,33 @@ def check_resume(config: PretrainConfig, checkpoint: Path) -> int:
         if used != value:
             raise UserError(f"{key}={value}: the run being resumed used {used}; keep it")
     _refuse_other_model(saved.get("model", {}), config)
+    for name, now in changed_sources(config, saved.get("data", {})).items():
+        source, before = config.data.train[name], saved["data"][name]
+        if not source.restart:
+            raise UserError(
+                f"data.train.{name}.path={source.path}: its content has changed since the run was saved "
+                f"({before['tokens']:,} tokens then, {now['tokens']:,} now); restore it, or set "
+                f"data.train.{name}.restart=true to begin with its first sample again"
+            )
     return int(saved["consumed_tokens"])
+
+
+def data_record(config: PretrainConfig) -> dict[str, dict[str, Any]]:
+    """What a checkpoint says of the sources in use: a key of the content, and the number of tokens."""
+    sidecars = {name: check_prefix(config.data.train[name].path) for name in sources_in_use(config.data)}
+    return {
+        name: {"content": content_key(sidecar), "tokens": sidecar.tokens}
+        for name, sidecar in sidecars.items()
+    }
+
+
+def changed_sources(config: PretrainConfig, saved: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of the sources that the checkpoint knows, those whose content is another now, as they are now."""
+    return {
+        name: now
+        for name, now in data_record(config).items()
+        if name in saved and now["content"] != saved[name]["content"]
+    }
 
 
 def _refuse_other_model(saved: dict[str, Any], config: PretrainConfig) -> None:

@@ -15,6 +15,7 @@ from recipes.config.run_directory import resolved_yaml, run_directory_of
 from recipes.config.schema import PretrainConfig
 from recipes.config.world import World, launched_world
 from recipes.console import quiet_libraries, say, warn
+from recipes.data.samples.inputs import check_token_ids
 from recipes.errors import UserError
 from recipes.run_directory import RunDirectory
 from recipes.training.resume import check_resume
@@ -94,6 +95,7 @@ def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int, lock: 
         if config.init_from and checkpoint is None
         else None
     )
+    check_token_ids(config, directory.index_cache)
     directory.create()
     remove_partial(directory.checkpoints)
     if checkpoint is not None:

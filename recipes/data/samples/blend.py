@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from recipes.config.phases import Phase
+from recipes.data.samples.content import content_key
+from recipes.data.samples.indexed import check_prefix
 from recipes.data.tokenizer import TextTokenizer
 from recipes.files import make_directory
 
@@ -34,12 +37,16 @@ EPOCHS_IN_MEMORY = 2
 
 
 class DatasetTokenizer:
-    """What GPTDatasetConfig wants to know of a tokenizer."""
+    """What GPTDatasetConfig wants to know of a tokenizer.
 
-    def __init__(self, tokenizer: TextTokenizer) -> None:
+    Its identifiers are part of the name under which megatron-core keeps a dataset's indices. The content of
+    the data is in them too: without it, data written again under the same prefix would get the old indices.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, content: str) -> None:
         self.eod = tokenizer.eos_id
         self.vocab_size = None  # The type of the stored ids is read off the .idx file.
-        self.unique_identifiers = {"sha256": tokenizer.sha256}
+        self.unique_identifiers = {"sha256": tokenizer.sha256, "content": content}
 
 
 class BlendSource:
@@ -59,7 +66,7 @@ class BlendSource:
         self.prefix = prefix
         self._seed, self._seq_length, self._eod_mask_loss = seed, seq_length, eod_mask_loss
         self._cache_dir, self._split = cache_dir, split
-        self._tokenizer = DatasetTokenizer(tokenizer)
+        self._tokenizer = DatasetTokenizer(tokenizer, content_key(check_prefix(prefix)))
         self._tokens = GPTDataset.build_low_level_dataset(prefix, self._config(0))
         self._documents = np.arange(GPTDataset.numel_low_level_dataset(self._tokens), dtype=np.int32)
         # One token more than the samples hold: the last label.
@@ -235,6 +242,13 @@ def continue_blend(weights: dict[str, float], saved: BlendState | None, consumed
     source_of, _ = blending_indices(list(saved.weights.values()), consumed - saved.start)
     counts = _add_counts(saved.counts, list(saved.weights), source_of)
     return BlendState(start=consumed, weights=wanted, counts=counts)
+
+
+def with_restarted(saved: BlendState, consumed: int, names: Iterable[str]) -> BlendState:
+    """The saved blend from ``consumed`` on, with the named sources at their beginning."""
+    source_of, _ = blending_indices(list(saved.weights.values()), consumed - saved.start)
+    counts = _add_counts(saved.counts, list(saved.weights), source_of)
+    return BlendState(consumed, saved.weights, counts | dict.fromkeys(names, 0))
 
 
 def blending_indices(weights: list[float], count: int) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -8,7 +8,8 @@ from recipes.checks import refuse
 from recipes.config.data_schema import DataConfig
 from recipes.config.phases import sources_in_use
 from recipes.config.schema import PretrainConfig
-from recipes.data.samples.indexed import Sidecar, check_prefix
+from recipes.data.samples.content import largest_id
+from recipes.data.samples.indexed import Sidecar, check_prefix, sidecar_path
 from recipes.data.tokenizer import load_tokenizer
 from recipes.errors import UserError
 
@@ -41,6 +42,27 @@ def check_files(data: DataConfig) -> dict[str, Sidecar]:
         if sidecar.tokens < needed:
             refuse(key, sidecar.prefix, f"holds {sidecar.tokens} tokens, one sample needs {needed}; add text")
     return sidecars
+
+
+def check_token_ids(config: PretrainConfig, cache_dir: Path) -> None:
+    """Data whose tokenizer nobody knows hold no id beyond the model's vocabulary; padded rows do not count.
+
+    What tools.preprocess wrote was made with the run's own tokenizer: :func:`check_tokenizer` compares them.
+
+    Raises:
+        UserError: with the largest id and the vocabulary's size.
+    """
+    for key, sidecar in check_files(config.data).items():
+        if sidecar.tokenizer_sha256 is not None:
+            continue
+        largest, size = largest_id(sidecar, cache_dir), config.model.vocab_size
+        if largest >= size:
+            refuse(
+                key,
+                sidecar.prefix,
+                f"holds the token id {largest}, model.vocab_size={size} allows 0 to {size - 1}; "
+                f"{sidecar_path(sidecar.prefix)} is missing, which would say what tokenizer it was made with",
+            )
 
 
 def check_tokenizer(config: PretrainConfig, sidecars: dict[str, Sidecar]) -> None:
