@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 import threading
 from pathlib import Path
 
@@ -40,8 +41,8 @@ def evaluate(model: Path, benchmark: Path, *settings: str) -> int:
 @pytest.mark.parametrize("dry_run", ["false", "true"])
 def test_the_output_is_tried_before_the_model_is_read(tmp_path: Path, benchmark: Path, dry_run: str) -> None:
     model, file = tmp_path / "no_model.nemo", tmp_path / "file"
-    for path in (model, file):
-        path.write_text("")
+    tarfile.open(model, "w").close()
+    file.write_text("")
     with pytest.raises(UserError, match=f"^cannot write {file}/x.json: "):
         evaluate(model, benchmark, f"output={file}/x.json", f"dry_run={dry_run}")
 
@@ -50,7 +51,7 @@ def test_only_a_repetition_writes_over_results(
     tmp_path: Path, benchmark: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tmp_path / "model.nemo"
-    model.write_text("")
+    tarfile.open(model, "w").close()
     output = tmp_path / "evaluation" / "model.json"
     assert evaluate(model, benchmark, "dry_run=true") == 0 and not output.parent.exists()
     task = TaskResult(scores={}, n=1)

@@ -223,7 +223,8 @@ def test_script_passes_errors_of_the_job_on() -> None:
     done = script(MODEL, "A", temperature="-1")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines() == [
-        "error: inference.temperature=-1.0: must be positive; use inference.greedy=true"
+        "error: inference.temperature=-1.0: must lie between 0.001 and 1000.0; for the likeliest token use "
+        "inference.greedy=true"
     ]
     after = {
         path for path in Path(os.environ.get("TMPDIR", "/tmp")).iterdir() if path.name.startswith("tmp.")

@@ -110,22 +110,34 @@ REFUSED = [
     ("evaluate", ["gpt_model_file=x", "eval=tables"], "eval/tables"),
     (
         "evaluate",
-        ["gpt_model_file=README.md", "tasks=[x]", "rows=[{name:X,task:x,metric:acc}]"],
+        [
+            "gpt_model_file=tests/fixtures/nemo/classic_te_single/model.nemo",
+            "tasks=[x]",
+            "rows=[{name:X,task:x,metric:acc}]",
+        ],
         "rows[0].metric=acc: give lm-eval's full name, acc,none",
     ),
     (
         "evaluate",
-        ["gpt_model_file=README.md", "eval=param1_table", "+rows.0.nonsense=1"],
+        [
+            "gpt_model_file=tests/fixtures/nemo/classic_te_single/model.nemo",
+            "eval=param1_table",
+            "+rows.0.nonsense=1",
+        ],
         "rows[0].nonsense: there is no such key",
     ),
     (
         "evaluate",
-        ["gpt_model_file=README.md", "rows=[{name:X,tusk:x}]"],
+        ["gpt_model_file=tests/fixtures/nemo/classic_te_single/model.nemo", "rows=[{name:X,tusk:x}]"],
         "rows: its entries have no key 'tusk'; they have name, task, metric, published, complement, note",
     ),
     (
         "evaluate",
-        ["gpt_model_file=README.md", "tasks=[x]", "rows=[{name:X,task:x}]"],
+        [
+            "gpt_model_file=tests/fixtures/nemo/classic_te_single/model.nemo",
+            "tasks=[x]",
+            "rows=[{name:X,task:x}]",
+        ],
         "rows[0].metric has no value: set it on the command line, rows.0.metric=...",
     ),
 ]
