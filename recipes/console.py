@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
 import os
 import reprlib
 import sys
 import time
 import warnings
+from functools import cache
 from typing import Any
 
 NOISY = (
@@ -36,6 +38,13 @@ def say(message: str) -> None:
 def warn(message: str) -> None:
     """One line on standard error, at once."""
     print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+@cache
+def warn_once(message: str) -> None:
+    """The same, once in a job however often it comes up, and not from every worker of a pool."""
+    if multiprocessing.parent_process() is None:
+        warn(message)
 
 
 def duration(seconds: float) -> str:
