@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
 import os
 import reprlib
 import sys
 import threading
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -58,6 +60,13 @@ def silence(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+@cache
+def warn_once(message: str) -> None:
+    """The same, once in a job however often it comes up, and not from every worker of a pool."""
+    if multiprocessing.parent_process() is None:
+        warn(message)
 
 
 def duration(seconds: float) -> str:

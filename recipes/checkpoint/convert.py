@@ -186,12 +186,10 @@ def _tokenizer(source: StoredModel) -> tuple[TokenizerFiles, str]:
     """
     try:
         files = source.tokenizer.files()
-        pieces = source.text_tokenizer.vocab_size
+        tokenizer = source.text_tokenizer
     except UserError as error:
         raise UserError(f"{source.path}: {error}; NeMo's forms carry a tokenizer, --to hf does not") from None
-    if pieces > source.model.vocab_size:
-        rows = source.model.vocab_size
-        raise UserError(f"{source.path}: its tokenizer has {pieces} pieces, its vocabulary {rows}")
+    source.check_rows_for(tokenizer)
     if files.library == HUGGING_FACE:
         return files, "tokenizer"
     return files, re.sub(r"^[0-9a-f]{32}_", "", Path(source.tokenizer.name).name)

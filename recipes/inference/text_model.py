@@ -91,6 +91,7 @@ def load_text_model(path: str, *, precision: str = "auto", num_threads: int | No
     set_cpu_threads(num_threads, World())
     with open_stored_model(Path(path)) as source:
         tokenizer = source.text_tokenizer
+        source.check_rows_for(tokenizer)
         gpt = build_for_inference(source.model, precision)
         load_weights(source, gpt)
         return GPTTextModel(

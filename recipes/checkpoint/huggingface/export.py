@@ -74,6 +74,7 @@ def _write_tokenizer(source: StoredModel, directory: Path) -> tuple[dict[str, An
                 directory, file, document_start=start, max_length=source.model.max_position_embeddings
             )
         _add_chat_template(directory, tokenizer)
+    source.check_rows_for(source.text_tokenizer)
     ids = special_ids(source.text_tokenizer, start)
     return {"bos_id": ids.bos, "eos_id": ids.eos, "pad_id": ids.pad}, warnings
 

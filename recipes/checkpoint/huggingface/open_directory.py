@@ -8,7 +8,13 @@ from pathlib import Path
 from recipes.checkpoint.formats.containers import Files
 from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer, blob_of, hugging_face_blobs
-from recipes.data.tokenizer.file_names import HUGGING_FACE, SENTENCEPIECE, TOKENIZER_JSON, TOKENIZER_MODEL
+from recipes.data.tokenizer.file_names import (
+    HUGGING_FACE,
+    NAMING_FILES,
+    SENTENCEPIECE,
+    TOKENIZER_JSON,
+    TOKENIZER_MODEL,
+)
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
 
@@ -53,13 +59,17 @@ def _tokenizer(paths: Mapping[str, Path], files: Files) -> StoredTokenizer:
         stored = beside if TOKENIZER_JSON in paths else {}
         return StoredTokenizer(HUGGING_FACE, TOKENIZER_JSON, stored, {} if stored else beside)
     blobs = {TOKENIZER_MODEL: blob_of(paths[TOKENIZER_MODEL])}
+    if TOKENIZER_JSON not in paths:
+        naming = {name: blob for name, blob in beside.items() if name in NAMING_FILES}
+        return StoredTokenizer(SENTENCEPIECE, TOKENIZER_MODEL, {**blobs, **naming}, beside)
     model = StoredTokenizer(SENTENCEPIECE, TOKENIZER_MODEL, blobs, beside)
     stored_json = StoredTokenizer(HUGGING_FACE, TOKENIZER_JSON, beside)
-    return model if TOKENIZER_JSON not in paths or _encode_alike(model, stored_json) else stored_json
+    return model if _encode_alike(model, stored_json) else stored_json
 
 
 def _encode_alike(first: StoredTokenizer, second: StoredTokenizer) -> bool:
     from recipes.checkpoint.huggingface.tokenizer import PROBES
+    from recipes.data.tokenizer.hugging_face import HuggingFaceTokenizer
 
     try:
         one, other = first.load(), second.load()
@@ -67,4 +77,7 @@ def _encode_alike(first: StoredTokenizer, second: StoredTokenizer) -> bool:
         return False
     if (one.vocab_size, one.eos_id) != (other.vocab_size, other.eos_id):
         return False
-    return all(one.encode(text) == other.encode(text) for text in PROBES)
+    assert isinstance(other, HuggingFaceTokenizer)
+    # A token that is looked for in a text may be spelled like a piece and be chosen where the piece is not.
+    probes = (*PROBES, *(f"a{word}b {word}" for word in other.words_looked_for()))
+    return all(one.encode(text) == other.encode(text) for text in probes)

@@ -51,6 +51,15 @@ class StoredModel:
         """The tokenizer, loaded; raises UserError as :meth:`StoredTokenizer.load`."""
         return self.tokenizer.load()
 
+    def check_rows_for(self, tokenizer: TextTokenizer) -> None:
+        """
+        Raises:
+            UserError: the tokenizer has ids that the model does not know.
+        """
+        pieces, rows = tokenizer.vocab_size, self.model.vocab_size
+        if pieces > rows:
+            raise UserError(f"{self.path}: its tokenizer has {pieces} pieces, its vocabulary {rows}")
+
     @property
     def document_start(self) -> DocumentStart:
         """What stood before every document in training.

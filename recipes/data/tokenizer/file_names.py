@@ -4,12 +4,7 @@ SENTENCEPIECE, HUGGING_FACE = "sentencepiece", "huggingface"
 LIBRARIES = (SENTENCEPIECE, HUGGING_FACE)
 TOKENIZER_MODEL = "tokenizer.model"
 TOKENIZER_JSON = "tokenizer.json"
-# Of a Hugging Face tokenizer, tokenizer.json decides; the others name special tokens or are carried along.
-HUGGING_FACE_FILES = (
-    TOKENIZER_JSON,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "generation_config.json",
-    "chat_template.jinja",
-)
+# What may name tokens that a Hugging Face tokenizer's vocabulary does not have.
+NAMING_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+# Of a Hugging Face tokenizer, tokenizer.json decides; the others name tokens or are carried along.
+HUGGING_FACE_FILES = (TOKENIZER_JSON, *NAMING_FILES, "generation_config.json", "chat_template.jinja")

@@ -2,10 +2,12 @@
 
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from recipes.console import warn_once
 from recipes.data.tokenizer.base import Span, TextTokenizer
+from recipes.data.tokenizer.special_tokens import random_settings, token_settings
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
@@ -130,6 +132,30 @@ class SentencePieceTokenizer(TextTokenizer):
         """The content of SentencePiece's own .vocab file: a piece and its score per line."""
         ids = range(self.vocab_size)
         return "".join(f"{self.id_to_piece(token)}\t{self._processor.GetScore(token):g}\n" for token in ids)
+
+    def check_names_beside(self, contents: Mapping[str, bytes]) -> None:
+        """Compares the model with what the other files of a Hugging Face directory say of its tokens.
+
+        Raises:
+            UserError: they add tokens, which a SentencePiece model cannot hold, or give other ids.
+        """
+        named = token_settings(contents, None, self.name)
+        for number, token in named.listed.items():
+            if number >= self.vocab_size or self.id_to_piece(number) != token.content:
+                raise self._not_alone(token.content)
+        for token in (*named.names.values(), *named.extra):
+            if self.id_to_piece(self._processor.PieceToId(token.content)) != token.content:
+                raise self._not_alone(token.content)
+        for setting in random_settings(contents, self.name):
+            warn_once(
+                f"{self.name}: tokenizer_config.json: {setting} is not used: a text has one encoding here"
+            )
+
+    def _not_alone(self, token: str) -> UserError:
+        return UserError(
+            f"{self.name} lacks the token {token[:60]!r} that a file beside it names: have transformers "
+            "write a tokenizer.json with both: AutoTokenizer.from_pretrained(D).save_pretrained(D)"
+        )
 
     def _find_bytes_of_space_sign(self) -> list[int] | None:
         """The byte tokens for U+2581, or None where they cannot be used.

@@ -8,6 +8,7 @@ from recipes.data.tokenizer.base import TextTokenizer
 from recipes.data.tokenizer.file_names import (
     HUGGING_FACE,
     HUGGING_FACE_FILES,
+    NAMING_FILES,
     SENTENCEPIECE,
     TOKENIZER_JSON,
     TOKENIZER_MODEL,
@@ -28,7 +29,8 @@ class TokenizerFiles:
     name: str
     """How messages call it."""
     contents: Mapping[str, bytes]
-    """One SentencePiece model under the name tokenizer.model, or some of HUGGING_FACE_FILES."""
+    """Some of HUGGING_FACE_FILES; or one SentencePiece model under the name tokenizer.model, with the
+    NAMING_FILES of its directory."""
 
     def load(self) -> TextTokenizer:
         """
@@ -38,7 +40,9 @@ class TokenizerFiles:
         if self.library == SENTENCEPIECE:
             from recipes.data.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
-            return SentencePieceTokenizer(self.contents[TOKENIZER_MODEL], self.name)
+            tokenizer = SentencePieceTokenizer(self.contents[TOKENIZER_MODEL], self.name)
+            tokenizer.check_names_beside(self.contents)
+            return tokenizer
         from recipes.data.tokenizer.hugging_face import HuggingFaceTokenizer
 
         return HuggingFaceTokenizer(self.contents, self.name)
@@ -62,7 +66,9 @@ def locate(path: str | Path) -> tuple[str, dict[str, Path]]:
     if path.is_dir():
         found = tokenizer_paths(path)
         if TOKENIZER_JSON not in found:
-            return SENTENCEPIECE, {TOKENIZER_MODEL: found[TOKENIZER_MODEL]}
+            return SENTENCEPIECE, {
+                name: found[name] for name in (TOKENIZER_MODEL, *NAMING_FILES) if name in found
+            }
         return HUGGING_FACE, {name: found[name] for name in HUGGING_FACE_FILES if name in found}
     if path.suffix == ".json":
         return HUGGING_FACE, {TOKENIZER_JSON: path, **_inside(path.parent, HUGGING_FACE_FILES[1:])}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sentencepiece
+from transformers import AutoTokenizer
 
 from recipes.data.tokenizer import load_tokenizer
 from recipes.data.tokenizer import tokenizer_files as files
@@ -149,14 +150,20 @@ def test_damaged_settings(name: str, directory: Path) -> None:
 
 
 def test_end_of_document(directory: Path) -> None:
-    """tokenizer_config.json, then special_tokens_map.json, then the ids of generation_config.json."""
+    """special_tokens_map.json, tokenizer_config.json, then the ids of generation_config.json."""
     names, config = directory / "special_tokens_map.json", directory / "tokenizer_config.json"
     end = load_tokenizer(directory).eos_id
+    rewrite(config, lambda document: document.update(eos_token="<|pad|>"))
+    assert load_tokenizer(directory).eos_id == AutoTokenizer.from_pretrained(directory).eos_token_id == end
+    rewrite(names, lambda document: document.pop("eos_token"))
+    padding = load_tokenizer(directory).pad_id
+    assert (
+        load_tokenizer(directory).eos_id == AutoTokenizer.from_pretrained(directory).eos_token_id == padding
+    )
     rewrite(config, lambda document: document.update(eos_token={"content": "<|pad|>", "lstrip": False}))
-    assert load_tokenizer(directory).eos_id != end
-    rewrite(config, lambda document: document.update(eos_token="<|eot|>"))
-    assert "eos_token='<|eot|>' is none of its tokens" in refused(directory)
+    assert load_tokenizer(directory).eos_id == padding
     rewrite(config, lambda document: document.update(eos_token=None))
+    rewrite(names, lambda document: document.update(eos_token="<|end_of_text|>"))
     assert load_tokenizer(directory).eos_id == end
     rewrite(names, lambda document: document.clear())
     generation = directory / "generation_config.json"
