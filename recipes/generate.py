@@ -12,6 +12,7 @@ from recipes.config.hydra_app import run_job
 from recipes.config.schema import GenerateConfig
 from recipes.config.validate_jobs import validate_generate
 from recipes.console import quiet_libraries
+from recipes.data.text.json_lines import BadRecord, read_records, text_of
 from recipes.errors import UserError
 from recipes.files import atomic_write
 
@@ -48,20 +49,11 @@ def run(config: GenerateConfig) -> int:
 
 def _read_prompts(path: Path) -> list[str]:
     prompts = []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompts_jsonl={path}: cannot be read: {error}") from None
-    for number, line in enumerate(text.split("\n"), 1):  # Not splitlines(): U+2028 may stand in a prompt.
-        if not line.strip():
-            continue
+    for number, record in read_records(path):
         try:
-            prompt = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            prompt = None
-        if not isinstance(prompt, str):
-            raise UserError(f'{path}:{number}: not a JSON object with a "text"')
-        prompts.append(prompt)
+            prompts.append(text_of(record, "text"))
+        except BadRecord as bad:
+            raise bad.at(path, number) from None
     if not prompts:
         raise UserError(f"prompts_jsonl={path}: no prompts in it")
     return prompts

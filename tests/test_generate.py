@@ -68,13 +68,13 @@ def test_lines_that_are_not_escaped(tmp_path: Path) -> None:
     ("line", "named"),
     [
         (b"[1]", ":2: not a JSON object"),
-        (b'{"text": 5}', ":2: not a JSON object"),
-        (b'{"prompt": "x"}', ":2: not a JSON object"),
-        (b'{"text": ', ":2: not a JSON object"),
+        (b'{"text": 5}', ":2: 'text' is int, not text"),
+        (b'{"prompt": "x"}', ":2: no text under 'text' (keys: 'prompt')"),
+        (b'{"text": ', ":2: not a line of JSON"),
         (b'"text"', ":2: not a JSON object"),
-        (b'{"text": "\xff"}', "cannot be read"),
-        (b'{"text": "\\udcff"}', "prompt 2 is not UTF-8"),
-        (b"[" * 100_000, ":2: not a JSON object"),
+        (b'{"text": "\xff"}', ":2: not UTF-8: invalid start byte at byte 10"),
+        (b'{"text": "\\udcff"}', ":2: half of a surrogate pair in the text"),
+        (b"[" * 100_000, ":2: not a line of JSON: nested more than 200 levels deep"),
     ],
 )
 def test_bad_lines_are_named(line: bytes, named: str, tmp_path: Path) -> None:

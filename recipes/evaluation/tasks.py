@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.data.benchmark_mirror import in_place_of_hub
+from recipes.data.text.json_lines import as_text, checked_text, read_records, text_of
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,39 +89,33 @@ def _items_as_dataset(items: list[dict[str, Any]]) -> Callable[..., Any]:
 
 def read_items(path: Path) -> list[dict[str, Any]]:
     """The checked items of a multiple-choice file."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
     items = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                items.append(_checked_item(json.loads(line)))
-            except ValueError as error:
-                raise UserError(f"{path}, line {number}: {error}") from error
+    for number, item in read_records(path):
+        try:
+            items.append(_checked_item(item))
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: {error}") from None
     if not items:
         raise UserError(f"{path} holds no items")
     return items
 
 
-def _checked_item(item: Any) -> dict[str, Any]:
-    if not isinstance(item, dict):
-        raise ValueError("not a JSON object")
-    question, choices, answer = item.get("question"), item.get("choices"), item.get("answer")
-    if not isinstance(question, str) or not question:
-        raise ValueError("`question` must be a text")
+def _checked_item(item: dict[str, Any]) -> dict[str, Any]:
+    question, choices, answer = text_of(item, "question"), item.get("choices"), item.get("answer")
+    if not question:
+        raise ValueError("`question` is empty")
     if (
         not isinstance(choices, list)
         or len(choices) != CHOICES
         or not all(isinstance(c, str) and c for c in choices)
     ):
         raise ValueError(f"`choices` must be {CHOICES} texts")
+    choices = [checked_text(choice, "choices") for choice in choices]
     if type(answer) is not int or not 0 <= answer < CHOICES:
         raise ValueError(
             f"`answer` must be the index of the right choice, 0 to {CHOICES - 1}, not {answer!r}"
         )
-    labels = {key: str(item.get(key)) for key in ("id", "kind")}
+    labels = {key: as_text(item.get(key)) for key in ("id", "kind")}
     return {**labels, "question": question, "choices": choices, "answer": answer}
 
 

@@ -128,7 +128,7 @@ def test_a_bad_line_is_named(tmp_path: Path, item: str | Item, message: str) -> 
     path.write_text(f"{json.dumps(GOOD)}\n\n{line}\n", encoding="utf-8")
     with pytest.raises(UserError, match=message) as raised:
         minibench_tasks(tmp_path)
-    assert f"{path}, line 3" in str(raised.value)
+    assert f"{path}:3: " in str(raised.value)
 
 
 def test_a_line_separator_inside_a_text_is_not_a_line_break(tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ from datatrove.utils.text import TextNormConfig, ngrams, simplify_text
 from recipes.config.clean_schema import DecontaminationConfig
 from recipes.data.benchmark_mirror import read_manifest, split_file
 from recipes.data.clean.word_boundaries import ComparedWords
+from recipes.data.text.compression import reading
+from recipes.data.text.json_lines import BadRecord
 from recipes.data.text.nfc import nfc
+from recipes.data.text.parquet_rows import read_table
 from recipes.errors import UserError
 from recipes.files import atomic_write
 
@@ -72,10 +75,10 @@ def write_index(config: DecontaminationConfig, folder: Path) -> dict[str, int]:
 
 def _rows(path: Path, ignored: list[str]) -> Iterator[str]:
     """Each row's texts joined in the order of the columns: n-grams across question and answer count too."""
-    import pyarrow.parquet
-
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-        for row in batch.to_pylist():
+    with reading(path) as raw:
+        for number, _, row in read_table(raw, str(path)):
+            if isinstance(row, BadRecord):
+                raise UserError(f"{path}: row {number + 1}: {row}")
             yield "\n".join(
                 text for name, value in row.items() if name not in ignored for text in _texts(value)
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -25,11 +24,13 @@ from recipes.data.clean.plan import Piece
 from recipes.data.clean.summary import TALLY
 from recipes.data.clean.word_boundaries import SpacedWords
 from recipes.data.text.compression import DAMAGE, damaged, open_stream
+from recipes.data.text.json_lines import BadRecord, NoText, as_text, parse_line, read_lines, text_of
 from recipes.data.text.nfc import nfc
 
 SOURCE, LANGUAGE, RECORD = "clean_source", "clean_language", "record"
 """Keys of a document's metadata: name and language of its source, and the other fields of its line."""
-REASON = "filter_reason"
+REASON, PROBLEM = "filter_reason", "read_problem"
+"""Keys of a dropped document's metadata: the reason in one word, and what was wrong with its line."""
 _WORDS = SpacedWords()
 # In words. In a shorter text even an n-gram that occurs once exceeds the share allowed to repeated ones.
 _REPETITION_FROM = 50
@@ -97,20 +98,18 @@ class ReadPieces(PipelineStep):
         metadata = {SOURCE: piece.source, LANGUAGE: source.language, RECORD: {}}
         document = Document("", f"{Path(piece.path).name}:{offset}", [], metadata)
         try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError:
+            record = parse_line(line)
+            text = text_of(record, source.text_key)
+        except BadRecord as bad:
             document.text = line.decode(errors="replace")
-            return document, "not_json"
-        text = record.pop(source.text_key, None) if isinstance(record, dict) else None
-        if not isinstance(text, str):
-            document.text = line.decode()
-            return document, "no_text"
+            metadata[PROBLEM] = str(bad)
+            return document, "no_text" if isinstance(bad, NoText) else "not_json"
         document.text = nfc(text).strip()
+        del record[source.text_key]
         given = record.pop("id", None)
         if given is not None:
-            # orjson rounds integers of more than 64 bits.
-            document.id = str(json.loads(line)["id"] if isinstance(given, float) else given)
-        metadata[RECORD] = record
+            document.id = as_text(given)
+        metadata[RECORD] = _writable(record)
         return document, None if document.text else "empty"
 
 
@@ -118,22 +117,24 @@ def _lines(piece: Piece) -> Iterator[tuple[bytes, int]]:
     """The lines that begin in a piece and the offsets at which they begin; blank lines are left out."""
     try:
         with open_stream(piece.path) as stream:
-            offset = 0
-            if piece.start > 0:
-                # A line that begins exactly there belongs to this piece: the byte before is then a newline.
-                stream.seek(piece.start - 1)
-                offset = piece.start - 1 + len(stream.readline())
-            while piece.stop is None or offset < piece.stop:
-                line = stream.readline()
-                if not line:
-                    return
-                begin, offset = offset, offset + len(line)
-                if begin == 0:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if not line.isspace():
-                    yield line, begin
+            for _, offset, line in read_lines(stream, piece.start, piece.stop):
+                yield line, offset
     except DAMAGE as error:
         raise damaged(piece.path, error) from error
+
+
+def _writable(value: Any) -> Any:
+    """A field as orjson, which writes the output, takes it: characters, and integers of up to 64 bits.
+
+    Longer integers become strings of their digits: rounding could make two different ones equal.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else as_text(value)
+    if isinstance(value, int):
+        return value if -(1 << 63) <= value < 1 << 64 else str(value)
+    if isinstance(value, dict):
+        return {_writable(key): _writable(inner) for key, inner in value.items()}
+    return [_writable(inner) for inner in value] if isinstance(value, list) else value
 
 
 class ReadWork(PipelineStep):

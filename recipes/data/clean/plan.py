@@ -13,11 +13,11 @@ from typing import Any
 from recipes.checks import refuse
 from recipes.config.clean_schema import CleanConfig
 from recipes.data.benchmark_mirror import MANIFEST
-from recipes.data.text.compression import DAMAGE, damaged, is_compressed, open_stream, uncompressed_suffix
-from recipes.errors import UserError
+from recipes.data.text.compression import is_compressed, uncompressed_suffix
+from recipes.data.text.json_lines import BadRecord, read_records, text_of
 from recipes.files import atomic_write, make_directory, sha256_file
 
-FORMAT = 2
+FORMAT = 3
 """To be incremented whenever the same settings would give different results."""
 _EXECUTION_SETTINGS = ("executor", "workers", "slurm", "dry_run", "output_dir", "keep_work")
 """How a job runs, not what it produces: these may differ when it is continued."""
@@ -92,20 +92,13 @@ def _matches(key: str, pattern: str) -> list[Path]:
 
 def _check_first_line(path: Path, text_key: str, source: str) -> None:
     """Otherwise a wrong key would only show in the end, as a source whose documents were all dropped."""
-    try:
-        with open_stream(path) as stream:
-            line = stream.readline()
-    except DAMAGE as error:
-        raise damaged(path, error) from error
-    try:
-        record = json.loads(line) if line.strip() else {text_key: ""}
-    except ValueError:
-        record = None
-    if not isinstance(record, dict):
-        raise UserError(f"{path}:1: not a JSON object: the input is one object per line")
-    if text_key not in record:
-        keys = ", ".join(list(record)[:8]) or "none"
-        raise UserError(f"{path}:1: no key {text_key!r} (keys: {keys}); set data.sources.{source}.text_key")
+    for number, record in read_records(path):
+        if text_key not in record:
+            try:
+                text_of(record, text_key, f"set data.sources.{source}.text_key")
+            except BadRecord as bad:
+                raise bad.at(path, number) from None
+        return
 
 
 def _pieces(path: Path, source: str, size: int, limit: int) -> list[Piece]:

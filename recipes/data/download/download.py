@@ -263,7 +263,7 @@ def _documents(
     has, skipped = current.counted(unit), Counter(current.skipped)
     for place, before, row in rows:
         if row.problem and strict:
-            raise UserError(f"{row.place}: {row.problem}")
+            raise UserError(f"{row.place}: {row.problem}{row.detail}")
         if row.problem or not row.text.strip():
             skipped[row.problem or "empty text"] += 1
             continue

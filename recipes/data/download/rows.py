@@ -1,7 +1,6 @@
 """The rows of one file, from any row on: parquet, JSON lines, or plain text."""
 
 import io
-import json
 import lzma
 import zlib
 from collections.abc import Iterator
@@ -11,11 +10,12 @@ from typing import Any, BinaryIO
 from recipes.checks import refuse
 from recipes.data.download.corpora import Keys, TxtDocuments
 from recipes.data.download.corpus_files import DataFile
+from recipes.data.text.json_lines import BadRecord, as_text, checked_text, parse_line, read_lines
+from recipes.data.text.parquet_rows import read_table
 from recipes.errors import UserError
 
 _LONGEST = 1 << 28  # bytes of one document; more is no document, and must not fill the memory
 _LONGEST_TXT_FILE = 1 << 26
-_BATCH_ROWS = 256
 _BUFFER_BYTES = 4 << 20
 
 
@@ -26,7 +26,8 @@ class Row:
     Args:
         number: its place in the file; the next run may begin with the one after it.
         place: the same for messages, as in `hi.jsonl:12`.
-        problem: why it is not a document, or empty.
+        problem: why it is not a document, in words of which there are a few, or empty.
+        detail: what follows that in a message.
         stored: how many of the file's stored bytes have been used by then; 0 where that is not known.
     """
 
@@ -36,6 +37,7 @@ class Row:
     id: str = ""
     extra: dict[str, str] = field(default_factory=dict)
     problem: str = ""
+    detail: str = ""
     stored: int = 0
 
 
@@ -73,78 +75,36 @@ def read_rows(file: DataFile, keys: Keys, txt_documents: TxtDocuments, start: in
 
 
 def _parquet_rows(file: DataFile, keys: Keys, start: int) -> Iterator[Row]:
-    import pyarrow.parquet
-
-    with file.open() as raw, pyarrow.parquet.ParquetFile(raw, buffer_size=_BUFFER_BYTES) as table:
-        schema = table.schema_arrow
-        for key in filter(None, (keys.text, keys.id)):
-            if key not in schema.names:
-                raise UserError(f"{file.name}: no column {key!r} (columns: {', '.join(schema.names)})")
-        if not _is_text(schema.field(keys.text).type):
-            raise UserError(f"{file.name}: {keys.text!r} is {schema.field(keys.text).type}, not text")
-        fields = {"text": keys.text, **({"id": keys.id} if keys.id else {})}
-        fields |= {name: column for name, column in keys.extra.items() if column in schema.names}
-        number = 0
-        for group in range(table.num_row_groups):
-            rows = table.metadata.row_group(group).num_rows
-            if number + rows <= start:
-                number += rows
-                continue
-            for batch in table.iter_batches(_BATCH_ROWS, [group], list({*fields.values()})):
-                columns = [_values(batch.column(column)) for column in fields.values()]
-                for values in zip(*columns, strict=True):
-                    if number >= start:
-                        place = f"{file.name}: row {number + 1}"
-                        row = _row(file.name, number, place, dict(zip(fields, values, strict=True)), keys)
-                        row.stored = file.size * (number + 1) // table.metadata.num_rows
-                        yield row
-                    number += 1
-
-
-def _is_text(kind: Any) -> bool:
-    from pyarrow import types
-
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_binary(kind)
-        or types.is_large_binary(kind)
-    )
-
-
-def _values(column: Any) -> list[Any]:
-    """A column's values; text as bytes, since a file may claim UTF-8 that is none."""
-    import pyarrow
-
-    if not _is_text(column.type):
-        return list(column.to_pylist())
-    if pyarrow.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    return list(column.cast(pyarrow.large_binary()).to_pylist())
+    fields = _fields(keys)
+    ids = [keys.id] if keys.id else []
+    with file.open() as raw:
+        for number, rows, values in read_table(
+            raw, file.name, text=[keys.text], others=ids, optional=list(keys.extra.values()), start=start
+        ):
+            row = Row(number, f"{file.name}: row {number + 1}", stored=file.size * (number + 1) // rows)
+            try:
+                if isinstance(values, BadRecord):
+                    raise values
+                _fill(row, file.name, {field: values.get(column) for field, column in fields.items()}, keys)
+            except BadRecord as bad:
+                row.problem, row.detail = bad.reason, bad.detail
+            yield row
 
 
 def _json_rows(stream: BinaryIO, name: str, keys: Keys) -> Iterator[Row]:
-    fields = {"text": keys.text, **({"id": keys.id} if keys.id else {}), **keys.extra}
-    for number, line in _lines(stream, name):
-        if line.isspace():
-            continue
-        place = f"{name}:{number + 1}"
+    fields = _fields(keys)
+    for number, _, line in read_lines(stream):
+        row = Row(number, f"{name}:{number + 1}")
         try:
-            # Decoded here, because json.loads(bytes) would also guess at UTF-16 and UTF-32.
-            record = json.loads(line.decode("utf-8-sig" if number == 0 else "utf-8"))
-        except UnicodeDecodeError:
-            yield Row(number, place, problem="not UTF-8")
-            continue
-        except (ValueError, RecursionError):
-            yield Row(number, place, problem="not a line of JSON")
-            continue
-        if not isinstance(record, dict):
-            yield Row(number, place, problem="not a JSON object")
-            continue
-        values = {field: _look_up(record, key) for field, key in fields.items()}
-        yield _row(name, number, place, values, keys)
+            record = parse_line(line)
+            _fill(row, name, {field: _look_up(record, key) for field, key in fields.items()}, keys)
+        except BadRecord as bad:
+            row.problem, row.detail = bad.reason, bad.detail
+        yield row
+
+
+def _fields(keys: Keys) -> dict[str, str]:
+    return {"text": keys.text, **({"id": keys.id} if keys.id else {}), **keys.extra}
 
 
 def _look_up(record: dict[str, Any], key: str) -> Any:
@@ -156,31 +116,17 @@ def _look_up(record: dict[str, Any], key: str) -> Any:
     return _look_up(inner, rest) if isinstance(inner, dict) else None
 
 
-def _row(name: str, number: int, place: str, values: dict[str, Any], keys: Keys) -> Row:
-    """A row from its fields, or what is wrong with it."""
-    text = values["text"]
-    try:
-        if isinstance(text, bytes):
-            text = text.decode()
-        if text is None:
-            return Row(number, place, problem=f"no text under {keys.text!r}")
-        if not isinstance(text, str):
-            return Row(number, place, problem=f"{keys.text!r} is {type(text).__name__}, not text")
-        text.encode()
-    except UnicodeDecodeError:
-        return Row(number, place, problem="not UTF-8")
-    except UnicodeEncodeError:
-        return Row(number, place, problem="half of a surrogate pair in the text")
+def _fill(row: Row, name: str, values: dict[str, Any], keys: Keys) -> None:
+    """Sets a row's text, id and further fields.
+
+    Raises:
+        BadRecord: it has no text, or no id where one is asked for.
+    """
+    row.text = checked_text(values["text"], keys.text)
     if keys.id and values["id"] is None:
-        return Row(number, place, problem=f"no id under {keys.id!r}")
-    extra = {key: _plain(values[key]) for key in keys.extra if values.get(key) is not None}
-    return Row(number, place, text, _plain(values["id"]) if keys.id else f"{name}:{number}", extra)
-
-
-def _plain(value: Any) -> str:
-    """A value of any kind as text that can be written."""
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    return text.encode(errors="replace").decode()
+        raise BadRecord(f"no id under {keys.id!r}")
+    row.id = as_text(values["id"]) if keys.id else f"{name}:{row.number}"
+    row.extra = {key: as_text(values[key]) for key in keys.extra if values.get(key) is not None}
 
 
 def _blocks(stream: BinaryIO, name: str) -> Iterator[Row]:

@@ -3,6 +3,8 @@
 import gzip
 import io
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -52,3 +54,24 @@ def open_stream(path: str | Path) -> BinaryIO:
 def damaged(path: str | Path, error: Exception) -> UserError:
     """The error that reading a damaged compressed file raised, as a message for the user."""
     return UserError(f"{path} is damaged or incomplete: {error}")
+
+
+def unreadable(path: str | Path, error: OSError) -> UserError:
+    """Why a file cannot be read, as a message for the user."""
+    return UserError(f"cannot read {path}: {error.strerror or error}")
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[BinaryIO]:
+    """`open_stream` for a block that reads the whole file.
+
+    Raises:
+        UserError: the file cannot be read, or compressed data are damaged.
+    """
+    try:
+        with open_stream(path) as stream:
+            yield stream
+    except OSError as error:
+        raise (damaged(path, error) if is_compressed(path) else unreadable(path, error)) from None
+    except DAMAGE as error:
+        raise damaged(path, error) from None

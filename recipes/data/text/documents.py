@@ -1,16 +1,13 @@
 """Reading documents from JSONL and plain text files, compressed or not, one at a time."""
 
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from recipes.data.text.compression import DAMAGE, damaged, is_compressed, open_stream, uncompressed_suffix
+from recipes.data.text.compression import open_stream, reading, uncompressed_suffix, unreadable
+from recipes.data.text.json_lines import BadRecord, parse_line, read_lines, text_of
 from recipes.data.text.nfc import nfc
 from recipes.errors import UserError
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class BadLine(ValueError):
@@ -66,55 +63,14 @@ def read_jsonl(
         first_offset: where in its file the stream begins, for messages.
 
     Raises:
-        BadLine: a line is not JSON, lacks `text_key`, or its text is not valid Unicode text.
+        BadLine: a line is not a record with a text, by the rules of recipes/data/text/json_lines.py.
     """
-    if start > 0:
-        # A line that begins exactly at `start` belongs to this range: the byte before it is then a newline.
-        stream.seek(start - 1)
-        limit = -1 if stop is None else stop - start + 1
-        rest = stream.readline(limit)
-        if not rest.endswith(b"\n"):
-            return  # One line spans the whole range. It is not read to its end: that would be quadratic.
-        start += len(rest) - 1
-    offset = start
-    while stop is None or offset < stop:
-        line = stream.readline()
-        if not line:
-            return
-        begin, offset = offset, offset + len(line)
-        if line.isspace():
-            continue
-        yield parse_document(line, text_key, first_offset + begin)
-
-
-def parse_document(line: bytes, text_key: str, offset: int) -> str:
-    """The NFC text of one JSONL line, which begins at `offset` in its file.
-
-    Raises:
-        BadLine: see `read_jsonl`.
-    """
-    try:
-        # Decoded here because json.loads(bytes) would also try UTF-16 and UTF-32.
-        record = json.loads(line.rstrip(b"\r\n").decode("utf-8-sig" if offset == 0 else "utf-8"))
-    except UnicodeDecodeError as error:
-        hint = " (compressed? its name must end in .gz, .zst or .bz2)" if offset == 0 else ""
-        raise BadLine(offset, f"not UTF-8: {error.reason} at byte {error.start} of the line{hint}") from None
-    except json.JSONDecodeError as error:
-        raise BadLine(offset, f"not a line of JSON: {error.msg} at character {error.pos + 1}") from None
-    except (ValueError, RecursionError) as error:  # Absurdly long numbers, absurdly deep nesting.
-        raise BadLine(offset, f"not a line of JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise BadLine(offset, f"expected an object with the key {text_key!r}, found {type(record).__name__}")
-    if text_key not in record:
-        keys = ", ".join(map(repr, list(record)[:8])) or "none"
-        raise BadLine(offset, f"no key {text_key!r} (keys: {keys}); name the text's key with --text-key")
-    text = record[text_key]
-    if not isinstance(text, str):
-        raise BadLine(offset, f"the value of {text_key!r} is {type(text).__name__}, not text")
-    # Half of a surrogate pair can only come from an escape: valid UTF-8 contains none.
-    if b"\\u" in line and _SURROGATE.search(text):
-        raise BadLine(offset, f"the value of {text_key!r} contains half of a surrogate pair")
-    return nfc(text)
+    for _, offset, line in read_lines(stream, start, stop, first_offset):
+        try:
+            text = text_of(parse_line(line), text_key, "name the text's key with --text-key")
+        except BadRecord as bad:
+            raise BadLine(offset, str(bad)) from None
+        yield nfc(text)
 
 
 def read_texts(path: str | Path, text_key: str) -> Iterator[str]:
@@ -124,22 +80,13 @@ def read_texts(path: str | Path, text_key: str) -> Iterator[str]:
         UserError: a line cannot be read, or compressed data are damaged; the message names file and line.
     """
     try:
-        with open_stream(path) as stream:
+        with reading(path) as stream:
             if uncompressed_suffix(path) in (".jsonl", ".json"):
                 yield from read_jsonl(stream, text_key)
             else:
                 yield from _read_lines(stream)
     except BadLine as bad:
         raise bad.at(path) from None
-    except OSError as error:
-        raise (damaged(path, error) if is_compressed(path) else unreadable(path, error)) from None
-    except DAMAGE as error:
-        raise damaged(path, error) from None
-
-
-def unreadable(path: str | Path, error: OSError) -> UserError:
-    """Why a file cannot be read, as a message for the user."""
-    return UserError(f"cannot read {path}: {error.strerror or error}")
 
 
 def _read_lines(stream: BinaryIO) -> Iterator[str]:

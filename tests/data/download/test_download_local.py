@@ -143,6 +143,7 @@ def test_a_very_large_text_file_is_no_document(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "b.txt").write_bytes(b"0123\n012345")
     with pytest.raises(UserError, match=r"b.txt:1: a document of more than 8 bytes"):
         get(options(tmp_path / "out2", tmp_path / "b.txt", txt_documents="blank-line"))
+    monkeypatch.setattr("recipes.data.text.json_lines.LONGEST_LINE", 8)
     (tmp_path / "c.jsonl").write_bytes(jsonl(["long"]))
     with pytest.raises(UserError, match=r"c.jsonl:1: a line of more than 8 bytes"):
         get(options(tmp_path / "out3", tmp_path / "c.jsonl"))
