@@ -121,7 +121,11 @@ def test_input_that_is_none(tmp_path: Path, text_file: Path) -> None:
         ("a.txt", b"x", "not JSONL by its name"),
         ("b.jsonl", b"[]\n", "not a JSON object"),
         ("c.jsonl", b"text\n", "c.jsonl:1: not a line of JSON"),
-        ("d.jsonl", b'{"content": "x"}\n', r"no text under 'text' \(keys: 'content'\); set data.sources.en.text_key"),
+        (
+            "d.jsonl",
+            b'{"content": "x"}\n',
+            r"no text under 'text' \(keys: 'content'\); set data.sources.en.text_key",
+        ),
         ("e.jsonl.gz", gzip.compress(b"{}")[:-4], "is damaged or incomplete"),
         ("e.jsonl.zst", b"nothing", "is damaged or incomplete"),
     ):

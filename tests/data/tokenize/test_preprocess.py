@@ -228,7 +228,10 @@ def test_files_of_unknown_origin_stay(model: Path, tmp_path: Path) -> None:
         (b"[" * 100_000, "not a line of JSON"),
         (b'{"text": ' + b"9" * 5000 + b"}", "'text' is float, not text"),
         (b'["text"]', "not a JSON object but list"),
-        (b'{"content": "x"}', r"no text under 'text' \(keys: 'content'\); name the text's key with --text-key"),
+        (
+            b'{"content": "x"}',
+            r"no text under 'text' \(keys: 'content'\); name the text's key with --text-key",
+        ),
         (b'{"text": 7}', "'text' is int, not text"),
         (b'{"text": "\\ud83d"}', "half of a surrogate pair in the text"),
         (b'{"text": "caf\xe9"}', "not UTF-8: .* at byte 13 of the line"),
