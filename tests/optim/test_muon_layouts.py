@@ -22,7 +22,8 @@ LAYOUTS = {
     "tp2_sp": (2, "tp2_sp"),
     "tp2_pp2": (4, "tp2_pp2"),
 }
-# Rates for a model of 64 channels that trains 20 steps.
+STEPS, HALF = 14, 7
+# Rates for a model of 64 channels that trains so few steps.
 MUON = ["optim=muon", "optim.embedding_lr=0.02"]
 # Experts: a shared one and routed ones, in every layer but the first.
 MOE = [
@@ -53,7 +54,7 @@ def run(gloo_pool: GlooPool, tiny_data: TinyData) -> Run:
             output_dir=str(directory),
             save_nemo="false",
             model__share_embeddings_and_output_weights=str(tied).lower(),
-            **changes,
+            **{"trainer__max_steps": str(STEPS)} | changes,
         )
         head = "optim.head_lr=null" if tied else "optim.head_lr=0.004"
         overrides = (*settings, *MUON, head, f"parallel={parallel}", *overrides)
@@ -75,7 +76,7 @@ class Single:
     directory: Path
     metrics: list[dict[str, Any]]
 
-    def half(self, tmp_path: Path, step: int = 10) -> Path:
+    def half(self, tmp_path: Path, step: int = HALF) -> Path:
         """A copy that has come to ``step`` only."""
         shutil.copytree(self.directory, tmp_path, dirs_exist_ok=True)
         (tmp_path / "tiny" / "metrics.jsonl").unlink()
@@ -91,7 +92,7 @@ def singles(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Si
     out = {}
     for tied in (False, True):
         directory = tmp_path_factory.mktemp("single")
-        metrics = run(directory, "single", tied=tied, trainer__checkpoint__every_n_steps="10")
+        metrics = run(directory, "single", tied=tied, trainer__checkpoint__every_n_steps=str(HALF))
         out[tied] = Single(directory, metrics)
     return out
 
@@ -111,7 +112,9 @@ def test_layout_repeats_the_single_process(
 ) -> None:
     metrics, single = run(tmp_path, layout, tied=tied), singles[tied].metrics
     expected = column(single, "loss")
-    assert len(expected) == 20 and expected[20] < expected[1] - 1.5, "the model must have learned something"
+    assert len(expected) == STEPS and expected[STEPS] < expected[1] - 1.5, (
+        "the model must have learned something"
+    )
     assert column(metrics, "loss") == pytest.approx(expected, rel=1e-5)
     assert column(metrics, "grad_norm") == pytest.approx(column(single, "grad_norm"), rel=1e-3)
     # What is logged is the matrices' rate: cosine from 0.02 after 2 steps of warm-up.
@@ -138,12 +141,12 @@ def test_checkpoint_continues_under_another_layout(
     if first == "single":
         singles[tied].half(tmp_path)
     else:
-        run(tmp_path, first, tied=tied, trainer__max_steps="10")
+        run(tmp_path, first, tied=tied, trainer__max_steps=str(HALF))
     metrics = run(tmp_path, second, tied=tied)
-    assert {"event": "resumed", "step": 10, "checkpoint": "step_00000010"} in metrics
+    assert {"event": "resumed", "step": HALF, "checkpoint": f"step_{HALF:08}"} in metrics
     tolerance = 0 if first == second else 1e-5
     expected = column(singles[tied].metrics, "loss")
-    for step in range(11, 21):
+    for step in range(HALF + 1, STEPS + 1):
         assert column(metrics, "loss")[step] == pytest.approx(expected[step], rel=tolerance)
 
 
@@ -152,9 +155,9 @@ def test_bfloat16_resumes_exactly(run: Run, tmp_path: Path) -> None:
     """The float32 copies of the weights are in the checkpoint, in one with two owners too."""
     precision = "trainer.precision=bf16"
     whole = column(run(tmp_path / "whole", "dp2", precision), "loss")
-    run(tmp_path, "dp2", precision, trainer__max_steps="10")
+    run(tmp_path, "dp2", precision, trainer__max_steps=str(HALF))
     assert column(run(tmp_path, "dp2", precision), "loss") == whole
-    assert whole[20] < whole[1] - 1.5
+    assert whole[STEPS] < whole[1] - 1.5
     alone = column(run(tmp_path / "alone", "single", precision), "loss")
     assert alone == pytest.approx(whole, rel=2e-3)
 
@@ -165,9 +168,9 @@ def test_rates_may_change_on_the_way(singles: dict[bool, Single], run: Run, tmp_
     slow = ["optim.lr=1e-9", "optim.embedding_lr=1e-9", "optim.head_lr=1e-9", "optim.scalar_lr=1e-9"]
     constant = {"optim__lr_decay_style": "constant", "optim__lr_decay_steps": "null"}
     losses = column(run(tmp_path, "single", *slow, **constant), "loss")
-    moving = [losses[step] for step in range(12, 21)]
+    moving = [losses[step] for step in range(HALF + 2, STEPS + 1)]
     assert max(moving) - min(moving) < 0.5  # Other batches, the same weights.
-    assert min(moving) > losses[11] - 0.5
+    assert min(moving) > losses[HALF + 1] - 0.5
 
 
 @pytest.mark.parametrize(("first", "second"), [("adamw", "muon"), ("muon", "adamw")])

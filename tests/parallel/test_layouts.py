@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,15 @@ def grad_norms(metrics: list[dict[str, Any]]) -> dict[int, float]:
     return {record["step"]: record["grad_norm"] for record in metrics if "loss" in record}
 
 
+STEPS = 8  # At this rate enough to learn something.
+SETTINGS = {"trainer__max_steps": str(STEPS), "optim__lr": "3e-3", "save_nemo": "false"}
+
+
 def run_layout(
     pool: GlooPool, data: TinyData, output_dir: Path, layout: str, **changes: str
 ) -> list[dict[str, Any]]:
     world_size, overrides = LAYOUTS[layout] if layout != "single" else (1, ["parallel=single"])
-    changes = {"save_nemo": "false", **changes}
-    settings = data.overrides(output_dir=str(output_dir), **changes)
+    settings = data.overrides(output_dir=str(output_dir), **SETTINGS | changes)
     results = pool.run(world_size, pretrain_case, [*settings, *overrides])
     assert [code for code, _ in results] == [0] * world_size
     return results[0][1]
@@ -46,41 +51,37 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def tied(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
 def single(
-    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: Any, tied: str
-) -> list[dict[str, Any]]:
-    return run_layout(
-        gloo_pool,
-        tiny_data,
-        tmp_path_factory.mktemp("single"),
-        "single",
-        model__share_embeddings_and_output_weights=tied,
-    )
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], list[dict[str, Any]]]:
+    """The run on one process with the head tied or not, made once."""
+
+    @cache
+    def single(tied: str) -> list[dict[str, Any]]:
+        directory = tmp_path_factory.mktemp("single")
+        head = {"model__share_embeddings_and_output_weights": tied}
+        return run_layout(gloo_pool, tiny_data, directory, "single", **head)
+
+    return single
 
 
-@pytest.mark.parametrize(("tied", "layout"), CASES, indirect=["tied"], scope="module")
+@pytest.mark.parametrize(("tied", "layout"), CASES)
 def test_layout_repeats_the_single_process(
+    tied: str,
     layout: str,
-    single: list[dict[str, Any]],
+    single: Callable[[str], list[dict[str, Any]]],
     gloo_pool: GlooPool,
     tiny_data: TinyData,
     tmp_path: Path,
-    tied: str,
 ) -> None:
-    metrics = run_layout(
-        gloo_pool, tiny_data, tmp_path, layout, model__share_embeddings_and_output_weights=tied
-    )
-    expected = losses(single)
-    assert len(expected) == 20 and expected[20] < expected[1] - 0.5, "the model must have learned something"
+    head = {"model__share_embeddings_and_output_weights": tied}
+    metrics, whole = run_layout(gloo_pool, tiny_data, tmp_path, layout, **head), single(tied)
+    expected = losses(whole)
+    assert len(expected) == STEPS and expected[STEPS] < expected[1] - 0.5, "the model must have learned"
     assert losses(metrics) == pytest.approx(expected, rel=1e-4)
-    assert grad_norms(metrics) == pytest.approx(grad_norms(single), rel=1e-3)
+    assert grad_norms(metrics) == pytest.approx(grad_norms(whole), rel=1e-3)
     valid = [record for record in metrics if "valid.hi.loss" in record][-1]
-    expected_valid = [record for record in single if "valid.hi.loss" in record][-1]
+    expected_valid = [record for record in whole if "valid.hi.loss" in record][-1]
     for key in ("valid.en.loss", "valid.hi.loss", "valid.hi.bits_per_byte"):
         assert valid[key] == pytest.approx(expected_valid[key], rel=1e-4)
 
@@ -90,21 +91,25 @@ def test_layout_repeats_the_single_process(
     [pytest.param("single", marks=pytest.mark.slow), "tp2_sp", pytest.param("dp2", marks=pytest.mark.slow)],
 )
 def test_checkpoint_of_tp2_pp2_continues_under_another_layout(
-    second: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+    second: str,
+    single: Callable[[str], list[dict[str, Any]]],
+    gloo_pool: GlooPool,
+    tiny_data: TinyData,
+    tmp_path: Path,
 ) -> None:
-    whole = run_layout(gloo_pool, tiny_data, tmp_path / "whole", "single")
-    run_layout(gloo_pool, tiny_data, tmp_path, "tp2_pp2", trainer__max_steps="10")
+    run_layout(gloo_pool, tiny_data, tmp_path, "tp2_pp2", trainer__max_steps=str(STEPS // 2))
     metrics = run_layout(gloo_pool, tiny_data, tmp_path, second)
-    assert {"event": "resumed", "step": 10, "checkpoint": "step_00000010"} in metrics
-    assert losses(metrics) == pytest.approx(losses(whole), rel=1e-4)
+    assert {"event": "resumed", "step": STEPS // 2, "checkpoint": f"step_{STEPS // 2:08}"} in metrics
+    assert losses(metrics) == pytest.approx(losses(single("true")), rel=1e-4)
 
 
 @pytest.mark.slow
-def test_resharding_from_the_single_process(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
-    whole = run_layout(gloo_pool, tiny_data, tmp_path / "whole", "single")
-    run_layout(gloo_pool, tiny_data, tmp_path, "single", trainer__max_steps="10")
+def test_resharding_from_the_single_process(
+    single: Callable[[str], list[dict[str, Any]]], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    run_layout(gloo_pool, tiny_data, tmp_path, "single", trainer__max_steps=str(STEPS // 2))
     metrics = run_layout(gloo_pool, tiny_data, tmp_path, "tp2_pp2")
-    assert losses(metrics) == pytest.approx(losses(whole), rel=1e-4)
+    assert losses(metrics) == pytest.approx(losses(single("true")), rel=1e-4)
 
 
 @pytest.mark.slow

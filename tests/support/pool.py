@@ -1,4 +1,4 @@
-"""Cases on processes under gloo: each is forked from one that has imported the engine, and serves once."""
+"""Cases on processes under gloo: each a fork of one that has imported the engine, ended after its case."""
 
 from __future__ import annotations
 
