@@ -8,7 +8,22 @@ from omegaconf import MISSING
 
 LANGUAGES = ("eng_Latn", "hin_Deva", "hin_Latn")
 """What a source can be declared to be: English, Hindi, romanised Hindi (Hinglish)."""
-PII_KINDS = ("email", "upi", "ip", "aadhaar", "phone", "pan", "vehicle")
+PII_KINDS = (
+    "email",
+    "upi",  # Addresses of the Unified Payments Interface: name@bank.
+    "ip",  # Public IPv4 and IPv6 addresses.
+    "aadhaar",  # Identity number: twelve digits, the last a check digit.
+    "vid",  # Virtual ID: the sixteen digits that stand for an Aadhaar number.
+    "phone",  # Indian mobile and landline numbers.
+    "gstin",  # Taxpayer number for goods and services; contains the owner's PAN.
+    "pan",  # Income tax number.
+    "vehicle",  # Registration plates, with the BH series.
+    "voter_id",  # EPIC, on the voter's identity card.
+    "passport",
+    "driving_licence",
+    "bank",  # Account numbers, and IFSC codes of branches.
+)
+"""What can be masked, in order of precedence; each becomes its name in capitals: <VOTER_ID>."""
 
 
 @dataclass  # Not frozen, as all entries of dictionaries: OmegaConf could not merge a YAML into them.

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.config.clean_schema import PII_KINDS
-from recipes.data.clean.pii import mask, verhoeff_valid
+from recipes.data.clean.pii import mask
+from recipes.data.clean.pii_checks import verhoeff_valid
 
 DEVANAGARI = str.maketrans("0123456789", "०१२३४५६७८९")
 
