@@ -105,7 +105,7 @@ def _from_gemma3(values: Values) -> dict[str, Any]:
 
 
 def _local_base(values: Values, sliding: Values) -> int:
-    """Of the windowed layers; readers before transformers 5 look for the one key, later ones for the other."""
+    """Of the windowed layers: readers before transformers 5 look for one key, later ones for the other."""
     older = rotary_base(values, "rope_local_base_freq", 1e4)
     if not sliding.has("rope_theta"):
         return older

@@ -13,6 +13,11 @@ from recipes.console import printable, shown
 from recipes.errors import UserError
 
 
+def key_names(text: str) -> frozenset[str]:
+    """The names in a text, apart by spaces."""
+    return frozenset(text.split())
+
+
 class StatedKeys(Mapping[str, Any]):
     """A configuration that notes which of its keys were looked up. ``key in`` alone does not look one up."""
 
@@ -50,8 +55,8 @@ class StatedKeys(Mapping[str, Any]):
         for key, value in self._content.items():
             if key not in self._looked_up and key not in harmless and not _says_nothing(value):
                 raise UserError(
-                    f"{label}: {printable(str(key))}={shown(value)} is not known here and may change what the "
-                    "model computes; if it does not, remove it from the file"
+                    f"{label}: {printable(str(key))}={shown(value)} is not known here and may change what "
+                    "the model computes; if it does not, remove it from the file"
                 )
 
 
