@@ -98,10 +98,13 @@ def _architecture_keys(model: ModelConfig) -> dict[str, Any]:
     }
     if model.activation == "gelu":
         keys[FUSED_GELU] = model.megatron.get(FUSED_GELU, False)
-    if is_classic(model) and (window := window_pattern(model)[0]) is not None:
-        # megatron-core counts the tokens to the left of the query, ours counts the query too.
-        keys["window_size"] = [window - 1, 0]
     return keys
+
+
+def _window_keys(model: ModelConfig) -> dict[str, Any]:
+    """megatron-core counts the tokens to the left of the query, ours counts the query too."""
+    window = window_pattern(model)[0]
+    return {} if window is None else {"window_size": [window - 1, 0]}
 
 
 def to_nemo_config(
@@ -156,6 +159,7 @@ def to_nemo_config(
         # NeMo's table of learned positions has so many rows.
         "encoder_seq_length": model.max_position_embeddings if learned else seq_length,
         **_architecture_keys(model),
+        **(_window_keys(model) if classic else {}),
         "ffn_dropout": 0.0,
         "apply_query_key_layer_scaling": False,
         "layernorm_zero_centered_gamma": False,
@@ -322,8 +326,8 @@ def _refuse_other_models(stated: StatedKeys) -> None:
     target = str(stated.get("target") or CLASSIC_TARGET).rsplit(".", 1)[-1]
     if target not in TARGETS:
         raise UserError(
-            f"{FILE}: target={shown(stated['target'])} is not known to compute what MegatronGPTModel does; if "
-            f"it does, set it to {CLASSIC_TARGET}"
+            f"{FILE}: target={shown(stated['target'])} is not known to compute what MegatronGPTModel does; "
+            f"if it does, set it to {CLASSIC_TARGET}"
         )
     for key, supported in SUPPORTED_VALUES.items():
         if key in stated and stated[key] not in supported:

@@ -85,8 +85,8 @@ TRAINING = key_names(
 ABOUT_THE_FILE = key_names(
     """
     dist_ckpt_format encoder_seq_length ffn_dropout global_batch_size make_vocab_size_divisible_by
-    mcore_gpt megatron_amp_O2 micro_batch_size nemo_version override_vocab_size post_process pre_process
-    precision seed target transformer_engine
+    max_position_embeddings mcore_gpt megatron_amp_O2 micro_batch_size nemo_version override_vocab_size
+    post_process pre_process precision seed target transformer_engine
     """
 )
 # Of the section ``tokenizer``.
