@@ -23,7 +23,13 @@ from recipes.checkpoint.formats.torch_dist_writer import (
     common_state,
     extra_state_keys,
 )
-from recipes.checkpoint.nemo.classic_config import is_classic, to_nemo_config
+from recipes.checkpoint.nemo.classic_config import (
+    carried_options,
+    is_classic,
+    note_for_nemo,
+    sentencepiece_legacy,
+    to_nemo_config,
+)
 from recipes.checkpoint.open import open_stored_model
 from recipes.checkpoint.save.manifest import write_manifest
 from recipes.checkpoint.stored.description import description_of
@@ -153,6 +159,7 @@ def _write_tensors(conversion: Conversion, stream: BinaryIO, prefix: str) -> Tor
 def _nemo_config(conversion: Conversion, tokenizer_file: str, tokenizer_library: str) -> dict[str, Any]:
     """As training would have written it, with what the source's configuration tells of its training."""
     source = conversion.source
+    classic = source.generation == "classic"
     return to_nemo_config(
         source.model,
         tokenizer_file=tokenizer_file,
@@ -163,6 +170,9 @@ def _nemo_config(conversion: Conversion, tokenizer_file: str, tokenizer_library:
         precision=conversion.precision,
         seed=_number(source, "seed", 1234),
         document_start=source.document_start,
+        notes=note_for_nemo(source.document_start, source.text_tokenizer),
+        sentencepiece_legacy=classic and sentencepiece_legacy(source.config),
+        carried=carried_options(source.config) if classic else {},
     )
 
 

@@ -14,6 +14,7 @@ from recipes.families.hugging_face import (
     rms_norm_keys,
     rotary_base,
     shortest_period,
+    stated_once,
 )
 from recipes.families.model_config import ModelConfig, kv_channels, window_pattern
 from recipes.families.settings import NORMAL_INIT, ROTARY, WINDOWS
@@ -81,17 +82,15 @@ def _from_gemma3(values: Values) -> dict[str, Any]:
         )
     pattern = _pattern(values, most_layers(values))
     windowed = "S" in pattern
+    window = values.count("sliding_window", 4096)
     rope = values.mapping("rope_parameters")
     full, sliding = rope.mapping("full_attention"), rope.mapping("sliding_attention")
     for parameters in (full, sliding):
         parameters.choice("rope_type", ("default",), "default")
     if values.has("rope_scaling"):
         values.refuse("rope_scaling", "no family here computes that")
-    base = rotary_base(full if full.has("rope_theta") else values, "rope_theta", 1e6)
-    if sliding.has("rope_theta"):
-        local = rotary_base(sliding, "rope_theta", 1e4)
-    else:
-        local = rotary_base(values, "rope_local_base_freq", 1e4)
+    base = rotary_base(stated_once("rope_theta", values, full), "rope_theta", 1e6)
+    local = _local_base(values, sliding)
     return {
         **rms_norm(values),
         "activation": "geglu",
@@ -100,17 +99,28 @@ def _from_gemma3(values: Values) -> dict[str, Any]:
         "share_embeddings_and_output_weights": values.flag("tie_word_embeddings", True),
         "rotary_base": base,
         "rotary_base_local": local if windowed else None,
-        "window_size": values.count("sliding_window", 4096) if windowed else None,
+        "window_size": window if windowed else None,
         "window_pattern": pattern if windowed else None,
     }
 
 
+def _local_base(values: Values, sliding: Values) -> int:
+    """Of the windowed layers: readers before transformers 5 look for one key, later ones for the other."""
+    older = rotary_base(values, "rope_local_base_freq", 1e4)
+    if not sliding.has("rope_theta"):
+        return older
+    base = rotary_base(sliding, "rope_theta", 1e4)
+    if values.has("rope_local_base_freq") and base != older:
+        values.refuse("rope_local_base_freq", f"{sliding.name} says rope_theta={base}; make them equal")
+    return base
+
+
 def _pattern(values: Values, layers: int) -> str:
-    """S and L by layer, as short as its tiling allows."""
+    """S and L by layer, as short as its tiling allows. transformers asks for a period without a list only."""
+    key = "sliding_window_pattern" if values.has("sliding_window_pattern") else "_sliding_window_pattern"
+    period = values.count(key, 6)
     kinds = values.content.get("layer_types")
     if kinds is None:
-        key = "sliding_window_pattern" if values.has("sliding_window_pattern") else "_sliding_window_pattern"
-        period = values.count(key, 6)
         kinds = ["sliding_attention" if (n + 1) % period else "full_attention" for n in range(layers)]
     letters = {"sliding_attention": "S", "full_attention": "L"}
     if (

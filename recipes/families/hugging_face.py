@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from recipes.console import shown
 from recipes.errors import UserError
 from recipes.families.family import Architecture
 from recipes.families.model_config import ModelConfig
@@ -115,8 +116,20 @@ def rotary(values: Values, default: float = 10000.0) -> dict[str, Any]:
         values.refuse("rope_scaling", "no family here computes that")
     parameters = values.mapping("rope_parameters")
     parameters.choice("rope_type", ("default",), "default")
-    source = parameters if parameters.has("rope_theta") else values
+    source = stated_once("rope_theta", values, scaling, parameters)
     return {"rotary_base": rotary_base(source, "rope_theta", default)}
+
+
+def stated_once(key: str, *places: Values) -> Values:
+    """The last of the places that states ``key``, the first where none does.
+
+    Older and newer versions of transformers look in different places, so all that state it must agree.
+    """
+    stating = [place for place in places if place.has(key)]
+    for place in stating[1:]:
+        if place.content[key] != stating[0].content[key]:
+            place.refuse(key, f"{stating[0].name} says {shown(stating[0].content[key])}; make them equal")
+    return stating[-1] if stating else places[0]
 
 
 def dropout(values: Values, key: str) -> float:

@@ -38,6 +38,7 @@ from recipes.families.hugging_face import (
     rms_norm_keys,
     rotary,
     rotary_keys,
+    stated_once,
 )
 from recipes.families.model_config import ModelConfig, expert_width, moe_layers, window_pattern
 from recipes.families.settings import EXPERTS, NORMAL_INIT, ROTARY, ROUTER, WINDOWS
@@ -45,6 +46,7 @@ from recipes.families.tensors import ROUTERS, TensorSpec, same
 from recipes.families.values import Values
 
 LLAMA = Architecture("LlamaForCausalLM", "llama")
+MISTRAL = Architecture("MistralForCausalLM", "mistral")
 QWEN3 = Architecture("Qwen3ForCausalLM", "qwen3")
 QWEN3_MOE = Architecture("Qwen3MoeForCausalLM", "qwen3_moe")
 MIXTRAL = Architecture("MixtralForCausalLM", "mixtral")
@@ -129,7 +131,9 @@ def architecture(model: ModelConfig) -> Architecture:
     refuse_unless(model.normalization == "RMSNorm", model, "normalization")
     refuse_unless(model.activation == "swiglu", model, "activation")
     refuse_unless(not model.add_bias_linear, model, "add_bias_linear")
-    refuse_unless(not any(window_pattern(model)), model, "window_size")
+    if any(window_pattern(model)):
+        _check_mistral(model)
+        return MISTRAL
     if any(moe_layers(model)) and model.moe_router_score_function == "sigmoid":
         _check_glm4_moe(model)
         return GLM4_MOE
@@ -147,6 +151,14 @@ def architecture(model: ModelConfig) -> Architecture:
     refuse_unless(model.moe_shared_expert_intermediate_size is None, model, shared)
     refuse_unless(model.qk_layernorm, model, "qk_layernorm")
     return QWEN3_MOE
+
+
+def _check_mistral(model: ModelConfig) -> None:
+    """It is Llama with one window for all layers."""
+    refuse_unless(all(window_pattern(model)), model, "window_size")
+    refuse_unless(model.num_moe_experts is None, model, "window_size")
+    refuse_unless(not model.qk_layernorm, model, "window_size")
+    refuse_unless(model.rotary_percent == 1.0, model, "rotary_percent")
 
 
 def _check_glm4_moe(model: ModelConfig) -> None:
@@ -168,6 +180,8 @@ def to_hugging_face(model: ModelConfig) -> dict[str, Any]:
     keys = class_keys(model) | rms_norm_keys(model) | {"hidden_act": "silu"} | rotary_keys(model)
     if found == LLAMA:
         keys["mlp_bias"] = False
+    elif found == MISTRAL:
+        keys["sliding_window"] = model.window_size
     elif found == MIXTRAL:
         keys |= {
             "intermediate_size": expert_width(model),
@@ -214,8 +228,20 @@ def _from_llama(values: Values) -> dict[str, Any]:
     return {"share_embeddings_and_output_weights": tied, **rms_norm(values), **rotary(values)}
 
 
+def _from_mistral(values: Values) -> dict[str, Any]:
+    fields = _from_llama(values)
+    if "sliding_window" in values.content and not values.has("sliding_window"):
+        return fields
+    # transformers' default where nothing is said.
+    return {**fields, "window_size": values.count("sliding_window", 4096), "window_pattern": "S"}
+
+
 def _from_qwen3(values: Values) -> dict[str, Any]:
-    if "sliding_attention" in (values.content.get("layer_types") or ()):
+    # Without use_sliding_window, which is checked for all families, nothing asks for the next two.
+    for key in ("sliding_window", "max_window_layers"):
+        values.content.get(key)
+    kinds = values.content.get("layer_types")
+    if kinds is not None and kinds != ["full_attention"] * most_layers(values):
         values.refuse("layer_types", "no family here computes that")
     return {**_from_llama(values), "qk_layernorm": True}
 
@@ -252,8 +278,9 @@ def _from_glm4_moe(values: Values) -> dict[str, Any]:
         values.refuse("norm_topk_prob", "weights are normed for several experts, and not for a single one")
     width = values.count("moe_intermediate_size")
     shared = values.count("n_shared_experts", 1, most=MOST_EXPERTS) * width
-    rope = values.mapping("rope_parameters")
-    source = rope if rope.has("partial_rotary_factor") else values
+    # Layers that predict further tokens are left over among the tensors, if they are stored.
+    values.content.get("num_nextn_predict_layers")
+    source = stated_once("partial_rotary_factor", values, values.mapping("rope_parameters"))
     rotary_percent = source.number("partial_rotary_factor", 0.5)
     if not 0 < rotary_percent <= 1:
         source.refuse("partial_rotary_factor", "must be in (0, 1]")
@@ -285,6 +312,7 @@ FAMILY = Family(
     to_hugging_face=to_hugging_face,
     from_hugging_face={
         "llama": _from_llama,
+        "mistral": _from_mistral,
         "parambharatgen": _from_llama,  # Param-1's published remote-code class, whose weights are Llama's.
         "qwen3": _from_qwen3,
         "qwen3_moe": _from_qwen3_moe,

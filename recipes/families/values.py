@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 from recipes.console import shown
 from recipes.errors import UserError
+from recipes.families.stated_keys import StatedKeys
 
 # No model has more of anything; what is larger would only cost memory before the weights contradict it.
 LARGEST = 2**31
@@ -16,16 +18,28 @@ class Values:
     """Keys of ``content`` by type; ``null`` counts as absent. ``name`` is how messages call the file.
 
     Every method raises UserError where a value is missing, of another type or out of bounds.
+    ``content`` notes what is looked up: a key that no reader asks for is refused at the end.
     """
 
-    def __init__(self, content: dict[str, Any], name: str) -> None:
-        self.content, self.name = content, name
+    def __init__(self, content: Mapping[str, Any], name: str) -> None:
+        self.content, self.name = StatedKeys(content), name
+        self._inside: dict[str, Values] = {}
+
+    def refuse_unread(self, harmless: Collection[str]) -> None:
+        """Every key that says something must have been read or be harmless, inside of objects too.
+
+        Raises:
+            UserError: with the key, its value and what to do.
+        """
+        self.content.refuse_unread(self.name, harmless)
+        for inside in self._inside.values():
+            inside.refuse_unread(())
 
     def refuse(self, key: str, why: str) -> NoReturn:
         raise UserError(f"{self.name}: {key}={shown(self.content.get(key))}: {why}")
 
     def has(self, key: str) -> bool:
-        return self.content.get(key) is not None
+        return self.content.states(key)
 
     def _get(self, key: str, default: Any) -> Any:
         value = self.content.get(key)
@@ -59,12 +73,14 @@ class Values:
 
     def mapping(self, key: str) -> Values:
         """An object inside, empty where it is absent."""
-        value = self.content.get(key)
-        if value is None:
-            value = {}
-        if not isinstance(value, dict):
-            self.refuse(key, "must be an object")
-        return Values(value, f"{self.name}: {key}")
+        if key not in self._inside:
+            value = self.content.get(key)
+            if value is None:
+                value = {}
+            if not isinstance(value, dict):
+                self.refuse(key, "must be an object")
+            self._inside[key] = Values(value, f"{self.name}: {key}")
+        return self._inside[key]
 
     def numbers_of_layers(self, key: str, layers: int) -> list[int]:
         """Some of the layers, counted from 0, each once and sorted; none where it is absent."""

@@ -21,7 +21,7 @@ from megatron.core import parallel_state
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from omegaconf import OmegaConf
 
-from recipes.checkpoint.nemo.classic_config import to_nemo_config
+from recipes.checkpoint.nemo.classic_config import note_for_nemo, to_nemo_config
 from recipes.checkpoint.nemo.nemo_file import new_tokenizer_name, save_nemo
 from recipes.cli import DONE, STOPPED_BY_GUARD, STOPPED_BY_SIGNAL
 from recipes.config.schema import PretrainConfig
@@ -166,6 +166,7 @@ def _model(
 ) -> ParamGPT:
     assert config.tokenizer.model is not None
     tokenizer_file = Path(config.tokenizer.model)
+    tokenizer = load_tokenizer(tokenizer_file)
     bf16 = resolve_dtype(config.trainer.precision) == torch.bfloat16
     nemo_config = to_nemo_config(
         config.model,
@@ -177,10 +178,9 @@ def _model(
         precision="bf16" if bf16 else 32,
         seed=config.seed,
         document_start=document_start,
+        notes=note_for_nemo(document_start, tokenizer),
     )
-    model = ParamGPT(
-        OmegaConf.create(nemo_config), config, load_tokenizer(tokenizer_file), directory, steps, trainer
-    )
+    model = ParamGPT(OmegaConf.create(nemo_config), config, tokenizer, directory, steps, trainer)
     model._save_restore_connector = NemoConnector(tokenizer_file)
     return model
 

@@ -7,6 +7,7 @@ from typing import Any
 from recipes.families.family import Architecture, Family, family_of, find_family, known_families
 from recipes.families.hugging_face import MOST_LAYERS, dropout, refuse_unless
 from recipes.families.model_config import ModelConfig, kv_channels, num_query_groups
+from recipes.families.stated_keys import key_names
 from recipes.families.values import Values
 
 FILE = "config.json"
@@ -24,6 +25,24 @@ REQUIRED: dict[str, tuple[Any, ...]] = {
     "pretraining_tp": (1,),
     "quantization_config": (),
 }
+# What changes nothing about the logits of a text: who wrote the file and how weights are stored, ids that the
+# tokenizer decides, settings of generation that transformers once kept here, and what only training reads.
+HARMLESS = key_names(
+    """
+    _name_or_path architectures auto_map dtype name_or_path torch_dtype transformers_version
+    unsloth_fixed unsloth_version _attn_implementation _attn_implementation_autoset attn_implementation
+    cache_implementation chunk_size_feed_forward gradient_checkpointing is_decoder output_attentions
+    output_hidden_states output_router_logits return_dict tf_legacy_loss torchscript use_bfloat16
+    use_cache bos_token_id decoder_start_token_id eos_token_id pad_token_id sep_token_id tokenizer_class
+    unk_token_id finetuning_task id2label label2id num_labels prefix problem_type task_specific_params
+    bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping
+    encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id
+    forced_eos_token_id length_penalty max_length max_new_tokens min_length no_repeat_ngram_size
+    num_beam_groups num_beams num_return_sequences output_scores remove_invalid_values
+    repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p
+    router_aux_loss_coef router_jitter_noise router_z_loss_coef
+    """
+)
 
 
 def architecture_of(model: ModelConfig) -> Architecture:
@@ -84,18 +103,19 @@ def from_hf_config(config: dict[str, Any]) -> ModelConfig:
     """The description of a Hugging Face model, from its config.json alone.
 
     Raises:
-        UserError: another model type, a value of another type or size than it can have, or a setting that no
-            family here computes.
+        UserError: another model type, a value of another type or size than it can have, a setting that no
+            family here computes, or one that is not known here.
     """
     values = Values(config, FILE)
     readers = {kind: (family, kind) for family in _families() for kind in family.from_hugging_face}
     family, kind = readers[values.choice("model_type", tuple(readers))]
     for key, allowed in REQUIRED.items():
-        value = config.get(key) if key not in family.config_keys else None
-        # In Python 1 == True, but a flag must be a flag.
+        value = values.content.get(key) if key not in family.config_keys else None
+        # Not 1 == True: a flag must be a flag.
         if value is not None and not any(value == known and type(value) is type(known) for known in allowed):
             values.refuse(key, "no family here computes that")
     fields = {**_sizes(values), **family.from_hugging_face[kind](values), "family": family.name}
+    values.refuse_unread(HARMLESS)
     return ModelConfig(**fields)
 
 

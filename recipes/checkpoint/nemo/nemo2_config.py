@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from recipes.checkpoint.nemo.classic_config import is_classic, known_value
-from recipes.checkpoint.stored.description import typed_model
+from recipes.checkpoint.nemo.classic_config import FUSED_GELU, is_classic, known_value, window_settings
+from recipes.checkpoint.nemo.nemo2_keys import HARMLESS, OF_THE_DOCUMENT
+from recipes.checkpoint.stored.description import stored_megatron, typed_model
 from recipes.config.stored_options import stored_options
 from recipes.console import shown
 from recipes.data.tokenizer.file_names import SENTENCEPIECE
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig, kv_channels, num_query_groups, padded_vocab_size
+from recipes.families.stated_keys import StatedKeys
 
 FILE = "context/model.yaml"
 # (activation_func, gated_linear_unit) -> activation. jit_fused or not, they compute the same.
@@ -39,7 +41,7 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "add_qkv_bias": (False,),
     "mtp_num_layers": (None, 0),
     "no_rope_freq": (None,),
-    "window_size": (None,),
+    "window_attn_skip_freq": (None,),
     "softmax_type": ("vanilla",),
     "softmax_scale": (None,),
     "glu_linear_offset": (0, 0.0),
@@ -50,9 +52,40 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "moe_apply_probs_on_input": (False,),
     "heterogeneous_block_specs": (False,),
     "is_hybrid_model": (False,),
+    "experimental_attention_variant": (None,),
 }
-# Classes whose RoPE is scaled beyond the fields above (arXiv 2407.21783).
-SCALED_ROPE = ("Llama31", "Llama32")
+# Classes of NeMo 2 that compute nothing beyond their fields, by the beginning of their names.
+MODELS = (
+    "GPTModel",
+    "LlamaModel",
+    "MistralModel",
+    "MixtralModel",
+    "NemotronModel",
+    "Qwen2Model",
+    "Qwen3Model",
+)
+CONFIGS = (
+    "CodeLlamaConfig",
+    "GPTConfig",
+    "Llama2Config",
+    "Llama3Config",
+    "LlamaConfig",
+    "MistralConfig",
+    "MistralNeMo",
+    "MixtralConfig",
+    "Nemotron3Config",
+    "Nemotron4Config",
+    "NemotronConfig",
+    "Qwen2Config",
+    "Qwen25Config",
+    "Qwen3Config",
+)
+LAYER_SPECS = (
+    "default_layer_spec",
+    "local_layer_spec",
+    "transformer_engine_full_layer_spec",
+    "transformer_engine_layer_spec",
+)
 # How a pattern of dense layers and layers with experts is often written: "[0]*1+[1]*20".
 PATTERN = re.compile(r"\(?\[0\]\*(\d{1,6})\+\[1\]\*(\d{1,6})\)?")
 # Copied as they are: ModelConfig has megatron-core's names, types and meanings.
@@ -101,20 +134,20 @@ def from_nemo2_config(
 
 
 def _translated(document: dict[str, Any], pieces: int, stored_rows: int) -> ModelConfig:
-    config = document.get("config")
-    if not isinstance(config, dict):
-        raise UserError(f"{FILE}: config is not a mapping")
-    target = str(config.get("_target_", "")).rsplit(".", 1)[-1]
-    if target.startswith(SCALED_ROPE):
-        raise UserError(f"{FILE}: {target} scales RoPE, which no family here computes")
-    for key, supported in SUPPORTED_VALUES.items():
-        if key in config and config[key] not in supported:
-            raise UserError(f"{FILE}: {key}={shown(config[key])} is not supported (supported: {supported})")
-    values = {key: config[key] for key in COPIED if key in config}
+    section = document.get("config")
+    if not isinstance(section, dict):
+        raise UserError(f"{FILE}: config is no mapping")
+    config = StatedKeys(section)
+    _refuse_other_models(document, config)
+    values = {key: config[key] for key in SAME if key in config}
     if config.get("num_moe_experts") is not None:
         values |= {key: config[key] for key in COPIED_OF_EXPERTS if config.get(key) is not None}
         values |= _expert_layers(config)
-    # A field that is missing has its class's default. NeMo 2 writes all of TransformerConfig's.
+    else:  # Nothing asks for the other settings of experts.
+        for key in config:
+            if str(key).startswith("moe_"):
+                config.get(key)
+    # A field that is not written has its class's default. NeMo 2 writes all of TransformerConfig's.
     values |= {
         "vocab_size": pieces,
         "make_vocab_size_divisible_by": stored_rows,
@@ -128,11 +161,59 @@ def _translated(document: dict[str, Any], pieces: int, stored_rows: int) -> Mode
         "rotary_base": config.get("rotary_base", 10000),
         "rotary_percent": config.get("rotary_percent", 1.0),
         "share_embeddings_and_output_weights": config.get("share_embeddings_and_output_weights", True),
+        "megatron": _megatron(config),
+        **window_settings(FILE, config.get("window_size")),
     }
+    config.refuse_unread(f"{FILE}: config", HARMLESS | SUPPORTED_VALUES.keys())
     return typed_model(**values)
 
 
-def _first(config: dict[str, Any], *keys: str) -> Any:
+def _refuse_other_models(document: dict[str, Any], config: StatedKeys) -> None:
+    """
+    Raises:
+        UserError: a class, a function or a value that makes another model of it than our families compute.
+    """
+    StatedKeys(document).refuse_unread(FILE, OF_THE_DOCUMENT)
+    _known_class("_target_", document.get("_target_"), MODELS)
+    _known_class("config._target_", config.get("_target_"), CONFIGS)
+    spec = config.get("transformer_layer_spec")
+    name = spec.get("_target_") if isinstance(spec, dict) else spec
+    if name is not None and _last_part(name) not in LAYER_SPECS:
+        raise UserError(
+            f"{FILE}: transformer_layer_spec={shown(name)} is not supported "
+            f"(supported: {', '.join(LAYER_SPECS)})"
+        )
+    for key, supported in SUPPORTED_VALUES.items():
+        if key in config and config[key] not in supported:
+            raise UserError(f"{FILE}: {key}={shown(config[key])} is not supported (supported: {supported})")
+
+
+def _known_class(key: str, target: Any, known: tuple[str, ...]) -> None:
+    """Classes can compute more than their fields say: Llama 3.1's scales RoPE, Gemma's its embeddings."""
+    if target is not None and not _last_part(target).startswith(known):
+        raise UserError(
+            f"{FILE}: {key}={shown(target)} may compute more than its fields say; if it does not, set it to "
+            f"one of the classes that are known here ({', '.join(known)})"
+        )
+
+
+def _last_part(target: Any) -> str:
+    return str(target).rsplit(".", 1)[-1]
+
+
+def _megatron(config: StatedKeys) -> dict[str, Any]:
+    """Options of megatron-core's that change arithmetic and are no settings of ours."""
+    options: dict[str, Any] = {}
+    gelu = _activation(config) == "gelu" and config.get("add_bias_linear", True) is True
+    if gelu and config.get(FUSED_GELU, False) is True:
+        options[FUSED_GELU] = True
+    if config.get("moe_expert_capacity_factor") is not None:
+        dropping = ("moe_token_drop_policy", "moe_pad_expert_input_to_capacity")
+        options |= {key: config[key] for key in dropping if key in config}
+    return stored_megatron(options, "config")
+
+
+def _first(config: StatedKeys, *keys: str) -> Any:
     for key in keys:
         if config.get(key) is not None:
             return config[key]
@@ -145,7 +226,7 @@ def _positions(value: Any) -> str:
     )
 
 
-def _activation(config: dict[str, Any]) -> str:
+def _activation(config: StatedKeys) -> str:
     function = config.get("activation_func")
     name = function.get("_target_") if isinstance(function, dict) else function
     gated = config.get("gated_linear_unit", False)
@@ -157,8 +238,8 @@ def _activation(config: dict[str, Any]) -> str:
     return known
 
 
-def _expert_layers(config: dict[str, Any]) -> dict[str, Any]:
-    """Which layers have experts: megatron-core's pattern as ModelConfig's two settings."""
+def _expert_layers(config: StatedKeys) -> dict[str, Any]:
+    """Which layers have experts: megatron-core's pattern in our two settings."""
     layers, pattern = config.get("num_layers"), config.get("moe_layer_freq", 1)
     if type(layers) is not int or not 0 < layers < 100_000:
         raise UserError(f"{FILE}: num_layers={shown(layers)} is not a number of layers")

@@ -140,7 +140,9 @@ _RULES = (
     ),
     _Rule(
         "vid",
-        _pattern(rf"{_BEFORE_GROUPS} [2-9]\d{{3}}(?P<gap>[ ]{{0,2}}|[ ]?-[ ]?)(?:\d{{4}}(?P=gap)){{2}}\d{{4}} (?!\w)"),
+        _pattern(
+            rf"{_BEFORE_GROUPS} [2-9]\d{{3}}(?P<gap>[ ]{{0,2}}|[ ]?-[ ]?)(?:\d{{4}}(?P=gap)){{2}}\d{{4}} (?!\w)"
+        ),
         checks.vid_word,
         ("vid", "virtual id", "वीआईडी", "वर्चुअल"),
     ),
@@ -186,7 +188,9 @@ _RULES = (
     ),
     _Rule(
         "gstin",
-        _whole(rf"(?:[0-3]\d|9[79])(?P<gap>[ ]?|-){_PAN}(?P=gap)[1-9A-Z](?:(?P=gap)|)[ZCD](?:(?P=gap)|)[0-9A-Z]"),
+        _whole(
+            rf"(?:[0-3]\d|9[79])(?P<gap>[ ]?|-){_PAN}(?P=gap)[1-9A-Z](?:(?P=gap)|)[ZCD](?:(?P=gap)|)[0-9A-Z]"
+        ),
     ),
     _Rule(
         "gstin",

@@ -153,7 +153,9 @@ def aadhaar(match: str, before: str, after: str) -> bool:
     # One row of four-digit numbers in ten passes Verhoeff's check.
     if len(groups) == 3 and (_years(groups) or _round(groups)):
         return False
-    if len(groups) == 1 and re.fullmatch(r"20\d\d(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])(?:[01]\d|2[0-3])[0-5]\d", match):
+    if len(groups) == 1 and re.fullmatch(
+        r"20\d\d(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])(?:[01]\d|2[0-3])[0-5]\d", match
+    ):
         return False  # A point in time: 202401151230.
     return not (_OTHER_NUMBER.search(before) or _amount(before, after))
 
@@ -202,7 +204,9 @@ _phone_word = beside("phone", _PHONE_WORDS, tight=True)
 
 def spoken_of_as_phone(match: str, before: str, after: str) -> bool:
     groups = _groups(match)
-    return not (_years(groups) or _round(groups) or _amount(before, after)) and _phone_word(match, before, after)
+    return not (_years(groups) or _round(groups) or _amount(before, after)) and _phone_word(
+        match, before, after
+    )
 
 
 _NO_ADDRESS = re.compile(

@@ -101,7 +101,14 @@ def test_patterns_of_experts(pattern: Any, expected: tuple[int, int]) -> None:
         ({"layernorm_zero_centered_gamma": True}, "layernorm_zero_centered_gamma"),
         ({"multi_latent_attention": True}, "multi_latent_attention"),
         ({"add_qkv_bias": True}, "add_qkv_bias"),
-        ({"window_size": [127, 0]}, "window_size"),
+        ({"window_size": [127, 5]}, "window_size"),
+        ({"window_size": [127, 0], "window_attn_skip_freq": 2}, "window_attn_skip_freq"),
+        ({"_target_": "nemo.collections.llm.gpt.model.gemma.GemmaConfig2B"}, "GemmaConfig2B"),
+        ({"transformer_layer_spec": {"_target_": "nemo.x.gemma2_layer_spec"}}, "gemma2_layer_spec"),
+        ({"moe_router_force_load_balancing": True, "num_moe_experts": 4}, "moe_router_force_load_balancing"),
+        ({"moe_latent_size": 64, "num_moe_experts": 4}, "moe_latent_size=64"),
+        ({"scale_factor": 8}, "scale_factor=8"),
+        ({"qk_l2_norm": True}, "qk_l2_norm=True"),
         ({"normalization": "L2Norm"}, "L2Norm"),
         ({"activation_func": {"_target_": "os.system"}}, "os.system"),
         ({"gated_linear_unit": False}, "silu"),
@@ -123,3 +130,29 @@ def test_what_is_not_computed_here_is_named(changes: dict[str, Any], named: str)
 def test_another_file() -> None:
     with pytest.raises(UserError, match="not a mapping"):
         from_nemo2_config({"config": []}, tokenizer_vocab_size=1, stored_rows=1)
+
+
+def test_a_window_of_all_layers_is_kept() -> None:
+    """megatron-core counts the tokens to the left of the query, ours the query too."""
+    model = read(window_size=[127, 0], _target_="nemo.collections.llm.gpt.model.mistral.MistralConfig7B")
+    assert (model.window_size, model.window_pattern) == (128, "S")
+    assert read(window_size=[-1, 0]) == read()
+
+
+def test_a_fused_gelu_is_the_tanh_form() -> None:
+    gelu = {"activation_func": "torch._C._nn.gelu", "gated_linear_unit": False, "add_bias_linear": True}
+    assert read(**gelu, bias_activation_fusion=True).megatron == {"bias_activation_fusion": True}
+    assert read(**gelu, bias_activation_fusion=False).megatron == {}
+    assert read(bias_activation_fusion=True).megatron == {}, "a fused SwiGLU computes what a plain one does"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model_transform": {"_target_": "nemo.collections.llm.peft.lora.LoRA"}}, "model_transform="),
+        ({"_target_": "nemo.collections.llm.gpt.model.gemma.GemmaModel"}, "GemmaModel"),
+    ],
+)
+def test_what_stands_beside_the_configuration_counts(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        from_nemo2_config({**document(), **changes}, tokenizer_vocab_size=448, stored_rows=512)

@@ -170,6 +170,8 @@ def test_model_config_is_nemos(trained: tuple[Path, torch.Tensor]) -> None:
         "vocab_size": 1000,
         "document_start": "eos",
         "megatron": {},
+        "notes": "Documents began with </s> (id 2) in training, and NeMo's add_BOS puts another token there. "
+        "Prompt with token ids that begin with 2: model.generate((ids, lengths), ...), both tensors.",
         "step": 15,
     }
     nemos = yaml.safe_load(read_tar(MAIN / "model.nemo")[CONFIG])
