@@ -139,7 +139,7 @@ def _translated(document: dict[str, Any], pieces: int, stored_rows: int) -> Mode
         raise UserError(f"{FILE}: config is no mapping")
     config = StatedKeys(section)
     _refuse_other_models(document, config)
-    values = {key: config[key] for key in SAME if key in config}
+    values = {key: config[key] for key in COPIED if key in config}
     if config.get("num_moe_experts") is not None:
         values |= {key: config[key] for key in COPIED_OF_EXPERTS if config.get(key) is not None}
         values |= _expert_layers(config)
