@@ -65,6 +65,8 @@ class _Rule:
     valid: checks.Check | None = None
     needs: tuple[str, ...] = ()
     """Texts that contain none of these, in lower case, are not searched."""
+    long: bool = False
+    """Every match contains a `_LONG_NUMBER`; texts without one are not searched."""
 
 
 def _pattern(text: str, flags: int = 0) -> re.Pattern[str]:
@@ -72,7 +74,7 @@ def _pattern(text: str, flags: int = 0) -> re.Pattern[str]:
 
 
 # A number must not continue as a word, decimal or dashed number; a second mobile number may follow a dash.
-_BEFORE = r"(?<!\w)(?<!\d[.,-])"
+_BEFORE = r"(?<![\w^])(?<!\d[.,-])"
 _AFTER = r"(?!\w)(?!\.\d|[,-](?![6-9]\d{9}(?!\d))\d)"
 # Numbers written in groups must not be part of a longer series of groups. A list number at the start of the
 # line is not part of the series, nor is a quantity after it: 98765 43210 24 hours.
@@ -97,10 +99,12 @@ _RULES = (
         "email",
         _pattern(
             # "ईमेल-ravi@example.com": the Hindi word is no part of the name.
-            rf"(?<![{_LETTER}]) (?![{_FOREIGN}-]+-[A-Za-z][A-Za-z0-9._%+-]*@) [{_LETTER}][{_LETTER}._%+'-]{{0,63}}"
+            rf"(?<![{_LETTER}]) (?![{_FOREIGN}-]+-[A-Za-z][A-Za-z0-9._%+-]*@)"
+            rf"[{_LETTER}][{_LETTER}._%+'-]{{0,63}}"
             rf"@(?:[{_LETTER}-]{{1,63}}\.){{1,8}}(?:"
             r"(?:xn--[A-Za-z0-9-]{2,59}|[A-Za-z]{2,24}) (?![A-Za-z0-9]|-[A-Za-z0-9])"
-            rf"| (?:{'|'.join(_DOMAINS.split())}|(?<=[{_FOREIGN}]\.)[{_FOREIGN}]{{2,24}}) (?![{_LETTER}]|-[{_LETTER}]))"
+            rf"| (?:{'|'.join(_DOMAINS.split())}|(?<=[{_FOREIGN}]\.)[{_FOREIGN}]{{2,24}})"
+            rf"(?![{_LETTER}]|-[{_LETTER}]))"
         ),
         needs=("@",),
     ),
@@ -134,25 +138,31 @@ _RULES = (
         "aadhaar",
         _pattern(
             rf"{_BEFORE}(?<!\+) [2-9]\d{{11}} {_AFTER}"
-            rf"| {_BEFORE_GROUPS}(?<!\+) [2-9]\d{{3}}(?P<gap>[ ]{{1,2}}|[ ]?-[ ]?)\d{{4}}(?P=gap)\d{{4}} {_AFTER_GROUPS}"
+            rf"| {_BEFORE_GROUPS}(?<!\+) [2-9]\d{{3}}(?P<gap>[ ]{{1,2}}|[ ]?-[ ]?)"
+            rf"\d{{4}}(?P=gap)\d{{4}} {_AFTER_GROUPS}"
         ),
         checks.aadhaar,
+        long=True,
     ),
     _Rule(
         "vid",
         _pattern(
-            rf"{_BEFORE_GROUPS} [2-9]\d{{3}}(?P<gap>[ ]{{0,2}}|[ ]?-[ ]?)(?:\d{{4}}(?P=gap)){{2}}\d{{4}} (?!\w)"
+            rf"{_BEFORE_GROUPS} [2-9]\d{{3}}(?P<gap>[ ]{{0,2}}|[ ]?-[ ]?)"
+            rf"(?:\d{{4}}(?P=gap)){{2}}\d{{4}} (?!\w)"
         ),
         checks.vid_word,
         ("vid", "virtual id", "वीआईडी", "वर्चुअल"),
+        long=True,
     ),
     # With the code of the country, in any groups.
     _Rule(
         "phone",
         _pattern(
-            rf"{_BEFORE} {_CODE} [ ./-]{{0,3}} (?:\(0\)[ -]?|0[ -]?)? \(?[1-9](?:[ .()/-]{{0,2}}\d){{9}} {_AFTER_GROUPS}"
+            rf"{_BEFORE} {_CODE} [ ./-]{{0,3}} (?:\(0\)[ -]?|0[ -]?)?"
+            rf"\(?[1-9](?:[ .()/-]{{0,2}}\d){{9}} {_AFTER_GROUPS}"
         ),
         needs=("91",),
+        long=True,
     ),
     # Mobile numbers: ten digits beginning with 6 to 9, with or without the country code or a 0.
     _Rule(
@@ -165,16 +175,19 @@ _RULES = (
             rf"{_AFTER_GROUPS}"
         ),
         checks.mobile,
+        long=True,
     ),
     # Landlines: ten digits after the 0 or the country's code, with a gap after the area code.
     _Rule(
         "phone",
         _pattern(
             rf"{_BEFORE_GROUPS} (?:91-|\(?0)"
-            r"(?:[1-8]\d[) -]{1,3}[2-7]\d{3}[ -]?\d{4} | [1-8]\d{2}[) -]{1,3}[2-7]\d{2}[ -]?(?:\d{4}|\d{2}[ -]\d{2})"
+            r"(?:[1-8]\d[) -]{1,3}[2-7]\d{3}[ -]?\d{4} | [1-8]\d{2}[) -]{1,3}[2-7]\d{2}[ -]?"
+            r"(?:\d{4}|\d{2}[ -]\d{2})"
             r"| [1-8]\d{3}[) -]{1,3}[2-7]\d(?:\d{4}|\d[ -]\d{3}|[ -]\d{2}[ -]?\d{2}))"
             rf"{_AFTER_GROUPS}"
         ),
+        long=True,
     ),
     # Other groups, and landlines without their area code, only beside a word: Tel. 2345 6789.
     _Rule(
@@ -185,6 +198,7 @@ _RULES = (
             rf"{_AFTER_GROUPS}"
         ),
         checks.spoken_of_as_phone,
+        long=True,
     ),
     _Rule(
         "gstin",
@@ -210,6 +224,8 @@ _RULES = (
         # The letters of a series are never I or O, which look like digits.
         _whole(
             rf"{_STATE}{_GAP}\d{{1,2}}{_GAP}[A-HJ-NP-Z]{{1,3}}{_GAP}\d{{4}}"
+            # Delhi puts the class of the vehicle first: DL 3C AB 1234.
+            rf"| DL{_GAP}\d{{1,2}}{_GAP}[A-HJ-NP-Z]{_GAP}[A-HJ-NP-Z]{{1,2}}{_GAP}\d{{4}}"
             rf"| \d{{2}}{_GAP}BH{_GAP}\d{{4}}{_GAP}[A-HJ-NP-Z]{{1,2}}"
         ),
         checks.plate,
@@ -218,15 +234,17 @@ _RULES = (
         "vehicle",
         _whole(rf"{_STATE}{_GAP}\d{{1,2}}{_GAP}[A-HJ-NP-Z]{{1,3}}{_GAP}\d{{1,4}}", re.IGNORECASE),
         checks.plate_word,
+        checks.PLATE_STEMS,
     ),
     _Rule(
         "vehicle",
         _pattern(
             rf"(?<![\u0900-\u097f\w]) (?:{'|'.join(_STATES_HINDI.split())}){_GAP}\d{{1,2}}{_GAP}"
             rf"{_SERIES_HINDI}(?:[ ]?{_SERIES_HINDI}){{0,2}}{_GAP}\d{{4}} (?![\w-])"
-            rf"| (?<![\w-]) \d{{2}}{_GAP}बीएच{_GAP}\d{{4}}{_GAP}{_SERIES_HINDI}(?:[ ]?{_SERIES_HINDI})?(?![\u0900-\u0963])"
+            rf"| (?<![\w-]) \d{{2}}{_GAP}बीएच{_GAP}\d{{4}}{_GAP}"
+            rf"{_SERIES_HINDI}(?:[ ]?{_SERIES_HINDI})?(?![\u0900-\u0963])"
         ),
-        needs=tuple(_STATES_HINDI.split()) + ("बीएच",),
+        needs=(*_STATES_HINDI.split(), "बीएच"),
     ),
     _Rule(
         "voter_id",
@@ -236,15 +254,16 @@ _RULES = (
     ),
     _Rule(
         "passport",
-        _whole(r"[A-PR-WY][ -]?[1-9]\d[ ]?\d{5}", re.IGNORECASE),
+        _whole(r"[A-Z][ -]?[1-9]\d[ ]?\d{5}", re.IGNORECASE),
         checks.passport_word,
-        ("passport", "पासपोर्ट"),
+        ("passport", "ppt", "पासपोर्ट"),
     ),
     _Rule(
         "driving_licence",
         _whole(rf"{_STATE}[ /-]?\d{{2}}[ /-]{{0,3}}(?:19|20)\d{{2}}[ /-]{{0,3}}\d{{5,7}}", re.IGNORECASE),
         checks.licence_word,
-        ("driv", "licen", "dl", "d.l", "ड्राइविंग", "लाइसेंस", "लायसेंस", "अनुज्ञप्ति", "डीएल"),
+        ("driv", "licen", "dl", "d.l", "ड्राइविंग", "लाइसेंस", "लायसेंस", "अनुज्ञप्ति", "डीएल", "डी.एल"),
+        long=True,
     ),
     _Rule(
         "bank",
@@ -257,9 +276,11 @@ _RULES = (
         _pattern(rf"{_BEFORE_GROUPS} \d(?:[ ]?-?[ ]?\d){{8,17}} {_AFTER_GROUPS}"),
         checks.account,
         ("a/c", "a.c", "acc", "act", "खात", "काउं", "काउन्ट", "ए/सी"),
+        long=True,
     ),
 )
 _DIGIT = re.compile("[0-9]")
+_LONG_NUMBER = re.compile(r"[0-9](?:[ ./()-]{0,3}[0-9]){7}")
 
 
 def mask(text: str, kinds: Collection[str]) -> tuple[str, Counter[str]]:
@@ -288,11 +309,13 @@ def _find(text: str, kinds: Collection[str]) -> list[tuple[int, int, str]]:
     shadow = text.translate(_SHADOW)
     if "@" not in shadow and not _DIGIT.search(shadow):
         return []
-    lower = shadow.lower()
+    lower, long = shadow.lower(), _LONG_NUMBER.search(shadow) is not None
     found: list[tuple[int, int, str]] = []
     taken = bytearray(len(shadow))
     for rule in _RULES:
-        if rule.kind not in kinds or (rule.needs and not any(part in lower for part in rule.needs)):
+        if rule.kind not in kinds or (rule.long and not long):
+            continue
+        if rule.needs and not any(part in lower for part in rule.needs):
             continue
         for match in rule.pattern.finditer(shadow):
             start, end = match.span()

@@ -52,14 +52,14 @@ _LINK = (
     r"संख्या|नंबर|नम्बर|क्रमांक|नं|सं|क्र|आईडी|कोड|कार्ड|है|हैं|था|कार्यालय|घर|पर|करें|का|की|के|मेरा|मेरी)"
 )
 # Looser: anything but a digit or the end of a sentence. The point of an abbreviation ends no sentence.
-_NEAR = r"(?:[^\d.!?।]|(?<=\bNo)\.|(?<=\bno)\.|(?<=\bNO)\.|(?<=नं)\.|(?<=सं)\.|(?<=क्र)\.){0,40}"
-_AND = r"(?:\s*(?:,|/|&|;|\band\b|\bor\b|और|एवं|तथा|या|व)\s*)+"
+_NEAR = r"\.?(?:[^\d.!?।]|(?<=\bNo)\.|(?<=\bno)\.|(?<=\bNO)\.|(?<=नं)\.|(?<=सं)\.|(?<=क्र)\.){0,40}"
+_AND = r"(?:\s*(?:,|/|&|;|\band\b|\bor\b|और|एवं|तथा|या|व))+\s*"
 # The word behind the number: "J8369854 is my passport number", "J8369854 (passport)".
 _BACK = r"^(?:[\s(:]|\b(?:is|was|as|my|his|her|the|your|a|an)\b|मेरा|उसका|उनका|आपका|इनका|उनकी|मेरी)*"
 
 
 def beside(kind: str, words: str, tight: bool = False) -> Check:
-    """Whether one of the words stands before the match, directly behind it, or before its masked neighbour."""
+    """Whether a word stands before the match or directly behind it, or its neighbour was masked as `kind`."""
     alternatives = _words(words)
     link = rf"(?![A-Za-z]{{2}}){_LINK}{{0,12}}" if tight else _NEAR
     before_match = re.compile(rf"{alternatives}{link}$", re.IGNORECASE)
@@ -105,6 +105,22 @@ transactions?
 tracking
 awb
 consignment
+tender
+roll
+enrol?lment
+registration
+regn?
+file
+policy
+survey
+patent
+imei
+निविदा
+पत्रांक
+रोल
+नामांकन
+पंजीकरण
+पॉलिसी
 application
 case
 serial
@@ -234,6 +250,8 @@ def plate(match: str, before: str, after: str) -> bool:
     if words[2] in ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "DEC"):
         return False
     small_words = ("A", "AD", "AM", "AS", "AT", "BC", "BY", "BUT", "FY", "MAN", "PER", "THE", "WAS")
+    if words[2] in ("CM", "LS", "MLA", "MLC", "MP", "PM"):
+        return False  # Results of elections: AP 13 MLA 2024.
     return not (words[0] in ("AS", "LA", "OR", "UP") and words[2] in small_words)
 
 
@@ -241,37 +259,40 @@ pan_word = beside("pan", "pan\npermanent account\nपैन\nस्थायी 
 gstin_word = beside("gstin", "gst(?:in)?\nuin\nजीएसटी(?:आईएन)?\nजी\\.एस\\.टी", tight=True)
 vid_word = beside("vid", "vid\nvirtual id(?:entity)?\nवीआईडी\nवर्चुअल आईडी\nवर्चुअल पहचान")
 upi_word = beside("upi", "upi\nvpa\nbhim\ngoogle pay\ngpay\nphonepe\nयूपीआई\nभीम", tight=True)
+PLATE_STEMS = (
+    *(
+        "vehicle",
+        "motorcycle",
+        "scooter",
+        "truck",
+        "taxi",
+        "registration",
+        "regn",
+        "reg ",
+        "reg.",
+        "plate",
+        "car ",
+    ),
+    *(
+        "bike",
+        "bus ",
+        "jeep",
+        "वाहन",
+        "गाड़ी",
+        "गाड़ी",
+        "कार",
+        "बाइक",
+        "मोटरसाइकिल",
+        "स्कूटर",
+        "ट्रक",
+        "बस",
+        "टैक्सी",
+        "जीप",
+    ),
+    *("पंजीकरण", "पंजीयन"),
+)
 plate_word = beside(
-    "vehicle",
-    """
-    vehicles?
-    car
-    bike
-    motorcycle
-    scooter
-    truck
-    bus
-    auto
-    taxi
-    jeep
-    regn?
-    registration
-    plate
-    वाहन
-    गाड़ी
-    गाड़ी
-    कार
-    बाइक
-    मोटरसाइकिल
-    स्कूटर
-    ट्रक
-    बस
-    टैक्सी
-    जीप
-    पंजीकरण
-    पंजीयन
-    """,
-    tight=True,
+    "vehicle", "\n".join(word.strip().replace(".", r"\.") for word in PLATE_STEMS), tight=True
 )
 voter_word = beside(
     "voter_id",
@@ -289,7 +310,7 @@ voter_word = beside(
     ईपीआईसी
     """,
 )
-passport_word = beside("passport", "passports?\nपासपोर्ट")
+passport_word = beside("passport", "passports?\nppt\nपासपोर्ट")
 licence_word = beside(
     "driving_licence",
     """
@@ -302,6 +323,7 @@ licence_word = beside(
     लायसेंस
     अनुज्ञप्ति
     डीएल
+    डी\\.एल
     """,
 )
 ifsc_word = beside("bank", "ifsc?\nifs\nआईएफएससी\nआइएफएससी\nआईएफएस")
