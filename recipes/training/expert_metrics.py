@@ -40,7 +40,7 @@ def reset_expert_usage(gpt: GPTModel) -> None:
     # All of it: megatron-core's own function would keep an earlier model's layers and process groups.
     get_moe_layer_wise_logging_tracker().clear()
     for router in routers(gpt):
-        router.forget_tokens()
+        router.reset_token_counts()
 
 
 def expert_usage(gpt: GPTModel, model: ModelConfig, micro_batches: int) -> dict[str, float]:
