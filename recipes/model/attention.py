@@ -22,8 +22,8 @@ from recipes.model.causal import causal_attention
 from recipes.model.context_parallel import context_parallel_attention
 from recipes.model.windows import layer_window
 
-# Settings of attention that are Transformer Engine's alone, and what they are when they change nothing.
-PLAIN_SETTINGS = {
+# Attention settings that only Transformer Engine supports, and the values at which they have no effect.
+NEUTRAL_SETTINGS = {
     "apply_query_key_layer_scaling": False,
     "qk_clip": False,
     "log_max_attention_logit": False,
@@ -34,9 +34,9 @@ PLAIN_SETTINGS = {
 class SDPACoreAttention(MegatronModule):
     """Causal softmax attention with grouped queries, full or windowed; the attention matrix is never stored.
 
-    Takes the place of megatron-core's DotProductAttention, which is 1.5 times slower on the CPU and keeps
-    ``[b, heads, s, s]`` for the backward pass. Windows and context parallelism follow the same fields of
-    TransformerConfig as Transformer Engine's attention.
+    Replaces megatron-core's DotProductAttention, which is 1.5 times slower on the CPU and keeps
+    ``[b, heads, s, s]`` for the backward pass. Windows and context parallelism are set by the same fields of
+    TransformerConfig as for Transformer Engine's attention.
     """
 
     def __init__(
@@ -51,9 +51,8 @@ class SDPACoreAttention(MegatronModule):
         pg_collection: ProcessGroupCollection | None = None,
     ) -> None:
         super().__init__(config=config)
-        for field, plain in PLAIN_SETTINGS.items():
-            if getattr(config, field) != plain:
-                value = getattr(config, field)
+        for field, neutral in NEUTRAL_SETTINGS.items():
+            if (value := getattr(config, field)) != neutral:
                 raise UserError(
                     f"model.megatron.{field}={value}: needs Transformer Engine's attention; remove it"
                 )
@@ -98,9 +97,9 @@ class SDPACoreAttention(MegatronModule):
             key: ``[s_k, b, groups, d]``; longer than the query while decoding with a cache.
             value: ``[s_k, b, groups, d]``.
             attention_mask: must be None: the mask is causal.
-            attn_mask_type: causal; or none, which is what megatron-core says of every step after the prompt
-                because one new token sees the whole cache. Several do not see each other's future either, and
-                a window holds for all.
+            attn_mask_type: causal; or none, which megatron-core passes in every step after the prompt
+                because one new token sees the whole cache. Several new tokens are still masked causally, and
+                a window applies to all.
 
         Returns:
             ``[s, b, heads * d]``.
@@ -111,7 +110,7 @@ class SDPACoreAttention(MegatronModule):
             raise ValueError(f"SDPACoreAttention is causal, {attn_mask_type} was asked for")
         dropout = self.dropout if self.training else 0.0
         attend = partial(self._attend, dropout=dropout)
-        # Each tensor-parallel rank has heads of its own, which must not all drop the same places. With
+        # Each tensor-parallel rank has different heads, which must not all drop the same positions. With
         # sequence parallelism megatron-core has already switched to the rank's own random state.
         own_random_state = dropout > 0 and not self.config.sequence_parallel
         with get_cuda_rng_tracker().fork() if own_random_state else nullcontext():

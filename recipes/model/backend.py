@@ -1,6 +1,6 @@
-"""Which modules the layers are made of: Transformer Engine's where it is, PyTorch's fused kernels elsewhere.
+"""The modules that layers are made of: Transformer Engine's if installed, else PyTorch's fused kernels.
 
-This is the one file that chooses. Transformer Engine cannot be installed without CUDA, so its branch has not
+Only this file makes the choice. Transformer Engine cannot be installed without CUDA, so its branch has not
 run here; see docs/untested.md.
 """
 

@@ -1,4 +1,4 @@
-"""From a described model to megatron-core's GPTModel."""
+"""Builds megatron-core's GPTModel from a described model."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def transformer_config(model: ModelConfig, parallel: ParallelConfig, dtype: torc
         "bf16": dtype == torch.bfloat16,
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
-        # Our own initialisation follows, see recipes/model/init.py. Not perform_initialization=False:
+        # Our own initialisation follows, see recipes/model/init.py. perform_initialization stays on because
         # megatron-core marks parameters as tensor-parallel while it initialises them.
         "init_method": _leave_as_is,
         "output_layer_init_method": _leave_as_is,
         # The sum of token losses is divided by the global batch's tokens, whatever the layout.
         "calculate_per_token_loss": True,
-        # Their kernels come with Apex; Transformer Engine has its own.
+        # These kernels come with Apex; Transformer Engine has its own.
         "gradient_accumulation_fusion": False,
         "masked_softmax_fusion": False,
         "persist_layer_norm": False,
@@ -112,7 +112,7 @@ def transformer_config(model: ModelConfig, parallel: ParallelConfig, dtype: torc
 
 
 def _refuse_what_needs_transformer_engine(model: ModelConfig, parallel: ParallelConfig) -> None:
-    """Without Transformer Engine megatron-core would take these and train as if they were not set.
+    """Without Transformer Engine megatron-core would accept these settings and ignore them.
 
     Raises:
         UserError: with the key and the value.
@@ -122,8 +122,8 @@ def _refuse_what_needs_transformer_engine(model: ModelConfig, parallel: Parallel
     for module in ("layernorm", "moe_act"):
         if module in parallel.recompute_modules:
             raise UserError(f"parallel.recompute_modules={module}: needs Transformer Engine; remove it")
-    plain = {"fp8": None, "fp4": None, "attention_backend": "auto"}
-    for field, value in plain.items():
+    neutral = {"fp8": None, "fp4": None, "attention_backend": "auto"}
+    for field, value in neutral.items():
         if model.megatron.get(field, value) != value:
             raise UserError(
                 f"model.megatron.{field}={model.megatron[field]}: needs Transformer Engine; remove it"
@@ -140,10 +140,10 @@ def _window_fields(model: ModelConfig, parallel: ParallelConfig) -> dict[str, An
     if model.window_size is None or not any(windows):
         return {}
     return {
-        # megatron-core counts the tokens to the left of the query, ours counts the query too.
+        # megatron-core counts the tokens to the left of the query; our setting includes the query.
         "window_size": (model.window_size - 1, 0),
         "window_attn_skip_freq": [int(window is not None) for window in windows],
-        # Transformer Engine's default is the ring, which has no windows (Megatron-LM issue 2222).
+        # Transformer Engine's default is the ring, which does not support windows (Megatron-LM issue 2222).
         "cp_comm_type": "all_gather" if parallel.context_parallel_size > 1 else None,
     }
 
@@ -190,7 +190,7 @@ def _leave_as_is(weight: Tensor) -> Tensor:
 def build_gpt_model(
     model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype, *, parallel_output: bool = True
 ) -> GPTModel:
-    """This rank's part of the model, weights not initialised.
+    """This rank's part of the model, with weights not initialised.
 
     ``parallel_output`` keeps logits split over the vocabulary among tensor-parallel ranks (training).
     """
@@ -216,17 +216,17 @@ def build_gpt_model(
 
 
 def _mark_experts(gpt: GPTModel) -> None:
-    """Has the experts' gradients reduced over the ranks that hold the same experts, and nowhere else.
+    """Makes the experts' gradients be reduced over exactly the ranks that hold the same experts.
 
-    megatron-core does so only when experts are distributed over ranks. Inside a tensor-parallel model, those
-    that every rank has whole (expert_tensor_parallel_size 1) would miss the other ranks' tokens, and the
-    biases of distributed ones would be summed over ranks that hold different experts. It also gives experts
-    an optimizer of their own under every layout, and so checkpoints one form.
+    megatron-core does so only when experts are distributed over ranks. In a tensor-parallel model, experts
+    that every rank holds whole (expert_tensor_parallel_size 1) would miss the other ranks' tokens, and the
+    biases of distributed experts would be summed over ranks that hold different experts. This also gives
+    experts a separate optimizer under every layout, so checkpoints have a single form.
     """
     for module in gpt.modules():
         if isinstance(module, MoELayer):
             for parameter in module.experts.parameters():
                 parameter.allreduce = False
                 parameter.sequence_parallel = False
-                # No other rank of the tensor-parallel group has the same part: it counts in gradient norms.
+                # No other tensor-parallel rank holds the same part, so gradient norms must count it.
                 parameter.tensor_model_parallel = True

@@ -1,7 +1,7 @@
-"""Causal attention whose queries stand at the last keys, full or in a sliding window.
+"""Causal attention whose queries are at the last keys, full or in a sliding window.
 
 One function for training (as many queries as keys), decoding with a cache (few queries) and a chunk of a
-sequence that is split over ranks. No ``[s, s]`` mask is made for a window.
+sequence that is split over ranks. Windows need no ``[s, s]`` mask.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def causal_attention(
         query: ``[b, heads, s, d]``.
         key: ``[b, groups, s_k, d]``, s_k >= s; each group serves heads / groups heads in a row.
         value: ``[b, groups, s_k, d]``.
-        window: a query sees this many keys, its own among them; None: all up to its own.
+        window: a query sees this many keys, including its own; None: all up to its own.
         dropout: of the attention weights; with a window on the CPU only.
 
     Returns:
@@ -58,8 +58,8 @@ def _full(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: floa
     mask: Tensor | None = None
     if 1 < queries < keys:
         # SDPA aligns is_causal at the start. On CUDA this bias selects flash kernels that align at the end.
-        # On the CPU a mask is used: blocks of queries, each with the keys it needs, take 0.83 to 0.98 of its
-        # time, for chunks of split sequences and several new tokens alone.
+        # The CPU uses a mask: blocks of queries, each with the keys it needs, would take 0.83 to 0.98 of its
+        # time, but only chunks of split sequences and several new tokens at once get here.
         mask = (
             causal_lower_right(queries, keys) if query.is_cuda else visible(queries, keys, None, query.device)
         )
@@ -78,11 +78,11 @@ def _full(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: floa
 def _windowed_on_cpu(
     query: Tensor, key: Tensor, value: Tensor, window: int, scale: float, dropout: float
 ) -> Tensor:
-    """Queries that see less than a whole window by full attention, the others in blocks."""
+    """Full attention for the queries that see less than a whole window, blocks for the others."""
     before = key.shape[2] - query.shape[2]
     if before >= window - 1:
         return _in_blocks(query, key, value, window, scale, dropout)
-    first = window - before  # The last of them sees exactly the window.
+    first = window - before  # The last of these queries sees exactly the window.
     start = _full(query[:, :, :first], key[:, :, :window], value[:, :, :window], scale, dropout)
     rest = _in_blocks(query[:, :, first:], key[:, :, 1:], value[:, :, 1:], window, scale, dropout)
     return torch.cat([start, rest], dim=2)

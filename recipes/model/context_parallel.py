@@ -1,12 +1,12 @@
 """Attention over a sequence that is split among context-parallel ranks.
 
-The all-gather kind, as in Llama 3's training (arXiv 2407.21783, section 3.3.2): every rank gathers all keys
-and values, then attends with its own queries. Transformer Engine's default is the ring kind, which passes
-keys and values around and never holds them all. Gathering is simpler, serves windows too, and with grouped
-queries keys and values are a small part of the activations.
+By all-gather, as in Llama 3's training (arXiv 2407.21783, section 3.3.2): every rank gathers all keys
+and values, then attends with its own queries. Transformer Engine's default is a ring, which passes
+keys and values around and never holds them all. Gathering is simpler, also works for windows, and with
+grouped queries keys and values are a small part of the activations.
 
 The split is megatron-core's (``get_batch_on_this_cp_rank``): the sequence is cut into 2 cp chunks and rank r
-holds chunks r and 2 cp - 1 - r, so that every rank's queries see as many keys in total.
+holds chunks r and 2 cp - 1 - r, so that the queries of every rank see equally many keys in total.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def context_parallel_attention(
     group: ProcessGroup,
     attend: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Attends with this rank's two chunks of queries, each to all keys up to its own end.
+    """Attends with this rank's two chunks of queries, each to all keys up to the chunk's end.
 
     Args:
         query: this rank's ``[s / cp, b, heads, d]``.
         key: this rank's ``[s / cp, b, groups, d]``.
         value: this rank's ``[s / cp, b, groups, d]``.
         group: the context-parallel ranks.
-        attend: causal attention whose queries stand at the last of the keys, on ``[s, b, heads, d]``.
+        attend: causal attention whose queries are at the last keys, on ``[s, b, heads, d]``.
 
     Returns:
         ``[s / cp, b, heads, d]``.
@@ -54,6 +54,6 @@ def context_parallel_attention(
 
 
 def _in_natural_order(gathered: Tensor, ranks: int) -> Tensor:
-    """From rank 0's two chunks, rank 1's two chunks, ... to the sequence's own order, along dimension 0."""
+    """Reorders rank 0's two chunks, rank 1's two chunks, ... into sequence order, along dimension 0."""
     chunks = gathered.chunk(2 * ranks)
     return torch.cat([*chunks[0::2], *reversed(chunks[1::2])])

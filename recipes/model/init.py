@@ -1,8 +1,8 @@
-"""Initial weights that depend on the seed, the parameter's global name and the element's global place only.
+"""Initial weights that depend only on the seed, the parameter's global name and the element's global index.
 
-So every layout starts from the same model. megatron-core's own initialisation draws from one random stream
-per rank and cannot promise that. Which part of which global tensor a rank holds is read off megatron-core's
-own sharded state dict, the same description that its checkpoints rely on.
+Every layout therefore starts from the same model. megatron-core's own initialisation draws from one random
+stream per rank and cannot promise that. Which part of which global tensor a rank holds is read from
+megatron-core's own sharded state dict, the same description that its checkpoints rely on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROWS_PER_BLOCK = 1024
 
 @torch.no_grad()
 def initialize_weights(gpt: GPTModel, model: ModelConfig, seed: int) -> None:
-    """Fills this rank's parameters in place with what the model's family begins with."""
+    """Fills this rank's parameters in place with the initial values of the model's family."""
     family = layers_of(model)
     for shard in sharded_tensors(gpt):
         values = family.initial_values(shard.key, shard.global_shape[-1], model)
@@ -49,7 +49,7 @@ def sharded_tensors(gpt: GPTModel) -> Iterator[ShardedTensor]:
 def _fill_random(shard: ShardedTensor, values: Normal | Uniform, seed: int) -> None:
     """Draws the global tensor in blocks of rows and copies the part that this rank holds."""
     leading = shard.prepend_axis_num
-    # Leading axes are places in the stack of layers: they choose another random stream.
+    # Leading axes index the stack of layers: each index has its own random stream.
     place = tuple(shard.global_offset[:leading])
     row_start, row_count = shard.global_offset[leading], shard.local_shape[0]
     columns = tuple(
@@ -76,7 +76,7 @@ def _draw(random: np.random.Generator, values: Normal | Uniform, shape: tuple[in
 
 
 def _generator(seed: int, key: str, place: tuple[int, ...], block: int) -> np.random.Generator:
-    # numpy's Philox takes 128 bits of key; torch's CPU generator only 32 of its seed, too few for the blocks
-    # of a large model to be sure of different numbers.
+    # numpy's Philox takes a 128-bit key; torch's CPU generator uses only 32 bits of its seed, too few to be
+    # sure that the blocks of a large model get different numbers.
     digest = hashlib.sha256(f"{seed}:{key}:{place}:{block}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))

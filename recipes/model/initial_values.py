@@ -1,4 +1,4 @@
-"""What parameters are filled with before training, by their names. No torch here."""
+"""The values that parameters are filled with before training, by name. No torch here."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ InitialValues = Constant | Normal | Uniform
 
 
 def megatron_initial_values(name: str, fan_in: int, model: ModelConfig) -> InitialValues:
-    """Matrices and tables normal, norm gains 1, biases 0, as Megatron-LM initialises.
+    """Matrices and tables normal, norm gains 1, biases 0, as Megatron-LM initialises them.
 
-    Output projections are divided by sqrt(2 * num_layers) as in GPT-2 (Radford et al. 2019, section 2.3) when
-    ``use_scaled_init_method``. ``kaiming_uniform`` is torch.nn.Linear's own: uniform within 1 / sqrt(fan_in).
+    With ``use_scaled_init_method``, output projections are divided by sqrt(2 * num_layers) as in GPT-2
+    (Radford et al. 2019, section 2.3). ``kaiming_uniform`` is torch.nn.Linear's own: uniform within
+    1 / sqrt(fan_in).
     """
     if name.endswith(NORM_GAINS):
         return Constant(1.0)

@@ -1,4 +1,4 @@
-"""megatron-core's MLP, fit for recomputation where it has biases."""
+"""megatron-core's MLP, with biases that work under recomputation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class MLP(MegatronMLP):
-    """Hands out a view of its last bias, which the layer adds later, never the parameter itself.
+    """Returns a view of its last bias, which the layer adds later, never the parameter itself.
 
-    In recomputation what a function returns becomes autograd's output of the recomputing node. megatron-core
-    0.16.1 returns the parameter, which so becomes its own descendant: the backward pass recomputes without
-    end. tests/model/test_recomputation.py covers it.
+    Under recomputation whatever a function returns becomes an output of the recomputing autograd node.
+    megatron-core 0.16.1 returns the parameter, which becomes its own descendant: the backward pass recomputes
+    forever. tests/model/test_recomputation.py covers this.
     """
 
     def forward(self, *inputs: Any, **options: Any) -> tuple[Tensor, Tensor | None]:

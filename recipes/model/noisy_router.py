@@ -2,7 +2,7 @@
 
 With x one token's hidden state, the clean logits are x W_g and, while training, each expert's logit gets
 eps * softplus(x W_noise) added, eps standard normal and independent for every token and expert (eq. 4). The
-k largest noisy logits choose the experts; their softmax weighs them (eq. 3 and 5). Evaluation adds no noise.
+k largest noisy logits choose the experts; their softmax weights them (eq. 3 and 5). Evaluation adds no noise.
 
 Both losses are squared coefficients of variation (population variance / mean^2) over the experts, of sums
 over the tokens of one micro-batch of one data-parallel rank. Where sequence or context parallelism splits
@@ -39,14 +39,14 @@ class NoisyTopKRouter(Router):
     def __init__(
         self, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None
     ) -> None:
-        without_bias = copy(config)  # Of the router alone; experts and attention output have biases.
+        without_bias = copy(config)  # Only the router has none; experts and attention output have biases.
         without_bias.add_bias_linear = False
         super().__init__(config=without_bias, pg_collection=pg_collection)
         self.noise_weight = torch.nn.Parameter(torch.empty_like(self.weight))
         self.noise_weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
     def forward(self, input: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``[s, b, h]`` -> gates and choice, both ``[s * b, experts]``."""
+        """``[s, b, h]`` -> gates and chosen experts, both ``[s * b, experts]``."""
         clean = self.gating(input)
         if not self.training:
             return self.routing(clean)
@@ -60,10 +60,10 @@ class NoisyTopKRouter(Router):
     def standard_normal(self, input: Tensor, logits: Tensor) -> Tensor:
         """The noise eps for ``logits`` ``[s, b, experts]``.
 
-        From a random state of this rank alone: data-, sequence- and context-parallel ranks hold different
+        Each rank has its own random state, as data-, sequence- and context-parallel ranks hold different
         tokens. (Tensor-parallel ranks that hold the same tokens do not train experts, see
-        recipes/config/validate_parallel.py.) A state that megatron-core knows, so that recomputation
-        in the backward pass draws the same noise again.
+        recipes/config/validate_parallel.py.) megatron-core tracks the state, so that recomputation in the
+        backward pass draws the same noise again.
         """
         with get_cuda_rng_tracker().fork(ROUTER_NOISE):
             return torch.randn_like(logits)
@@ -86,7 +86,8 @@ class NoisyTopKRouter(Router):
         ``per_expert`` is this rank's part of the sum over the micro-batch's tokens.
         """
         ranks = self.tp_cp_group.size()
-        # Backward this sum is the identity: every rank holds the whole loss and the gradient of its tokens.
+        # In the backward pass this sum is the identity: every rank holds the whole loss, and the gradient of
+        # its own tokens.
         loss = squared_variation(reduce_from_tensor_model_parallel_region(per_expert, self.tp_cp_group))
         save_to_aux_losses_tracker(
             name, loss / ranks, self.layer_number, self.config.num_layers, reduce_group=self.tp_cp_group
@@ -105,14 +106,14 @@ def noisy_router(importance_loss_coeff: float, load_loss_coeff: float) -> type[N
 def chosen_gates(noisy: Tensor, k: int) -> Tensor:
     """G(x): softmax over the ``k`` largest logits, 0 elsewhere (eq. 3 and 5). ``[tokens, experts]``.
 
-    What an expert's capacity later drops is still counted: it is what the router asked for.
+    Tokens that an expert's capacity later drops are still counted, as the router chose them.
     """
     values, experts = noisy.topk(k, dim=-1)
     return torch.zeros_like(noisy).scatter(-1, experts, values.softmax(dim=-1))
 
 
 def probability_of_choice(clean: Tensor, noisy: Tensor, deviation: Tensor, k: int) -> Tensor:
-    """P(x, i), eq. 8 and 9: that expert i is among the k when its own noise alone is drawn again.
+    """P(x, i), eq. 8 and 9: the probability that expert i is among the k if only its own noise is redrawn.
 
     Normal CDF of (clean logit - k-th largest noisy logit of the other experts) / deviation. ``k`` is less
     than the number of experts. All ``[tokens, experts]``.

@@ -1,7 +1,7 @@
 """RMSNorm and LayerNorm on PyTorch's fused kernels, usable with sequence parallelism.
 
-megatron-core's own wrapper around the torch norms refuses sequence parallelism; all that it needs is that
-the weights are marked, so that megatron-core sums their gradients over the tensor-parallel ranks. With
+megatron-core's own wrapper around the torch norms refuses sequence parallelism, which only needs the weights
+to be marked, so that megatron-core sums their gradients over the tensor-parallel ranks. With
 ``layernorm_zero_centered_gamma`` the weight is the gain's offset from 1, as in Transformer Engine's norms.
 """
 
@@ -28,7 +28,7 @@ class RMSNorm(nn.Module):
         """``[..., h]`` -> ``[..., h]``."""
         if not self.zero_centred:
             return nn.functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.eps)
-        # Near 1 bfloat16 resolves steps of 1/128: the gain of a small offset exists in fp32 only.
+        # Near 1 bfloat16 has steps of 1/128: only fp32 can represent 1 plus a small offset.
         normed = nn.functional.rms_norm(
             hidden_states.float(), self.weight.shape, 1.0 + self.weight.float(), self.eps
         )
@@ -59,13 +59,13 @@ class LayerNorm(nn.Module):
 
 
 def _gain_of_one(config: TransformerConfig, hidden_size: int) -> Tensor:
-    """The weight of a norm that scales nothing."""
+    """The weight of a norm with a gain of 1."""
     stored = 0.0 if config.layernorm_zero_centered_gamma else 1.0
     return torch.full((hidden_size,), stored, dtype=config.params_dtype)
 
 
 class TorchNorm:
-    """What a layer spec names as its norm: builds the one that the configuration asks for."""
+    """The norm that layer specs name: builds the one that the configuration asks for."""
 
     def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> Any:
         norm = RMSNorm if config.normalization == "RMSNorm" else LayerNorm

@@ -1,9 +1,9 @@
-"""megatron-core's top-k router, with auxiliary losses that weigh the same under every layout.
+"""megatron-core's top-k router, with auxiliary losses that have the same weight under every layout.
 
 With ``calculate_per_token_loss`` the gradients of all micro-batches and ranks are summed and divided by the
-number of tokens, so that each auxiliary loss must be multiplied by its micro-batch's tokens. megatron-core
-0.16.1 multiplies by fewer: this rank's, where sequence or context parallelism splits a micro-batch over
-several, and for the loss per sequence those of one sequence, however many there are.
+number of tokens, so each auxiliary loss must be multiplied by the number of tokens in its micro-batch.
+megatron-core 0.16.1 multiplies by fewer: only this rank's where sequence or context parallelism splits a
+micro-batch over several ranks, and for the per-sequence loss those of one sequence, however many there are.
 tests/model/families/test_llama_experts.py and tests/parallel/test_expert_parallel.py compare the gradients.
 """
 
@@ -24,7 +24,7 @@ class Router(TopKRouter):
     """Scores in fp32 (``moe_router_dtype``), top-k choice and load balancing by megatron-core."""
 
     tokens_per_expert: Tensor
-    """``[experts]``: tokens that this rank has sent to each expert since the last :meth:`forget_tokens`."""
+    """``[experts]``: tokens sent to each expert by this rank since the last :meth:`reset_token_counts`."""
 
     def __init__(
         self, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None
@@ -33,13 +33,13 @@ class Router(TopKRouter):
         counts = torch.zeros(config.num_moe_experts, device=torch.cuda.current_device())
         self.register_buffer("tokens_per_expert", counts, persistent=False)
 
-    def forget_tokens(self) -> None:
-        """Starts counting tokens per expert anew."""
+    def reset_token_counts(self) -> None:
+        """Sets the tokens per expert back to zero."""
         self.tokens_per_expert.zero_()
 
     @property
     def has_losses(self) -> bool:
-        """Whether this forward pass trains; not the first of the two passes of recomputation."""
+        """Whether this forward pass is differentiated; False in the first of recomputation's two passes."""
         return self.training and torch.is_grad_enabled()
 
     def attach_and_log_load_balancing_loss(
@@ -52,7 +52,7 @@ class Router(TopKRouter):
         reduce_group_has_dp: bool = False,
         valid_token_count: int | Tensor | None = None,
     ) -> Tensor:
-        """``aux_loss`` is this rank's share of the micro-batch's loss, its coefficient included.
+        """``aux_loss`` is this rank's share of the micro-batch's loss, including its coefficient.
 
         ``activation``: ``[tokens, experts]``. ``valid_token_count`` is what megatron-core would multiply by.
         """
@@ -68,7 +68,7 @@ class Router(TopKRouter):
         return attached
 
     def apply_z_loss(self, logits: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """The router z-loss (arXiv 2202.08906, eq. 5), in the same way as the other losses.
+        """The router z-loss (arXiv 2202.08906, eq. 5), weighted like the other losses.
 
         Args:
             logits: ``[tokens, experts]``.
@@ -76,12 +76,12 @@ class Router(TopKRouter):
         coefficient = self.config.moe_z_loss_coeff
         if coefficient is None or not self.has_losses:
             return logits
-        # The mean over the micro-batch is the sum of the ranks' means over their equal parts, divided.
+        # The mean over the micro-batch is the mean of the ranks' means, as their parts are of equal size.
         share = z_loss_func(logits, coefficient / self.tp_cp_group.size(), padding_mask)
         return self.attach_and_log_load_balancing_loss(logits, coefficient, share, "z_loss", self.tp_cp_group)
 
     def routing(self, logits: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``[s, b, experts]`` -> gates and choice, both ``[s * b, experts]``."""
+        """``[s, b, experts]`` -> gates and chosen experts, both ``[s * b, experts]``."""
         gates, chosen = super().routing(logits, padding_mask)
         if self.has_losses:
             self.tokens_per_expert += chosen.detach().sum(dim=0)

@@ -1,4 +1,4 @@
-"""Soft-capped logits: ``cap * tanh(logits / cap)`` in fp32, in as little memory as the loss lets them."""
+"""Soft-capped logits: ``cap * tanh(logits / cap)`` in fp32, in as little memory as the loss allows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.autograd.function import once_differentiable
 
 
 class SoftCap(torch.autograd.Function):
-    """Keeps the tanh alone for the backward pass.
+    """Keeps only the tanh for the backward pass.
 
-    Logits are the largest tensors of a small model by far, and on the CPU a new one costs more than its
+    Logits are by far the largest tensors of a small model, and on the CPU allocating one costs more than its
     arithmetic: written plainly, this made seven of them. It makes one, and overwrites fp32 logits, which
-    nobody reads again. megatron-core's cross entropy overwrites what this returns.
+    are not read again. megatron-core's cross entropy overwrites what this returns.
     """
 
     @staticmethod
@@ -41,5 +41,5 @@ def _tanh(logits: Tensor, cap: float) -> Tensor:
 
 @jit_fuser
 def _times_derivative(gradient: Tensor, tanh: Tensor) -> Tensor:
-    # In place of the tanh: a graph is gone through once.
+    # Overwrites the tanh: the backward pass runs only once.
     return tanh.square_().neg_().add_(1.0).mul_(gradient)

@@ -38,7 +38,7 @@ class ValueEmbedding(nn.Module):
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """``[s, b]`` -> ``[s, b, this rank's KV heads, head width]``."""
-        # As in megatron-core's word embeddings: F.embedding's backward pass may sum in any order.
+        # As in megatron-core's word embeddings: F.embedding's backward pass sums in no fixed order.
         rows = (
             self.weight[token_ids] if self.deterministic else nn.functional.embedding(token_ids, self.weight)
         )
@@ -64,7 +64,7 @@ class ValueEmbeddedAttention(SelfAttention):
     """Self-attention with a value embedding (Zhou et al. 2024, arXiv 2410.17897, made a table by token id).
 
     ``v = v + 2 * sigmoid(W_gate x[..., :32]) * table[token id]``, one gate per KV head, where x is what the
-    projections of attention read. A gate of zeros lets the table's rows through as they are.
+    attention projections read. A gate of zeros lets the table's rows through unchanged.
     """
 
     def __init__(self, config: TransformerConfig, *args: Any, vocab_size: int, **options: Any) -> None:
@@ -84,10 +84,10 @@ class ValueEmbeddedAttention(SelfAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """``[s, b, h]`` -> ``[s, b, h]`` and no bias.
 
-        ``attention_bias`` holds the token ids ``[s, b]``, the whole sequence's under sequence parallelism. It
-        is what megatron-core's layer can hand to its attention and causal attention has no use for.
+        ``attention_bias`` holds the token ids ``[s, b]``, of the whole sequence under sequence parallelism.
+        megatron-core's layer can pass this argument to its attention, and causal attention does not need it.
         """
-        # Self-attention does not read key_value_states, and hands them to the method below.
+        # Self-attention does not read key_value_states, but passes them to the method below.
         output: tuple[Tensor, Tensor | None] = super().forward(
             hidden_states, *args, key_value_states=attention_bias, **options
         )
@@ -98,10 +98,10 @@ class ValueEmbeddedAttention(SelfAttention):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """``[s, b, h]`` and token ids ``[s, b]`` -> q, k and v, ``[s, b, heads, head width]`` each."""
         query, key, value = super().get_query_key_value_tensors(hidden_states, None, *args, **options)
-        read = hidden_states[..., :VALUE_GATE_CHANNELS]
+        gate_input = hidden_states[..., :VALUE_GATE_CHANNELS]
         if self.config.sequence_parallel:
-            read = read.contiguous()  # The linear layer gathers the sequence, which a strided view cannot.
-        gate, _ = self.value_gate(read)
+            gate_input = gate_input.contiguous()  # The linear layer cannot gather a strided view.
+        gate, _ = self.value_gate(gate_input)
         return query, key, _add_gated(value, gate, self.value_embedding(key_value_states))
 
 

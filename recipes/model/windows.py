@@ -1,4 +1,4 @@
-"""Sliding windows: which layer has one, which keys it shows, and the GPU kernels that skip all others.
+"""Sliding windows: which layers have one, which keys are in it, and GPU kernels that skip the others.
 
 A window of w tokens counts the query itself, as transformers' ``sliding_window`` does. megatron-core's
 ``window_size=(left, 0)`` sees ``left + 1``.
@@ -22,7 +22,7 @@ from recipes.errors import UserError
 
 
 def layer_window(config: TransformerConfig, layer_number: int) -> int | None:
-    """How many tokens the layer attends to, the query's own among them; None: all before it.
+    """How many tokens the layer attends to, including the query's own; None: all before it.
 
     Args:
         layer_number: from 1, over all pipeline stages.
@@ -48,7 +48,7 @@ def sees(before: int, window: int | None) -> Callable[[Any, Any, Any, Any], Any]
 
     Args:
         before: number of keys before the first query's own.
-        window: tokens that a query sees, its own among them; None: all before it.
+        window: tokens that a query sees, including its own; None: all before it.
     """
 
     def mask_mod(sample: Any, head: Any, query: Any, key: Any) -> Any:
@@ -72,7 +72,7 @@ def visible(queries: int, keys: int, window: int | None, device: torch.device) -
 
 
 def windowed_attention_on_gpu(query: Tensor, key: Tensor, value: Tensor, window: int, scale: float) -> Tensor:
-    """Windowed causal attention that skips what no query sees; the last query is at the last key.
+    """Windowed causal attention that skips keys that no query sees; the last query is at the last key.
 
     FlashAttention-3 where it is installed, on Hopper GPUs and in half precision; FlexAttention elsewhere.
 
@@ -95,7 +95,7 @@ def windowed_attention_on_gpu(query: Tensor, key: Tensor, value: Tensor, window:
 
 @cache
 def _have_flash_attention_3(device: torch.device) -> bool:
-    """Its kernels are written for Hopper (compute capability 9) alone."""
+    """Its kernels are written for Hopper (compute capability 9) only."""
     hopper = torch.cuda.get_device_capability(device)[0] == 9
     return hopper and importlib.util.find_spec("flash_attn_interface") is not None
 
@@ -117,7 +117,7 @@ def flash_attention_3(query: Tensor, key: Tensor, value: Tensor, window: int, sc
 
 @cache
 def _compiled_flex_attention() -> Callable[..., Any]:
-    # Imported where it is used: on the CPU nothing needs it.
+    # Imported here because nothing on the CPU needs it.
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention)

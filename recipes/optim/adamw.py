@@ -19,7 +19,7 @@ class AdamW(torch.optim.Optimizer):
     Args:
         params: parameter groups.
         lr, betas, eps, weight_decay: as in torch.optim.AdamW.
-        adam_w_mode: must be True; here so that megatron-core can pass it as to FusedAdam.
+        adam_w_mode: must be True; accepted because megatron-core passes it to FusedAdam.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class AdamW(torch.optim.Optimizer):
             if not self.state[p]:
                 self.state[p]["exp_avg"] = torch.zeros_like(p)
                 self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
-        # The kernel counts every entry up itself, so it is given the steps already taken.
-        taken = float(group["step"] - 1)
+        # The kernel increments every entry itself, so it is given the steps already taken.
+        steps_taken = float(group["step"] - 1)
         beta1, beta2 = group["betas"]
         adamw(
             params,
@@ -61,7 +61,7 @@ class AdamW(torch.optim.Optimizer):
             [self.state[p]["exp_avg"] for p in params],
             [self.state[p]["exp_avg_sq"] for p in params],
             [],
-            [torch.tensor(taken, dtype=torch.float32, device=p.device) for p in params],
+            [torch.tensor(steps_taken, dtype=torch.float32, device=p.device) for p in params],
             fused=True,
             amsgrad=False,
             beta1=beta1,

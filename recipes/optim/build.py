@@ -25,7 +25,7 @@ from recipes.optim.muon import Muon
 def uses_distributed_optimizer(optim: OptimConfig) -> bool:
     """Whether megatron-core's DDP must be made for its distributed optimizer.
 
-    That one cuts gradients into shards wherever a shard ends; Muon needs whole matrices.
+    That optimizer cuts gradients at shard boundaries, inside a matrix too; Muon needs whole matrices.
     """
     return optim.name != "muon"
 
@@ -38,12 +38,12 @@ def build_optimizer(
 ) -> MegatronOptimizer:
     """The configured optimizer over megatron-core's DDP chunks, its state sharded over data-parallel ranks.
 
-    adamw: always the distributed optimizer (ZeRO-1), on one process too: megatron-core's other optimizers
-    write checkpoints in another form, which it could not read back, and so a run could not change its layout.
+    adamw: always the distributed optimizer (ZeRO-1), even with one process: megatron-core's other optimizers
+    write checkpoints in a form that it cannot read, so a run could not change its layout.
     """
     if mcore_optimizer.USING_PYTORCH_OPTIMIZER:
-        # Neither Transformer Engine nor Apex is there: ours takes the place of Apex's FusedAdam, whose step
-        # count per parameter group is what megatron-core can save and reshard.
+        # Neither Transformer Engine nor Apex is installed: ours replaces Apex's FusedAdam, whose step count
+        # per parameter group is what megatron-core can save and reshard.
         mcore_optimizer.Adam = distrib_optimizer.Adam = AdamW
         mcore_optimizer.USING_PYTORCH_OPTIMIZER = False
         distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
@@ -88,12 +88,12 @@ def _build_muon(
     adamw = mcore_optimizer.Adam(
         others, lr=optim.lr, betas=tuple(optim.betas), eps=optim.eps, weight_decay=0.0
     )
-    ours = {p for group in matrices for p in group["params"]}
+    with_muon = {p for group in matrices for p in group["params"]}
     layouts = {
         p: matrix_layout(name, p, chunk.config)
         for chunk in model_chunks
         for name, p in chunk.module.named_parameters()
-        if p in ours
+        if p in with_muon
     }
     return MuonAdamW(muon, adamw, config, layouts)
 
@@ -103,7 +103,7 @@ def build_schedule(
 ) -> OptimizerParamScheduler:
     """Learning rate by optimizer step: linear warm-up, then the decay style, then min_lr.
 
-    Groups with rates of their own (``max_lr``, ``min_lr``) follow the same shape.
+    Groups with their own rates (``max_lr``, ``min_lr``) follow the same shape.
     """
     lengths = schedule_lengths(optim, tokens_per_step, total_steps)
     return OptimizerParamScheduler(

@@ -1,4 +1,4 @@
-"""Parameter groups by kind: each with its own peak learning rate, all on the schedule's shape."""
+"""Parameter groups by kind, each with its own peak learning rate and all with the same schedule shape."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Rates = dict[Kind, float | None]
 
 
 def adamw_overrides(optim: OptimConfig, config: OptimizerConfig, gpt: GPTModel) -> Overrides:
-    """No decay of vectors, and rates of their own for embeddings and the head where they are set."""
+    """No decay for vectors, and separate rates for embeddings and the head where they are set."""
     overrides: Overrides = get_standard_config_overrides(config)
-    # megatron-core's own rule is about one dimension only: scalars have none.
+    # megatron-core's own rule covers one-dimensional parameters only: scalars have no dimension.
     overrides[_key(gpt, ("vector",))] = _override(wd_mult=0.0)
     rates: Rates = {"embedding": optim.embedding_lr, "head": optim.head_lr}
     return overrides | _rates(optim, gpt, rates)

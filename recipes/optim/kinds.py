@@ -1,4 +1,4 @@
-"""Which parameters are trained alike: one rule for every family. No torch here."""
+"""The kinds of parameters that are trained differently: one rule for every family. No torch here."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ Kind = Literal["embedding", "head", "matrix", "vector"]
 
 
 def parameter_kind(name: str, shape: Sequence[int], *, tied: bool = False) -> Kind:
-    """The kind of a parameter by its name in megatron-core's model and its shape.
+    """The kind of a parameter, from its name in megatron-core's model and its shape.
 
-    vector: everything of fewer than two dimensions, that is norms, biases and scalars, wherever it is.
+    vector: everything with fewer than two dimensions, that is norms, biases and scalars, wherever they are.
     embedding: tables of words and positions (``embedding.``) and value embeddings (``value_embedding``). With
-    ``tied`` the output head is one too: on the last of several pipeline stages it is the copy of a table.
+    ``tied``, also the output head: on the last of several pipeline stages it is a copy of the word table.
     head: ``output_layer.``, untied.
-    matrix: whatever has two dimensions in the decoder's layers, or three where experts are stacked. Routers
-    and gates count, however narrow.
+    matrix: whatever has two dimensions in the decoder's layers, or three where experts are stacked, including
+    routers and gates, however narrow.
 
     Raises:
-        ValueError: a parameter that the rule does not know.
+        ValueError: the rule does not cover the parameter.
     """
     name = name.removeprefix("module.")  # megatron-core's DDP wrapper.
     if len(shape) < 2:

@@ -1,7 +1,7 @@
-"""The real matrices inside megatron-core's parameters, and their global form under tensor parallelism.
+"""The matrices inside megatron-core's parameters, and their global form under tensor parallelism.
 
 A parameter may hold several matrices (queries, keys and values; gate and up), each split over tensor-parallel
-ranks. Muon treats every one of them as what it is in the model, whatever the layout.
+ranks. Muon treats each of them as the whole matrix of the model, whatever the layout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recipes.errors import UserError
 
 @dataclass(frozen=True)
 class MatrixLayout:
-    """How one parameter's rows make up matrices, and how these are split over ranks."""
+    """How one parameter's rows form matrices, and how these are split over ranks."""
 
     blocks: tuple[int, ...]
     """Rows of each matrix in one period of this rank's rows, the period repeating as often as it fits."""
@@ -48,9 +48,9 @@ class MatrixLayout:
         """``[n, r, c]``, this rank's shares of n matrices -> ``[n, R, C]``, whole, on every rank."""
         if self.group is None:
             return shares
-        everyones = [torch.empty_like(shares) for _ in range(self.ranks)]
-        dist.all_gather(everyones, shares.contiguous(), group=self.group)
-        return torch.cat(everyones, dim=1 + self.partition_dim)
+        gathered = [torch.empty_like(shares) for _ in range(self.ranks)]
+        dist.all_gather(gathered, shares.contiguous(), group=self.group)
+        return torch.cat(gathered, dim=1 + self.partition_dim)
 
     def share(self, whole: Tensor) -> Tensor:
         """``[n, R, C]`` -> this rank's part of every matrix, a view."""
@@ -62,8 +62,8 @@ class MatrixLayout:
 def matrix_layout(name: str, parameter: nn.Parameter, config: TransformerConfig) -> MatrixLayout:
     """The layout of a parameter of kind ``matrix`` by its name in the model.
 
-    ``linear_qkv`` interleaves, per group of heads that share a key and a value, the queries' rows, the key's
-    and the value's. ``linear_fc1`` of a gated MLP has the gate's rows first, then those of up, on every rank.
+    ``linear_qkv`` interleaves, per group of heads that share a key and a value, the rows of the queries, the
+    key and the value. ``linear_fc1`` of a gated MLP has the rows of gate first, then of up, on every rank.
 
     Raises:
         UserError: a weight that stacks experts.
@@ -84,7 +84,7 @@ def matrix_layout(name: str, parameter: nn.Parameter, config: TransformerConfig)
 
 
 def _group(name: str) -> dist.ProcessGroup:
-    """The tensor-parallel ranks; experts may have others than the rest."""
+    """The tensor-parallel ranks, which may be different ones for experts."""
     if ".experts." in name:
         return parallel_state.get_expert_tensor_parallel_group()
     return parallel_state.get_tensor_model_parallel_group()

@@ -1,8 +1,8 @@
-"""Muon for the matrices of the layers, each whole whatever part of it this rank holds.
+"""Muon for the layers' matrices, each treated as a whole even if this rank holds only part of it.
 
 Momentum and orthogonalisation: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks",
 with the Polar Express (arXiv 2505.16932) as the iteration. Second moment per row or column: NorMuon (arXiv
-2510.05491), which knows rows only; over the shorter side as in nanochat. Cautious weight decay: arXiv
+2510.05491), which has rows only; over the shorter side as in nanochat. Cautious weight decay: arXiv
 2510.12402.
 """
 
@@ -18,8 +18,8 @@ from torch import Tensor
 from recipes.optim.matrices import MatrixLayout
 from recipes.optim.polar import polar_express
 
-# Matrices of one shape are orthogonalised together, up to so many elements: the launches of single small
-# matrices would take longer than their products, and the copies of many large ones too much memory.
+# Matrices of one shape are orthogonalised together, up to this many elements: launching kernels for single
+# small matrices takes longer than their products, and copies of many large ones need too much memory.
 BATCH_ELEMENTS = 2**25
 TINY = 1e-10
 
@@ -28,7 +28,7 @@ class Muon(torch.optim.Optimizer):
     """One step, for every matrix W ``[R, C]`` with gradient G (mu momentum, b beta2, r decay):
 
         M <- mu M + (1 - mu) G
-        O  = polar((1 - mu) G + mu M)                                  Nesterov's look ahead
+        O  = polar((1 - mu) G + mu M)                                  Nesterov look-ahead
         v <- b v + (1 - b) mean(O^2)                                   over columns if R >= C, else over rows
         N  = O / sqrt(v), scaled to the Frobenius norm of O
         W <- W - lr sqrt(max(1, R / C)) (N + r W where N and W agree in sign)
@@ -39,9 +39,9 @@ class Muon(torch.optim.Optimizer):
         iterations: of the Polar Express; in bfloat16 on CUDA, in float32 on the CPU, where bfloat16 is slow.
 
     :attr:`layouts` must name every parameter's matrices before the first step. Gradients are consumed: after
-    a step they hold Nesterov's look ahead.
+    a step they hold the Nesterov look-ahead.
 
-    State of a parameter: ``momentum``, of its shape, and ``second_moments``, a list with v of each of its
+    A parameter's state: ``momentum``, of its shape, and ``second_moments``, a list with the v of each of its
     matrices, float32 ``[max(R, C)]``, the same on every tensor-parallel rank.
     """
 
@@ -59,7 +59,7 @@ class Muon(torch.optim.Optimizer):
         self.layouts: dict[Tensor, MatrixLayout] = {}
 
     def initialize_state(self) -> None:
-        """Zeroes for every parameter that has no state yet."""
+        """Zeros for every parameter that has no state yet."""
         for group in self.param_groups:
             for p in group["params"]:
                 if not self.state[p]:
@@ -84,16 +84,16 @@ class Muon(torch.optim.Optimizer):
                 self._update(layout, batch, group["lr"], group["weight_decay"])
 
     def _batches(self, params: list[Tensor]) -> Iterator[tuple[MatrixLayout, list[tuple[Tensor, int]]]]:
-        """Matrices of one shape and split, each as its parameter and its place there.
+        """Matrices of the same shape and split, each given by its parameter and its index within that.
 
-        The order is that of ``params``, the same on every tensor-parallel rank: they gather together.
+        They come in the order of ``params``, the same on all tensor-parallel ranks, which gather together.
         """
-        alike: dict[Any, list[tuple[Tensor, int]]] = defaultdict(list)
+        by_shape: dict[Any, list[tuple[Tensor, int]]] = defaultdict(list)
         for p in params:
             layout = self.layouts[p]
-            for place, shape in enumerate(layout.global_shapes(p.shape)):
-                alike[shape, layout.partition_dim, layout.group, p.device].append((p, place))
-        for (shape, *_), matrices in alike.items():
+            for index, shape in enumerate(layout.global_shapes(p.shape)):
+                by_shape[shape, layout.partition_dim, layout.group, p.device].append((p, index))
+        for (shape, *_), matrices in by_shape.items():
             size = max(1, BATCH_ELEMENTS // (shape[0] * shape[1]))
             for start in range(0, len(matrices), size):
                 yield self.layouts[matrices[start][0]], matrices[start : start + size]
@@ -101,32 +101,32 @@ class Muon(torch.optim.Optimizer):
     def _update(
         self, layout: MatrixLayout, batch: list[tuple[Tensor, int]], lr: float, weight_decay: float
     ) -> None:
-        ahead = torch.stack([self._part(p, p.grad, place).flatten(0, 1) for p, place in batch])
-        ahead = layout.gather(ahead.bfloat16() if ahead.is_cuda else ahead)
-        updates = polar_express(ahead, self.iterations).float()
-        moments = [self.state[p]["second_moments"][place] for p, place in batch]
+        lookahead = torch.stack([self._part(p, p.grad, index).flatten(0, 1) for p, index in batch])
+        lookahead = layout.gather(lookahead.bfloat16() if lookahead.is_cuda else lookahead)
+        updates = polar_express(lookahead, self.iterations).float()
+        moments = [self.state[p]["second_moments"][index] for p, index in batch]
         updates = normalize(updates, moments, self.beta2)
         rate = lr * max(1.0, updates.shape[1] / updates.shape[2]) ** 0.5
-        for (p, place), update in zip(batch, layout.share(updates), strict=True):
-            weight = self._part(p, p, place)
+        for (p, index), update in zip(batch, layout.share(updates), strict=True):
+            weight = self._part(p, p, index)
             update = update.reshape(weight.shape)
             agree = update * weight > 0
             weight.sub_(update + weight_decay * weight * agree, alpha=rate)
 
-    def _part(self, p: Tensor, tensor: Tensor | None, place: int) -> Tensor:
-        """The share of one of ``p``'s matrices in a tensor of its shape, ``[periods, rows, c]``."""
+    def _part(self, p: Tensor, tensor: Tensor | None, index: int) -> Tensor:
+        """The share of one of ``p``'s matrices in a tensor of ``p``'s shape, ``[periods, rows, c]``."""
         assert tensor is not None
-        return self.layouts[p].parts(tensor)[place]
+        return self.layouts[p].parts(tensor)[index]
 
 
 def normalize(updates: Tensor, moments: list[Tensor], beta2: float) -> Tensor:
-    """Divides rows or columns by the root of their second moments and keeps every Frobenius norm.
+    """Divides rows or columns by the root of their second moments and keeps each matrix's Frobenius norm.
 
     Args:
         updates: ``[n, R, C]``.
         moments: n vectors ``[max(R, C)]``, changed in place: of rows if R >= C, else of columns.
 
-    The sides of an orthogonalised matrix differ: vectors along the longer side all have length 1 already.
+    In an orthogonalised matrix the vectors along the longer side all have length 1 already.
     """
     shorter = 2 if updates.shape[1] >= updates.shape[2] else 1
     mean_squares = updates.square().mean(dim=shorter)

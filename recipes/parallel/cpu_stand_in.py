@@ -1,4 +1,4 @@
-"""Lets megatron-core run where there is no CUDA: what it asks of ``torch.cuda`` is answered by the CPU.
+"""Lets megatron-core run without CUDA: its calls to ``torch.cuda`` are redirected to the CPU.
 
 megatron-core names the CUDA device in many places (``device="cuda"``, ``torch.cuda.current_device()``,
 streams, the CUDA random generator, string comparisons with ``torch.cuda.FloatTensor``). :func:`install`
@@ -6,7 +6,7 @@ redirects exactly these, in the current process, so that the *same* megatron-cor
 pipeline, sequence, expert and data parallelism and the distributed optimizer over gloo on a laptop.
 
 Functions are replaced one by one rather than through a ``TorchFunctionMode``: a mode costs a Python call
-for every torch operation of every training step, a replaced factory function only where it is called.
+for every torch operation of every training step, a replaced factory function only when it is called.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def install() -> None:
     """Redirects ``torch.cuda`` to the CPU in this process. A second call does nothing.
 
     Raises:
-        RuntimeError: CUDA is present; then the real thing must run.
+        RuntimeError: CUDA is present and must be used.
     """
     global _installed
     if torch.cuda.is_available():
@@ -121,7 +121,7 @@ class Event:
 
 
 def _do_nothing() -> Callable[..., None]:
-    # A new object each time: torch._dynamo keeps a table of functions and refuses one under two names.
+    # A new object each time: torch._dynamo refuses a function that is registered under two names.
     return lambda *_, **__: None
 
 
@@ -160,8 +160,8 @@ def _redirect_factories() -> None:
 
         return wrapper
 
-    # torch.device contexts act on a set of factories that torch makes at the first use: now, while these are
-    # its own. Otherwise transformers' from_pretrained leaves its rotary frequencies uninitialised.
+    # torch.device contexts act on a set of factories that torch builds at the first use: make it do so now,
+    # from its own factories. Otherwise transformers' from_pretrained leaves rotary frequencies uninitialised.
     _device_constructors()
     for name in _FACTORIES:
         setattr(torch, name, on_cpu(getattr(torch, name)))
@@ -182,7 +182,7 @@ def _redirect_tensor_methods() -> None:
         # megatron-core's optimizers compare the name of the type with "torch.cuda.FloatTensor".
         if dtype is None:
             name = tensor_type(self)
-            # Under a TorchFunctionMode (torch.device as a context is one) torch comes back to this function.
+            # Under a TorchFunctionMode (torch.device as a context is one) torch calls this function again.
             return name if name.startswith("torch.cuda.") else name.replace("torch.", "torch.cuda.", 1)
         return tensor_type(self, dtype, **kwargs)
 
@@ -204,7 +204,7 @@ def _redirect_random_state() -> None:
 
 
 def _patch_megatron() -> None:
-    """The places where megatron-core holds its own copy of a CUDA-only path."""
+    """Replaces megatron-core's own copies of CUDA-only functions."""
     with _without_compilation():
         import megatron.core.tensor_parallel.random as mcore_random
         import megatron.core.transformer.moe.moe_utils as moe_utils
@@ -212,18 +212,18 @@ def _patch_megatron() -> None:
 
     mcore_random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     mcore_random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
-    # Defined only where Transformer Engine is; the router compares it with None.
+    # Defined only with Transformer Engine; the router compares it with None.
     if not hasattr(moe_utils, "te_general_gemm"):
         moe_utils.te_general_gemm = None
-    # The original returns early for tensors that are already on the CPU, although numpy was asked for.
-    token_dispatcher.maybe_move_tensor_to_cpu = _as_numpy_if_asked
+    # The original returns early for tensors that are already on the CPU, even if numpy is requested.
+    token_dispatcher.maybe_move_tensor_to_cpu = _numpy_if_requested
 
 
 @contextlib.contextmanager
 def _without_compilation() -> Iterator[None]:
-    """megatron-core wraps small functions in torch.compile as it is imported.
+    """Turns off torch.compile, in which megatron-core wraps small functions when it is imported.
 
-    On the CPU each would call the C++ compiler for seconds at its first use, to no gain.
+    On the CPU each would run the C++ compiler for seconds at its first use, without any gain.
     """
     torch_: Any = torch
     compile_ = torch_.compile
@@ -234,5 +234,5 @@ def _without_compilation() -> Iterator[None]:
         torch_.compile = compile_
 
 
-def _as_numpy_if_asked(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+def _numpy_if_requested(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
     return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor

@@ -1,4 +1,4 @@
-"""The store through which launched processes find each other: it says whom it waits for, and gives up."""
+"""The store through which launched processes find each other; waiting is reported and limited in time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from recipes.config.world import World
 from recipes.console import say
 from recipes.errors import UserError
 
-FIRST_WORD_S = 10.0
-"""Nobody is told of a wait that is shorter."""
-EVERY_S = 60.0
+FIRST_REPORT_S = 10.0
+"""Shorter waits are not reported."""
+REPORT_EVERY_S = 60.0
 _ARRIVED, _COMPLETE = "arrived", "complete"
 
 
@@ -26,64 +26,64 @@ def rendezvous(world: World, timeout_s: float) -> dist.Store:
         timeout_s: how long to wait for the others.
 
     Raises:
-        UserError: some did not come; rank 0 knows which.
+        UserError: some did not arrive; rank 0 knows which.
     """
     address = os.environ.setdefault("MASTER_ADDR", socket.gethostname())
     port = int(os.environ.setdefault("MASTER_PORT", "29500"))
     wait = _Wait(timeout_s)
     store = _connect(world, address, port, wait)
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        # One store for all restarts.
+        # All restarts share one store.
         store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     store.set(f"{_ARRIVED}/{world.rank}", f"{socket.gethostname()}")
     if world.rank == 0:
         _await_all(world, store, wait)
         store.set(_COMPLETE, "1")
     else:
-        _await_word(store, address, port, wait)
+        _await_complete(store, address, port, wait)
     return store
 
 
 class _Wait:
-    """When to speak, and when to give up."""
+    """When to report, and when to give up."""
 
     def __init__(self, timeout_s: float) -> None:
         self.started = time.monotonic()
         self.timeout_s = timeout_s
-        self._next = self.started + FIRST_WORD_S
+        self._next_report = self.started + FIRST_REPORT_S
 
     def left(self) -> float:
         return self.started + self.timeout_s - time.monotonic()
 
-    def speaks(self) -> bool:
-        """Whether it is time for a line; then not again for a while."""
-        if time.monotonic() < self._next:
+    def report_due(self) -> bool:
+        """Whether it is time for a line of output; if so, the next one is due a while later."""
+        if time.monotonic() < self._next_report:
             return False
-        self._next = time.monotonic() + EVERY_S
+        self._next_report = time.monotonic() + REPORT_EVERY_S
         return True
 
 
 def _connect(world: World, address: str, port: int, wait: _Wait) -> dist.Store:
-    """torchrun's agent holds the store, otherwise rank 0."""
-    holds = world.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    if not holds:
+    """torchrun's agent hosts the store if there is one, otherwise rank 0."""
+    is_host = world.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    if not is_host:
         _await_listener(world, address, port, wait)
     try:
         return dist.TCPStore(
             address,
             port,
-            is_master=holds,
-            timeout=timedelta(seconds=max(FIRST_WORD_S, wait.left())),
+            is_master=is_host,
+            timeout=timedelta(seconds=max(FIRST_REPORT_S, wait.left())),
             wait_for_workers=False,
         )
     except dist.DistError as error:
-        doing = "listen" if holds else "connect"
+        action = "listen" if is_host else "connect"
         reason = str(error).splitlines()[0]
-        raise UserError(f"MASTER_PORT={port}: rank {world.rank} cannot {doing} there: {reason}") from None
+        raise UserError(f"MASTER_PORT={port}: rank {world.rank} cannot {action} there: {reason}") from None
 
 
 def _await_listener(world: World, address: str, port: int, wait: _Wait) -> None:
-    """By a plain connection: TCPStore's own attempts print pages when they fail."""
+    """Waits for rank 0 with plain connections, as TCPStore's own attempts print pages when they fail."""
     while True:
         try:
             socket.create_connection((address, port), timeout=5.0).close()
@@ -94,7 +94,7 @@ def _await_listener(world: World, address: str, port: int, wait: _Wait) -> None:
                     f"parallel.rendezvous_timeout_s={wait.timeout_s:g}: rank {world.rank} found no rank 0 at "
                     f"{address}:{port}; was it started, and do MASTER_ADDR and MASTER_PORT lead to it?"
                 ) from None
-        if wait.speaks():
+        if wait.report_due():
             say(f"rank {world.rank}: waiting for rank 0 at {address}:{port}, {wait.left():.0f} s more")
         time.sleep(0.1)
 
@@ -111,18 +111,18 @@ def _await_all(world: World, store: dist.Store, wait: _Wait) -> None:
                 f"parallel.rendezvous_timeout_s={wait.timeout_s:g}: of {world.size} processes "
                 f"{len(missing)} did not come: ranks {names}; were they started?"
             )
-        if wait.speaks():
+        if wait.report_due():
             say(f"waiting for ranks {names} of {world.size} processes, {wait.left():.0f} s more")
         time.sleep(0.05)
 
 
-def _await_word(store: dist.Store, address: str, port: int, wait: _Wait) -> None:
-    """Rank 0 says which are missing; here it is enough to go on when all are there."""
+def _await_complete(store: dist.Store, address: str, port: int, wait: _Wait) -> None:
+    """Waits until rank 0 has found all processes; rank 0 itself reports which are missing."""
     given_up = f"rank 0 at {address}:{port} did not find all processes; its message names the missing"
     try:
         while not store.check([_COMPLETE]):
-            if wait.left() <= -FIRST_WORD_S:
+            if wait.left() <= -FIRST_REPORT_S:
                 raise UserError(given_up)
             time.sleep(0.05)
-    except dist.DistError:  # It has ended, and its store with it.
+    except dist.DistError:  # Rank 0 has ended, and its store with it.
         raise UserError(given_up) from None

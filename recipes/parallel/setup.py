@@ -16,7 +16,7 @@ from recipes.parallel.rendezvous import rendezvous
 
 TIMEOUT = timedelta(minutes=30)
 
-# The random state of the routers' noise: one per process, since each routes tokens of its own.
+# The random state of the routers' noise: one per process, since each routes different tokens.
 ROUTER_NOISE = "router-noise"
 
 
@@ -37,7 +37,7 @@ def resolve_dtype(precision: str) -> torch.dtype:
 
 
 def set_cpu_threads(num_threads: int | None, world: World) -> None:
-    """Shares the cores among the processes of this machine, unless a number is given."""
+    """Divides the cores among this machine's processes, unless a number is given."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(num_threads or max(1, cores // world.local_size))
 
@@ -46,7 +46,7 @@ def init_process_group(world: World, rendezvous_timeout_s: float = 1800.0) -> No
     """Starts torch.distributed: NCCL with CUDA, gloo without.
 
     Raises:
-        UserError: other processes did not come within ``rendezvous_timeout_s``.
+        UserError: other processes did not arrive within ``rendezvous_timeout_s``.
     """
     if not torch.cuda.is_available():
         cpu_stand_in.install()
@@ -76,8 +76,8 @@ def init_model_parallel(parallel: ParallelConfig, seed: int) -> None:
 
 
 def seed_random_states(seed: int) -> None:
-    """Random states: of dropout one per tensor- and pipeline-parallel rank, as in Megatron-LM, and one per
-    context-parallel rank, since each has tokens of its own; of the routers' noise one per process.
+    """Random states: for dropout one per tensor- and pipeline-parallel rank, as in Megatron-LM, and per
+    context-parallel rank, since each has different tokens; for the routers' noise one per process.
     """
     from megatron.core import parallel_state, tensor_parallel
 

@@ -17,7 +17,7 @@ class ParameterCounts:
     non_embedding: int
     """Without the lookup tables (words, positions, value embeddings) and the output head."""
     active_per_token: int
-    """Without the routed experts that one token does not pass through."""
+    """Without the routed experts that a token is not sent to."""
 
 
 def count_parameters(model: ModelConfig) -> ParameterCounts:
@@ -27,7 +27,7 @@ def count_parameters(model: ModelConfig) -> ParameterCounts:
     return ParameterCounts(
         total=total,
         non_embedding=total - _numbers(spec for spec in table if spec.table),
-        active_per_token=_passed(table, model),
+        active_per_token=_numbers_per_token(table, model),
     )
 
 
@@ -46,7 +46,7 @@ def parameters_per_part(model: ModelConfig) -> dict[str, int]:
 
 
 def layer_parameters(model: ModelConfig) -> list[int]:
-    """Parameters of each layer, value embeddings with the layer that adds them."""
+    """Parameters of each layer, including any value embedding that it adds."""
     counts = [0] * model.num_layers
     for spec in tensor_table(model):
         if spec.layer is not None and spec.trained:
@@ -55,7 +55,7 @@ def layer_parameters(model: ModelConfig) -> list[int]:
 
 
 def lookups_of_layers(model: ModelConfig) -> list[list[str]]:
-    """For each layer the tables by token that it has of its own, in the singular: value embedding."""
+    """For each layer the names, in the singular, of its own tables by token: value embedding."""
     lookups: list[list[str]] = [[] for _ in range(model.num_layers)]
     for spec in tensor_table(model):
         if spec.layer is not None and spec.table:
@@ -66,12 +66,12 @@ def lookups_of_layers(model: ModelConfig) -> list[list[str]]:
 def flops_per_token(model: ModelConfig, seq_length: int) -> int:
     """Training FLOPs (forward and backward) per token.
 
-    6 x parameters in matrix products (output head once, input lookup not, routed experts x top-k / experts)
-    + 12 x attention width x context per layer, the full context, not halved for causality, a window as it is:
-    appendix B of PaLM (arXiv 2204.02311).
+    6 x parameters in matrix products (the output head but not the input lookup, routed experts x top-k /
+    experts) + 12 x attention width x context per layer, where context is the layer's window or the full
+    context, not halved for causality: appendix B of PaLM (arXiv 2204.02311).
     """
     table = tensor_table(model)
-    products = _passed((spec for spec in table if spec.multiplied), model)
+    products = _numbers_per_token((spec for spec in table if spec.multiplied), model)
     windows = layer_windows(model)
     attended = sum(
         spec.queries * min(windows[spec.layer] or seq_length, seq_length)
@@ -82,12 +82,12 @@ def flops_per_token(model: ModelConfig, seq_length: int) -> int:
 
 
 def kv_bytes_per_token(model: ModelConfig, bytes_per_number: int = 2) -> int:
-    """Keys and values of one token in all layers."""
+    """Bytes of one token's keys and values in all layers."""
     return bytes_per_number * sum(spec.cached for spec in tensor_table(model))
 
 
 def kv_cache_bytes(model: ModelConfig, context: int, bytes_per_number: int = 2) -> int:
-    """Keys and values that must be kept to continue a text of ``context`` tokens; windows keep no more."""
+    """Bytes of keys and values kept to continue a text of ``context`` tokens, at most a window per layer."""
     windows = layer_windows(model)
     return bytes_per_number * sum(
         spec.cached * min(windows[spec.layer] or context, context)
@@ -100,8 +100,8 @@ def _numbers(specs: Iterable[TensorSpec]) -> int:
     return sum(spec.numbers() for spec in specs)
 
 
-def _passed(specs: Iterable[TensorSpec], model: ModelConfig) -> int:
-    """Numbers that one token meets: of the routed experts those that it is sent to."""
+def _numbers_per_token(specs: Iterable[TensorSpec], model: ModelConfig) -> int:
+    """Numbers that one token uses: of the routed experts, only those that it is sent to."""
     routed = others = 0
     for spec in specs:
         if spec.routed:

@@ -19,7 +19,7 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
     steps = total_steps(config)
     tokens_per_step = trainer.global_batch_size * config.data.seq_length
     flops = flops_per_token(model, config.data.seq_length)
-    # On a machine without CUDA "auto" would be fp32, but a plan for 512 processes is not for this machine.
+    # Without CUDA "auto" would mean fp32, but a plan for 512 processes is not for this machine.
     bf16 = trainer.precision != "fp32"
     memory = expected_memory_bytes(
         model,
@@ -86,7 +86,7 @@ def _schedule(optim: OptimConfig, tokens_per_step: int, steps: int) -> str:
 
 
 def _rate_rows(optim: OptimConfig) -> list[tuple[str, str]]:
-    """Peak rates of what does not follow optim.lr."""
+    """Learning rates of the parameter groups that do not follow optim.lr."""
     rates = {"embeddings": optim.embedding_lr, "head": optim.head_lr, "scalars": optim.scalar_lr}
     return [
         (f"  {name}", f"{rate:g} to {optim.min_lr * rate / optim.lr:g}")

@@ -1,4 +1,4 @@
-"""How often a run reads each source; no torch here, only sidecars and .idx headers."""
+"""How often a run reads each source. No torch here, only sidecars and .idx headers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recipes.config.schema import PretrainConfig
 from recipes.data.samples.indexed import bin_path, check_prefix, idx_path
 
 MANY_EPOCHS = 4.0
-"""Up to here repeated text is worth nearly as much as new text (Muennighoff et al. 2023, "Scaling
+"""Up to this many, repeated text is worth nearly as much as new text (Muennighoff et al. 2023, "Scaling
 Data-Constrained Language Models", arXiv 2305.16264, abstract)."""
 
 
@@ -23,13 +23,13 @@ class SourceUse:
     """Of the run's samples, 0 to 1."""
     tokens_drawn: int
     """In whole samples of data.seq_length."""
-    tokens_there: int | None
-    """None: the files are not there (yet)."""
+    tokens_available: int | None
+    """None: the files do not exist (yet)."""
     epochs: float | None
 
 
 def source_uses(config: PretrainConfig, total_steps: int) -> list[SourceUse]:
-    """The use of every source that the run draws from, over all phases.
+    """What the run takes from each source that it draws from, over all phases.
 
     Raises:
         UserError: a source's files are damaged, or it holds less than one sample.
@@ -44,12 +44,12 @@ def source_uses(config: PretrainConfig, total_steps: int) -> list[SourceUse]:
 
 def _use(config: PretrainConfig, name: str, samples: int, total: int) -> SourceUse:
     path, length = config.data.train[name].path, config.data.seq_length
-    there = epochs = None
+    available = epochs = None
     if bin_path(path).exists() and idx_path(path).exists():
-        there = check_prefix(path).tokens
-        per_epoch = (there - 1) // length
+        available = check_prefix(path).tokens
+        per_epoch = (available - 1) // length
         epochs = samples / per_epoch if per_epoch else None
-    return SourceUse(name, path, samples / total if total else 0.0, samples * length, there, epochs)
+    return SourceUse(name, path, samples / total if total else 0.0, samples * length, available, epochs)
 
 
 def epoch_rows(config: PretrainConfig, total_steps: int) -> list[tuple[str, str]]:
@@ -76,8 +76,8 @@ def epoch_rows(config: PretrainConfig, total_steps: int) -> list[tuple[str, str]
 
 
 def _epochs_in_words(use: SourceUse) -> str:
-    if use.tokens_there is None:
+    if use.tokens_available is None:
         return "data not found, epochs unknown"
     if use.epochs is None:
-        return f"holds {use.tokens_there:,}: less than one sample"
-    return f"{use.epochs:.2f} epochs of {use.tokens_there:,}"
+        return f"holds {use.tokens_available:,}: less than one sample"
+    return f"{use.epochs:.2f} epochs of {use.tokens_available:,}"

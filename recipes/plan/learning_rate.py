@@ -1,7 +1,7 @@
 """The learning rate of every step, and its curve drawn with characters. No torch here.
 
-Training asks megatron-core's OptimizerParamScheduler, whose import takes seconds. These are its formulas, and
-a test holds them equal.
+Training uses megatron-core's OptimizerParamScheduler, which takes seconds to import. These are its formulas,
+and a test checks that they agree.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ WIDTH, HEIGHT = 60, 10
 
 
 def learning_rate(step: int, optim: OptimConfig, lengths: ScheduleLengths) -> float:
-    """The rate that the update after ``step`` earlier updates uses."""
+    """The rate of the update that follows ``step`` earlier updates."""
     if lengths.warmup and step <= lengths.warmup:
         return optim.lr * step / lengths.warmup
     if optim.lr_decay_style == "constant":
@@ -28,7 +28,7 @@ def learning_rate(step: int, optim: OptimConfig, lengths: ScheduleLengths) -> fl
 
 
 def _share(step: int, optim: OptimConfig, lengths: ScheduleLengths) -> float:
-    """How much of the way from min_lr up to lr is left."""
+    """The rate's position between min_lr (0) and lr (1)."""
     if optim.lr_decay_style == "WSD":
         start = lengths.decay - lengths.wsd_decay
         return (
@@ -53,14 +53,14 @@ def _decayed(style: str, progress: float) -> float:
 def draw_learning_rate(optim: OptimConfig, tokens_per_step: int, total_steps: int) -> str:
     """The rate of every step of the run as a plot of 60 x 10 characters, with axes in steps and tokens.
 
-    A column stands for as many steps as the width asks for and shows the highest rate among them.
+    A column stands for a range of steps and shows the highest rate among them.
     """
     lengths = schedule_lengths(optim, tokens_per_step, total_steps)
     last = max(1, total_steps - 1)
     highest = []
     for column in range(WIDTH):
         first, end = round(column * last / WIDTH), round((column + 1) * last / WIDTH)
-        # It rises to the end of the warm-up and never after: the highest of an interval is at one of these.
+        # The rate rises only until the end of the warm-up, so an interval's highest is at one of these steps.
         peak = min(max(lengths.warmup, first), end)
         highest.append(max(learning_rate(step, optim, lengths) for step in (first, peak, end)))
     top = max(highest) or optim.lr

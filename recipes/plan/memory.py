@@ -23,7 +23,7 @@ def expected_memory_bytes(
     Weights, gradients (fp32), optimizer state (two moments, and fp32 master weights under bf16; divided over
     data-parallel ranks) and activations without recomputation, the latter after
     Korthikanti et al. 2022 (arXiv 2205.05198, eq. 2) without its 5as/h attention-matrix term, since SDPA and
-    flash kernels do not store it. An estimate; fragmentation and buffers are not in it.
+    flash kernels do not store it. An estimate that leaves out fragmentation and buffers.
     """
     sizes = stage_sizes(model, parallel)
     tables = _stage_tables(model, sizes)
@@ -69,7 +69,7 @@ def _state_bytes(
             routed += spec.stored_numbers() // ranks
         else:
             others += spec.stored_numbers() // (tp if spec.split else 1)
-    # Context-parallel ranks hold the same weights and share the state too; experts are repeated on fewer.
+    # Context-parallel ranks hold the same weights and shard the state too; experts have fewer replicas.
     shards = data_parallel_size * parallel.context_parallel_size
     state = (others + routed * parallel.expert_model_parallel_size) * (12 if bf16 else 8) // shards
     return {
@@ -80,7 +80,7 @@ def _state_bytes(
 
 
 def _activation_bytes(model: ModelConfig, parallel: ParallelConfig, layers: int, bf16: bool) -> float:
-    """Per token and layer: 34h at 2 bytes a number, of which 10h are split by sequence parallelism only."""
+    """Per token and layer: 34h bytes with 2-byte numbers, of which only sequence parallelism splits 10h."""
     hidden, scale = model.hidden_size, 1 if bf16 else 2
     split = 34 if parallel.sequence_parallel else 24
     size = hidden * (split / parallel.tensor_model_parallel_size + (34 - split)) * scale

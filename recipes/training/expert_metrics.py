@@ -1,6 +1,6 @@
-"""How evenly the experts are used: what metrics.jsonl says of a mixture of experts.
+"""How evenly the experts are used: the figures in metrics.jsonl for a mixture of experts.
 
-``moe.aux_loss``, ``moe.seq_aux_loss``, ``moe.z_loss``, ``moe.importance_loss`` and ``moe.load_loss`` stand
+``moe.aux_loss``, ``moe.seq_aux_loss``, ``moe.z_loss``, ``moe.importance_loss`` and ``moe.load_loss`` are
 without their coefficients, as means over the step's micro-batches, the data-parallel ranks and the layers
 with experts. The first two are 1 when all experts get equally much, the last two 0.
 ``moe.max_load``: tokens of the fullest expert over the mean of its layer's experts, in the worst layer.
@@ -22,7 +22,7 @@ from recipes.model.router import routers
 
 
 def tracked_losses(model: ModelConfig) -> dict[str, str]:
-    """megatron-core's name of every load-balancing loss that the model trains with, and ours."""
+    """megatron-core's name -> ours, for every load-balancing loss that the model trains with."""
     coefficients = {
         ("load_balancing_loss", "moe.aux_loss"): model.moe_aux_loss_coeff
         * (model.moe_router_load_balancing_type == "aux_loss"),
@@ -36,17 +36,17 @@ def tracked_losses(model: ModelConfig) -> dict[str, str]:
 
 
 def reset_expert_usage(gpt: GPTModel) -> None:
-    """Before a step: what is reported after it is this step's."""
-    # All of it: megatron-core's own function would keep an earlier model's layers and process groups.
+    """To be called before a step, so that the figures reported after it are this step's alone."""
+    # megatron-core's own function would keep an earlier model's layers and process groups.
     get_moe_layer_wise_logging_tracker().clear()
     for router in routers(gpt):
-        router.forget_tokens()
+        router.reset_token_counts()
 
 
 def expert_usage(gpt: GPTModel, model: ModelConfig, micro_batches: int) -> dict[str, float]:
     """The step's figures, the same on every rank. All ranks must call it.
 
-    ``micro_batches``: of one rank in the step.
+    ``micro_batches``: how many one rank had in the step.
     """
     layers = sum(moe_layers(model))
     names = tracked_losses(model)
@@ -54,8 +54,8 @@ def expert_usage(gpt: GPTModel, model: ModelConfig, micro_batches: int) -> dict[
     group = parallel_state.get_tensor_and_context_parallel_group()
     for name in names:
         # A pipeline stage without experts has recorded nothing, but must take part in the sums.
-        nothing = torch.zeros(model.num_layers, device=torch.cuda.current_device())
-        tracker.setdefault(name, {"values": nothing, "reduce_group": group, "avg_group": None})
+        zeros = torch.zeros(model.num_layers, device=torch.cuda.current_device())
+        tracker.setdefault(name, {"values": zeros, "reduce_group": group, "avg_group": None})
     reduce_aux_losses_tracker_across_ranks(list(names))
     figures = {
         ours: tracker[name]["values"].sum().item() / (layers * micro_batches) for name, ours in names.items()
@@ -68,7 +68,7 @@ def _max_load(gpt: GPTModel, model: ModelConfig) -> float:
     tokens = torch.zeros(model.num_layers, model.num_moe_experts, device=torch.cuda.current_device())
     for router in routers(gpt):
         tokens[router.layer_number - 1] = router.tokens_per_expert
-    # Every rank has routed tokens of its own, or has other layers.
+    # Every rank has routed different tokens or has different layers.
     dist.all_reduce(tokens)
     tokens = tokens[moe_layers(model)]
     return (tokens.amax(dim=1) / tokens.mean(dim=1)).max().item()

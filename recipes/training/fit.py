@@ -1,4 +1,4 @@
-"""The heavy part of a pretraining run: Lightning, NeMo and megatron-core at work."""
+"""The heavy part of a pretraining run, which loads Lightning, NeMo and megatron-core."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from recipes.parallel import cpu_stand_in
 
-if not torch.cuda.is_available():  # Before megatron-core is imported: it looks at CUDA as it loads.
+if not torch.cuda.is_available():  # Before megatron-core is imported, as it looks for CUDA on import.
     cpu_stand_in.install()
 
 from lightning.pytorch import Trainer
@@ -64,7 +64,7 @@ def fit(config: PretrainConfig, world: World, directory: RunDirectory, start: St
     max_time = config.trainer.max_time
     stop = StopControl(parse_duration(max_time) if max_time else None, announce=world.rank == 0)
     stop.install()
-    quiet_libraries()  # Again: Lightning and NeMo set their own levels when they are imported.
+    quiet_libraries()  # Again, as Lightning and NeMo set their own levels on import.
     if world.rank == 0:
         _announce(config, directory, start)
     document_start = _document_start(config)
@@ -75,7 +75,7 @@ def fit(config: PretrainConfig, world: World, directory: RunDirectory, start: St
     try:
         trainer.fit(model, ckpt_path=str(checkpoint) if checkpoint else None)
     except GuardError as error:
-        # The gradient norm is global: every rank comes here.
+        # The gradient norm is global, so every rank gets here.
         if world.rank == 0:
             print(f"stopped by a guard: {error}", file=sys.stderr)
         return _leave(STOPPED_BY_GUARD)
@@ -95,7 +95,7 @@ def fit(config: PretrainConfig, world: World, directory: RunDirectory, start: St
 
 
 def _leave(code: int) -> int:
-    # Nobody leaves while another rank may still be saving.
+    # No rank leaves while another may still be saving.
     dist.barrier()
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
@@ -103,7 +103,7 @@ def _leave(code: int) -> int:
 
 
 def _announce(config: PretrainConfig, directory: RunDirectory, start: Start) -> None:
-    """Says where the run begins, and marks the place in its metrics."""
+    """Prints where the run starts, and records it in the metrics."""
     if start.checkpoint is not None:
         say(f"resume {start.checkpoint}, step {start.step}, {start.consumed_tokens:,} tokens")
         directory.append_metrics(
@@ -116,7 +116,7 @@ def _announce(config: PretrainConfig, directory: RunDirectory, start: Start) -> 
         started["from"] = str(start.init_from)
     elif not directory.metrics_file.exists():
         return
-    # What an earlier attempt that saved nothing has left in the file is of no run any more.
+    # An earlier attempt that saved nothing has left records in the file: they no longer belong to any run.
     directory.append_metrics(started)
 
 
@@ -138,7 +138,7 @@ def _trainer(
         devices=world.local_size,
         num_nodes=max(1, world.size // world.local_size),
         strategy=MegatronStrategy(world, config.parallel, config.seed),
-        plugins=[Precision()],  # megatron-core decides about precision.
+        plugins=[Precision()],  # megatron-core handles precision.
         max_steps=steps,
         max_epochs=-1,
         val_check_interval=(valid_every or steps + 1) if validates else None,
@@ -150,7 +150,7 @@ def _trainer(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        # Order matters: a checkpoint is only written of a step that the metrics have seen to be sound.
+        # Order matters: only steps that the metrics callback has found sound are saved.
         callbacks=[
             metrics,
             stop,

@@ -41,7 +41,7 @@ from recipes.training.step import forward_backward, reduce_losses
 
 
 class LightningOptimizerView(torch.optim.Optimizer):
-    """megatron-core's optimizer as Lightning knows optimizers, so that Lightning counts its steps."""
+    """Presents megatron-core's optimizer as a torch optimizer, so that Lightning counts its steps."""
 
     def __init__(self, optimizer: MegatronOptimizer) -> None:
         self.megatron = optimizer
@@ -68,7 +68,7 @@ class ParamGPT(ModelPT):
     """Trains a described model.
 
     Args:
-        cfg: the model section in classic NeMo's words; it becomes the .nemo file's model_config.yaml.
+        cfg: the model section in classic NeMo's terms; it becomes the .nemo file's model_config.yaml.
         run: the whole run's settings.
         tokenizer: the tokenizer that the data was made with.
         run_directory: where the run's files are.
@@ -150,10 +150,10 @@ class ParamGPT(ModelPT):
     megatron_optimizer: MegatronOptimizer
 
     def gather_parameters(self) -> None:
-        """Brings the parameters of all ranks up to date: before they are read outside of a forward pass.
+        """Brings the parameters of all ranks up to date before they are read outside a forward pass.
 
-        All ranks call it. With overlap_param_gather an optimizer step updates a rank's own shard; the others'
-        come with the next forward pass, which takes what was gathered here for its own.
+        All ranks must call it. With overlap_param_gather an optimizer step updates only a rank's own shard;
+        the others are gathered in the next forward pass, which reuses what was gathered here.
         """
         if self.run.parallel.overlap_param_gather:
             self.ddp.start_param_sync(force_sync=True)
@@ -171,8 +171,8 @@ class ParamGPT(ModelPT):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One optimizer step over the global batch; ``batch`` is this rank's share, ``[n, s]``."""
         if self._reseeds:
-            # Dropout and routers' noise depend on the seed and the step alone: no random state to save, exact
-            # when resumed.
+            # Dropout and routers' noise depend only on the seed and the step: no random state has to be
+            # saved, and resuming is exact.
             step_seed = (self.run.seed * 1_000_003 + self.trainer.global_step) % 2**31
             seed_random_states(step_seed)
         self.gpt.train()
@@ -184,7 +184,7 @@ class ParamGPT(ModelPT):
         outputs = forward_backward(
             self.ddp, batch, micro_batch_size=self.run.trainer.micro_batch_size, forward_only=False
         )
-        # optim.lr's schedule, not that of a group with a rate of its own (embeddings, head).
+        # The schedule of optim.lr, not of a group with its own rate (embeddings, head).
         self.learning_rate = get_canonical_lr_for_logging(self.megatron_optimizer.param_groups)
         self.optimizers().step()
         self._schedule.step(1)
@@ -209,7 +209,7 @@ class ParamGPT(ModelPT):
         step = self.trainer.global_step
         config, cache_dir = self.run, self.run_directory.index_cache
         sources = training_sources(config, self.tokenizer, cache_dir)
-        if self.blend is not None:  # Lightning asks anew.
+        if self.blend is not None:  # Lightning asks again.
             self.saved_blend = self.blend.state_at(step * config.trainer.global_batch_size)
         loader, self.blend = training_loader(
             config,
@@ -252,7 +252,7 @@ class ParamGPT(ModelPT):
         self._valid_sums[name] = self._valid_sums[name] + sums if name in self._valid_sums else sums
 
     def drop_validation(self) -> None:
-        """Forgets the sums so far: of a validation that is broken off there are no figures."""
+        """Discards the sums so far: an interrupted validation has no figures."""
         self._valid_sums = {}
 
     def on_validation_epoch_end(self) -> None:
@@ -295,7 +295,7 @@ class ParamGPT(ModelPT):
         self._schedule.step(int(state["schedule"]))
 
     def save_to(self, save_path: str) -> None:
-        """Writes a .nemo from the parts that all ranks hold; NeMo's own method knows one rank."""
+        """Writes a .nemo from the parts that all ranks hold; NeMo's own method handles one rank only."""
         self.gather_parameters()
         self._save_restore_connector.save_to(self, save_path)
 

@@ -1,4 +1,4 @@
-"""What a run may not change when it goes on from a checkpoint of its own."""
+"""The settings that a run must keep when it resumes from one of its checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recipes.data.samples.content import content_key
 from recipes.data.samples.indexed import check_prefix
 from recipes.errors import UserError
 
-# What may change when a run is resumed: neither shapes nor the meaning of the weights hang on it.
+# May change when a run is resumed: neither shapes nor the meaning of the weights depend on them.
 FREE_MODEL_KEYS = ("hidden_dropout", "attention_dropout", "init_method_std", "use_scaled_init_method")
 
 
@@ -22,17 +22,17 @@ def check_resume(config: PretrainConfig, checkpoint: Path) -> int:
     """Compares the settings with the checkpoint's; returns the tokens that it was trained with.
 
     Raises:
-        UserError: one differs that the rest of the run hangs on.
+        UserError: a setting differs that the rest of the run depends on.
     """
     saved = load_plain(checkpoint / "common.pt")["recipes"]
-    # The number of a sample is step x batch, and the seed decides the order of every epoch: with another of
-    # them some samples would be trained twice and others never.
+    # A sample's number is step x batch, and the seed decides the order of every epoch: if one of these
+    # changed, some samples would be trained on twice and others never.
     for key, value in (
         ("trainer.global_batch_size", config.trainer.global_batch_size),
         ("data.seq_length", config.data.seq_length),
         ("seed", config.seed),
     ):
-        # A checkpoint of an earlier version does not know its seed.
+        # Checkpoints of earlier versions do not hold the seed.
         used = saved.get(key.rpartition(".")[2], value)
         if used != value:
             raise UserError(f"{key}={value}: the run being resumed used {used}; keep it")
@@ -49,7 +49,7 @@ def check_resume(config: PretrainConfig, checkpoint: Path) -> int:
 
 
 def data_record(config: PretrainConfig) -> dict[str, dict[str, Any]]:
-    """What a checkpoint says of the sources in use: a key of the content, and the number of tokens."""
+    """A checkpoint's record of the sources in use: a key of the content, and the number of tokens."""
     sidecars = {name: check_prefix(config.data.train[name].path) for name in sources_in_use(config.data)}
     return {
         name: {"content": content_key(sidecar), "tokens": sidecar.tokens}
@@ -58,7 +58,7 @@ def data_record(config: PretrainConfig) -> dict[str, dict[str, Any]]:
 
 
 def changed_sources(config: PretrainConfig, saved: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of the sources that the checkpoint knows, those whose content is another now, as they are now."""
+    """Current records of those sources in the checkpoint whose content has changed."""
     return {
         name: now
         for name, now in data_record(config).items()
@@ -67,7 +67,7 @@ def changed_sources(config: PretrainConfig, saved: dict[str, dict[str, Any]]) ->
 
 
 def _refuse_other_model(saved: dict[str, Any], config: PretrainConfig) -> None:
-    # An older checkpoint holds all options for megatron-core, those that only say how a run computes too.
+    # Older checkpoints hold all options for megatron-core, including those that only say how a run computes.
     saved = {**saved, "megatron": stored_options(saved.get("megatron", {}))}
     for key, value in description_of(config.model).items():
         if key in saved and key not in FREE_MODEL_KEYS and saved[key] != value:

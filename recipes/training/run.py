@@ -24,7 +24,7 @@ from recipes.training.start import Start, find_start
 
 
 def pretrain(config: PretrainConfig) -> int:
-    """Trains, resuming if there is something to resume from; returns the exit code."""
+    """Trains, resuming if there is a checkpoint to resume from; returns the exit code."""
     world = launched_world()
     directory = run_directory_of(config)
     steps = total_steps(config)
@@ -47,7 +47,7 @@ def pretrain(config: PretrainConfig) -> int:
 
 
 def _decided_by_first_rank(world: World, timeout_s: float, decide: Callable[[], Start]) -> Start:
-    """Calls ``decide`` on rank 0 only, which reads every checkpoint file, and gives all ranks its answer.
+    """Calls ``decide``, which reads every checkpoint file, on rank 0 only and broadcasts its result.
 
     Raises:
         UserError: what rank 0 raised, on every rank.
@@ -76,11 +76,11 @@ def _decided_by_first_rank(world: World, timeout_s: float, decide: Callable[[], 
 
 
 def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int, lock: RunLock) -> Start:
-    """Where to begin; makes the run directory unless nothing is left to do.
+    """Decides where to start; makes the run directory unless nothing is left to do.
 
     Raises:
-        UserError: the run cannot go on like this. Then what is known of it, config.yaml too, is as before:
-            old checkpoints are read with its help.
+        UserError: the run cannot continue with these settings. Its files are then unchanged, including
+            config.yaml, which is needed to read old checkpoints.
     """
     lock.acquire()
     checkpoint = _checkpoint_to_resume(config, directory)
@@ -124,7 +124,7 @@ def _checkpoint_to_resume(config: PretrainConfig, directory: RunDirectory) -> Pa
 
 
 def _has_nemo_of(config: PretrainConfig, directory: RunDirectory, step: int) -> bool:
-    """Whether model.nemo holds these weights, not those of an earlier end (max_time, a smaller max_steps)."""
+    """Whether model.nemo holds the weights of ``step``, not of an earlier end (max_time, fewer max_steps)."""
     if not config.save_nemo:
         return step > 0
     if not directory.nemo_file.exists():

@@ -1,4 +1,4 @@
-"""Where a run begins: at the start, from a checkpoint of its own, or from another run's weights or state."""
+"""Where a run starts: from scratch, its own checkpoint, or another run's weights or state."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins."""
+    """Where a run starts."""
 
     checkpoint: Path | None
-    """Of this run, to resume from."""
+    """This run's, to resume from."""
     step: int = 0
     """The checkpoint's."""
     consumed_tokens: int = 0
-    """Up to it."""
+    """Up to the checkpoint."""
     init_from: Path | None = None
-    """Of another run, to start from; None while there is something to resume from."""
+    """Another run's, to start from; None if this run has a checkpoint to resume from."""
     complete: bool = False
     """Whether nothing is left to do."""
 
 
 def find_start(init_from: str, verify_sha256: bool) -> Path:
-    """The whole checkpoint, or the .nemo, that ``init_from`` names.
+    """The checkpoint, whole and verified, or the .nemo that ``init_from`` names.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -53,10 +53,10 @@ def find_start(init_from: str, verify_sha256: bool) -> Path:
 
 
 def load_start_weights(path: Path, gpt: GPTModel) -> None:
-    """Fills ``gpt`` from a training checkpoint or a .nemo of any layout; its optimizer is built after this.
+    """Fills ``gpt`` from a training checkpoint or a .nemo of any layout, before its optimizer is built.
 
     Raises:
-        UserError: it holds other tensors than the configured model.
+        UserError: the stored tensors are not those of the configured model.
     """
     from recipes.checkpoint.open import open_stored_model
     from recipes.checkpoint.save.training_state import load_checkpoint_weights

@@ -17,11 +17,11 @@ from torch import Tensor
 def forward_backward(
     model: torch.nn.Module, batch: dict[str, Tensor], *, micro_batch_size: int, forward_only: bool
 ) -> list[dict[str, Tensor]]:
-    """Runs all micro-batches of ``batch`` (``[n, s]`` each) through this rank's model chunk.
+    """Runs all micro-batches of ``batch`` (tensors of ``[n, s]``) through this rank's model chunk.
 
     Returns:
         On the last pipeline stage one ``{"loss": [2]}`` per micro-batch: the sum of its tokens' losses and
-        the number of tokens that count. Elsewhere an empty list.
+        the number of tokens that count. On other stages an empty list.
     """
     samples, seq_length = batch["tokens"].shape
     micro_batches = [
@@ -45,9 +45,9 @@ def _forward_step(
     batch = dict(next(micro_batches))
     tokens = batch["tokens"]
     batch["position_ids"] = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    # Under context parallelism a rank keeps one chunk from the front and its mirror image from the back.
+    # Under context parallelism a rank keeps one chunk from the front and the mirrored one from the back.
     batch = get_batch_on_this_cp_rank(batch)
-    # Attention is causal by construction, so there is no mask to hand over.
+    # Attention is causal by construction, so no mask is passed.
     losses = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
     return losses, partial(_sum_of_losses, batch["loss_mask"])
 

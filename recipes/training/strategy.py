@@ -22,7 +22,7 @@ from recipes.config.schema import ParallelConfig
 from recipes.config.world import World
 from recipes.parallel.setup import device_of, init_model_parallel, init_process_group
 
-# The parts of Lightning's own checkpoint that are kept: plain numbers, lists and dictionaries.
+# The parts of Lightning's own checkpoint that we keep: plain numbers, lists and dictionaries.
 LIGHTNING_KEYS = ("pytorch-lightning_version", "epoch", "global_step", "loops", "lr_schedulers", "recipes")
 
 
@@ -33,7 +33,7 @@ class SaveOptions:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """For the manifest."""
     in_background: bool = False
-    """Return before it is written: :attr:`MegatronStrategy.background` finishes it."""
+    """Return before the checkpoint is written: :attr:`MegatronStrategy.background` finishes it."""
 
 
 class LaunchedEnvironment(ClusterEnvironment):
@@ -91,7 +91,7 @@ class MegatronStrategy(ParallelStrategy):
         return device_of(self.world)
 
     def setup_environment(self) -> None:
-        """Process groups first: the model's parts are built for them."""
+        """Process groups come first, as the model's parts are built for them."""
         init_process_group(self.world)
         init_model_parallel(self.parallel, self.seed)
         super().setup_environment()
@@ -104,7 +104,7 @@ class MegatronStrategy(ParallelStrategy):
             self.setup_optimizers(trainer)
 
     def model_to_device(self) -> None:
-        """Nothing: the model is built on its device."""
+        """Does nothing: the model is built on its device."""
 
     def barrier(self, name: str | None = None) -> None:
         if dist.is_initialized():
@@ -125,7 +125,7 @@ class MegatronStrategy(ParallelStrategy):
         dist.all_reduce(total, group=group)
         return total / self.world.size if reduce_op in ("mean", "avg") else total
 
-    # Checkpoints: Lightning decides when and keeps its counters, megatron-core writes and reads.
+    # Checkpoints: Lightning keeps its counters, megatron-core writes and reads the files.
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
@@ -133,7 +133,7 @@ class MegatronStrategy(ParallelStrategy):
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Empty: the sharded state dict takes its place in :meth:`save_checkpoint`."""
+        """Empty: :meth:`save_checkpoint` uses the sharded state dict instead."""
         return {}
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -145,8 +145,8 @@ class MegatronStrategy(ParallelStrategy):
     ) -> None:
         options = storage_options or SaveOptions()
         plain = {key: checkpoint[key] for key in LIGHTNING_KEYS if key in checkpoint}
-        # Written at the end of a validation, this would make a resumed run believe itself in the midst of one
-        # and validate only what is left of it.
+        # In a checkpoint written at the end of a validation, this would make a resumed run believe that it is
+        # in the middle of one and validate only the rest.
         plain["loops"]["fit_loop"].pop("epoch_loop.val_loop.batch_progress", None)
         facts = {
             "step": plain["global_step"],
@@ -155,7 +155,7 @@ class MegatronStrategy(ParallelStrategy):
         }
         self._module.gather_parameters()
         save = self.background.start if options.in_background else save_sharded
-        # Not kept in a variable: the gathered optimizer state is as large as the model in memory.
+        # The state is not kept in a variable: it is as large as the model in memory.
         save(Path(filepath), training_state(self._module.gpt, self._module.megatron_optimizer, plain), facts)
 
     def load_checkpoint(self, checkpoint_path: str | Path) -> dict[str, Any]:
@@ -166,10 +166,10 @@ class MegatronStrategy(ParallelStrategy):
         return {**plain, "state_dict": {}, "optimizer_states": [], "callbacks": {}}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Nothing: :meth:`load_checkpoint` has done it."""
+        """Does nothing: :meth:`load_checkpoint` has already loaded it."""
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Nothing: :meth:`load_checkpoint` has done it."""
+        """Does nothing, likewise."""
 
     @property
     def _module(self) -> Any:
@@ -177,4 +177,4 @@ class MegatronStrategy(ParallelStrategy):
         return self.lightning_module
 
     def teardown(self) -> None:
-        """Leaves the model where it is: it is still needed to write model.nemo."""
+        """Leaves the model on its device: it is still needed to write model.nemo."""

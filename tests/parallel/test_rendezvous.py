@@ -16,7 +16,7 @@ import os, sys
 import recipes.parallel.rendezvous as module
 from recipes.config.world import World
 from recipes.errors import UserError
-module.FIRST_WORD_S = 0.2
+module.FIRST_REPORT_S = 0.2
 try:
     store = module.rendezvous(World(rank=int(sys.argv[1]), size=int(sys.argv[2])), float(sys.argv[3]))
     print("met", flush=True)

@@ -26,7 +26,7 @@ def test_epochs(directory: Path) -> None:
         "en": 188, "hi": 106, "code": 26,
     }  # fmt: skip
     for name, use in uses.items():
-        assert use.tokens_there == TOKENS[name]
+        assert use.tokens_available == TOKENS[name]
         assert use.epochs == pytest.approx(
             use.tokens_drawn // SEQ_LENGTH / ((TOKENS[name] - 1) // SEQ_LENGTH)
         )

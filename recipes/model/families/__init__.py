@@ -1,6 +1,6 @@
 """The layers of every model family: one file each, which exports LAYERS.
 
-What is known of a family without torch is in recipes/families; its ``layers`` names the file here.
+The part of a family that needs no torch is in recipes/families; its ``layers`` names the file here.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class FamilyLayers:
     block_spec: Callable[[ModelConfig, TransformerConfig, BackendSpecProvider], TransformerBlockSubmodules]
     """This pipeline stage's layers and the final norm."""
     gpt_model: type[GPTModel]
-    """megatron-core's GPTModel, or a subclass that takes ``model`` too as ``description``."""
+    """megatron-core's GPTModel, or a subclass that also takes ``model``, as ``description``."""
     initial_values: Callable[[str, int, ModelConfig], InitialValues] = megatron_initial_values
-    """``(canonical name, fan-in, model)`` -> what a parameter is filled with before training."""
+    """``(canonical name, fan-in, model)`` -> the values that a parameter is filled with before training."""
 
 
 def layers_of(model: ModelConfig) -> FamilyLayers:
-    """Imports the file with the model's layers."""
+    """The layers of the model's family; imports the file that defines them."""
     layers: FamilyLayers = importlib.import_module(family_of(model).layers).LAYERS
     return layers

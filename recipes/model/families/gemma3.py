@@ -1,8 +1,8 @@
 """Gemma 3's text architecture (Gemma Team 2025, arXiv 2503.19786, section 2), as transformers computes it.
 
 Norms before and after each sub-layer, with gains stored as offsets from 1; norms of queries and keys; a gated
-MLP with tanh GELU; word embeddings scaled by sqrt(hidden_size); rotary positions of one base on layers with
-full attention and of another on windowed layers.
+MLP with tanh GELU; word embeddings scaled by sqrt(hidden_size); rotary positions with one base on layers
+with full attention and another on windowed layers.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from recipes.families.model_config import ModelConfig
 from recipes.model.families import FamilyLayers, llama
 from recipes.model.initial_values import NORM_GAINS, Constant, InitialValues, megatron_initial_values
 
-FULL, WINDOWED = 0, 1  # Places in the stacked rotary embeddings.
+FULL, WINDOWED = 0, 1  # Indices into the stacked rotary embeddings.
 
 
 class TwoBaseRotaryEmbedding(RotaryEmbedding):
-    """Rotary angles of both bases in one tensor, the only kind that megatron-core hands through its layers.
+    """Rotary angles for both bases in one tensor, as megatron-core passes only one to its layers.
 
-    Pipeline stages, context parallelism and recomputation treat it as they treat a single base's.
+    Pipeline stages, context parallelism and recomputation treat it like the angles of a single base.
     """
 
     def __init__(self, config: TransformerConfig, model: ModelConfig) -> None:
@@ -50,18 +50,18 @@ class TwoBaseRotaryEmbedding(RotaryEmbedding):
 
 
 class Gemma3Attention(SelfAttention):
-    """Self-attention that takes its own layer's rotary angles."""
+    """Self-attention that selects its own layer's rotary angles."""
 
-    def __init__(self, *args: Any, rotary_place: int, **options: Any) -> None:
+    def __init__(self, *args: Any, rotary_index: int, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.rotary_place = rotary_place
+        self.rotary_index = rotary_index
 
     def forward(
         self, hidden_states: Tensor, *args: Any, rotary_pos_emb: Tensor, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """``[s, b, h]`` -> ``[s, b, h]`` and no bias; ``rotary_pos_emb`` is TwoBaseRotaryEmbedding's."""
+        """``[s, b, h]`` -> ``[s, b, h]`` and no bias; ``rotary_pos_emb`` is of TwoBaseRotaryEmbedding."""
         output: tuple[Tensor, Tensor | None] = super().forward(
-            hidden_states, *args, rotary_pos_emb=rotary_pos_emb[self.rotary_place], **options
+            hidden_states, *args, rotary_pos_emb=rotary_pos_emb[self.rotary_index], **options
         )
         return output
 
@@ -78,7 +78,7 @@ class Gemma3Model(GPTModel):
     ) -> tuple[Any, ...]:
         if decoder_input is None and self.pre_process:
             embedded = self.embedding(input_ids=input_ids, position_ids=position_ids)
-            # The factor is rounded to the weights' type as in transformers: 25.25 for sqrt(640) in bfloat16.
+            # The factor is rounded to the weights' dtype as in transformers: 25.25 for sqrt(640) in bfloat16.
             factor = torch.tensor(math.sqrt(self.config.hidden_size), dtype=self.config.params_dtype)
             decoder_input = embedded * factor.item()
         prepared: tuple[Any, ...] = super()._preprocess(input_ids, position_ids, decoder_input, **options)
@@ -88,8 +88,8 @@ class Gemma3Model(GPTModel):
 def with_post_norm(linear: type, norm: type) -> type:
     """A row-parallel linear layer class whose output is normed, named as NeMo names it in checkpoints.
 
-    The norm belongs to the sub-layer's last matrix rather than to the layer around it: so dropout, residual
-    and recomputation stay megatron-core's, and the weight's name ends in ``linear_*.post_layernorm.weight``.
+    The norm belongs to the sub-layer's last matrix rather than to the layer around it: dropout, residual and
+    recomputation thus stay megatron-core's, and the weight's name ends in ``linear_*.post_layernorm.weight``.
     """
 
     class PostNormLinear(linear):
@@ -107,12 +107,12 @@ def with_post_norm(linear: type, norm: type) -> type:
 
 
 def layer_spec(config: TransformerConfig, backend: BackendSpecProvider, *, windowed: bool) -> ModuleSpec:
-    """One transformer layer: the Llama line's, with the norms after and the choice of rotary angles."""
+    """One transformer layer: the Llama line's, plus post-norms and the choice of rotary angles."""
     spec = llama.layer_spec(config, backend)
     attention, mlp = spec.submodules.self_attention, spec.submodules.mlp
     row_parallel = with_post_norm(backend.row_parallel_linear(), backend.layer_norm())
     attention.module = Gemma3Attention
-    attention.params["rotary_place"] = WINDOWED if windowed else FULL
+    attention.params["rotary_index"] = WINDOWED if windowed else FULL
     attention.submodules.linear_proj = row_parallel
     mlp.submodules.linear_fc2 = row_parallel
     return spec
@@ -129,7 +129,7 @@ def block_spec(
 
 
 def initial_values(name: str, fan_in: int, model: ModelConfig) -> InitialValues:
-    """As everywhere, but norm gains begin at 1 by an offset of 0."""
+    """As in other families, but norm gains are stored as offsets from 1, so they start at 0."""
     if name.endswith(NORM_GAINS):
         return Constant(0.0)
     return megatron_initial_values(name, fan_in, model)

@@ -1,7 +1,7 @@
 """The Llama line (Param-1, Lumen, Param-2): pre-norm, rotary positions, grouped-query attention, gated MLP.
 
-With ``qk_layernorm`` it is Qwen3's kind; with ``num_moe_experts`` layers hold a mixture of experts, of
-Mixtral's kind with softmax scores and of DeepSeek-V3's with sigmoid scores and an expert bias.
+With ``qk_layernorm`` it is like Qwen3; with ``num_moe_experts`` layers hold a mixture of experts, like
+Mixtral's with softmax scores and like DeepSeek-V3's with sigmoid scores and an expert bias.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from recipes.model.router import Router
 
 
 def qkv_linear(backend: BackendSpecProvider) -> type:
-    """The module of the query, key and value projection, with the norm before it where they are fused."""
+    """The module of the query, key and value projection, including the norm before it if they are fused."""
     if backend.fuse_layernorm_and_linear():
         fused: type = backend.column_parallel_layer_norm_linear()
         return fused
@@ -60,11 +60,11 @@ def layer_spec(
     linear_qkv: type | None = None,
     experts: ModuleSpec | None = None,
 ) -> ModuleSpec:
-    """One transformer layer: dense, or with ``experts`` in the place of the MLP.
+    """One transformer layer: dense, or with ``experts`` in place of the MLP.
 
-    Transformer Engine fuses each norm into the linear layer behind it; without it the norms are modules of
-    their own, and the map gives their weights Transformer Engine's names in checkpoints. The norm before
-    experts feeds the router too: it is a module of its own everywhere, and so is its name.
+    Transformer Engine fuses each norm into the linear layer after it; without it the norms are separate
+    modules, and the map gives their weights Transformer Engine's names in checkpoints. The norm before
+    experts also feeds the router, so it is a separate module with a name of its own everywhere.
     """
     fused = backend.fuse_layernorm_and_linear()
     norm = backend.layer_norm()
@@ -111,7 +111,7 @@ def block_spec(
 
 
 def stage_layers(config: TransformerConfig, layers: list[ModuleSpec]) -> list[ModuleSpec]:
-    """Of all layers of the model those that this pipeline stage builds."""
+    """Those of the model's layers that this pipeline stage builds."""
     first = get_transformer_layer_offset(config)
     return layers[first : first + get_num_layers_to_build(config)]
 

@@ -2,7 +2,7 @@
 
 RMSNorm without gain everywhere, also on the word embeddings; norms of queries and keys; relu(x)^2; value
 embeddings on every other layer; before each layer a learned mix of the residual stream and the embeddings;
-soft-capped logits. Windows come with the configuration, as in every family.
+soft-capped logits. The configuration sets the windows, as in every family.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from recipes.model.value_embedding import ValueEmbeddedAttention
 class GainFreeRMSNorm(nn.Module):
     """Root-mean-square norm without gain (arXiv 1910.07467, eq. 4 with g = 1).
 
-    ``layernorm_epsilon`` holds in every precision: the card's float32 epsilon in bfloat16 too, which is what
-    torch's kernels take for bfloat16 inputs when they are given none.
+    ``layernorm_epsilon`` applies in every precision. The card's float32 epsilon is also what torch's kernels
+    use for bfloat16 inputs when they are given none.
     """
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float) -> None:
@@ -50,8 +50,8 @@ class GainFreeRMSNorm(nn.Module):
 class NanoHindiLayer(TransformerLayer):
     """A transformer layer that reads ``resid_lambda * x + x0_lambda * x0``, x0 being the normed embedding.
 
-    x0 and the token ids come in ``context`` and ``context_mask``: arguments that megatron-core hands to every
-    layer, through recomputation too and with gradients, and that only cross-attention would use.
+    x0 and the token ids arrive in ``context`` and ``context_mask``: arguments that megatron-core passes to
+    every layer, also under recomputation and with gradients, and that only cross-attention would use.
     """
 
     def __init__(self, config: TransformerConfig, *args: Any, **options: Any) -> None:
@@ -68,7 +68,7 @@ class NanoHindiLayer(TransformerLayer):
         attention_bias: None = None,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
-        """``[s, b, h]`` -> ``[s, b, h]`` and ``context`` as it was.
+        """``[s, b, h]`` -> ``[s, b, h]`` and the unchanged ``context``.
 
         Args:
             hidden_states: the residual stream.
@@ -84,19 +84,19 @@ class NanoHindiLayer(TransformerLayer):
 
 
 def _scalar(config: TransformerConfig) -> nn.Parameter:
-    """A trained number, in one dimension: megatron-core's checkpoints and optimizer cut along an axis.
+    """A trained number, of shape [1]: megatron-core's checkpoints and optimizer split along an axis.
 
-    In float32 always: near 1 bfloat16 resolves steps of 1/128.
+    Always in float32: near 1 bfloat16 has steps of 1/128.
     """
     scalar = nn.Parameter(torch.empty(1, dtype=torch.float32, device=torch.cuda.current_device()))
-    # Each rank sees a part of the sequence: megatron-core sums the gradients over the ranks.
+    # Each rank sees a part of the sequence, so megatron-core must sum the gradients over the ranks.
     scalar.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
     return scalar
 
 
 @jit_fuser
 def _mix(hidden_states: Tensor, embedded: Tensor, resid: Tensor, x0: Tensor) -> Tensor:
-    # Without dimensions float32 numbers leave bfloat16 activations bfloat16.
+    # Zero-dimensional float32 tensors leave bfloat16 activations in bfloat16.
     return resid.squeeze() * hidden_states + x0.squeeze() * embedded
 
 
@@ -122,7 +122,7 @@ class NanoHindiModel(GPTModel):
         return output
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Cross entropy ``[b, s]``; elementwise, the cap needs no other rank's part of the vocabulary."""
+        """Cross entropy ``[b, s]``; the elementwise cap needs no other rank's part of the vocabulary."""
         losses: Tensor = super().compute_language_model_loss(labels, self._capped(logits))
         return losses
 
@@ -135,7 +135,7 @@ class NanoHindiModel(GPTModel):
 
 
 def layer_spec(model: ModelConfig, backend: BackendSpecProvider, *, embeds_values: bool) -> ModuleSpec:
-    """One transformer layer. Its norms have no gain, so none is fused into the linear layer behind it."""
+    """One transformer layer. Its norms have no gain, so none is fused into the linear layer after it."""
     attention = SelfAttentionSubmodules(
         linear_qkv=backend.column_parallel_linear(),
         core_attention=backend.core_attention(),
@@ -174,7 +174,7 @@ def layer_spec(model: ModelConfig, backend: BackendSpecProvider, *, embeds_value
 def block_spec(
     model: ModelConfig, config: TransformerConfig, backend: BackendSpecProvider
 ) -> TransformerBlockSubmodules:
-    """All layers, there is one pipeline stage, and the final norm."""
+    """All layers, as there is only one pipeline stage, and the final norm."""
     layers = [
         layer_spec(model, backend, embeds_values=embeds_values)
         for embeds_values in value_embedding_layers(model)
@@ -183,7 +183,7 @@ def block_spec(
 
 
 def initial_values(name: str, fan_in: int, model: ModelConfig) -> InitialValues:
-    """The card's: sub-layers that add nothing at first, gates that let value embeddings through."""
+    """The card's: sub-layers add nothing at first, and gates let value embeddings through."""
     constants = {"resid_lambda": 1.0, "x0_lambda": 0.1, "value_gate.weight": 0.0}
     for ending, value in constants.items():
         if name.endswith(ending):

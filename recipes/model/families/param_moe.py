@@ -25,7 +25,7 @@ ROUTER_WEIGHTS = ("router.weight", "router.noise_weight")
 
 
 def without_bias(linear: type) -> type:
-    """``linear`` as it is without bias, although the configuration gives every linear layer one."""
+    """``linear`` without its bias, although the configuration gives every linear layer one."""
 
     class BiasFreeLinear(linear):
         def __init__(self, *sizes: int, bias: bool, **options: Any) -> None:
@@ -35,15 +35,15 @@ def without_bias(linear: type) -> type:
 
 
 class WholeOutputLinear(RowParallelLinear):
-    """The last matrix of an expert that is not split: its output is complete as it is.
+    """The last matrix of an expert that is not split, whose output is already complete.
 
-    megatron-core adds an expert's bias to that output in place, which autograd forbids behind the sum over
-    tensor-parallel ranks, even one rank. Experts with biases are never split (validate_parallel.py).
+    megatron-core adds an expert's bias to that output in place, which autograd forbids after the sum over
+    tensor-parallel ranks, even over one rank. Experts with biases are never split (validate_parallel.py).
     """
 
     def __init__(self, *sizes: int, **options: Any) -> None:
         super().__init__(*sizes, **options)
-        self.explicit_expert_comm = True  # Summing is left to whoever calls: there is nothing to sum.
+        self.explicit_expert_comm = True  # The caller would do the sum, and there is nothing to sum.
 
 
 def block_spec(
@@ -64,9 +64,9 @@ def block_spec(
 
 
 def initial_values(name: str, fan_in: int, model: ModelConfig) -> InitialValues:
-    """As everywhere, but both router matrices begin at zero (arXiv 1701.06538, appendix A).
+    """As in other families, but both router matrices start at zero (arXiv 1701.06538, appendix A).
 
-    Then no expert is preferred at first and the noise, of deviation ln 2, spreads the tokens.
+    No expert is then preferred at first, and the noise, with a deviation of ln 2, spreads the tokens.
     """
     if name.endswith(ROUTER_WEIGHTS):
         return Constant(0.0)

@@ -1,4 +1,4 @@
-"""When a run saves, and which of its checkpoints stay."""
+"""When a run saves, and which of its checkpoints it keeps."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from recipes.config.schema import PretrainConfig
 from recipes.console import duration, say, warn
 from recipes.errors import UserError
 from recipes.training.callbacks.metrics import GuardError
-from recipes.training.callbacks.stop import GO_ON, StopControl
+from recipes.training.callbacks.stop import NOT_STOPPED, StopControl
 from recipes.training.strategy import SaveOptions
 
 
 class Checkpoints(Callback):
     """Saves every n steps and at the end of the process, and keeps the newest, the best and every n-th.
 
-    Of a step that is validated too, the checkpoint is written after the validation, with its loss in the
-    manifest unless a signal has broken the validation off. A save that is written in the background becomes a
-    checkpoint at the end of a later step, once all ranks have written their files.
+    If a step is also validated, its checkpoint is written after the validation, with the loss in the manifest
+    unless a signal interrupted the validation. A save that is written in the background becomes a checkpoint
+    at the end of a later step, once all ranks have written their files.
     """
 
     def __init__(self, config: PretrainConfig, directory: Path, stop: StopControl, *, resumed: bool) -> None:
@@ -35,7 +35,7 @@ class Checkpoints(Callback):
         self.validated_step, self.valid_loss = -1, 0.0
         self.waits_for_validation = False
         self.started = 0.0
-        self.standstill = 0.0
+        self.stall_s = 0.0
         self.warned = False
         self.best: Best | None = None
 
@@ -44,10 +44,10 @@ class Checkpoints(Callback):
             self.saved_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        assert not self.waits_for_validation, "the step before was not validated"
+        assert not self.waits_for_validation, "the previous step was not validated"
         self._finish(trainer, wait=False)
         step, every = trainer.global_step, self.config.every_n_steps
-        if self.stop.stopped_by != GO_ON:
+        if self.stop.stopped_by != NOT_STOPPED:
             self.save(trainer)
         elif every is not None and step % every == 0:
             self.waits_for_validation = self.valid_every is not None and step % self.valid_every == 0
@@ -70,14 +70,14 @@ class Checkpoints(Callback):
         if not isinstance(exception, GuardError):
             _background(trainer).abandon()
             return
-        # All ranks come here, and what was begun is of a sound step.
+        # All ranks get here, and a pending save is of a sound step.
         try:
             self._finish(trainer, wait=True)
-        except UserError as error:  # Why the run ends must not be hidden by it.
+        except UserError as error:  # It must not hide the reason why the run ends.
             warn(str(error))
 
     def save(self, trainer: Trainer, *, in_background: bool = False) -> None:
-        """Writes the present step's checkpoint unless there is one, or begins to."""
+        """Writes the current step's checkpoint, or starts to, unless it is already saved."""
         step = trainer.global_step
         if in_background:
             self._warn_of_waiting(trainer)
@@ -88,7 +88,7 @@ class Checkpoints(Callback):
         facts = {VALID_LOSS: self.valid_loss} if step == self.validated_step else {}
         self.started = time.monotonic()
         trainer.save_checkpoint(path, storage_options=SaveOptions(facts, in_background))
-        self.standstill = time.monotonic() - self.started
+        self.stall_s = time.monotonic() - self.started
         self.saved_step = step
         if not in_background:
             self._saved(trainer, path)
@@ -102,19 +102,19 @@ class Checkpoints(Callback):
             )
 
     def _finish(self, trainer: Trainer, *, wait: bool) -> None:
-        """Publishes the save in the background, if there is one and it is written."""
+        """Publishes the background save, if there is one and it is written."""
         started = time.monotonic()
         path = _background(trainer).finish(trainer.strategy.root_device, wait=wait)
         if path is not None:
-            self.standstill += time.monotonic() - started
+            self.stall_s += time.monotonic() - started
             self._saved(trainer, path)
 
     def _saved(self, trainer: Trainer, path: Path) -> None:
         if not trainer.is_global_zero:
             return
         took = time.monotonic() - self.started
-        stood = f", training stood still for {self.standstill:.1f} s" if self.config.async_save else ""
-        say(f"saved  {path} in {duration(took)}{stood}")
+        stall = f", training stood still for {self.stall_s:.1f} s" if self.config.async_save else ""
+        say(f"saved  {path} in {duration(took)}{stall}")
         best = prune(
             self.directory,
             keep_last=self.config.keep_last,

@@ -18,7 +18,7 @@ from recipes.training.module import ParamGPT
 
 
 class GuardError(RuntimeError):
-    """Training has gone wrong in a way that continuing would not mend; exit code 4."""
+    """Training has gone wrong in a way that continuing would not fix; exit code 4."""
 
 
 class Metrics(Callback):
@@ -80,7 +80,7 @@ class Metrics(Callback):
         return tokens_per_second * self.flops_per_token / (self.peak_flops * trainer.world_size)
 
     def leave_out_time(self, step: int) -> None:
-        """What came between ``step`` and now was no training: the next rate leaves it out."""
+        """Leaves the time since ``step``, which was not training, out of the next rate."""
         self.last_time, self.last_step = time.monotonic(), step
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -93,12 +93,12 @@ class Metrics(Callback):
 
 
 def known_peak_flops(device_name: Callable[[], str], configured: float | None) -> float | None:
-    """Dense bf16 peak of one device in FLOP/s; None when unknown, so that no wrong MFU is reported."""
+    """Dense bf16 peak of one device in FLOP/s; None if unknown, so that no wrong MFU is reported."""
     if configured is not None:
         return configured * 1e12
     if not torch.cuda.is_available():
         return None
-    # SXM parts by exact name, vendor's data sheets, without sparsity. PCIe and NVL variants are slower.
+    # SXM parts by exact name, from NVIDIA's data sheets, without sparsity. PCIe and NVL variants are slower.
     peaks = {
         "NVIDIA H200": 989e12,
         "NVIDIA H100 80GB HBM3": 989e12,

@@ -1,4 +1,4 @@
-"""Completions while training: what the model writes, by the same parallel layout that trains it."""
+"""Completions during training: text that the model writes, under the layout that it is trained with."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from recipes.training.module import ParamGPT
 
 
 class TrainedText(TextGenerator):
-    """The model in training as a writer of text.
+    """The model in training as a text generator.
 
-    Every rank makes the same calls and gets the same text, so any layout but context parallelism serves. The
-    whole text is read again for every token: without a key-value cache, pipeline stages and sequence
-    parallelism work as they do in training.
+    Every rank makes the same calls and gets the same text, so any layout works except context parallelism.
+    The whole text is processed again for every token: without a key-value cache, pipeline stages and
+    sequence parallelism work as they do in training.
 
     Args:
-        model: in training; its layers are compiled or not, as they are.
-        document_start_id: what stood before every document.
+        model: in training; its layers may be compiled.
+        document_start_id: the token that preceded every document.
     """
 
     def __init__(self, model: ParamGPT, document_start_id: int | None) -> None:
@@ -53,7 +53,7 @@ class TrainedText(TextGenerator):
 
     def _logits(self, tokens: Tensor, positions: slice) -> Tensor:
         """Logits ``[b, positions, V]`` that follow ``tokens`` ``[b, s]`` there, on every rank."""
-        # Sequence parallelism needs equal parts; a causal model cannot see padding on the right.
+        # Sequence parallelism needs parts of equal size; a causal model cannot see padding on the right.
         parallel = self.model.run.parallel
         parts = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
         padding = tokens.new_full((tokens.shape[0], -tokens.shape[1] % parts), self.eos_id)
@@ -89,7 +89,7 @@ class TrainedText(TextGenerator):
 
 
 class Samples(Callback):
-    """Completes ``trainer.samples.prompts`` every so many steps; prints and records them on rank 0."""
+    """Completes ``trainer.samples.prompts`` every n steps; prints and records the results on rank 0."""
 
     def __init__(self, config: PretrainConfig, metrics: Metrics, document_start: DocumentStart) -> None:
         self.config, self.metrics, self.document_start = config.trainer.samples, metrics, document_start
@@ -100,12 +100,14 @@ class Samples(Callback):
         step, every = trainer.global_step, self.config.every_n_steps
         if every is None or step % every:
             return
-        writer = TrainedText(model, document_start_id(self.document_start, model.tokenizer))
+        generator = TrainedText(model, document_start_id(self.document_start, model.tokenizer))
         prompts = list(self.config.prompts)
         model.gpt.eval()
-        # The seed is the step's own: a resumed run writes what an uninterrupted one would have.
+        # The seed depends on the step: a resumed run writes what an uninterrupted one would have written.
         samples = list(
-            complete(writer, prompts, self.config.inference, batch_size=len(prompts), seed=self.seed + step)
+            complete(
+                generator, prompts, self.config.inference, batch_size=len(prompts), seed=self.seed + step
+            )
         )
         model.gpt.train()
         if trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""Ending a run in good order: on a signal, or when its time is over."""
+"""Ending a run in an orderly way: on a signal, or when its time is up."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from lightning.pytorch import Callback, Trainer
 from recipes.console import say
 from recipes.data.samples.worker_signals import STOP_SIGNALS
 
-GO_ON, SIGNALLED, OUT_OF_TIME = 0, 1, 2
+NOT_STOPPED, SIGNALLED, OUT_OF_TIME = 0, 1, 2
 REPEAT_S = 5.0
+"""A signal that comes this soon after the first is taken for the same one."""
 
 
 class StopControl(Callback):
-    """Ends training after the present step on a signal or when max_time is over; all ranks agree.
+    """Ends training after the current step on a signal or when max_time is over; all ranks agree.
 
-    A signal ends a validation too, which may take longer than whoever sent it waits: its partial figures are
+    A signal also ends a validation, which may take longer than the sender waits: its partial figures are
     dropped, and the step's checkpoint is written without them.
 
     A further signal ends the process at once, unless it comes right after the first: Slurm and torchrun may
-    deliver one twice.
+    deliver a signal twice.
 
     Args:
         max_seconds: how long this process may train; None: without limit.
-        announce: print a line when a signal arrives.
+        announce: whether to print a line when a signal arrives.
     """
 
     def __init__(self, max_seconds: float | None, announce: bool) -> None:
         self.max_seconds, self.announce = max_seconds, announce
-        self.stopped_by = GO_ON
+        self.stopped_by = NOT_STOPPED
         self._signalled_at: float | None = None
-        # nohup and shells' background jobs have a process ignore the terminal's end: so shall we.
+        # nohup and shells' background jobs make a process ignore the end of its terminal: keep it so.
         self._handled = [
             number
             for number in STOP_SIGNALS
@@ -71,10 +72,10 @@ class StopControl(Callback):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         reason = self._own_reason()
         if reason == OUT_OF_TIME and trainer.global_step >= trainer.max_steps:
-            reason = GO_ON  # A run that is complete is validated to the end.
+            reason = NOT_STOPPED  # A complete run is validated to the end.
         if self._stop(self._agreed(reason, trainer), trainer):
             pl_module.drop_validation()
-            raise StopIteration  # To Lightning, the end of the data; the hooks after it still run.
+            raise StopIteration  # Lightning takes it for the end of the data and still runs later hooks.
 
     def _own_reason(self) -> int:
         """Why this rank would stop."""
@@ -82,21 +83,21 @@ class StopControl(Callback):
             return SIGNALLED
         if self.max_seconds is not None and time.monotonic() - self.started >= self.max_seconds:
             return OUT_OF_TIME
-        return GO_ON
+        return NOT_STOPPED
 
     def _stop(self, reason: int, trainer: Trainer) -> bool:
-        """Stops if there is a reason to; whether there is."""
+        """Stops if there is a reason to; returns whether there is."""
         self.stopped_by = reason
-        if reason == GO_ON:
+        if reason == NOT_STOPPED:
             return False
         trainer.should_stop = True
-        # Lightning validates when it stops early, for which a signal or a time limit leaves no time.
+        # Lightning validates when it stops early; a signal or a time limit leaves no time for that.
         trainer.limit_val_batches = 0
         return True
 
     @staticmethod
     def _agreed(reason: int, trainer: Trainer) -> int:
-        """The smallest reason any rank has: a signal comes before the clock."""
+        """The smallest reason that any rank has, so a signal takes precedence over the clock."""
         if trainer.world_size == 1:
             return reason
         no_reason = OUT_OF_TIME + 1

@@ -1,4 +1,4 @@
-"""When a run validates beside its interval."""
+"""Validation outside the regular interval."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, Trainer
 
 
 class FinalValidation(Callback):
-    """Validates after the last step too, if the interval has not just done it."""
+    """Also validates after the last step, unless the interval has just done so."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.validated_step = trainer.global_step
@@ -16,7 +16,7 @@ class FinalValidation(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not trainer.limit_val_batches or getattr(self, "validated_step", -1) == trainer.global_step:
             return
-        # As Lightning's own training loop does it between two steps.
+        # As Lightning's own training loop does between two steps.
         trainer.validating = True
         trainer.fit_loop.epoch_loop.val_loop.run()
         trainer.training = True
