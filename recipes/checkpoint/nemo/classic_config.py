@@ -249,7 +249,7 @@ def from_nemo_config(config: dict[str, Any], *, tokenizer_vocab_size: int, store
     stated = StatedKeys(config)
     section = stated.get("recipes") or {}
     if not isinstance(section, dict):
-        raise UserError("model_config.yaml: recipes is no mapping")
+        raise UserError("model_config.yaml: recipes is not a mapping")
     ours = StatedKeys(section)
     if ours.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         version = shown(ours["format_version"])

@@ -136,7 +136,7 @@ def from_nemo2_config(
 def _translated(document: dict[str, Any], pieces: int, stored_rows: int) -> ModelConfig:
     section = document.get("config")
     if not isinstance(section, dict):
-        raise UserError(f"{FILE}: config is no mapping")
+        raise UserError(f"{FILE}: config is not a mapping")
     config = StatedKeys(section)
     _refuse_other_models(document, config)
     values = {key: config[key] for key in COPIED if key in config}
