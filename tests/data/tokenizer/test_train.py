@@ -86,7 +86,7 @@ def test_bad_inputs(tmp_path: Path) -> None:
     refuse(tmp_path / "nul.txt", "no usable text")
     refuse(
         write_jsonl(tmp_path / "key.jsonl", ["x"], "content"),
-        r"key.jsonl:1: no key 'text' \(keys: 'content'\)",
+        r"key.jsonl:1: no text under 'text' \(keys: 'content'\)",
     )
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9 \n")
     refuse(tmp_path / "latin.txt", r"latin.txt:2: not UTF-8: .* at byte 3 of the line")
