@@ -4,7 +4,7 @@
 #   docker build -t param-recipes:cpu --build-arg BASE_IMAGE=python:3.12-slim-bookworm \
 #       --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu .
 #
-# The default is the image that megatron-core 0.16 is tested on by its makers: torch 2.10 alpha, Transformer
+# The default is the image on which megatron-core 0.16 is tested by its developers: torch 2.10 alpha, Transformer
 # Engine 2.9 to 2.11, CUDA 13 (driver R580 or newer). A plain Python or Debian image gives a CPU-only image.
 ARG BASE_IMAGE=nvcr.io/nvidia/pytorch:25.11-py3
 FROM ${BASE_IMAGE}
@@ -33,8 +33,8 @@ RUN set -- ; \
         rm -rf /var/lib/apt/lists/*; \
     fi
 
-# A virtual environment over the image's Python: its torch and Transformer Engine are seen and never touched.
-# NGC images set a global PIP_CONSTRAINT that pins half the world; ours takes its place.
+# A virtual environment on top of the image's Python: it uses the image's torch and Transformer Engine without
+# changing them. NGC images set a global PIP_CONSTRAINT that pins many packages; ours replaces it.
 ARG PIP_EXTRA_INDEX_URL=
 ENV PIP_CONSTRAINT= \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -51,12 +51,12 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python docker/image_requirements.py check /opt/build
 
 COPY . .
-# In place, because conf/ lies beside the package.
+# Editable, because conf/ is beside the package, not inside it.
 RUN pip install --no-cache-dir --no-deps -e . && \
     python -c 'import recipes, torch; print("torch", torch.__version__)' && \
     python -m recipes.pretrain --help >/dev/null
 
-# Any user may run it (Slurm runs containers as the caller); nothing below /opt is written at run time.
+# Any user can run it (Slurm runs containers as the submitting user); nothing under /opt is written at run time.
 RUN useradd --create-home --uid 10001 param && mkdir -p /workspace && chmod 1777 /workspace
 USER 10001
 WORKDIR /workspace

@@ -3,9 +3,9 @@
 #
 #   ./nemo_inference.sh [MODEL] PROMPT...
 #
-# MODEL is a .nemo file or the directory it was extracted to, a NeMo 2 or Hugging Face directory, or a run; a
-# first argument that exists as a file or directory is MODEL. Or set gpt_model_file here or in the environment.
-# NeMo's inference options are read from the environment too: greedy, temperature, top_k, top_p,
+# MODEL is a .nemo file or the directory it was extracted to, a NeMo 2 or Hugging Face directory, or a run; if the
+# first argument exists, it is MODEL. Or set gpt_model_file here or in the environment.
+# NeMo's inference options are also read from the environment: greedy, temperature, top_k, top_p,
 # repetition_penalty, tokens_to_generate, min_tokens_to_generate, add_BOS.
 set -euo pipefail
 
@@ -25,7 +25,7 @@ if [[ ! -e "$gpt_model_file" ]]; then
     exit 2
 fi
 
-# A given PYTHON is the one that runs; without, the repository's environment, or else the system's.
+# PYTHON if it is set, otherwise the repository's environment, otherwise the system's python3.
 python="${PYTHON:-$here/.venv/bin/python}"
 [[ -n "${PYTHON:-}" || -x "$python" ]] || python=python3
 if ! python=$(type -P -- "$python"); then
@@ -40,7 +40,7 @@ for name in greedy temperature top_k top_p repetition_penalty tokens_to_generate
     [[ -n "${!name:-}" ]] && options+=("inference.$name=${!name}")
 done
 
-# Prompts travel in a file: no quoting of theirs can then be taken for a setting.
+# Prompts are passed in a file, so that nothing in them can be taken for a setting.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$python" - "$work/prompts.jsonl" "$@" <<'PYTHON'
@@ -51,7 +51,7 @@ with open(sys.argv[1], "w", encoding="utf-8") as file:
     for prompt in sys.argv[2:]:
         file.write(json.dumps({"text": prompt}) + "\n")
 PYTHON
-# Paths travel in the environment: whatever characters are in them, Hydra does not parse them.
+# Paths are passed in the environment, so that Hydra does not parse their characters.
 NEMO_MODEL=$(realpath "$gpt_model_file")
 export NEMO_MODEL NEMO_WORK=$work
 cd "$here"

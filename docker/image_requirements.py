@@ -1,8 +1,8 @@
-"""What the image build installs: the project's dependencies, around what the base image brings itself.
+"""What the image build installs: the project's dependencies, except those that the base image provides.
 
-An NGC image carries its own builds of torch, Transformer Engine and their relatives, which no package index
-has. They are pinned as they are; every other version comes from constraints.txt, as do all of them on a plain
-Python image. Standard library only: this runs before anything is installed.
+An NGC image has its own builds of torch, Transformer Engine and related packages, which are on no package
+index. They are pinned at their versions; all other versions come from constraints.txt. On a plain Python
+image, all versions do. Standard library only: this runs before anything is installed.
 
     python3 docker/image_requirements.py write BUILD_DIR    # requirements.txt, constraints.txt, image.txt
     python3 docker/image_requirements.py check BUILD_DIR    # fails if a package of the image was replaced
@@ -18,7 +18,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-#: Packages that are built against the image's CUDA and torch, by normalised name.
+#: Packages built against the image's CUDA and torch, by normalised name.
 OWNED = re.compile(
     r"torch|torch-tensorrt|torchao|torchaudio|torchdata|torchvision|pytorch-triton|triton|apex"
     r"|transformer-engine.*|flash-attn.*|nvidia-.*|cuda-.*"
@@ -30,18 +30,18 @@ def normalised(name: str) -> str:
 
 
 def image_pins() -> dict[str, str]:
-    """The owned packages this Python sees: {name: version}."""
+    """The owned packages that this Python can import: {name: version}."""
     pins: dict[str, str] = {}
     for distribution in distributions():
         name = normalised(distribution.metadata["Name"] or "")
         if OWNED.fullmatch(name):
-            # In the order of sys.path: a copy in a virtual environment hides the image's.
+            # In sys.path order: a copy in the virtual environment hides the image's.
             pins.setdefault(name, distribution.version)
     return dict(sorted(pins.items()))
 
 
 def merged_constraints(lock: str, pins: dict[str, str]) -> str:
-    """The lines of constraints.txt, but for the packages in `pins`, which stay as they are."""
+    """constraints.txt with the packages in `pins` at the versions given there."""
     lines = []
     for line in lock.splitlines():
         name = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line)
@@ -62,7 +62,7 @@ def write(out: Path) -> None:
 
 
 def check(out: Path) -> int:
-    """Compares what this Python sees now with what the image had."""
+    """Compares the packages that this Python imports now with those the image had."""
     now = image_pins()
     before = dict(line.split("==", 1) for line in (out / "image.txt").read_text(encoding="utf-8").split())
     replaced = [f"{n}: {v} became {now.get(n, 'missing')}" for n, v in before.items() if now.get(n) != v]

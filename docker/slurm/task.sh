@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # One task of pretrain.sbatch, which starts one per GPU: task.sh EXIT_CODE_DIR COMMAND [ARGUMENT...]
 #
-# Gives COMMAND the rank variables torch reads, passes USR1 and TERM on to it, and writes its exit code to
-# EXIT_CODE_DIR/RANK. Exit code 3 (stopped by a signal, everything is saved) becomes 0 for srun: otherwise
-# --kill-on-bad-exit would end the ranks that are a moment behind, and hide the 3 behind their 137.
+# Sets the rank variables that torch reads, forwards USR1 and TERM to COMMAND, and writes its exit code to
+# EXIT_CODE_DIR/RANK. Exit code 3 (stopped, everything saved) becomes 0 for srun: otherwise --kill-on-bad-exit
+# would end the ranks that are a moment behind, and their 137 would hide the 3.
 set -uo pipefail
 
 exit_codes=$1
@@ -12,7 +12,7 @@ shift
 export RANK=${SLURM_PROCID:?} WORLD_SIZE=${SLURM_NTASKS:?} LOCAL_RANK=${SLURM_LOCALID:?}
 # "8(x2)" or "8,4" -> 8
 export LOCAL_WORLD_SIZE=${SLURM_STEP_TASKS_PER_NODE%%[(,]*}
-# Compiled kernels on the node's own disk: thousands of ranks on a shared one break it.
+# Compiled kernels go to the node's own disk: thousands of ranks would overload a shared one.
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-/tmp/triton-$UID-$(uname -n)}
 
 child=
@@ -36,7 +36,7 @@ while [ -n "$interrupted" ]; do # a trapped signal ends `wait` early
   code=$?
 done
 
-# Killed by the signal, usually before it could install a handler: the newest checkpoint stands, start again.
+# Killed by the signal, usually before it could install a handler: start again from the newest checkpoint.
 case "$signal:$code" in USR1:138 | TERM:143) code=3 ;; esac
 echo "$code" >"$exit_codes/$RANK"
 [ "$code" -eq 3 ] && exit 0

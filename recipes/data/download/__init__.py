@@ -1,1 +1,1 @@
-"""Downloading corpora as JSONL shards with their provenance."""
+"""Download corpora as JSONL shards with their provenance."""

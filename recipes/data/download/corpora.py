@@ -1,6 +1,6 @@
-"""The corpora that can be downloaded: where they are, how they are read, under which licence.
+"""The corpora that can be downloaded: where they are, how they are read, and their licences.
 
-Repositories, directories and licences are those of the data sets' own pages; docs/download-data.md says
+Repositories, directories and licences are taken from the data sets' own pages; docs/download-data.md lists
 what could not be checked.
 """
 
@@ -19,8 +19,8 @@ TxtDocuments = Literal["file", "blank-line"]
 class Keys:
     """Where a row's fields are: columns of a table or keys of a JSON object, `a.b` for a key inside another.
 
-    A document without `id` is named after its place, `file:row`. `extra` fields are optional in a row and
-    are written under their own names.
+    If `id` is None, a document is named after its position, `file:row`. `extra` maps the names of further
+    fields in the output to their keys; a row may lack them.
     """
 
     text: str = "text"
@@ -33,14 +33,14 @@ class CorpusSource:
     """A corpus.
 
     Args:
-        name: what users call it, and what its files are called.
+        name: what users call it, and the beginning of its files' names.
         page: where it is described.
-        licence: as its page states it.
+        licence: as stated on its page.
         repo: the data set on the Hugging Face hub; None for a corpus that is a single file elsewhere.
         directory: the directory inside the repository; empty for all of it.
-        pattern: which files there (fnmatch over the path in the repository, where `*` crosses slashes).
-        file_url: the file, where there is no `repo`.
-        txt_documents: how a .txt file holds documents.
+        pattern: which files in it (fnmatch on the path in the repository, where `*` crosses slashes).
+        file_url: the file, if there is no `repo`.
+        txt_documents: how a .txt file is divided into documents.
         keys: where a row's fields are.
     """
 
@@ -91,7 +91,7 @@ _ALL = (
         licence="CC-BY-SA (2.5, 3.0 or 4.0, per document)",
         repo="common-pile/stackexchange",
         pattern="*/documents/*.jsonl.gz",
-        # No id: the data set's own is unique only within one of its sites.
+        # No id: the data set's own ids are unique only within a site.
         keys=Keys(extra={"url": "metadata.url", "license": "metadata.license"}),
     ),
     CorpusSource(
@@ -107,7 +107,7 @@ SOURCES = {source.name: source for source in _ALL}
 
 
 def find_source(name: str) -> CorpusSource:
-    """The corpus of that name; files of the user's own are a source without a place.
+    """The corpus of that name; the user's own files are a source without an address.
 
     Raises:
         UserError: there is none.

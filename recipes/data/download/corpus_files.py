@@ -1,4 +1,4 @@
-"""The files of a corpus, in one fixed order: on the hub, on a web server, in a mirror, or the user's own."""
+"""The files of a corpus, in a fixed order: on the hub, on a web server, in a mirror, or the user's own."""
 
 import glob
 import gzip
@@ -26,8 +26,8 @@ class DataFile:
         name: its path in the repository, or as the user gave it; used in messages and ids only.
         size: bytes as stored.
         open: opens the stored bytes, seekable.
-        path: where it lies, if on this machine.
-        modified: when it last changed, in nanoseconds, for the user's own files.
+        path: where it is, if on this machine.
+        modified: when it last changed, in nanoseconds; only for the user's own files.
     """
 
     name: str
@@ -55,14 +55,14 @@ class DataFile:
         return suffix
 
     def identity(self) -> dict[str, object]:
-        """What must not change between two runs that continue each other."""
+        """What must not change between a run and the one that continues it."""
         changed = {} if self.modified is None else {"modified": self.modified}
         return {"name": self.name, "bytes": self.size, **changed}
 
     def open_text(self) -> tuple[BinaryIO, Callable[[], int]]:
-        """The content, decompressed where the name says so, and how many stored bytes have been used.
+        """The content, decompressed according to its name, and a function that counts the stored bytes read.
 
-        It is read forward only. For .zst and .bz2 the count stays 0.
+        The content can only be read forward. For .zst and .bz2 the count stays 0.
         """
         if self.name.endswith((".zst", ".bz2")):
             if self.path is None:
@@ -76,18 +76,18 @@ class DataFile:
         return stream, stream.tell
 
     def damaged(self, error: Exception) -> UserError:
-        """What reading damaged content raised, as a message for the user."""
+        """The error that reading damaged content raised, as a message for the user."""
         return damaged(self.name, error)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A corpus's files and what is known about their version.
+    """A corpus's files, and their version as far as it is known.
 
     Args:
         origin: where they are read from: an address, `mirror` or `local`.
-        revision: the commit on the hub, a web server's ETag or date, or None where unknown.
-        files: in the order in which they are read.
+        revision: the commit on the hub, a web server's ETag or date, or None if unknown.
+        files: in reading order.
     """
 
     origin: str
@@ -113,7 +113,7 @@ def wanted(source: CorpusSource, names: Sequence[str], only: str | None) -> list
 
 
 def mirror_listing(source: CorpusSource, mirror: Path, only: str | None) -> Listing:
-    """The files of a corpus in a mirror: `MIRROR/<owner>/<name>/...` as on the hub, `MIRROR/<host>/...` else.
+    """The files of a corpus in a mirror: `MIRROR/<owner>/<name>/...` as on the hub, or `MIRROR/<host>/...`.
 
     Raises:
         UserError: the mirror does not have them.
@@ -138,16 +138,16 @@ def mirror_listing(source: CorpusSource, mirror: Path, only: str | None) -> List
 
 
 def local_listing(patterns: Sequence[str]) -> Listing:
-    """The user's files, in the order given; those of one glob sorted.
+    """The user's files in the order given; those of one glob are sorted.
 
     Raises:
-        UserError: a pattern without files, a directory, a file named twice or of an unknown kind.
+        UserError: a pattern matches no file, or a file is a directory, named twice or of an unknown kind.
     """
     if not patterns:
         raise UserError("local needs files: paths or globs after the source's name")
     names: list[str] = []
     for pattern in patterns:
-        # A file whose name has brackets in it is that file. Path.glob takes no absolute patterns.
+        # A name with brackets may be that of a file. Path.glob does not accept absolute patterns.
         exists = Path(pattern).exists()
         found = [pattern] if exists else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
         if not found:
@@ -169,7 +169,7 @@ def _local(path: Path, name: str, modified: int | None = None) -> DataFile:
 
 
 def _noted_commit(root: Path, names: Sequence[str]) -> str | None:
-    """The commit that `hf download --local-dir` noted for these files, if it did and they share one."""
+    """The commit that `hf download --local-dir` recorded for these files, if it did and they share one."""
     commits = set()
     for name in names:
         try:

@@ -1,7 +1,7 @@
-"""Downloading a corpus: rows to shards, up to a budget, from where the last run ended.
+"""Download a corpus: from rows to shards, up to a budget, continuing where the last run ended.
 
-Only finished shards count. A shard and, after it, the manifest that names it and the row that follows it
-appear at once, so a run killed at any moment repeats the shard it was writing and nothing else.
+Only finished shards count. A shard appears whole, and after it the manifest that names it and the next row,
+so a run killed at any moment repeats only the shard it was writing.
 """
 
 import os
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
 
 def download(options: Options, log: Callable[[str], None] = print, progress: bool = False) -> Manifest:
-    """Write DIR/<source>-00000.jsonl and so on, and DIR/manifest.json.
+    """Write DIR/<source>-00000.jsonl, ..., and DIR/manifest.json.
 
     Returns:
-        The manifest: what DIR holds now (in a dry run, what it held before).
+        The manifest: what DIR holds now (in a dry run, what it already held).
 
     Raises:
-        UserError: a setting that does not fit, no network, damaged files, malformed local files (with file
-            and line), or a DIR that holds another download.
+        UserError: settings that do not fit together, no network, damaged files, malformed local files (with
+            file and line), or a DIR that holds another download.
     """
     check(options)
     source = find_source(options.source)
     found = None if options.force else manifests.load(options.out)
     if found and not found.shards:
-        found = None  # It failed before it had anything; what was wrong may have been fixed.
+        found = None  # It failed before the first shard; the cause may have been fixed since.
     tokenizer = _tokenizer(options.tokenizer)
     listing = _listing(source, options, found)
     _check_apart(listing, options.out)
@@ -79,7 +79,7 @@ def _tokenizer(path: Path | None) -> "TextTokenizer | None":
 
 
 def _listing(source: CorpusSource, options: Options, found: Manifest | None) -> Listing:
-    """The corpus's files; those of the revision that DIR was begun with, if it was."""
+    """The corpus's files; if DIR holds an earlier download, those of its revision."""
     if source.name == LOCAL:
         return local_listing(options.inputs)
     if source.repo is None:
@@ -99,7 +99,7 @@ def _keys(source: CorpusSource, options: Options) -> Keys:
 
 
 def _check_apart(listing: Listing, out: Path) -> None:
-    """Checks that no output is read as input, and no input replaced.
+    """Check that no output is read as input, and no input is replaced.
 
     Raises:
         UserError: an input is in DIR.
@@ -116,7 +116,7 @@ def _txt_documents(source: CorpusSource, options: Options) -> TxtDocuments:
 def _plan(
     source: CorpusSource, options: Options, listing: Listing, tokenizer: "TextTokenizer | None"
 ) -> Manifest:
-    """The manifest of a download that has not begun."""
+    """The manifest of a download that has not started."""
     if options.max_tokens is not None:
         budget = Budget("tokens", options.max_tokens)
     else:
@@ -144,10 +144,10 @@ def _plan(
 
 
 def _continued(found: Manifest, plan: Manifest, options: Options) -> Manifest:
-    """The manifest of what DIR holds, with the budget asked for now.
+    """The manifest of what DIR holds, with the new budget.
 
     Raises:
-        UserError: it is of another download, or DIR already holds more than asked for.
+        UserError: it belongs to another download, or DIR already holds more than the budget.
     """
     if differs := manifests.difference(found, plan):
         raise UserError(
@@ -171,10 +171,10 @@ def _continued(found: Manifest, plan: Manifest, options: Options) -> Manifest:
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """Make DIR, and keep other runs out of it while the block runs.
+    """Create DIR, and keep other runs out of it while the block runs.
 
     Raises:
-        UserError: it cannot be written, or another run is writing there.
+        UserError: it cannot be written, or another run is writing to it.
     """
     make_directory(out)
     try:
@@ -189,7 +189,7 @@ def _alone_in(out: Path) -> Iterator[None]:
 
 
 def _clear(options: Options, current: Manifest) -> None:
-    """With --force, remove the download that DIR holds; check that nothing else would be replaced.
+    """With --force, remove the download in DIR; check that nothing else would be replaced.
 
     Raises:
         UserError: DIR holds shards of unknown origin.
@@ -211,7 +211,7 @@ def _clear(options: Options, current: Manifest) -> None:
 
 
 def _names(manifest: Manifest) -> set[str]:
-    """A download's shards, and the next one: its writer may have died before the manifest named it."""
+    """A download's shards and the next one, whose writer may have died before the manifest named it."""
     following = shard_name(manifest.source, len(manifest.shards), manifest.settings["compress"])
     return {shard.name for shard in manifest.shards} | {following}
 
@@ -221,10 +221,10 @@ class _Document:
     """A document about to be written.
 
     Args:
-        amount: what it takes of the budget.
+        amount: how much of the budget it uses.
         after: the row that follows it.
-        skipped: all rows that were no documents, up to it.
-        stored: how much of the source's files has been read by then, in bytes.
+        skipped: rows up to it that are not documents, counted by reason.
+        stored: bytes of the source's files read so far.
     """
 
     line: bytes
@@ -239,7 +239,7 @@ class _Document:
 def _rows(
     listing: Listing, keys: Keys, txt_documents: TxtDocuments, position: Position
 ) -> Iterator[tuple[int, int, Row]]:
-    """All rows from `position` on, malformed ones too, each with its file and the bytes before that."""
+    """All rows from `position` on, also malformed ones, each with its file and the bytes before that file."""
     before = sum(file.size for file in listing.files[: position.file])
     for place in range(position.file, len(listing.files)):
         file = listing.files[place]
@@ -254,7 +254,7 @@ def _documents(
 ) -> Iterator[_Document]:
     """The documents among `rows`, up to the one that reaches the budget.
 
-    When the rows end before the budget is reached, `current` is set to complete, but not saved.
+    If the rows end before the budget is reached, `current` is set to complete but not saved.
 
     Raises:
         UserError: a malformed row, if `strict`.
@@ -305,16 +305,16 @@ def _write(
             current.position, current.skipped = last.after, last.skipped
         current.save(options.out)
     if current.status == "complete":
-        current.save(options.out)  # Perhaps only rows that are no documents were left.
+        current.save(options.out)  # The remaining rows may all be no documents.
 
 
 def _stored_before(current: Manifest, listing: Listing) -> int:
-    """The total size of the files that are done."""
+    """The total size of the finished files."""
     return sum(file.size for file in listing.files[: current.position.file])
 
 
 def _progress(current: Manifest, listing: Listing, enabled: bool) -> Progress:
-    """Progress over what is left of the budget, or of the corpus's files."""
+    """Progress over the rest of the budget, or of the corpus's files."""
     unit, wanted = current.budget.unit, current.budget.amount
     if wanted is not None:
         wanted -= current.counted(unit)

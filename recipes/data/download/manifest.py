@@ -1,4 +1,4 @@
-"""DIR/manifest.json: where a download came from, what it has written, and where it goes on."""
+"""DIR/manifest.json: where a download came from, what it has written, and where to continue."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from recipes.files import atomic_write
 
 NAME = "manifest.json"
 SHARD = r"[a-z0-9_]+-\d{5,}\.jsonl(\.gz|\.zst)?"
-"""What shards are called."""
+"""The names of shards."""
 _KIND = "download"
 _VERSION = 1
 
@@ -26,7 +26,7 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is wanted; it ends with the document that reaches it, which is kept.
+    """How much to download; the document that reaches it is the last one, and is kept.
 
     Args:
         unit: `bytes` of UTF-8 text, `tokens` without BOS and EOS, or None for everything there is.
@@ -41,7 +41,7 @@ class Shard:
     """One finished file.
 
     Args:
-        bytes: its size as it lies there, compressed or not.
+        bytes: its size on disk, compressed or not.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Shard:
 
 @dataclass
 class Manifest:
-    """The whole record; saved anew with each shard.
+    """The whole record; saved again after each shard.
 
     Args:
-        settings: what decides the shards' content, besides the files read.
-        files: the corpus's files in order, with what must not change about them.
-        skipped: rows that are no documents, by reason, up to `position`.
+        settings: what determines the shards' content, besides the files read.
+        files: the corpus's files in order, with the properties that must not change.
+        skipped: rows up to `position` that are not documents, by reason.
         status: `in progress`, `budget reached` or `complete` (the corpus has no more).
     """
 
@@ -85,24 +85,24 @@ class Manifest:
 
     @property
     def text_bytes(self) -> int:
-        """UTF-8 bytes of their text."""
+        """UTF-8 bytes of text in all shards."""
         return sum(shard.text_bytes for shard in self.shards)
 
     @property
     def tokens(self) -> int | None:
-        """Their tokens, where they were counted."""
+        """Tokens in all shards; None if they were not counted."""
         counts = [shard.tokens for shard in self.shards]
         return None if self.settings["tokenizer_sha256"] is None else sum(filter(None, counts))
 
     def counted(self, unit: str | None) -> int:
-        """How much there is in a budget's unit."""
+        """The amount downloaded, in a budget's unit."""
         return (self.tokens or 0) if unit == "tokens" else self.text_bytes
 
     def save(self, directory: Path) -> None:
-        """Write it.
+        """Write the file.
 
         Raises:
-            UserError: the disk does not take it.
+            UserError: it cannot be written.
         """
         self.updated = datetime.now(UTC).isoformat(timespec="seconds")
         self.started = self.started or self.updated
@@ -126,7 +126,7 @@ def read(directory: Path) -> Manifest | None:
     """The manifest of an earlier run; None if there was none.
 
     Raises:
-        UserError: it is damaged or something else, or names files that are no shards.
+        UserError: it is damaged, is another kind of file, or names files that are not shards.
     """
     path = directory / NAME
     try:
@@ -155,10 +155,10 @@ def read(directory: Path) -> Manifest | None:
 
 
 def load(directory: Path) -> Manifest | None:
-    """As `read`, and all that it names is there.
+    """As `read`, but also check the shards that it names.
 
     Raises:
-        UserError: as `read`; or shards are not there whole.
+        UserError: as `read`; or a shard is missing or has another size.
     """
     manifest = read(directory)
     for shard in manifest.shards if manifest else ():
@@ -173,7 +173,7 @@ def load(directory: Path) -> Manifest | None:
 
 
 def difference(old: Manifest, new: Manifest) -> str:
-    """What makes `new` another download than `old`, for the user; empty if it continues it."""
+    """What distinguishes download `new` from `old`, in words; empty if `new` continues `old`."""
     if old.source != new.source:
         return f"source {old.source}"
     for name, value in old.settings.items():

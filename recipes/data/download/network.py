@@ -1,7 +1,7 @@
 """Files on the Hugging Face hub and on web servers, read in ranges.
 
-Listing and retries are huggingface_hub's. A range whose connection breaks is fetched again, by itself, so
-what has been read already is never asked for twice.
+huggingface_hub lists files and retries requests. If a connection breaks, only its range is fetched again, so
+nothing that has been read is requested twice.
 """
 
 import time
@@ -20,7 +20,7 @@ from recipes.data.download.corpus_files import DataFile, Listing, wanted
 from recipes.errors import UserError
 
 _BLOCK_BYTES = 8 << 20
-_BLOCKS = 8  # kept in memory: a table's columns are read side by side, each from its own block
+_BLOCKS = 8  # kept in memory: a table's columns are read in parallel, each from its own block
 _ATTEMPTS = 4
 _ERRORS = (httpx2.HTTPError, OSError)
 
@@ -28,11 +28,11 @@ Result = TypeVar("Result")
 
 
 def remote_listing(source: CorpusSource, revision: str | None, only: str | None) -> Listing:
-    """A corpus's files where they are published.
+    """A corpus's files at their origin.
 
     Args:
-        revision: a commit, branch or tag of the hub; None for the newest.
-        only: a pattern that narrows the files down.
+        revision: a commit, branch or tag on the hub; None for the newest.
+        only: a pattern that selects some of the files.
 
     Raises:
         UserError: no network, no such repository or revision, no such files.
@@ -53,7 +53,7 @@ def remote_listing(source: CorpusSource, revision: str | None, only: str | None)
     headers = build_hf_headers()
     files = []
     for name in wanted(source, list(sizes), only):
-        # By commit: what is read cannot change on the way.
+        # By commit, so that the content cannot change during the download.
         url = hf_hub_url(repo, name, repo_type="dataset", revision=commit)
         files.append(_remote(name, sizes[name], url, headers))
     return Listing(constants.ENDPOINT, commit, files)
@@ -72,7 +72,7 @@ def _web_listing(source: CorpusSource) -> Listing:
     if "content-length" not in headers:
         raise UserError(f"{url}: the server does not say how long the file is")
     version = headers.get("etag") or headers.get("last-modified")
-    # No headers: the user's token for the hub is nobody else's business.
+    # No headers: the user's hub token must not be sent to other servers.
     file = _remote(url.rpartition("/")[2], int(headers["content-length"]), url, {})
     return Listing(url, version, [file])
 
@@ -85,9 +85,9 @@ class RangeFile(AbstractBufferedFile):
     """A file behind a URL, seekable, in bounded memory (64 MiB).
 
     Args:
-        url: where it is; redirections are followed.
+        url: its address; redirects are followed.
         size: its length in bytes.
-        headers: sent along with every request.
+        headers: sent with every request.
     """
 
     def __init__(self, url: str, size: int, headers: Mapping[str, str]) -> None:
@@ -105,7 +105,7 @@ class RangeFile(AbstractBufferedFile):
         """The bytes [start, end).
 
         Raises:
-            UserError: the network or the server failed, again and again.
+            UserError: the network or the server kept failing.
         """
         end = min(end, self.size)  # the cache asks for whole blocks
         headers = {**self._headers, "Range": f"bytes={start}-{end - 1}"}
@@ -115,7 +115,7 @@ class RangeFile(AbstractBufferedFile):
         except _ERRORS as error:
             _fail(self.path, error)
         content: bytes = response.content
-        # A server without ranges sends the whole file: its beginning would be taken for the middle.
+        # A server without range support sends the whole file; its beginning would be taken for the middle.
         whole = response.status_code == 200 and (start, end) == (0, self.size)
         if not (whole or response.status_code == 206) or len(content) != end - start:
             raise UserError(
@@ -126,10 +126,10 @@ class RangeFile(AbstractBufferedFile):
 
 
 def _patiently(ask: Callable[[], Result], what: str) -> Result:
-    """Ask, and again after growing pauses if the server says that it cannot answer now.
+    """Call `ask`, and again after growing pauses while the server says that it cannot answer now.
 
     Raises:
-        UserError: it never does, refuses, or is not reached.
+        UserError: it never answers, refuses, or cannot be reached.
     """
     for attempt in range(_ATTEMPTS):
         try:

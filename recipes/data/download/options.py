@@ -1,4 +1,4 @@
-"""What a download is asked for."""
+"""The options of a download."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ DEFAULT_SHARD_BYTES = 256_000_000
 
 @dataclass(frozen=True)
 class Options:
-    """What a download is asked for; see `python -m tools.download --help`."""
+    """The options of a download; see `python -m tools.download --help`."""
 
     source: str
     out: Path
@@ -38,7 +38,7 @@ def check(options: Options) -> None:
     """Refuse settings that contradict each other or would be ignored.
 
     Raises:
-        UserError: see there.
+        UserError: the message names the option, its value and the fix.
     """
     positive("--shard-bytes", options.shard_bytes)
     for name, value in (("--max-bytes", options.max_bytes), ("--max-tokens", options.max_tokens)):

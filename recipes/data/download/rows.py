@@ -14,7 +14,7 @@ from recipes.data.text.json_lines import BadRecord, as_text, checked_text, parse
 from recipes.data.text.parquet_rows import read_table
 from recipes.errors import UserError
 
-_LONGEST = 1 << 28  # bytes of one document; more is no document, and must not fill the memory
+_LONGEST = 1 << 28  # bytes of one document; anything longer is not a document, and must not fill the memory
 _LONGEST_TXT_FILE = 1 << 26
 _BUFFER_BYTES = 4 << 20
 
@@ -24,11 +24,11 @@ class Row:
     """One row of a file.
 
     Args:
-        number: its place in the file; the next run may begin with the one after it.
-        place: the same for messages, as in `hi.jsonl:12`.
-        problem: why it is not a document, in words of which there are a few, or empty.
-        detail: what follows that in a message.
-        stored: how many of the file's stored bytes have been used by then; 0 where that is not known.
+        number: its position in the file; a later run may start with the one after it.
+        place: the position in messages, as in `hi.jsonl:12`.
+        problem: why it is not a document, one of a few reasons that are counted; empty if it is one.
+        detail: the rest of the message.
+        stored: how many of the file's stored bytes have been read so far; 0 if not known.
     """
 
     number: int
@@ -44,7 +44,7 @@ class Row:
 def read_rows(file: DataFile, keys: Keys, txt_documents: TxtDocuments, start: int) -> Iterator[Row]:
     """The rows of `file` from number `start` on.
 
-    Rows before `start` are passed over: by whole row groups in parquet, by reading on elsewhere.
+    Rows before `start` are skipped: in parquet by whole row groups, elsewhere by reading them.
 
     Raises:
         UserError: the file is damaged, cannot be read, or has no such column.
@@ -108,7 +108,7 @@ def _fields(keys: Keys) -> dict[str, str]:
 
 
 def _look_up(record: dict[str, Any], key: str) -> Any:
-    """record["a.b"], or record["a"]["b"]; None where there is neither."""
+    """record["a.b"], or record["a"]["b"]; None if there is neither."""
     if key in record or "." not in key:
         return record.get(key)
     first, _, rest = key.partition(".")
@@ -120,7 +120,7 @@ def _fill(row: Row, name: str, values: dict[str, Any], keys: Keys) -> None:
     """Sets a row's text, id and further fields.
 
     Raises:
-        BadRecord: it has no text, or no id where one is asked for.
+        BadRecord: it has no text, or no id although `keys` names one.
     """
     row.text = checked_text(values["text"], keys.text)
     if keys.id and values["id"] is None:

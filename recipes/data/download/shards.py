@@ -1,4 +1,4 @@
-"""Writing one shard: JSON lines, compressed or not, whole or not there."""
+"""Write one shard of JSON lines, compressed or not; it appears whole or not at all."""
 
 import contextlib
 import gzip
@@ -20,7 +20,7 @@ def shard_name(source: str, number: int, compress: Compression | None) -> str:
 
 
 def to_line(row: Row, source: str) -> bytes:
-    """A document as a line of JSON, its text untouched."""
+    """A document as a line of JSON, with its text unchanged."""
     record = {"text": row.text, "id": row.id, "source": source, **row.extra}
     return json.dumps(record, ensure_ascii=False).encode() + b"\n"
 
@@ -29,8 +29,8 @@ class ShardFile:
     """A shard that is being written.
 
     Args:
-        stream: where lines go.
-        raw: the file behind it.
+        raw: the file.
+        stream: takes the lines: the file, or a compressor in front of it.
     """
 
     def __init__(self, raw: BinaryIO, stream: BinaryIO) -> None:
@@ -42,7 +42,7 @@ class ShardFile:
         self._stream.write(line)
 
     def finish(self) -> None:
-        """Complete the file; `size` and `sha256` are then those of its bytes."""
+        """Complete the file, and set `size` and `sha256` from its bytes."""
         if self._stream is not self._raw:
             self._stream.close()
         self._raw.seek(0)
@@ -54,12 +54,12 @@ class ShardFile:
 
 @contextlib.contextmanager
 def open_shard(path: Path, compress: Compression | None) -> Iterator[ShardFile]:
-    """A shard that appears under its name when the block ends, having called `finish`.
+    """A shard that appears under its name when the block, which must call `finish`, ends.
 
-    The same lines give the same bytes: nothing of the time or the name is stored.
+    The same lines give the same bytes: neither time nor name is stored.
 
     Raises:
-        UserError: the disk does not take it.
+        UserError: it cannot be written.
     """
     with atomic_write(path) as raw:
         if compress == "gz":
@@ -76,7 +76,7 @@ def open_shard(path: Path, compress: Compression | None) -> Iterator[ShardFile]:
 
 
 class _Unclosed:
-    """A file that its user cannot close."""
+    """A file that ignores `close`, except that it is flushed."""
 
     closed = False
 

@@ -1,7 +1,7 @@
-"""Cutting JSONL inputs, compressed or not, into blocks that worker processes read as documents.
+"""Cut JSONL inputs, compressed or not, into blocks that worker processes read as documents.
 
 A plain file is cut into byte ranges, which workers read themselves. A compressed file cannot be read from the
-middle: it is unpacked here, and the workers are given its lines.
+middle, so it is unpacked here and the workers receive its lines.
 """
 
 import io

@@ -23,15 +23,15 @@ def is_compressed(path: str | Path) -> bool:
 
 
 def uncompressed_suffix(path: str | Path) -> str:
-    """The suffix that says what the text is: `.jsonl` of `a.jsonl` and of `a.jsonl.zst`."""
+    """The suffix that tells the format of the text: `.jsonl` of `a.jsonl` and of `a.jsonl.zst`."""
     path = Path(path)
     return Path(path.stem).suffix if is_compressed(path) else path.suffix
 
 
 def open_stream(path: str | Path) -> BinaryIO:
-    """Open a file for reading, decompressed where its name says so; it can be read forward only.
+    """Open a file for reading, decompressed according to its name; the stream can only be read forward.
 
-    Damage is only noticed while reading, as one of :data:`DAMAGE`: callers pass it through :func:`damaged`.
+    Damage shows only while reading, as one of :data:`DAMAGE`, which callers pass to :func:`damaged`.
 
     Raises:
         OSError: the file cannot be opened.

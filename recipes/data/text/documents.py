@@ -1,4 +1,4 @@
-"""Reading documents from JSONL and plain text files, compressed or not, one at a time."""
+"""Read documents from JSONL and plain text files, compressed or not, one at a time."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +14,12 @@ class BadLine(ValueError):
     """A line that is not a document; `offset` is where it starts in the (unpacked) file."""
 
     def __init__(self, offset: int, reason: str) -> None:
-        super().__init__(offset, reason)  # both, so that it survives the way back from a worker process
+        super().__init__(offset, reason)  # both, so that it can be pickled by a worker process
         self.offset = offset
         self.reason = reason
 
     def at(self, path: str | Path) -> UserError:
-        """The same as a message for the user, which gives the line's number."""
+        """The error as a message for the user, with the number of the line."""
         remaining, number = self.offset, 1
         with open_stream(path) as stream:
             while remaining > 0 and (block := stream.read(min(remaining, 1 << 20))):

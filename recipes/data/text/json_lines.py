@@ -1,10 +1,10 @@
 """The one reader of JSON lines: what a line is, what a record is, and what counts as its text.
 
-Every reader of users' JSON lines goes through here, so that a file that one of them takes is not refused, or
-read as something else, by the next. The rules:
+Everything that reads users' JSON lines uses this module, so that a file that one reader accepts is not
+refused, or read differently, by another. The rules:
 
-- Lines end at ``\\n``, and only there. Blank ones are passed over.
-- They are UTF-8. A byte order mark may stand at the beginning of the file.
+- Lines end at ``\\n``, and only there. Blank ones are skipped.
+- They are UTF-8. The file may start with a byte order mark.
 - Each is one JSON object, in which no key is given twice, nested at most :data:`MOST_LEVELS` deep.
 - Its text is a string of characters: not half of a surrogate pair, which no encoding can write.
 - Other fields may hold whatever JSON allows, and Python's NaN and Infinity.
@@ -25,7 +25,7 @@ MOST_LEVELS = 200
 """Objects and lists inside each other. Python's parser would stop somewhere below 1,000, depending on the
 caller's stack, and orjson, which writes cleaned text, at 254."""
 LONGEST_LINE = 1 << 28
-"""In bytes. A longer line is no document, and must not fill the memory."""
+"""In bytes. A longer line is not a document, and must not fill the memory."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MOST_DIGITS = 4300  # What int() accepts.
@@ -55,7 +55,7 @@ class BadRecord(ValueError):
         return f"{self.reason}{self.detail}"
 
     def at(self, path: str | Path, number: int) -> UserError:
-        """The same as a message for the user; `number` is the line's, from 1."""
+        """The error as a message for the user; `number` is the line's, from 1."""
         return UserError(f"{path}:{number}: {self}")
 
 
@@ -68,14 +68,14 @@ def read_lines(
 ) -> Iterator[tuple[int, int, bytes]]:
     """The lines that begin in the byte range [start, stop), without blank ones and the byte order mark.
 
-    Neighbouring ranges see every line exactly once, wherever they meet. Of a line that is too long only the
-    beginning is kept, which :func:`parse_line` refuses.
+    Adjacent ranges together yield every line exactly once, wherever they meet. Only the beginning of a line
+    that is too long is kept, and :func:`parse_line` refuses it.
 
     Args:
-        stream: at its beginning; one that can only be read forward will do if `start` is 0.
+        stream: at its beginning; it need not be seekable if `start` is 0.
         start: where the range begins.
-        stop: where it ends; None: with the stream.
-        first_offset: the place of the stream's beginning in its file.
+        stop: where it ends; None: at the end of the stream.
+        first_offset: where in its file the stream begins.
 
     Yields:
         the number of the line, counted from the range's first, which is 0; where it begins in the file; and
@@ -104,7 +104,7 @@ def read_lines(
 
 
 def _pass_over_line(stream: BinaryIO, rest: bytes) -> int:
-    """Reads the rest of a line, and returns its length."""
+    """Skips the rest of a line and returns its length."""
     length = 0
     while rest and not rest.endswith(b"\n"):
         rest = stream.readline(1 << 20)

@@ -1,8 +1,8 @@
-"""NFC normalisation that quickly sees when there is nothing to do.
+"""NFC normalisation that quickly recognises texts that need none.
 
 Hindi text is full of nuktas and viramas. Unicode's quick check answers "maybe" for every nukta, so Python's
-`unicodedata` normalises nearly every Hindi text in full only to find it unchanged. Here only those places
-count where a composition, a decomposition or a reordering can really happen.
+`unicodedata` normalises nearly every Hindi text in full only to find it unchanged. Here a text is
+normalised only if a composition, a decomposition or a reordering can really happen in it.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The one reader of Parquet tables with text in them: which columns count as text, and what a bad row is.
+"""The one reader of Parquet tables with text in them: which columns count as text, and what makes a row bad.
 
 - Column names are distinct, inside structures too: of two with one name, one would silently be lost.
 - A text column is string, large_string, or a dictionary of these. Bytes are not text.
@@ -28,22 +28,22 @@ def read_table(
     optional: Sequence[str] = (),
     start: int = 0,
 ) -> Iterator[tuple[int, int, dict[str, Any] | BadRecord]]:
-    """The rows of a table from number `start` on; those before it are passed over by whole row groups.
+    """The rows of a table from number `start` on; whole row groups before it are skipped.
 
     Args:
         raw: the file, seekable.
         name: what it is called in messages.
-        text: columns that must be there and hold text.
-        others: columns that must be there.
-        optional: columns that may be missing, and are then missing in the rows. Every column is read if no
-            names are given at all.
-        start: the first row that is wanted, from 0.
+        text: columns that must exist and hold text.
+        others: columns that must exist.
+        optional: columns that may be missing; the rows then lack them. If no columns are named at all, every
+            column is read.
+        start: the first row to yield, from 0.
 
     Yields:
         the row's number, the number of rows in the table, and the row.
 
     Raises:
-        UserError: the file is damaged, a column is missing or no text, or two have the same name.
+        UserError: the file is damaged, a column is missing or not text, or two have the same name.
     """
     import pyarrow.parquet
 

@@ -1,9 +1,10 @@
-"""The unfinished output of tools.preprocess, in PREFIX.partial/: a killed run continues where it was.
+"""The unfinished output of tools.preprocess in PREFIX.partial/, from which a killed run continues.
 
-tokens.bin and tokens.idx grow block by block; after every block journal.jsonl says up to where they match,
-with a checksum. Whatever was written after its last good line is cut off and done again.
-settings.json says what the work is for.
-done.json, the sidecar, is written when both files are whole and synced; from then on only renames are left.
+tokens.bin and tokens.idx grow block by block; after every block journal.jsonl records how far they are valid,
+with a checksum. Whatever was written after its last good line is cut off and redone.
+settings.json records the settings and inputs of the work.
+done.json, the future sidecar, is written once both files are complete and synced; after that only renames
+remain.
 """
 
 import hashlib
@@ -24,12 +25,12 @@ from recipes.errors import UserError
 from recipes.files import LockHeld, atomic_write, exclusive_lock, free_space, fsync_directory
 
 PURPOSE_KIND = "unfinished indexed dataset"
-_SYNC_BYTES = 256 << 20  # of tokens, between fsyncs: what a power failure may cost; a kill costs nothing
+_SYNC_BYTES = 256 << 20  # of tokens between fsyncs: what a power failure may cost; a kill costs none of them
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How far the work is: a line of the journal. Counts include everything up to here."""
+    """How far the work has got: a line of the journal. Counts include everything up to here."""
 
     file: int
     offset: int
@@ -40,11 +41,11 @@ class Mark:
     text_bytes: int = 0
     empty_documents: int = 0
     file_documents: int = 0
-    """Of the input that `offset` is in; if that is 0, of the one that has just ended."""
+    """Documents in the input that contains `offset`; if `offset` is 0, in the input that has just ended."""
     sha256: str = hashlib.sha256().hexdigest()
-    """Of the tokens."""
+    """Of the tokens up to here."""
     samples: tuple[tuple[int, str], ...] = ()
-    """Numbers and texts of some of the last block's documents, to be compared at the end."""
+    """Numbers and texts of some documents of the last block, to be compared at the end."""
 
     @property
     def place(self) -> Place:
@@ -58,7 +59,7 @@ class PartialOutput:
         prefix: of the output.
 
     Raises:
-        UserError: another process is writing it, or the directory is not ours.
+        UserError: another process is writing to it, or tools.preprocess did not create the directory.
     """
 
     def __init__(self, prefix: str | Path) -> None:
@@ -66,9 +67,9 @@ class PartialOutput:
         self.directory = partial_path(prefix)
         self.bin_path, self.idx_path = self.directory / "tokens.bin", self.directory / "tokens.idx"
         self.last = Mark(0, 0)
-        """How far the work is."""
+        """How far the work has got."""
         self.blocks = 0
-        """How many marks there are."""
+        """The number of marks."""
         self.digest = hashlib.sha256()
         """Of the tokens so far."""
         self._samples: list[tuple[int, str]] = []
@@ -79,15 +80,15 @@ class PartialOutput:
             self.idx_file: BinaryIO = _open(self.idx_path)
 
     def resume(self, settings: dict[str, Any], inputs: Sequence[str], discard: bool) -> None:
-        """Continue after what earlier runs did with these settings and inputs; cut off the rest.
+        """Continue after the work of earlier runs with these settings and inputs; cut off the rest.
 
         Args:
             settings: what determines the tokens, apart from the inputs.
             inputs: the SHA-256 of each.
-            discard: if the directory holds work with other settings or inputs, start over.
+            discard: start over if the directory holds work with other settings or inputs.
 
         Raises:
-            UserError: it does, and `discard` is not given.
+            UserError: it holds such work and `discard` is False.
         """
         path = self.directory / "settings.json"
         found = _read_purpose(path)
@@ -111,7 +112,7 @@ class PartialOutput:
 
     @property
     def samples(self) -> list[tuple[int, str]]:
-        """Numbers and texts of documents of the blocks 1, 2, 4, 8 ... and of the last one."""
+        """Numbers and texts of some documents in blocks 1, 2, 4, 8, ... and in the last one."""
         return list(dict.fromkeys([*self._samples, *self.last.samples]))
 
     def add(self, mark: Mark) -> None:
@@ -134,7 +135,7 @@ class PartialOutput:
             self._samples += mark.samples
 
     def finish(self, sidecar: str) -> None:
-        """Rename the finished files, the sidecar last. Old data go only once everything is on disk."""
+        """Rename the finished files, the sidecar last. Old data go only when everything is on disk."""
         with self.named_errors():
             for file in (self.bin_file, self.idx_file):
                 file.flush()
@@ -149,11 +150,11 @@ class PartialOutput:
         if self.directory.is_dir() and not os.fstat(self._journal.fileno()).st_size:
             shutil.rmtree(self.directory)
         for file in (self.bin_file, self.idx_file, self._journal):
-            with suppress(OSError):  # The disk is still full, which has been reported.
+            with suppress(OSError):  # If the disk is still full: that has been reported.
                 file.close()
 
     def discard(self) -> None:
-        """Remove what was done so far."""
+        """Remove the work done so far."""
         shutil.rmtree(self.directory)
 
     def __enter__(self) -> "PartialOutput":
@@ -177,7 +178,7 @@ class PartialOutput:
             ) from error
 
     def _keep_sound(self, same_inputs: int) -> None:
-        """Continue after the last mark, within `same_inputs` files, up to which our files are sound."""
+        """Continue after the last mark in the first `same_inputs` files up to which our files are sound."""
         size_of_idx = os.fstat(self.idx_file.fileno()).st_size
         digest = hashlib.sha256()
         end = 0
@@ -195,7 +196,7 @@ class PartialOutput:
             self.digest = digest.copy()
             self._count(mark)
             end += len(line)
-        self._journal.seek(end)  # If nothing is sound, this is the beginning.
+        self._journal.seek(end)  # The beginning, if nothing is sound.
 
 
 def partial_path(prefix: str | Path) -> Path:
@@ -212,7 +213,7 @@ def finish_renames(prefix: str | Path) -> None:
 
 def _rename(prefix: Path) -> None:
     directory = partial_path(prefix)
-    # The old description goes first, so that a kill between the renames leaves no wrong one.
+    # The old sidecar goes first, so that a kill between the renames does not leave a wrong one.
     if (directory / "tokens.bin").exists():
         sidecar_path(prefix).unlink(missing_ok=True)
     for name, target in (("tokens.bin", bin_path(prefix)), ("tokens.idx", idx_path(prefix))):
@@ -229,7 +230,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _open_locked(directory: Path) -> BinaryIO:
-    """The journal, locked for as long as it is open: the lock marks a living writer."""
+    """The journal, locked as long as it is open: the lock marks a live writer."""
     if directory.is_dir() and any(directory.iterdir()) and not (directory / "journal.jsonl").exists():
         raise UserError(
             f"{directory} exists and is not by tools.preprocess: move it, or choose another --out"
@@ -249,7 +250,7 @@ def _open_locked(directory: Path) -> BinaryIO:
         except LockHeld:
             journal.close()
             raise
-        # A process that has just finished has removed the journal. Without locks, go on with what we have.
+        # A process that has just finished may have removed the journal. Without lock support, just go on.
         if not locked or os.fstat(journal.fileno()).st_nlink:
             return journal
         journal.close()

@@ -1,8 +1,8 @@
-"""JSONL to Megatron's .bin/.idx: documents as tokens, in parallel, in constant memory, restartable.
+"""Tokenize JSONL into Megatron's .bin/.idx: in parallel, in constant memory, restartable.
 
-Inputs are cut into blocks of a few MB. Worker processes tokenize them; the parent writes their results in
-the order of the inputs, so any number of workers gives the same bytes, and journals after every block how far
-it is, so that a killed run goes on there. Only a bounded number of blocks is under way at a time.
+Inputs are cut into blocks of a few MB. Worker processes tokenize them, and the parent writes the results in
+input order, so any number of workers gives the same bytes. After every block it writes its position to a
+journal, from which a killed run continues. Only a bounded number of blocks is in progress at a time.
 """
 
 import time
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _BATCH_BYTES = 1 << 20  # of text, per call of the tokenizer
-_LONGEST_SAMPLE = 8000  # characters of a document that is compared at the end
+_LONGEST_SAMPLE = 8000  # characters of a document to be compared at the end
 
 
 @dataclass(frozen=True)
@@ -80,26 +80,26 @@ def preprocess(
 ) -> Sidecar:
     """Write PREFIX.bin, PREFIX.idx and, last, PREFIX.json.
 
-    Each document is NFC normalised and ends with EOS; documents without tokens are left out and counted.
-    When the prefix already holds exactly this, nothing is done. A killed run leaves no file under these
-    names, but PREFIX.partial/, from which the same call continues.
+    Each document is normalised to NFC and ends with EOS; documents without tokens are left out and counted.
+    If the prefix already holds exactly this, nothing is done. A killed run leaves no file under these names,
+    only PREFIX.partial/, from which the same call continues.
 
     Args:
-        inputs: JSONL files, a document per line, in the order in which they are written; compressed where
-            the name ends in .gz, .zst or .bz2.
+        inputs: JSONL files with one document per line, in output order; compressed if the name ends in .gz,
+            .zst or .bz2.
         tokenizer_path: what `load_tokenizer` loads.
         prefix: where to write, without suffix.
-        workers: processes; 1 works in this one.
-        text_key: where a document's text is.
+        workers: number of processes; with 1, this process does the work.
+        text_key: the key of a document's text.
         append_bos: begin each document with BOS.
         append_eod: end each document with EOS.
-        force: replace what the prefix holds, and discard unfinished work of other settings or inputs.
-        log: gets the messages at start and end.
-        progress: show rate and time left on stderr.
+        force: replace what the prefix holds, and discard unfinished work with other settings or inputs.
+        log: called with the messages at start and end.
+        progress: show rate and remaining time on stderr.
 
     Raises:
         UserError: an input is malformed (with file and line) or has no documents; PREFIX holds something
-            else and `force` is not given; the disk is full; another process writes PREFIX.
+            else and `force` is not given; the disk is full; another process is writing PREFIX.
     """
     if workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
@@ -128,7 +128,7 @@ def preprocess(
     with ExitStack() as stack:
         output = stack.enter_context(PartialOutput(prefix))
         pool = None
-        if workers > 1:  # Started first: they load while the inputs' checksums are computed.
+        if workers > 1:  # Started first, so that workers load while the inputs' checksums are computed.
             pool = stack.enter_context(WorkerPool(workers, _Tokenize, building))
         plan = plan or _plan(prefix, settings, tokenizer.vocab_size, inputs, sizes)
         output.resume(asdict(settings), [str(item["sha256"]) for item in plan.inputs or ()], discard=force)
@@ -178,7 +178,7 @@ def _plan(
     inputs: Sequence[str | Path],
     sizes: Sequence[int],
 ) -> Sidecar:
-    """The sidecar, as far as it is known beforehand. Reads the inputs once, for their checksums."""
+    """The sidecar as far as it is known in advance. Reads the inputs once, for their checksums."""
     return Sidecar(
         prefix=str(prefix),
         documents=0,
@@ -212,7 +212,7 @@ def _is_there(prefix: str | Path, force: bool) -> bool:
 
 
 def _present(plan: Sidecar, prefix: str | Path, force: bool, log: Callable[[str], None]) -> Sidecar | None:
-    """The prefix's sidecar, if its data are whole and come from the same inputs with the same settings.
+    """The prefix's sidecar, if its data are complete and come from the same inputs with the same settings.
 
     Raises:
         UserError: the prefix holds something else, and `force` is not given.
@@ -234,13 +234,13 @@ def _present(plan: Sidecar, prefix: str | Path, force: bool, log: Callable[[str]
 
 
 def _difference(plan: Sidecar, found: Sidecar) -> str:
-    """In words, how `found` differs from what `plan` would make; empty if it does not."""
+    """How `found` differs from what `plan` would produce, in words; empty if it does not."""
     if plan.tokenizer_sha256 != found.tokenizer_sha256:
         return "another tokenizer"
     for name in ("text_key", "append_bos", "append_eod", "dtype"):
         if getattr(plan, name) != getattr(found, name):
             return f"{name} {getattr(found, name)}"
-    # Not by path: the same data may have moved.
+    # Not by path: the same files may have moved.
     old, new = ([item.get("sha256") for item in sidecar.inputs or ()] for sidecar in (found, plan))
     return (
         ""
@@ -250,7 +250,7 @@ def _difference(plan: Sidecar, found: Sidecar) -> str:
 
 
 def _left(inputs: Sequence[str | Path], sizes: Sequence[int], done: Mark) -> int:
-    """Bytes of the inputs, on disk, that are still to be read (a compressed input counts as a whole)."""
+    """Bytes of the inputs, on disk, that are still to be read (a compressed input counts in full)."""
     left = sum(sizes[done.file :])
     return left if done.offset == 0 or is_compressed(inputs[done.file]) else left - done.offset
 
@@ -351,7 +351,7 @@ class _Tokenize:
                     empty += 1
                     continue
                 if len(text) <= _LONGEST_SAMPLE:
-                    samples[1:] = [(len(lengths), text)]  # the first and, in the end, the last
+                    samples[1:] = [(len(lengths), text)]  # the first document and, after the loop, the last
                 pieces += (self._before, tokens, self._after)
                 lengths.append(len(tokens) // self._itemsize + around)
         return _Part(b"".join(pieces), np.array(lengths, dtype=np.int32), text_bytes, empty, samples)

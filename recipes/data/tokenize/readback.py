@@ -1,4 +1,4 @@
-"""Reading a finished data set back: does it hold what was to be written?"""
+"""Read a finished data set back: does it hold what should have been written?"""
 
 import random
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from recipes.data.samples.indexed import DocumentReader
 from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
 
-_MOST_COMPARED = 16  # documents, the first and the last among them
+_MOST_COMPARED = 16  # documents, including the first and the last
 
 
 def read_back(
@@ -24,16 +24,16 @@ def read_back(
 ) -> str:
     """Read counts and some documents from the files and compare them with what went in.
 
-    Each text is encoded again, by itself, where the writer encoded many at a time; its tokens must be those
-    of the file, between BOS and EOS.
+    Each text is encoded again, on its own, whereas the writer encoded many at a time. The result, with BOS
+    and EOS if they are added, must equal the tokens in the file.
 
     Args:
         bin_file: the tokens.
-        idx_file: their places.
-        tokenizer: that they were made with.
+        idx_file: the lengths of the documents.
+        tokenizer: the one that made the tokens.
         samples: numbers and NFC texts of documents.
-        documents: how many there must be.
-        tokens: how many in all.
+        documents: the expected number of documents.
+        tokens: the expected number of tokens.
         append_bos: whether each document begins with BOS.
         append_eod: whether each ends with EOS.
 

@@ -1,10 +1,10 @@
-"""Byte pair encoding word by word, remembering words: the same tokens, several times as fast.
+"""Byte-pair encoding word by word with a cache of words: the same tokens, several times as fast.
 
 SentencePiece's BPE merges neighbours over a whole document with one queue, ordered by the pieces' scores.
 Two neighbours are only ever merged into a piece of the vocabulary. If no piece has a space after another
-character, no merge crosses the beginning of a space after a word: what stands on either side of it is encoded
-as if it were alone. That is checked on the vocabulary. (It does not hold for unigram models, whose best path
-is a sum over the whole document, rounded.)
+character, no merge crosses the start of a space after a word: the text on either side of it is encoded
+independently. This is checked on the vocabulary. (It does not hold for unigram models, whose best path is a
+rounded sum over the whole document.)
 """
 
 import re
@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from recipes.data.tokenizer import TextTokenizer
 
 _SPACE = "▁"  # U+2581, SentencePiece's own sign for a space
-_WORDS = re.compile(r" *[^ ]+| +")  # cuts before a space that follows another character, nowhere else
+_WORDS = re.compile(r" *[^ ]+| +")  # cuts only before a space that follows another character
 _CROSSING = re.compile(f"[^{_SPACE}]{_SPACE}")
-_LONGEST_WORD = 64  # characters; longer ones are hardly seen again
-_MOST_WORDS = 400_000  # remembered; about 100 MB
+_LONGEST_WORD = 64  # characters; longer ones rarely occur again
+_MOST_WORDS = 400_000  # in the cache; about 100 MB
 
 BPE = 2  # TrainerSpec.ModelType
 
 
 def is_separable(model: bytes) -> bool:
-    """Whether a SentencePiece model encodes the words of a text each by itself."""
+    """Whether a SentencePiece model encodes each word of a text independently."""
     from sentencepiece import sentencepiece_model_pb2
 
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
@@ -41,12 +41,12 @@ def is_separable(model: bytes) -> bool:
 
 
 class BatchEncoder:
-    """The tokens of texts as bytes, as they will stand in the .bin.
+    """The tokens of texts as bytes, in the form in which the .bin stores them.
 
     Args:
-        tokenizer: encodes.
+        tokenizer: encodes the texts.
         dtype: of the stored tokens.
-        by_words: the model is separable: encode word by word, remembering words.
+        by_words: the model is separable: encode word by word, with a cache of words.
 
     Example:
         >>> BatchEncoder(tokenizer, "uint16", by_words=False).encode(["in the hills", "by the river"])
@@ -60,7 +60,7 @@ class BatchEncoder:
         """The tokens of NFC texts, without BOS or EOS."""
         if not self._by_words:
             return self._encode_whole(texts)
-        # A text with the sign itself is encoded in parts, by rules of the tokenizer's own.
+        # The tokenizer encodes a text that contains the sign itself in parts, by its own rules.
         odd = [text for text in texts if _SPACE in text]
         encoded = iter(self._encode_whole(odd))
         split = [_WORDS.findall(text) if _SPACE not in text else None for text in texts]
@@ -77,7 +77,7 @@ class BatchEncoder:
         return [ids.astype(self._dtype).tobytes() for ids in self._tokenizer.encode_batch(texts)]
 
     def _learn(self, words: set[str]) -> list[str]:
-        """Make all words known; those are returned that are too long to be kept."""
+        """Add the words to the cache; returns those that are too long to be kept in it."""
         if len(self._known) > _MOST_WORDS:
             self._known.clear()
         new = list(words.difference(self._known))
