@@ -100,7 +100,8 @@ def write_tokenizer(
             "classes of its own (LlamaTokenizer) or not at all"
         ]
     fast.save(str(directory / "tokenizer.json"))
-    settings = _settings(tokenizer, document_start, max_length)
+    prefix_space = _proto(model_file.read_bytes()).normalizer_spec.add_dummy_prefix
+    settings = _settings(tokenizer, document_start, max_length, prefix_space=prefix_space)
     text = json.dumps(settings, ensure_ascii=False, indent=2) + "\n"
     (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
     return []
@@ -114,10 +115,9 @@ def build_fast_tokenizer(
     Raises:
         CannotExpress: the model does something that the library cannot do.
     """
-    from sentencepiece import sentencepiece_model_pb2
     from tokenizers import AddedToken, Tokenizer, processors
 
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
+    proto = _proto(model)
     _refuse_inexpressible(proto)
     plain_spaces = (
         proto.trainer_spec.byte_fallback
@@ -159,6 +159,12 @@ def check_probes(fast: Tokenizer, tokenizer: SentencePieceTokenizer) -> None:
             raise CannotExpress(f"tokenizer.json would encode {text[:40]!r} as {ids[:8]}, not {expected[:8]}")
         if tokenizer.unk_id not in ids and fast.decode(ids) != tokenizer.decode(ids):
             raise CannotExpress(f"tokenizer.json would decode {text[:40]!r} differently")
+
+
+def _proto(model: bytes) -> Any:
+    from sentencepiece import sentencepiece_model_pb2
+
+    return sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
 
 
 def _refuse_inexpressible(proto: Any) -> None:
@@ -254,7 +260,7 @@ def _decoder(spec: Any, space: str) -> Any:
 
 
 def _settings(
-    tokenizer: SentencePieceTokenizer, document_start: DocumentStart, max_length: int
+    tokenizer: SentencePieceTokenizer, document_start: DocumentStart, max_length: int, *, prefix_space: bool
 ) -> dict[str, Any]:
     """tokenizer_config.json."""
     ids = special_ids(tokenizer, document_start)
@@ -281,4 +287,6 @@ def _settings(
         "added_tokens_decoder": added,
         "model_max_length": max_length,
         "clean_up_tokenization_spaces": False,
+        # llama.cpp's converter reads it here, not from tokenizer.model, and takes true where it is not written.
+        "add_prefix_space": prefix_space,
     }

@@ -174,6 +174,15 @@ def test_document_start(start: str | None, expected: list[int], tiny_data: TinyD
     assert AutoTokenizer.from_pretrained(pair.directory).bos_token_id == 1
 
 
+def test_prefix_space_is_stated(own: Pair, foreign: Pair) -> None:
+    """For llama.cpp's converter, which reads tokenizer_config.json; transformers' ids stay as they are."""
+    for pair in (own, foreign):
+        says = json.loads((pair.directory / "tokenizer_config.json").read_text("utf-8"))["add_prefix_space"]
+        assert says is pair.ours.id_to_piece(pair.ours.encode("a")[0]).startswith("▁")
+        loaded = AutoTokenizer.from_pretrained(pair.directory)
+        assert loaded(HINDI, add_special_tokens=False)["input_ids"] == pair.ours.encode(HINDI)
+
+
 def test_known_differences(own: Pair) -> None:
     """What the module's docstring says of special tokens and of bytes."""
     ours = own.ours.encode("a</s>b")
