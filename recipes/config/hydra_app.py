@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
@@ -36,6 +37,7 @@ SCHEMAS: dict[str, type] = {
 }
 
 
+@cache  # Hydra copies what is in its store.
 def register_schemas() -> None:
     """Makes ``<job>_schema`` known to Hydra, so that a YAML's defaults list can start from it."""
     for job, schema in SCHEMAS.items():

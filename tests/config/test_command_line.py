@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,38 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
-
-# Runs a module as python -m does and tells on the last line of stdout which heavy packages it has imported.
-SPY = """
-import json, runpy, sys
-module, sys.argv = sys.argv[1], sys.argv[1:]
-try:
-    runpy.run_module(module, run_name="__main__")
-finally:
-    engine = {"torch", "nemo", "lightning", "megatron", "transformers"}
-    heavy = {name.partition(".")[0] for name in sys.modules} & engine
-    print()
-    print(json.dumps(sorted(heavy)))
-"""
-CPU_SECONDS = 2.0
-
-
-def run(module: str, *arguments: str) -> tuple[int, str, str, list[str]]:
-    """Exit code, stdout, stderr, heavy imports; fails when it took long (CPU time: the cores are shared)."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-c", SPY, module, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert seconds < CPU_SECONDS
-    *lines, heavy = done.stdout.splitlines()
-    return done.returncode, "\n".join(lines).strip(), done.stderr, json.loads(heavy)
-
+from tests.support.spy import ENGINE, Spied, spy
 
 REFUSED = [
     (
@@ -143,34 +110,43 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("job", "arguments", "message"), REFUSED, ids=[f"{job} {' '.join(a)}" for job, a, _ in REFUSED]
-)
-def test_mistakes_are_one_line_and_2(job: str, arguments: list[str], message: str) -> None:
-    code, out, err, heavy = run(f"recipes.{job}", *arguments)
+HYDRA = "recipes.config.hydra_app"
+
+
+@pytest.fixture(scope="module")
+def refusals() -> list[Spied]:
+    """What each of REFUSED answers."""
+    return spy(*([f"recipes.{job}", *arguments] for job, arguments, _ in REFUSED), preload=HYDRA)
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)), ids=[f"{job} {' '.join(a)}" for job, a, _ in REFUSED])
+def test_mistakes_are_one_line_and_2(number: int, refusals: list[Spied]) -> None:
+    code, out, err, imported = refusals[number]
     assert code == 2
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
-    assert message in err
+    assert REFUSED[number][2] in err
     assert out == ""
-    assert heavy == []
+    assert not imported & ENGINE
 
 
-@pytest.mark.parametrize("job", ["pretrain", "generate", "evaluate"])
-def test_help(job: str) -> None:
-    code, out, err, heavy = run(f"recipes.{job}", "--help")
-    assert (code, err, heavy) == (0, "", [])
-    assert f"python -m recipes.{job}" in out and "Examples" in out
-    assert "Settings (key=value)" in out and "precision" in out
+def test_help() -> None:
+    jobs = ("pretrain", "generate", "evaluate")
+    for job, (code, out, err, imported) in zip(
+        jobs, spy(*([f"recipes.{job}", "--help"] for job in jobs)), strict=True
+    ):
+        assert (code, err, imported & ENGINE) == (0, "", set())
+        assert f"python -m recipes.{job}" in out and "Examples" in out
+        assert "Settings (key=value)" in out and "precision" in out
 
 
 def test_dry_run_and_cfg_need_no_engine() -> None:
-    arguments = ["name=try", "model=tiny", "data.seq_length=128", "trainer.max_steps=100"]
-    code, out, err, heavy = run("recipes.pretrain", *arguments, "dry_run=true")
-    assert (code, err, heavy) == (0, "", [])
-    assert "tokens per step" in out
-    code, out, err, heavy = run("recipes.pretrain", *arguments, "--cfg", "job")
-    assert (code, err, heavy) == (0, "", [])
-    assert "max_steps: 100" in out
+    settings = ["name=try", "model=tiny", "data.seq_length=128", "trainer.max_steps=100"]
+    dry, cfg = spy(
+        ["recipes.pretrain", *settings, "dry_run=true"], ["recipes.pretrain", *settings, "--cfg", "job"]
+    )
+    for code, _, err, imported in (dry, cfg):
+        assert (code, err, imported & ENGINE) == (0, "", set())
+    assert "tokens per step" in dry.out and "max_steps: 100" in cfg.out
 
 
 def test_nothing_is_written(tmp_path: Path) -> None:
@@ -198,19 +174,19 @@ def test_nothing_is_written(tmp_path: Path) -> None:
 def test_sweep_does_not_hide_a_refusal(tmp_path: Path, seeds: str) -> None:
     run_settings = ["name=try", "data.seq_length=32", "trainer.max_steps=1", "dry_run=true"]
     sweep = [f"hydra.sweep.dir={tmp_path}", f"seed={seeds}"]
-    code, out, err, heavy = run("recipes.pretrain", "--multirun", *run_settings, *sweep)
-    assert (code, heavy) == (2, [])
-    assert err == "error: seed=-1: must lie between 0 and 2147483647\n"
-    assert out.count("tokens per step") == (0 if seeds.startswith("-") else 1)
+    (done,) = spy(["recipes.pretrain", "--multirun", *run_settings, *sweep])
+    assert (done.code, done.imported & ENGINE) == (2, set())
+    assert done.err == "error: seed=-1: must lie between 0 and 2147483647\n"
+    assert done.out.count("tokens per step") == (0 if seeds.startswith("-") else 1)
 
 
 def test_sweep_runs_do_not_leak_into_each_other(tmp_path: Path) -> None:
     run_settings = ["name=try", "data.seq_length=32", "trainer.max_steps=1", "dry_run=true"]
     sweep = [f"hydra.sweep.dir={tmp_path}", "model=tiny,llama_10m", "parallel.world_size=1,2"]
     run_settings += ["trainer.global_batch_size=16"]
-    code, out, err, _ = run("recipes.pretrain", "--multirun", *run_settings, *sweep)
-    assert (code, err) == (0, "")
-    layouts = [line.split()[-1] for line in out.splitlines() if line.startswith("layout")]
-    vocabularies = [line.split()[1] for line in out.splitlines() if line.startswith("vocabulary")]
+    (done,) = spy(["recipes.pretrain", "--multirun", *run_settings, *sweep])
+    assert (done.code, done.err) == (0, "")
+    layouts = [line.split()[-1] for line in done.out.splitlines() if line.startswith("layout")]
+    vocabularies = [line.split()[1] for line in done.out.splitlines() if line.startswith("vocabulary")]
     assert layouts == ["1", "2", "1", "2"]
     assert vocabularies == ["2,048", "2,048", "16,000", "16,000"]

@@ -8,9 +8,21 @@ import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 from typing import Any
 
 TIMEOUT_S = 240  # Against hanging alone.
+
+
+def process_context() -> BaseContext:
+    """Makes processes that begin with what :mod:`tests.support.preload` imports."""
+    import torch
+
+    if torch.cuda.is_available():  # A process that has looked at CUDA cannot be forked.
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.preload"])
+    return context
 
 
 class CaseFailed(AssertionError):
@@ -24,29 +36,19 @@ class GlooPool:
     megatron-core, Lightning and autograd hold each other.
     """
 
-    def __init__(self) -> None:
-        import torch
-
-        # A process that has looked at CUDA cannot be forked.
-        self._context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
-        if isinstance(self._context, multiprocessing.context.ForkServerContext):
-            self._context.set_forkserver_preload(["tests.support.preload"])
-
     def run(self, world_size: int, case: Callable[..., Any], *args: Any) -> list[Any]:
         """Calls ``case(*args)`` in ``world_size`` processes.
 
         Returns:
             What each rank returned.
         """
-        port = _free_port()
+        context, port = process_context(), _free_port()
         rank_of: dict[Connection, int] = {}
         processes = []
         try:
             for rank in range(world_size):
-                ours, theirs = self._context.Pipe()
-                process = self._context.Process(
-                    target=_serve, args=(theirs, rank, world_size, port, case, args)
-                )
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, rank, world_size, port, case, args))
                 process.start()
                 theirs.close()
                 processes.append(process)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.forked import Forked
 from tests.support.paths import ROOT
 
 
@@ -110,15 +111,16 @@ def start(overrides: list[str], launcher: tuple[str, ...] = (), **options: Any) 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # nohup's way with this signal is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         **options,
     )
 
 
 def kill_at_step(
-    overrides: list[str], metrics: Path, step: int, number: int = signal.SIGKILL
-) -> tuple[int, str, str]:
-    """Starts a run and sends it a signal once ``step`` is logged; exit code, stdout, stderr."""
-    process = start(overrides)
+    process: subprocess.Popen[str] | Forked, metrics: Path, step: int, number: int = signal.SIGKILL
+) -> tuple[int | None, str, str]:
+    """Sends a signal to a run once ``step`` is logged; exit code, stdout, stderr."""
     try:
         wait_for_step(metrics, step, lambda: process.poll() is None)
         process.send_signal(number)
@@ -126,6 +128,20 @@ def kill_at_step(
     finally:
         process.kill()
     return process.returncode, out, err
+
+
+def announce_validation(path: Path) -> None:
+    """Lets a run say in a file, a letter for each, how many batches of held-out text it has begun."""
+    from recipes.training.module import ParamGPT
+
+    original: Any = ParamGPT.validation_step
+
+    def announced(self: Any, *args: Any, **named: Any) -> Any:
+        with path.open("a") as file:
+            file.write(".")
+        return original(self, *args, **named)
+
+    ParamGPT.validation_step = announced  # type: ignore[method-assign]
 
 
 def wait_for_file(directory: Path, alive: Callable[[], bool], limit_s: float = 60) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.support.nemo_files import MAIN, read_tar
 from tests.support.paths import ROOT
+from tests.support.spy import ENGINE, spy
 
 
 def extract(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -42,6 +43,6 @@ def test_refusals_are_one_line(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hostile.nemo", "there"]
 
 
-def test_help_comes_at_once() -> None:
-    done = extract("--help")
-    assert done.returncode == 0 and "examples:" in done.stdout
+def test_help_imports_no_engine() -> None:
+    (done,) = spy(["tools.extract", "--help"])
+    assert done.code == 0 and "examples:" in done.out and not done.imported & ENGINE

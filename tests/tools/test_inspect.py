@@ -14,6 +14,7 @@ from recipes.checkpoint.convert import convert
 from recipes.checkpoint.formats.archive import extract_archive
 from tests.support.nemo_files import CONFIG, FIXTURES, MAIN, changed
 from tests.support.paths import ROOT
+from tests.support.spy import ENGINE, spy
 from tests.support.stored_forms import rank_files
 from tools import inspect
 
@@ -162,6 +163,6 @@ def test_refusals_are_one_line(tmp_path: Path) -> None:
     assert line.startswith("error: ") and "no such file" in line
 
 
-def test_help_comes_at_once() -> None:
-    done = run("--help")
-    assert done.returncode == 0 and "examples:" in done.stdout
+def test_help_imports_no_engine() -> None:
+    (done,) = spy(["tools.inspect", "--help"])
+    assert done.code == 0 and "examples:" in done.out and not done.imported & ENGINE

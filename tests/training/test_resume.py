@@ -6,8 +6,7 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,19 @@ from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, ver
 from recipes.checkpoint.save.retention import VALID_LOSS
 from recipes.run_directory import read_metrics
 from tests.support.corpus import TinyData
+from tests.support.forked import Forked
 from tests.support.pool import GlooPool
 from tests.support.run_cases import (
     Outcome,
-    command,
-    environment,
+    announce_validation,
     kill_at_step,
     run_case,
     signalled_case,
     start,
+    wait_for_file,
     wait_for_step,
 )
+from tests.support.spy import ENGINE, spy
 
 SAVED_AND_STOPPED, GUARD = 3, 4
 RECORD_KEYS = {
@@ -97,7 +98,8 @@ def test_kill_9_then_the_same_command(
     else:
         undisturbed = whole
     settings = overrides(tiny_data, tmp_path, trainer__checkpoint__every_n_steps="7", **changes)
-    code, out, _ = kill_at_step(settings, tmp_path / "tiny" / "metrics.jsonl", 17)
+    process = Forked("recipes.pretrain", settings)
+    code, out, _ = kill_at_step(process, tmp_path / "tiny" / "metrics.jsonl", 17)
     assert code == -signal.SIGKILL and "stopped" not in out
     saved = checkpoint_steps(tmp_path)
     assert saved and saved[-1] in (14, 21, 28, 35)
@@ -110,7 +112,8 @@ def test_sigterm_saves_and_leaves_with_3(
     whole: Outcome, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     settings = overrides(tiny_data, tmp_path, trainer__max_steps="2000", optim__lr_decay_steps="20")
-    code, out, err = kill_at_step(settings, tmp_path / "tiny" / "metrics.jsonl", 10, signal.SIGTERM)
+    metrics_file = tmp_path / "tiny" / "metrics.jsonl"
+    code, out, err = kill_at_step(start(settings), metrics_file, 10, signal.SIGTERM)
     assert code == SAVED_AND_STOPPED, err
     assert err == ""
     metrics = read_metrics(tmp_path / "tiny" / "metrics.jsonl")
@@ -142,18 +145,17 @@ def test_a_signal_ends_a_validation_too(
         "trainer__checkpoint__keep_best": "1",
     }
     changes = {"trainer__max_steps": "4" if last_step else "8"} | ({} if last_step else every)
-    process = start(overrides(tiny_data, tmp_path, **changes, **long_validation(tiny_data)))
+    settings = overrides(tiny_data, tmp_path, **changes, **long_validation(tiny_data))
+    (tmp_path / "begun").mkdir()
+    announce = partial(announce_validation, tmp_path / "begun" / "batches")
+    process = Forked("recipes.pretrain", settings, announce)
     try:
-        wait_for_step(tmp_path / "tiny" / "metrics.jsonl", 4, lambda: process.poll() is None)
-        time.sleep(2)
-        assert process.poll() is None
-        signalled = time.monotonic()
+        wait_for_file(tmp_path / "begun", lambda: process.poll() is None)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-        seconds = time.monotonic() - signalled
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert (process.returncode, err) == (SAVED_AND_STOPPED, "") and seconds < 20
+    assert (process.returncode, err) == (SAVED_AND_STOPPED, "")
     assert "stopped by a signal at step 4 of" in out and "\nvalid" not in out and "\nbest" not in out
     assert checkpoint_steps(tmp_path) == [4]
     (checkpoint,) = finished_checkpoints(tmp_path / "tiny" / "checkpoints")
@@ -261,13 +263,9 @@ def test_a_finished_run_is_complete_at_once(gloo_pool: GlooPool, tiny_data: Tiny
     settings = overrides(tiny_data, tmp_path, trainer__max_steps="3", save_nemo="true")
     assert run(gloo_pool, settings).code == 0
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    started = time.monotonic()
-    done = subprocess.run(
-        command("recipes.pretrain", settings), env=environment(), capture_output=True, text=True, check=False
-    )
-    seconds = time.monotonic() - started
-    assert done.returncode == 0 and done.stdout.count("\n") == 1 and "is complete: 3 steps" in done.stdout
-    assert done.stderr == "" and seconds < 6, f"{seconds:.1f} s: something heavy was imported"
+    (done,) = spy(["recipes.pretrain", *settings])
+    assert done.code == 0 and done.out.count("\n") == 1 and "is complete: 3 steps" in done.out
+    assert done.err == "" and not done.imported & (ENGINE - {"torch"}), "the checkpoint is read, no more"
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -311,7 +309,8 @@ def test_killed_before_the_first_checkpoint(
 ) -> None:
     """The same command starts anew; what the first attempt logged is no part of the history."""
     metrics = tmp_path / "tiny" / "metrics.jsonl"
-    kill_at_step(overrides(tiny_data, tmp_path, trainer__max_steps="2000"), metrics, 6)
+    first = Forked("recipes.pretrain", overrides(tiny_data, tmp_path, trainer__max_steps="2000"))
+    kill_at_step(first, metrics, 6)
     again = run(gloo_pool, overrides(tiny_data, tmp_path, trainer__max_steps="4", optim__lr_decay_steps="20"))
     assert again.metrics[0] == {"event": "started", "step": 0}
     assert again.losses == {step: whole.losses[step] for step in range(1, 5)}
@@ -390,7 +389,7 @@ def test_killed_again_and_again(
     settings = overrides(tiny_data, tmp_path, trainer__max_steps="40", trainer__checkpoint__every_n_steps="1")
     metrics = tmp_path / "tiny" / "metrics.jsonl"
     for step in (3, 9, 17, 26):
-        kill_at_step(settings, metrics, step)
+        kill_at_step(Forked("recipes.pretrain", settings), metrics, step)
         shutil.rmtree(tmp_path / "tiny" / "index_cache", ignore_errors=True)
     outcome = run(gloo_pool, settings)
     assert outcome.losses == whole.losses

@@ -2,73 +2,90 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from recipes.errors import UserError
+from recipes.training import run_lock
 from recipes.training.run_lock import RunLock
 from tests.support.corpus import TinyData
+from tests.support.forked import Forked
 from tests.support.paths import ROOT
-from tests.support.run_cases import start, wait_for_step
+from tests.support.run_cases import wait_for_step
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
 from recipes.training.run_lock import RunLock
 RunLock(Path(sys.argv[1])).acquire()
-if os.fork() == 0:  # As a data loader's worker that lives on.
-    time.sleep(float(sys.argv[3]))
+child = os.fork()  # As a data loader's worker that lives on.
+if child == 0:
+    os.close(1)
+    time.sleep(100)
     os._exit(0)
-print("held", flush=True)
-time.sleep(float(sys.argv[2]))
+print(child, flush=True)
+time.sleep(100)
 """
 
 
-def holder(directory: Path, seconds: float, child_seconds: float = 0.0) -> subprocess.Popen[str]:
-    """A process that has the lock."""
-    line = [sys.executable, "-c", HOLDER, str(directory), str(seconds), str(child_seconds)]
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has the lock, and a child that outlives it."""
+    line = [sys.executable, "-c", HOLDER, str(tmp_path)]
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    return process
-
-
-def test_refused_after_some_patience(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    process = holder(tmp_path, 60)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
     try:
-        started = time.monotonic()
-        with pytest.raises(UserError, match="is being written by another process"):
-            RunLock(tmp_path).acquire(patience_s=1.0)
-        assert 1.0 <= time.monotonic() - started < 5.0
-        assert capsys.readouterr().out.count("\n") == 1
+        yield process
+        os.kill(child, 0)  # It lives to the end of the test.
     finally:
+        os.kill(child, signal.SIGKILL)
         process.kill()
         process.communicate()
 
 
-def test_waits_for_a_process_that_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    process = holder(tmp_path, 1.5)
+def test_refused_after_some_patience(
+    holder: subprocess.Popen[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = time.monotonic()
+    with pytest.raises(UserError, match="is being written by another process"):
+        RunLock(tmp_path).acquire(patience_s=0.5)
+    assert time.monotonic() - started >= 0.5
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_waits_for_a_process_that_ends(
+    holder: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        holder.kill()
+
+    monkeypatch.setattr(run_lock, "say", say)
     lock = RunLock(tmp_path)
     lock.acquire()
     lock.release()
-    process.communicate()
-    assert "waiting up to 30 s" in capsys.readouterr().out
+    assert len(said) == 1 and "waiting up to 30 s" in said[0]
 
 
 def test_a_child_of_a_killed_process_holds_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    holder: subprocess.Popen[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = holder(tmp_path, 60, child_seconds=5)
-    process.kill()
-    process.wait()
+    holder.kill()
+    holder.wait()
     lock = RunLock(tmp_path)
     lock.acquire()
     lock.release()
     assert capsys.readouterr().out == ""
-    process.communicate()
 
 
 def test_a_directory_that_cannot_be_written_goes_without(tmp_path: Path) -> None:
@@ -78,17 +95,21 @@ def test_a_directory_that_cannot_be_written_goes_without(tmp_path: Path) -> None
     lock.release()
 
 
+def impatient() -> None:
+    run_lock.PATIENCE_S = 0.5
+
+
 def test_the_same_run_twice_at_once(tiny_data: TinyData, tmp_path: Path) -> None:
     """The second comes to nothing; the first does not notice."""
     settings = tiny_data.overrides(
         output_dir=str(tmp_path), save_nemo="false", trainer__max_steps="100000", optim__lr_decay_steps="20"
     )
     metrics = tmp_path / "tiny" / "metrics.jsonl"
-    first = start(settings)
+    first = Forked("recipes.pretrain", settings)
     try:
         wait_for_step(metrics, 1, lambda: first.poll() is None)
         config = (tmp_path / "tiny" / "config.yaml").read_bytes()
-        second = start([*settings, "trainer.log_every_n_steps=2"])
+        second = Forked("recipes.pretrain", [*settings, "trainer.log_every_n_steps=2"], impatient)
         out, err = second.communicate(timeout=120)
         assert second.returncode == 2 and out.count("\n") == 1
         assert err == (

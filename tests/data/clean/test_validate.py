@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +15,20 @@ from recipes.data.clean.plan import claim, describe, make_plan
 from recipes.data.clean.validate import validate_clean
 from recipes.errors import UserError
 from tests.support.clean_text import ENGLISH, write_jsonl
-from tests.support.paths import ROOT
+from tests.support.spy import spy
 
-# Runs tools.clean and tells on the last line which heavy packages were imported.
-SPY = """
-import json, runpy, sys
-sys.argv = ["clean", *sys.argv[1:]]
-try:
-    runpy.run_module("tools.clean", run_name="__main__")
-finally:
-    print()
-    print(json.dumps(sorted({"torch", "datatrove", "numpy", "py3langid", "pyarrow"} & set(sys.modules))))
-"""
 SOURCE = "data.sources={en: {path: [PATH], language: eng_Latn}}"
 
 
-def spy(*settings: str) -> tuple[int, str, str, list[str]]:
-    done = subprocess.run(
-        [sys.executable, "-c", SPY, *settings], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    *lines, heavy = done.stdout.splitlines()
-    return done.returncode, "\n".join(lines).strip(), done.stderr, json.loads(heavy)
+HEAVY = {"torch", "datatrove", "numpy", "py3langid", "pyarrow"}
 
 
 def test_help_and_unknown_keys_import_nothing() -> None:
-    code, out, err, heavy = spy("--help")
-    assert (code, err, heavy) == (0, "", [])
-    assert "python -m tools.clean data=real_text" in out and "min_script_fraction" in out
-    code, out, err, heavy = spy("output_dir=x", "minhash.n_gram=3")
-    assert (code, out, heavy) == (2, "", [])
-    assert err == "error: minhash.n_gram: there is no such key; did you mean minhash.n_grams?\n"
+    shown, refused = spy(["tools.clean", "--help"], ["tools.clean", "output_dir=x", "minhash.n_gram=3"])
+    assert (shown.code, shown.err, shown.imported & HEAVY) == (0, "", set())
+    assert "python -m tools.clean data=real_text" in shown.out and "min_script_fraction" in shown.out
+    assert (refused.code, refused.out, refused.imported & HEAVY) == (2, "", set())
+    assert refused.err == "error: minhash.n_gram: there is no such key; did you mean minhash.n_grams?\n"
 
 
 @pytest.mark.parametrize("name", ["real_text", "with_hinglish"])
