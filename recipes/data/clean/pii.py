@@ -317,12 +317,21 @@ def _find(text: str, kinds: Collection[str]) -> list[tuple[int, int, str]]:
             continue
         if rule.needs and not any(part in lower for part in rule.needs):
             continue
+        tag = f"<{rule.kind.upper()}>"
         for match in rule.pattern.finditer(shadow):
             start, end = match.span()
-            if taken.find(1, start, end) != -1:
-                continue
-            before, after = shadow[max(0, start - 80) : start], shadow[end : end + 40]
-            if rule.valid is None or rule.valid(match.group(), before, after):
+            before = shadow[max(0, start - 80) : start]
+            while taken.find(1, start, end) == -1 and (
+                rule.valid is None or rule.valid(shadow[start:end], before, shadow[end : end + 40])
+            ):
                 taken[start:end] = b"\x01" * (end - start)
                 found.append((start, end, rule.kind))
+                # Next in a list (9876543210-9876543211) may match only when this one is masked. Finding it
+                # here saves `mask` a pass over the whole text for each.
+                tail = tag + shadow[end : end + 150]
+                following = rule.pattern.search(tail, len(tag))
+                if following is None or following.start() > len(tag) + 10 or following.end() > 120:
+                    break
+                before = tail[: following.start()]
+                start, end = end + following.start() - len(tag), end + following.end() - len(tag)
     return found

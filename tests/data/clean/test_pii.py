@@ -277,3 +277,13 @@ def test_years_are_an_aadhaar_only_where_the_text_says_so(years: str) -> None:
     assert masked(f"in {years}") == f"in {years}"
     assert masked(f"Aadhaar no. {years}") == "Aadhaar no. <AADHAAR>"
     assert masked(f"वर्ष {years.translate(DEVANAGARI)} में") == f"वर्ष {years.translate(DEVANAGARI)} में"
+
+
+@pytest.mark.timeout(120)  # One pass over the text for each number took minutes.
+@pytest.mark.parametrize(
+    ("number", "tag"),
+    [("9876543210-", "<PHONE>-"), ("J8369854, ", "<PASSPORT>, ")],
+    ids=["phones", "passports"],
+)
+def test_long_lists(number: str, tag: str) -> None:
+    assert masked("passport " + number * 5000) == "passport " + tag * 5000

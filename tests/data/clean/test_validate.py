@@ -162,7 +162,7 @@ def test_plan_is_described(text_file: Path) -> None:
     described = describe(config, make_plan(config))
     assert "en (eng_Latn): 1 files, 0.0 MB in 1 pieces" in described
     assert "filters: read, language, quality, exact_dedup\n" in described
-    assert "masked: email, upi, ip, aadhaar, phone, pan, vehicle" in described
+    assert "masked: email, upi, ip, aadhaar, vid, phone, gstin, pan, vehicle, voter_id, passport" in described
 
 
 def test_an_output_directory_belongs_to_one_job(text_file: Path) -> None:
