@@ -3,9 +3,9 @@
     python -m benchmarks.attention
     python -m benchmarks.attention --turns 20 --threads 2
 
-Forward and backward, candidates in turns in one process, so that the machine's mood meets all alike. Prints
-the ratio of each candidate's best time to the first one's. recipes/model/causal.py chose by these on the CPU;
-on a GPU the same command measures what runs there.
+Forward and backward, candidates in turns in one process, so that changes in machine load affect all equally.
+Prints the ratio of each candidate's best time to the first one's. The choices in recipes/model/causal.py are
+based on these for the CPU; on a GPU the same command measures what runs there.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
 
 
 def window_candidates(length: int, window: int, scale: float, device: torch.device) -> dict[str, Attend]:
-    """The reference first."""
+    """All candidates, the reference first."""
     mask = visible(length, length, window, device)
 
     def in_blocks_of(block: int) -> Attend:
@@ -79,7 +79,7 @@ def window_candidates(length: int, window: int, scale: float, device: torch.devi
 
 
 def chunk_candidates(queries: int, keys: int, scale: float, device: torch.device) -> dict[str, Attend]:
-    """The reference first: the queries are the last ones of as many as the keys."""
+    """All candidates, the reference first: it has as many queries as keys, of which the last are used."""
 
     def square(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return sdpa(pad(query, (0, 0, keys - queries, 0)), key, value, is_causal=True)[:, :, keys - queries :]
@@ -128,13 +128,13 @@ def compare(
     device: torch.device,
     turns: int,
 ) -> dict[str, float]:
-    """Each candidate's best time in seconds, after a check that those that claim the same agree."""
+    """Each candidate's best time in seconds, after a check that equivalent candidates agree."""
     samples, heads, groups, width = shape
     queries, keys = lengths
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
 
     def random(length: int, count: int) -> Tensor:
-        # Strided as megatron-core's activations are.
+        # Strided like megatron-core's activations.
         return torch.randn(length, samples, count, width, device=device, dtype=dtype).permute(1, 2, 0, 3)
 
     inputs = [

@@ -1,12 +1,12 @@
-"""What a checkpoint costs the training: saves that training waits for against saves in the background.
+"""The cost of a checkpoint for training: saves that training waits for against saves in the background.
 
     python -m benchmarks.checkpoint_save                     # the quick start's model
     python -m benchmarks.checkpoint_save model=lumen_128m data.seq_length=256
 
 The same run in turns with trainer.checkpoint.async_save false and true. Prints the step time without a save,
-how long a save holds training up, the step time while a save is written in the background against that
-without, and the time lost per save altogether: every step from the save's beginning to its publication, less
-as many steps without a save.
+how long a save holds up training, the step time while a save is written in the background against that
+without, and the total time lost per save: every step from the save's beginning to its publication, minus the
+same number of steps without a save.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ QUIET, BEGINS, UNDER_WAY, PUBLISHED = "quiet", "begins", "under way", "published
 
 
 class SaveClock(Callback):
-    """The time of every step and what its save did in it; stands behind the callback that saves."""
+    """The time of every step and what a save did in it; runs after the callback that saves."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -64,12 +64,12 @@ class SaveClock(Callback):
         self.last, self.was_pending = now, pending
 
     def after_warm_up(self) -> list[tuple[float, str]]:
-        """The steps after the first save, which also pays for whatever happens once."""
+        """The steps after the first save, which includes one-time costs."""
         return self.steps[WARM_UP + self.every :]
 
 
 def clocked_run(config: PretrainConfig, name: str, *, async_save: bool) -> SaveClock:
-    """Trains; what it saved is deleted again."""
+    """Trains, then deletes what was saved."""
     checkpoint = dataclasses.replace(config.trainer.checkpoint, async_save=async_save)
     trainer = dataclasses.replace(config.trainer, checkpoint=checkpoint)
     config = dataclasses.replace(config, name=name, trainer=trainer)

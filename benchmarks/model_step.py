@@ -5,9 +5,9 @@
 
 Both train a model of the same shapes with the same kind of optimizer on the same random tokens in one
 process, in turns. Prints the ratio of the median step times, ours over theirs; 1.0 or less is the aim. On a
-GPU also tokens per second, the share of the peak FLOP/s, and the most memory. --compile hands the other model
-to torch.compile, as nanochat trains it. The nanochat checkout (github.com/karpathy/nanochat, January 2026) is
-imported from the given path; nothing of it is part of this project.
+GPU also tokens per second, the share of the peak FLOP/s, and the peak memory. --compile compiles the other
+model with torch.compile, as nanochat trains it. The nanochat checkout (github.com/karpathy/nanochat, January
+2026) is imported from the given path; nothing of it is part of this project.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _plain_step(
 
 
 def measure(build: Callable[[], Step], batches: Tensor, warm_up: int) -> tuple[list[float], int]:
-    """Seconds of every step after the warm-up, and the most GPU memory in bytes (0 on the CPU)."""
+    """Seconds of every step after the warm-up, and the peak GPU memory in bytes (0 on the CPU)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     step = build()

@@ -4,13 +4,14 @@
     python -m benchmarks.preprocess --checkout ~/Megatron-LM hi.jsonl en.jsonl --megabytes 0   # the text once
     python -m benchmarks.preprocess --memory hi.jsonl en.jsonl --megabytes 200
 
-Both tokenize the same JSONL on two processes, in turns, so that the machine's mood meets both alike; imports
-are not counted for either (but the start of our worker processes is, with what they import). The outputs must
-be identical, byte for byte. Prints seconds and ratios; 2 for unigram and 1.5 for BPE are the aims.
+Both tokenize the same JSONL with two processes, in turns, so that changes in machine load affect both
+equally; imports are not counted for either (but the start of our worker processes is, with what they import).
+The outputs must be identical, byte for byte. Prints seconds and ratios; 2 for unigram and 1.5 for BPE are the
+aims.
 
-A repeated text flatters whoever remembers words, as we do for BPE: `--megabytes 0` takes the text once.
-Where Megatron's script cannot be imported for lack of a package it does not use here (triton), give the
-directory of a sitecustomize.py that replaces the module in question: `--megatron-pythonpath DIR`.
+A repeated text favours a tool that caches words, as ours does for BPE: `--megabytes 0` takes the text once.
+If Megatron's script cannot be imported for lack of a package it does not use here (triton), give the
+directory of a sitecustomize.py that replaces the missing module: `--megatron-pythonpath DIR`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ if __name__ == "__main__":
 
 
 def build_input(texts: list[Path], path: Path, megabytes: float) -> int:
-    """Write the files' documents in turns, NFC normalised (Megatron does not), again and again; its bytes."""
+    """Write the files' documents in turns, repeatedly, as NFC (Megatron does not); return the size."""
     documents = [list(read_texts(text, "text")) for text in texts]
     rows = [document for row in zip_longest(*documents) for document in row if document is not None]
     size = 0
@@ -86,7 +87,7 @@ def run_theirs(options: argparse.Namespace, source: Path, model: Path, prefix: P
 def run_ours(options: argparse.Namespace, source: Path, model: Path, prefix: Path) -> list[float]:
     """Seconds, CPU seconds of all processes, MiB of the parent and of the largest worker."""
     call = f"preprocess([{str(source)!r}], {str(model)!r}, {str(prefix)!r}, {options.workers}, force=True)"
-    # Indented into the guard, for worker processes import the script again.
+    # Indented into the guard, as worker processes import the script again.
     clock = _CLOCK.format(run=call).replace("\n", "\n    ")
     return _timed(_OURS + clock, {})
 

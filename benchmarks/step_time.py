@@ -3,8 +3,8 @@
     python -m benchmarks.step_time                          # the tiny model, batch 8 x 128
     python -m benchmarks.step_time model=llama_10m data.seq_length=512
 
-Both train the same model on batches of the same shape in one process, in turns, so that the machine's mood
-meets both alike. Prints the ratio of their median step times; below 1.10 is the aim.
+Both train the same model on batches of the same shape in one process, in turns, so that changes in machine
+load affect both equally. Prints the ratio of their median step times; below 1.10 is the aim.
 """
 
 from __future__ import annotations

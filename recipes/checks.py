@@ -1,4 +1,4 @@
-"""Single checks that refusals are made of."""
+"""Basic checks of single values, with uniform refusals."""
 
 from __future__ import annotations
 

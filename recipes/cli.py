@@ -1,4 +1,4 @@
-"""What every command line tool does with the way its `main` ends."""
+"""How every command line tool runs its `main` and exits."""
 
 import codecs
 import io
@@ -15,14 +15,14 @@ from recipes.errors import UserError
 DONE = 0
 USER_ERROR = 2
 STOPPED_BY_SIGNAL = 3
-"""Or by its time limit: saved, and to be started again."""
+"""Or by a time limit: the run is saved and can be started again."""
 STOPPED_BY_GUARD = 4
 INTERRUPTED = 128 + 2
 BROKEN_PIPE = 128 + 13
 
 
 def run_tool(main: Callable[[], int | None]) -> NoReturn:
-    """Run a tool's `main` and leave the process with the exit code that fits.
+    """Run a tool's `main` and exit with the matching code.
 
     `main` returns an exit code, or None for 0. A UserError becomes one line on stderr and exit code 2,
     Ctrl-C one line and 130. Any other exception is our mistake, not the user's, and keeps its traceback.
@@ -30,7 +30,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     _in_utf8()
     try:
         code = main() or 0
-        sys.stdout.flush()  # here, so that a closed pipe is seen before the exit code is decided
+        sys.stdout.flush()  # Here, so that a closed pipe is noticed before the exit code is set.
     except UserError as error:
         print("error:", printable(" ".join(str(error).splitlines())), file=sys.stderr)
         code = USER_ERROR
@@ -46,7 +46,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _silence_closed_stdout() -> bool:
-    """Whether nobody reads our stdout any more; if so, the interpreter's own flush at exit stays silent."""
+    """Whether our stdout has no reader any more; if so, silences the interpreter's own flush at exit."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     if not any(event & select.POLLERR for _, event in poll.poll(0)):
@@ -56,16 +56,16 @@ def _silence_closed_stdout() -> bool:
 
 
 def _in_utf8() -> None:
-    """Starts this process again in Python's UTF-8 mode if the locale has another encoding.
+    """Restarts this process in Python's UTF-8 mode if the locale has another encoding.
 
-    Under LANG=en_US, which is Latin-1 on many clusters, a Hindi argument would be read as other text, files
-    that libraries open without naming an encoding too, and printing would raise. The mode can only be chosen
-    at the start; processes started from here inherit it.
+    Under LANG=en_US, which is Latin-1 on many clusters, a Hindi argument would be misread, as would files
+    that libraries open without naming an encoding, and printing would raise. The mode can only be chosen at
+    the start; child processes inherit it.
     """
     if not sys.flags.utf8_mode and codecs.lookup(locale.getencoding()).name != "utf-8":
         os.environ["PYTHONUTF8"] = "1"
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-    for stream in (sys.stdout, sys.stderr):  # Half a surrogate pair is no reason to end.
+    for stream in (sys.stdout, sys.stderr):  # Half a surrogate pair is no reason to fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

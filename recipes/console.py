@@ -1,4 +1,4 @@
-"""What jobs and tools print: short lines, progress, and values from strangers made safe to show."""
+"""Output of jobs and tools: short lines, progress, and untrusted values made safe to show."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOISY = (
     "torch.distributed",
 )
 
-# Between two updates of a progress bar, and before the first.
+# Seconds between two updates of a progress bar, and before the first.
 TERMINAL_INTERVAL_S, LOG_INTERVAL_S = 0.5, 10.0
 LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt} ({percentage:.0f}%), {rate_fmt}, {remaining} left{postfix}"
 
@@ -48,7 +48,7 @@ def warn(message: str) -> None:
 
 
 def _write(line: str, stream: TextIO) -> None:
-    """A run must not end because nobody reads it any more: a closed terminal, a full disk under a log."""
+    """A run must not fail because its output is lost: a closed terminal, a full disk under a log."""
     try:
         print(line, file=stream, flush=True)
     except OSError:
@@ -56,15 +56,15 @@ def _write(line: str, stream: TextIO) -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Sends what is written from now on, the interpreter's own flush at exit too, to nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    """Discards what is written from now on, including by the interpreter's own flush at exit."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
 
 
 @cache
 def warn_once(message: str) -> None:
-    """The same, once in a job however often it comes up, and not from every worker of a pool."""
+    """The same, but only once per job, and not from every worker of a pool."""
     if multiprocessing.parent_process() is None:
         warn(message)
 
@@ -82,7 +82,7 @@ def duration(seconds: float) -> str:
 def printable(text: str) -> str:
     """`text` on one line, with characters that would steer a terminal written as escapes.
 
-    What tools print comes partly from files of strangers.
+    Some of what tools print comes from untrusted files.
     """
     return "".join(
         char
@@ -93,7 +93,7 @@ def printable(text: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value from a file for a message: short, however deep or long it is."""
+    """A value from a file, for a message: short, however deep or long the value is."""
     try:
         return _SHORT.repr(value)
     except ValueError:  # An integer of more digits than Python prints.
@@ -101,7 +101,7 @@ def shown(value: Any) -> str:
 
 
 def quiet_libraries() -> None:
-    """Warnings and information off, errors on; RECIPES_VERBOSE=1 leaves everything as it is."""
+    """Turns warnings and information off, keeps errors; RECIPES_VERBOSE=1 leaves everything on."""
     if os.environ.get("RECIPES_VERBOSE"):
         return
     warnings.filterwarnings("ignore")
@@ -110,8 +110,8 @@ def quiet_libraries() -> None:
 
 
 class _Bar(tqdm):
-    """tqdm's bar without its monitor thread, since each update of ours looks at the clock, and without its
-    default lock, which is a semaphore between processes."""
+    """tqdm's bar without its monitor thread, as each of our updates checks the clock, and without its default
+    lock, which is a semaphore between processes."""
 
     monitor_interval = 0
 
@@ -130,28 +130,28 @@ class _Lines(_Bar):
         return print_line
 
     def moveto(self, n: int) -> None:
-        """Nothing: a log has no cursor."""
+        """Does nothing: a log has no cursor."""
 
     def clear(self, nolock: bool = False) -> None:
-        """Nothing: lines that are written stay."""
+        """Does nothing: written lines stay."""
 
     def close(self) -> None:
-        # tqdm clears what it has shown, with a carriage return, unless the delay before that is not over.
+        # tqdm clears what it has shown, with a carriage return, unless its initial delay is not yet over.
         self.delay = math.inf
         super().close()
 
 
 class Progress:
-    """Shows on stderr how far something is, at what rate, and the time left.
+    """Shows progress, rate and time left on stderr.
 
-    On a terminal a bar, gone at the end; elsewhere (a Slurm job's log) a line at most every ten seconds. Work
-    that takes less than half a second, elsewhere less than ten, prints nothing.
+    On a terminal a bar, removed at the end; elsewhere (a Slurm job's log) a line at most every ten seconds.
+    Work that takes less than half a second, elsewhere less than ten, prints nothing.
 
     Args:
-        total: how much there is to do; None: :meth:`update_to` says it.
+        total: how much there is to do; None: :meth:`update_to` sets it.
         unit: "B" (bytes), " tokens", or what is counted one by one, such as "task".
         label: what is being done.
-        done: how much of the total earlier runs have done.
+        done: how much of the total was done by earlier runs.
         enabled: whether to show anything.
     """
 
@@ -167,7 +167,7 @@ class Progress:
         in_terminal = sys.stderr.isatty()
         self.interval_s = TERMINAL_INTERVAL_S if in_terminal else LOG_INTERVAL_S
         """Seconds between updates that are shown."""
-        # With a width of its own, a log's line is not cut to that of the shell ($COLUMNS).
+        # With an explicit width, a log's line is not cut to that of the shell ($COLUMNS).
         form: dict[str, Any] = {} if in_terminal else {"bar_format": LOG_FORMAT, "ncols": 1000}
         self._bar = (_Bar if in_terminal else _Lines)(
             total=total,
@@ -190,7 +190,7 @@ class Progress:
         self._bar.close()
 
     def add(self, amount: int, note: str = "") -> None:
-        """Count what has been done since the last call; beyond the total, nothing counts.
+        """Count what has been done since the last call; anything beyond the total is ignored.
 
         Args:
             amount: in the unit.
@@ -204,6 +204,6 @@ class Progress:
             self._bar.close()
 
     def update_to(self, done: int, total: int, note: str = "") -> None:
-        """Like :meth:`add`, given how much has been done altogether, and of what."""
+        """Like :meth:`add`, given how much has been done altogether, and of what total."""
         self._bar.total = total
         self.add(done - self._bar.n, note)

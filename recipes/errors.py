@@ -1,4 +1,4 @@
-"""The error that tells users about their own mistakes."""
+"""The error that reports a user's mistake."""
 
 
 class UserError(ValueError):

@@ -40,7 +40,7 @@ def run(config: EvaluateConfig) -> int:
         max_batch_tokens=config.max_batch_tokens,
         bootstrap_iters=config.bootstrap_iters,
     )
-    print(render([result], spec), flush=True)  # First: should the write fail after all, hours are not lost.
+    print(render([result], spec), flush=True)  # First, so that hours are not lost if the write fails.
     write_results(result, output)
     print(f"results: {output}")
     return 0
@@ -54,26 +54,26 @@ def results_path(config: EvaluateConfig) -> Path:
 
 
 def _refuse_other_results(config: EvaluateConfig, output: Path) -> None:
-    """Only a repetition writes over results: the default file name depends on the model alone."""
+    """Only a repetition may overwrite results, as the default file name depends only on the model."""
     if not output.exists():
         return
     try:
-        there = read_results(output)
+        existing = read_results(output)
     except UserError as error:
         raise UserError(f"{error}; choose another file, output=...") from None
     keys = ("limit", "num_fewshot")
     found = {
-        "name": there.model,
-        "tasks": sorted(set(there.requested)),
-        **{key: there.settings.get(key) for key in keys},
+        "name": existing.model,
+        "tasks": sorted(set(existing.requested)),
+        **{key: existing.settings.get(key) for key in keys},
     }
-    asked = {
+    requested = {
         "name": _model_name(config),
         "tasks": sorted(set(config.tasks)),
         **{key: getattr(config, key) for key in keys},
     }
     for key, value in found.items():
-        if value != asked[key]:
+        if value != requested[key]:
             raise UserError(
                 f"{output} holds the results of another evaluation ({key}={_brief(value)}); choose another "
                 "file, output=..., or remove this one"
@@ -81,7 +81,7 @@ def _refuse_other_results(config: EvaluateConfig, output: Path) -> None:
 
 
 def _model_name(config: EvaluateConfig) -> str:
-    """As the results call it."""
+    """The model's name in the results."""
     return config.name or Path(config.gpt_model_file).stem
 
 

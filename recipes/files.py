@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all, and a lock that keeps other processes out."""
+"""Files and directories that appear complete or not at all, and a lock that keeps other processes out."""
 
 import errno
 import fcntl
@@ -48,7 +48,7 @@ def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[
         remove_stale(target)
         created, descriptor = _create_temporary(target)
     except OSError as error:
-        # Whatever file the error names, it is about this one: a directory that may not be written, say.
+        # Whatever file the error names, it concerns this one: a directory that may not be written, say.
         raise UserError(f"cannot write {path}: {error.strerror} ({free_space(target.parent)})") from error
     temporary: Path | None = created
     try:
@@ -58,7 +58,7 @@ def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[
             yield stream
             stream.flush()
             os.fsync(descriptor)
-            # Before closing, which releases the lock: an unlocked temporary file is taken for stale.
+            # Before closing, which releases the lock: an unlocked temporary file counts as stale.
             created.replace(target)
             temporary = None
         fsync_directory(target.parent)
@@ -105,10 +105,10 @@ def remove_stale(path: str | Path) -> bool:
     for entry in path.parent.iterdir():
         if not temporary.fullmatch(entry.name):
             continue
-        # Files that vanish meanwhile are no concern.
+        # Files that vanish meanwhile are fine.
         with suppress(OSError), entry.open("rb") as stream:
             try:
-                # Where there are no locks, its writer may still be alive.
+                # Without locks, its writer may still be alive.
                 if exclusive_lock(stream):
                     entry.unlink()
             except LockHeld:
@@ -150,7 +150,7 @@ def partial_directory(target: str | Path, *, replace: bool = False, durable: boo
                 _fsync(path, strict=not path.is_dir())
         put_in_place(partial, place, replace=replace)
     except BaseException as error:
-        # Only here: once the directory has been renamed, the temporary name may be another writer's.
+        # Only here: after the rename the temporary name may belong to another writer.
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError) and _is_about(error, place, partial):
             raise UserError(f"{target}: cannot be written: {error.strerror}") from error
@@ -265,7 +265,7 @@ def make_directory(path: str | Path) -> None:
 def leads_out(path: Path, directory: Path) -> bool:
     """Whether `path`, by name inside `directory`, is a file elsewhere because of links.
 
-    The contents of a stranger's directory may be published, so a link in it must not pull in a user's other
+    The contents of an untrusted directory may be published, so a link in it must not pull in a user's other
     files. The one exception is the layout of Hugging Face's own cache: snapshots/ of links into blobs/.
     """
     root = directory.resolve()
@@ -289,10 +289,10 @@ def distinct_labels(paths: Sequence[Path], label: Callable[[Path], str]) -> list
 
 @contextmanager
 def path_errors(path: str | Path) -> Iterator[None]:
-    """Around a block that asks whether `path` exists or what it is: an OSError becomes a UserError.
+    """For a block that checks whether `path` exists or what it is: turns an OSError into a UserError.
 
     Raises:
-        UserError: its directory may not be entered, or its name is not possible.
+        UserError: its directory may not be entered, or its name is invalid.
     """
     try:
         yield
@@ -304,7 +304,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 
 
 def refuse_lfs_pointer(path: str | Path) -> None:
-    """Git LFS leaves small texts in place of files that were not fetched, which any reader would call damage.
+    """Git LFS leaves small text files in place of files not fetched, which would be reported as damaged.
 
     Raises:
         UserError: `path` is one.
@@ -374,7 +374,7 @@ def free_bytes(directory: Path) -> int | None:
 
 
 def free_space(directory: Path) -> str:
-    """The same in words, for messages."""
+    """The free space in words, for messages."""
     free = free_bytes(directory)
     return "free space unknown" if free is None else f"{free / 1e9:.3g} GB free"
 

@@ -13,8 +13,8 @@ from recipes.errors import UserError
 from recipes.files import atomic_write, make_directory
 
 _DECODER = json.JSONDecoder()
-# Beginnings of records that are tried in a torn line: its length must not decide how long reading takes.
-_MOST_GLUED = 100
+# Beginnings of records to try in a torn line, so that a long line does not take long to read.
+_MAX_BEGINNINGS = 100
 
 
 class RunDirectory:
@@ -44,19 +44,19 @@ class RunDirectory:
             file.write(resolved.encode())
 
     def describes(self, resolved: str) -> bool:
-        """Whether the directory was made with exactly this configuration."""
+        """Whether the recorded configuration is exactly this one."""
         return self.config_file.exists() and self.config_file.read_text(encoding="utf-8") == resolved
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Adds one line to metrics.jsonl; it is on the disk when this returns.
+        """Adds one line to metrics.jsonl; it is on disk when this returns.
 
         Raises:
-            UserError: the disk refuses.
+            UserError: the line cannot be written.
         """
         line = json.dumps(record, ensure_ascii=False) + "\n"
         try:
             with self.metrics_file.open("a+b") as file:
-                # A crash may have torn the last line: ours must not be glued to it.
+                # A crash may have torn the last line: ours must not be appended to it.
                 if file.tell() and not _ends_with_newline(file):
                     line = "\n" + line
                 file.write(line.encode())
@@ -78,22 +78,22 @@ class MetricsLog:
     appended: list[dict[str, Any]]
     """All records, in the order in which they were written."""
     unreadable_lines: int
-    """Lines that hold something else, or of which only a part could be read."""
+    """Lines that hold something else, or could be read only in part."""
 
     def history(self) -> list[dict[str, Any]]:
-        """The records that count, by ascending steps.
+        """The records that count, by ascending step.
 
-        The file is only ever appended to: steps after a checkpoint that were trained again after a resume are
-        in it twice, and the later record counts. A start from step 0 replaces everything before it. A step
-        lower than the one before it is a resume whose own line was lost.
+        The file is only ever appended to: steps after a checkpoint that were repeated after a resume are in
+        it twice, and the later record counts. A start from step 0 replaces everything before it. A step
+        lower than the previous one means a resume whose own line was lost.
         """
         history: list[dict[str, Any]] = []
         for record in self.appended:
             step, event = record["step"], record.get("event")
             if event == "started":
                 history.clear()
-            goes_on = not history or step >= history[-1]["step"]
-            last_kept = step if goes_on or event == "resumed" else step - 1
+            continues = not history or step >= history[-1]["step"]
+            last_kept = step if continues or event == "resumed" else step - 1
             while history and history[-1]["step"] > last_kept:
                 history.pop()
             history.append(record)
@@ -106,7 +106,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def read_metrics_log(path: Path) -> MetricsLog:
-    """Reads a metrics.jsonl that crashes may have torn anywhere; there may be no file yet.
+    """Reads a metrics.jsonl that crashes may have torn anywhere, or that does not exist yet.
 
     Raises:
         UserError: it cannot be read.
@@ -131,14 +131,14 @@ def read_metrics_log(path: Path) -> MetricsLog:
 
 
 def _whole_values(line: str) -> tuple[list[Any], int]:
-    """The JSON values that a line ends with, one glued to the other, and where the first begins.
+    """The JSON values, one right after the other, that a line ends with, and where the first begins.
 
-    A crash can leave half a line, to which the next process's first one was appended.
+    A crash can leave half a line, to which the next process's first line was appended.
     """
     begin = 0
-    for _ in range(_MOST_GLUED):
+    for _ in range(_MAX_BEGINNINGS):
         values, at = [], begin
-        # RecursionError: nested absurdly deep.
+        # RecursionError: too deeply nested.
         with suppress(ValueError, RecursionError):
             while at < len(line):
                 value, at = _DECODER.raw_decode(line, at)
@@ -151,7 +151,7 @@ def _whole_values(line: str) -> tuple[list[Any], int]:
 
 
 def _as_record(value: Any) -> dict[str, Any] | None:
-    """`value` with its step as an int; None if it is no record of a step."""
+    """`value` with its step as an int; None if it is not the record of a step."""
     step = value.get("step") if isinstance(value, dict) else None
     if isinstance(step, float) and step.is_integer():
         step = int(step)

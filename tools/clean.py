@@ -8,7 +8,7 @@ from recipes.data.clean.validate import validate_clean
 
 
 def run(config: CleanConfig) -> int:
-    """Checks the configuration, then cleans or, with ``dry_run=true``, says what would be done."""
+    """Checks the configuration, then cleans or, with ``dry_run=true``, prints what would be done."""
     validate_clean(config)
     from recipes.data.clean.plan import describe, make_plan
 

@@ -1,4 +1,4 @@
-"""Turn a stored model into another form: ``python -m tools.convert SRC DST --to nemo|hf|...``."""
+"""Convert a stored model to another format: ``python -m tools.convert SRC DST --to nemo|hf|...``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ EXAMPLES = """examples:
   python -m tools.convert outputs/quickstart/checkpoints/step_00002400 step2400.nemo --to nemo
 
 SRC is a .nemo of any generation or the directory it was unpacked to, a NeMo 2 directory, a training
-checkpoint or run directory of this project, or a Hugging Face directory. What it is and how it is built is
+checkpoint or run directory of this project, or a Hugging Face directory. Its format and architecture are
 read from it. DST must not exist yet. Nothing in SRC is executed; neither a GPU nor memory for the whole model
 is needed.
 
-Exit code 0: written, and with --verify the same; 2: not written, or with --verify written and not the same.
+Exit code 0: written, and with --verify equal; 2: not written, or with --verify written but different.
 """
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     """Converts, and with --verify compares the logits of both sides."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.convert",
-        description="Turn one stored model into another form.",
+        description="Convert a stored model to another format.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

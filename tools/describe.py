@@ -23,7 +23,7 @@ BYTES_PER_CACHED_NUMBER = 2  # bf16
 
 
 def main() -> None:
-    """Composes the model's configuration and prints what follows from it by arithmetic."""
+    """Composes the model's configuration and prints figures computed from it."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.describe",
         description=__doc__,
@@ -72,7 +72,7 @@ def describe(overrides: list[str], seq_length: int | None = None) -> dict[str, A
 
 
 def layer_table(model: ModelConfig) -> list[dict[str, Any]]:
-    """Consecutive layers of one kind as one row: first and last number, what they are, parameters of each."""
+    """One row per run of identical layers: first and last number, what they are, parameters of each."""
     from recipes.families.family import layer_windows
     from recipes.families.model_config import kv_channels, moe_layers, num_query_groups
     from recipes.plan.accounting import layer_parameters, lookups_of_layers
@@ -111,7 +111,7 @@ def _experts(model: ModelConfig) -> str:
 
 
 def as_text(description: dict[str, Any]) -> str:
-    """The same for people."""
+    """The description as text."""
     parts = description["parts"]
     total = description["parameters"]
     width = max(map(len, parts)) + 2

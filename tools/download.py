@@ -15,13 +15,13 @@ EXAMPLES = """\
 sources: {sources}, local
 
 examples:
-  # what it is, where from, how much; nothing is written
+  # show what would be downloaded, from where and how much; nothing is written
   python -m tools.download wikipedia_hi --out data/wikipedia_hi --dry-run
 
-  # the first 2 GB of text; run again after an interruption, or with a larger budget, to go on
+  # the first 2 GB of text; run again after an interruption, or with a larger budget, to continue
   python -m tools.download sangraha_hi --out data/sangraha_hi --max-bytes 2_000_000_000
 
-  # from copies of the hub's files in MIRROR/<owner>/<name>/, without network
+  # from copies of the hub's files in MIRROR/<owner>/<name>/, offline
   python -m tools.download wikipedia_hi --out data/wikipedia_hi --mirror /shared/mirror
 
   # your own files
@@ -51,18 +51,20 @@ def parse(arguments: Sequence[str] | None = None) -> "Options":
     budget = parser.add_argument_group("how much (default: everything)")
     budget.add_argument("--max-bytes", type=int, metavar="N", help="bytes of UTF-8 text")
     budget.add_argument("--max-tokens", type=int, metavar="N", help="tokens, without BOS and EOS")
-    budget.add_argument("--tokenizer", type=Path, metavar="MODEL", help="counts them")
-    place = parser.add_argument_group("where from")
-    place.add_argument("--mirror", type=Path, metavar="DIR", help="read copies of the files, not the network")
-    place.add_argument("--revision", metavar="COMMIT", help="of the hub's repository (default: the newest)")
-    place.add_argument("--files", metavar="GLOB", help="only these files of the repository")
+    budget.add_argument("--tokenizer", type=Path, metavar="MODEL", help="counts the tokens")
+    source = parser.add_argument_group("where from")
+    source.add_argument(
+        "--mirror", type=Path, metavar="DIR", help="read copies of the files, not the network"
+    )
+    source.add_argument("--revision", metavar="COMMIT", help="of the hub's repository (default: the newest)")
+    source.add_argument("--files", metavar="GLOB", help="only these files of the repository")
     local = parser.add_argument_group("local files")
-    local.add_argument("--text-key", metavar="KEY", help="the text's key or column (default text)")
-    local.add_argument("--id-key", metavar="KEY", help="the id's (default: file and row)")
+    local.add_argument("--text-key", metavar="KEY", help="key or column of the text (default text)")
+    local.add_argument("--id-key", metavar="KEY", help="key or column of the id (default: file and row)")
     local.add_argument(
         "--txt-documents",
         choices=("file", "blank-line"),
-        help="a document is a whole .txt file (default), or ends at a blank line",
+        help="a document is a whole .txt file (default) or ends at a blank line",
     )
     shards = parser.add_argument_group("shards")
     shards.add_argument(
@@ -72,9 +74,9 @@ def parse(arguments: Sequence[str] | None = None) -> "Options":
         metavar="N",
         help="their size before compression (default %(default)s)",
     )
-    shards.add_argument("--compress", choices=("gz", "zst"), help="default: not")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done")
-    parser.add_argument("--force", action="store_true", help="remove DIR's download and begin again")
+    shards.add_argument("--compress", choices=("gz", "zst"), help="default: no compression")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done")
+    parser.add_argument("--force", action="store_true", help="remove DIR's download and start again")
     return Options(**vars(parser.parse_intermixed_args(arguments)))
 
 

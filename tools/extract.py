@@ -13,7 +13,7 @@ EXAMPLES = """examples:
   python -m tools.extract outputs/quickstart/model.nemo model_extracted
   python -m tools.extract model.nemo model_extracted && ./nemo_inference.sh model_extracted "भारत में"
 
-The directory is accepted wherever the .nemo is. It must not exist yet.
+The directory, which must not exist yet, is accepted wherever a .nemo is.
 """
 
 

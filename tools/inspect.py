@@ -1,4 +1,4 @@
-"""Say what a stored model is: ``python -m tools.inspect model.nemo``. Its weights are not loaded."""
+"""Show what a stored model is: ``python -m tools.inspect model.nemo``. Its weights are not loaded."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ EXAMPLES = """examples:
 PATH is a .nemo of any NeMo version, the directory that it was unpacked to, a NeMo 2 directory, or a run of
 this project or one of its checkpoints. Nothing in it is executed.
 
-Exit code 0: sound as far as was looked; 2: problems were found, or PATH cannot be read.
+Exit code 0: no problems found in what was checked; 2: problems found, or PATH cannot be read.
 """
-ROWS_AT_ONCE = 1 << 24  # Numbers tested for being finite at once: their masks need memory too.
+NUMBERS_AT_ONCE = 1 << 24  # Tested for being finite at the same time: their masks need memory too.
 
 
 def main() -> None:
     """Prints the description; ends with the first problem, if any."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.inspect",
-        description="Say what a stored model is and whether anything is wrong with it.",
+        description="Show what a stored model is and whether anything is wrong with it.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="read all weights once: checksums where the format has them, and numbers that are not finite",
+        help="read all weights once: compare checksums if the format has them, find non-finite numbers",
     )
     options = parser.parse_args()
     from recipes.checkpoint.open import open_stored_model
@@ -61,10 +61,10 @@ def main() -> None:
 
 
 def describe(source: StoredModel) -> tuple[dict[str, Any], list[str]]:
-    """What the files' indices say, and what does not fit together."""
+    """The contents according to the files' indices, and what is inconsistent in them."""
     problems: list[str] = []
     tokenizer: dict[str, Any] | None = None
-    # Weights that say how many rows they have do without a tokenizer, and torch_dist's never have one.
+    # Weights that state their number of rows need no tokenizer, and torch_dist directories never have one.
     if source.tokenizer.blobs or source.needs_tokenizer:
         tokenizer = {"library": source.tokenizer.library, "file": source.tokenizer.name}
         try:
@@ -124,7 +124,7 @@ def _architecture(model: ModelConfig) -> dict[str, Any]:
 
 
 def check(tensors: Any) -> list[str]:
-    """Reads every tensor once, one at a time; what is wrong with them."""
+    """Reads every tensor once, one at a time; returns what is wrong with them."""
     tensors = list(tensors)
     problems = []
     with Progress(sum(tensor.nbytes for tensor in tensors)) as progress:
@@ -144,12 +144,12 @@ def _problem(tensor: LazyTensor) -> str | None:
         return str(error)
     if not numbers.is_floating_point():
         return None
-    wrong = sum(int((~torch.isfinite(some)).sum()) for some in numbers.view(-1).split(ROWS_AT_ONCE))
+    wrong = sum(int((~torch.isfinite(chunk)).sum()) for chunk in numbers.view(-1).split(NUMBERS_AT_ONCE))
     return f"{tensor.name}: {wrong:,} of {numbers.numel():,} numbers are not finite" if wrong else None
 
 
 def as_text(described: dict[str, Any]) -> str:
-    """The description in lines."""
+    """The description as text."""
     model, tokenizer = described["model"], described["tokenizer"]
     lines = [("", f"{described['path']}: {described['kind']}")]
     if model is not None:
@@ -173,13 +173,13 @@ def as_text(described: dict[str, Any]) -> str:
             ("parameters", f"{model['parameters']:,}"),
             ("vocabulary", f"{model['vocab_size']:,}, {model['padded_vocab_size']:,} rows stored"),
         ]
-    words = "none here"
+    tokenizer_text = "none here"
     if tokenizer is not None:
         pieces = f", {tokenizer['pieces']:,} pieces" if "pieces" in tokenizer else ""
-        words = f"{tokenizer['library']}{pieces}, {tokenizer['file']}"
+        tokenizer_text = f"{tokenizer['library']}{pieces}, {tokenizer['file']}"
     dtypes = ", ".join(f"{name} ({count:,} numbers)" for name, count in described["dtypes"].items())
     lines += [
-        ("tokenizer", words),
+        ("tokenizer", tokenizer_text),
         ("tensors", f"{described['tensors']}, {dtypes}"),
         ("weights", f"{len(described['files'])} files, {described['bytes'] / 1e6:,.1f} MB"),
         *(("", f"{size / 1e6:12,.1f} MB  {name}") for name, size in list(described["files"].items())[:8]),

@@ -12,7 +12,7 @@ examples:
   # 4 MB of training text, enough for the quickstart
   python -m tools.make_corpus --out data/corpus
 
-  # another 20 MB about the same world: the same benchmark fits
+  # another 20 MB about the same world, for the same benchmark
   python -m tools.make_corpus --out data/more --bytes 20MB --seed 2
 
   # another, smaller world
@@ -20,7 +20,7 @@ examples:
 
 writes train.{en,hi}.jsonl, valid.{en,hi}.jsonl ({"text", "lang"}), benchmark/{en,hi}.jsonl
 ({"id", "kind", "question", "choices", "answer"}) and, last, manifest.json (arguments, counts, checksums).
-No text comes from anywhere else. Running it again with the same arguments does nothing.
+All text is generated. Running it again with the same arguments does nothing.
 """
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--people", type=int, default=32, metavar="N", help="16, 32 or 48 people (default %(default)s)"
     )
-    parser.add_argument("--force", action="store_true", help="write over what DIR holds")
+    parser.add_argument("--force", action="store_true", help="overwrite what DIR holds")
     return parser.parse_args(arguments)
 
 

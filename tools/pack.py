@@ -14,13 +14,13 @@ EXAMPLES = """examples:
   python -m tools.extract model.nemo model_extracted
   python -m tools.pack model_extracted changed.nemo
 
-The inverse of tools.extract: an uncompressed tar, as NeMo writes it. The directory must be a model that can
-be read; the file must not exist yet, and appears only when it is whole.
+The inverse of tools.extract: an uncompressed tar, as NeMo writes it. The directory must be a readable model;
+the file must not exist yet, and appears only when it is complete.
 """
 
 
 def main() -> None:
-    """Looks at the directory, then packs it."""
+    """Checks the directory, then packs it."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.pack",
         description="Pack an extracted model into a .nemo archive.",
@@ -47,13 +47,13 @@ def main() -> None:
     with open_stored_model(directory) as source:
         if source.generation != "classic":
             raise UserError(f"{directory}: {source.kind}; only what was a .nemo can be packed as one")
-        kind, _ = source.kind, source.model  # The model too, or a file would be written that nobody can load.
+        kind, _ = source.kind, source.model  # Reads the model too, so that no unusable file is written.
     pack_archive(directory, archive)
     print(f"packed {directory} ({kind}) into {archive}, {archive.stat().st_size / 1e6:,.1f} MB")
 
 
 def refuse_links(directory: Path) -> None:
-    """A reader of archives refuses links and devices in them.
+    """Archives with links or devices in them would be refused by readers.
 
     Raises:
         UserError: names the first one.

@@ -1,6 +1,6 @@
-"""Fetch the data of lm-eval tasks into a mirror directory, for machines without network.
+"""Fetch the data of lm-eval tasks into a mirror directory, for machines without network access.
 
-Run it where there is network (a login node); pass the directory to the evaluation as its mirror.
+Run it on a machine with network access (a login node); pass the directory to the evaluation as its mirror.
 
 examples:
   python -m tools.prefetch_benchmarks /shared/benchmarks --tasks arc_easy,hellaswag_hi,mmlu

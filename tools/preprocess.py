@@ -14,8 +14,8 @@ examples:
   python -m tools.preprocess shards/*.jsonl.zst --tokenizer tok.model --out data/web --workers 8
 
 writes PREFIX.bin, PREFIX.idx and, last, PREFIX.json (counts, settings, checksums), byte for byte as
-Megatron-LM would. Each document ends with EOS. Until all is done and read back, the work lies in
-PREFIX.partial/: when a run was killed, the same command goes on there. Once done, it does nothing.
+Megatron-LM would. Each document ends with EOS. Until all is done and read back, the work is kept in
+PREFIX.partial/: after a run was killed, the same command continues there. Once done, it does nothing.
 """
 
 
@@ -38,7 +38,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--append-bos", action="store_true", help="begin each document with BOS")
     parser.add_argument("--no-append-eod", action="store_true", help="do not end each document with EOS")
-    parser.add_argument("--force", action="store_true", help="replace PREFIX, discard unfinished work")
+    parser.add_argument("--force", action="store_true", help="replace PREFIX and discard unfinished work")
     return parser.parse_args(arguments)
 
 

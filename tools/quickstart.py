@@ -1,7 +1,7 @@
 """From an empty machine to a trained, completing, evaluated model: what ``make quickstart`` runs.
 
-Every step is one of the README's own commands, shown before it runs. Steps whose results are already there
-are skipped by the commands themselves.
+Every step is one of the README's own commands, shown before it runs. The commands themselves skip steps whose
+results already exist.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recipes.cli import run_tool
+from recipes.cli import STOPPED_BY_SIGNAL, run_tool
 from recipes.errors import UserError
 from recipes.files import atomic_write, sha256_file
 from recipes.run_directory import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
-STOPPED_BY_SIGNAL = 3
 LANGUAGES = ("en", "hi")
 
 
 class Quickstart:
-    """The steps in order, and where their files lie."""
+    """The steps in order, and where their files are."""
 
     def __init__(self, output_dir: Path, overrides: list[str]) -> None:
         self.output_dir, self.overrides = output_dir, overrides
@@ -97,16 +96,16 @@ class Quickstart:
         return [override for override in self.overrides if not override.startswith("trainer.")]
 
     def train(self) -> None:
-        """Pretrains; the run is stopped half-way by a signal and resumed by the same command."""
-        self.title("5  pretrain: stopped half-way, then resumed")
+        """Pretrains; the run is stopped halfway by a signal and resumed by the same command."""
+        self.title("5  pretrain: stopped halfway, then resumed")
         command = self.command(
             "recipes.pretrain", "experiment=quickstart", f"output_dir={self.output_dir}", *self.overrides
         )
         show(command)
-        # A group of its own: a stop reaches the data loader's workers too, as from Slurm or `timeout`.
+        # In its own process group, so that the signal also reaches data loader workers, as with Slurm.
         process = subprocess.Popen(command, cwd=ROOT, env=environment(), start_new_session=True)
         try:
-            stopped = self.stop_half_way(process)
+            stopped = self.stop_halfway(process)
             code = process.wait()
         except BaseException:
             process.terminate()
@@ -117,8 +116,8 @@ class Quickstart:
         elif code:
             raise UserError(f"pretraining ended with exit code {code}; its own message is above")
 
-    def stop_half_way(self, process: subprocess.Popen[bytes]) -> bool:
-        """Waits for the middle of the run and sends its group SIGTERM; False if the run ended before."""
+    def stop_halfway(self, process: subprocess.Popen[bytes]) -> bool:
+        """Waits for the middle of the run and sends its group SIGTERM; False if the run ended earlier."""
         if read_metrics(self.metrics):
             return False
         while process.poll() is None:
@@ -136,7 +135,7 @@ class Quickstart:
         return int(config["trainer"]["max_steps"])
 
     def extract(self) -> None:
-        """Unpacks model.nemo as the published model_extracted/ is."""
+        """Unpacks model.nemo like the published model_extracted/."""
         self.title("6  extract model.nemo")
         directory = self.run_dir / "model_extracted"
         if directory.exists():
@@ -170,7 +169,7 @@ class Quickstart:
         self.evaluate(self.model, "after")
 
     def evaluate(self, model: Path, name: str) -> None:
-        """Runs the benchmark unless these very weights have been scored."""
+        """Runs the benchmark unless exactly these weights have been scored."""
         results, stamp = self.results(name), self.results(name).with_suffix(".sha256")
         digest = sha256_file(model)
         if results.exists() and stamp.exists() and stamp.read_text() == digest:
@@ -229,7 +228,7 @@ class Quickstart:
         print(f"model      {self.model}\nsummary    {self.run_dir / 'summary.json'}\nreport     {report}")
 
     def keep_first_wall_time(self, summary: dict[str, Any]) -> None:
-        """A second run repeats nothing: the time of the run that did the work stays in the summary."""
+        """A second run repeats nothing, so the time of the run that did the work stays in the summary."""
         try:
             earlier = json.loads((self.run_dir / "summary.json").read_text())
         except (OSError, ValueError):
@@ -253,12 +252,12 @@ class Quickstart:
 
 
 def environment() -> dict[str, str]:
-    """Ours, with this interpreter for nemo_inference.sh."""
+    """This process's environment, with its interpreter for nemo_inference.sh."""
     return dict(os.environ) | {"PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"}
 
 
 def show(command: list[str]) -> None:
-    """Prints a command as one would type it."""
+    """Prints a command as a user would type it."""
     print("$ " + shlex.join(["python" if part == sys.executable else part for part in command]), flush=True)
 
 
@@ -282,12 +281,12 @@ def accuracy(before: Any, after: Any, language: str) -> dict[str, Any]:
 
 
 def hardware() -> str:
-    """What this ran on."""
+    """The GPUs or CPU of this machine."""
     try:
         gpus = subprocess.run(
             ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True
         ).stdout.splitlines()
-    except OSError:  # No such program, or a directory on the PATH that may not be read.
+    except OSError:  # No such program, or an unreadable directory on the PATH.
         gpus = []
     if gpus:
         return f"{len(gpus)} x {gpus[0]}"

@@ -16,8 +16,8 @@ examples:
   # several runs on one page, with their curves over each other
   python -m tools.report outputs/lumen_128m outputs/lumen_256m --out both.html
 
-The page is one file without scripts or external parts: it can be mailed or attached as it is.
-It may be made while the run goes on, and made again later.
+The page is a single file without scripts or external parts, to be mailed or attached as it is.
+It can be made during a run and again later.
 """
 
 

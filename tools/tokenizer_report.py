@@ -1,4 +1,4 @@
-"""Compare tokenizers on texts: lengths, coverage, exactness, and what they cut apart."""
+"""Compare tokenizers on texts: lengths, coverage, exactness, and what they split."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ examples:
   # several side by side, also as a page with plots
   python -m tools.tokenizer_report tok16k.model sarvam-1/ gemma/ --text hi.jsonl en.jsonl --out report.html
 
-A TOKENIZER is a SentencePiece .model, a Hugging Face directory or its tokenizer.json. A text is called after
+A TOKENIZER is a SentencePiece .model, a Hugging Face directory or its tokenizer.json. A text is named after
 its file: hi.jsonl, train.hi.jsonl and hi.jsonl.zst are "hi". The probes (Hinglish, numbers, code, nukta, ...)
 are measured too.
 """

@@ -11,7 +11,7 @@ examples:
   # one vocabulary for both languages, equal amounts of text of each
   python -m tools.train_tokenizer data/en.jsonl data/hi.jsonl --weights 1 1 --out tokenizers/en_hi_16k
 
-  # byte pair encoding, 128,000 tokens, from 2 GB of text of which Hindi gets more than its share
+  # byte pair encoding, 128,000 tokens, from 2 GB of text in which Hindi gets more than its share
   python -m tools.train_tokenizer en.jsonl.zst hi.jsonl.zst --temperature 3 --out tok128k --type bpe \\
       --vocab-size 128e3 --max-bytes 2e9
 

@@ -69,7 +69,7 @@ class GopherConfig:
     """Least number of different stop words in a document."""
     stop_words: list[str] = field(default_factory=list)
     min_sentence_end_lines: float = 0.0
-    """Least share of lines that end like a sentence: . ! ? and danda. 0: not looked at."""
+    """Least share of lines that end like a sentence, with . ! ? or danda. 0: not checked."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class QualityConfig:
     gopher: dict[str, GopherConfig] = field(default_factory=dict)
     """Language -> thresholds."""
     repetition: bool = True
-    """Gopher's rules against repeated lines, paragraphs and n-grams, with their published thresholds; for
-    texts of 50 words and more."""
+    """Gopher's rules against repeated lines, paragraphs and n-grams, with their published thresholds, for
+    texts of at least 50 words."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class WordList:
     path: str = MISSING
     """UTF-8, one word or phrase per line; lines that begin with # are comments."""
     min_matches: int = 1
-    """Occurrences from which on a document is dropped."""
+    """A document with at least this many occurrences is dropped."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class SlurmConfig:
     mem_per_cpu_gb: int = 4
     qos: str | None = None
     env_command: str | None = None
-    """Run on each node before the work, for example: source /shared/venv/bin/activate."""
+    """A command to run on each node first, for example: source /shared/venv/bin/activate."""
     sbatch_args: dict[str, str] = field(default_factory=dict)
     """More options of sbatch, for example {account: text}."""
 
@@ -174,11 +174,11 @@ class CleanConfig:
     pii: PiiConfig = field(default_factory=PiiConfig)
     stats: StatsConfig = field(default_factory=StatsConfig)
     tasks: int = 8
-    """Pieces that the input is cut into; a stage does them independently of each other."""
+    """Parts into which the input is split; a stage processes each independently of the others."""
     executor: str = "local"
     """local, or slurm: the same stages as job arrays that depend on each other."""
     workers: int | None = None
-    """Pieces done at the same time; None: local: one per core, slurm: no limit."""
+    """Parts processed at the same time; None: one per core (local), no limit (slurm)."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     examples_per_reason: int = 3
     """In report.html."""

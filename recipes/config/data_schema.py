@@ -18,10 +18,10 @@ class SourceConfig:
     weight: float = 1.0
     """Share of the samples, relative to the other sources' weights."""
     tokens: float | None = None
-    """Instead of a weight: give so many tokens over the run (2e9 is understood). Sources with weights share
-    what is left."""
+    """Instead of a weight: this many tokens over the run (2e9 works too). Sources with weights share
+    the rest."""
     restart: bool = False
-    """Begin with its first sample again if its data have changed since the checkpoint that a run is resumed
+    """Start again from its first sample if its data have changed since the checkpoint that a run is resumed
     from; otherwise such a resume is refused."""
 
 
@@ -32,12 +32,12 @@ class ShareConfig:
     weight: float = 1.0
     """Share of the phase's samples, relative to the other sources' weights."""
     tokens: float | None = None
-    """Instead of a weight: give so many tokens over the phase."""
+    """Instead of a weight: this many tokens over the phase."""
 
 
 @dataclass
 class PhaseConfig:
-    """A stretch of the run with a blend of its own. Each phase but the last has one of the two ends."""
+    """A part of the run with its own blend. Each phase except the last has one of the two ends."""
 
     until_step: int | None = None
     """The phase ends before this optimizer step, counted from the run's beginning."""
@@ -52,7 +52,7 @@ class DataConfig:
     train: dict[str, SourceConfig] = field(default_factory=dict)
     """Name of a source -> where it is and its weight. A source of weight 0 is left out."""
     phases: list[PhaseConfig] = field(default_factory=list)
-    """Blends that follow one another; empty: one blend, by data.train's weights."""
+    """Blends that follow one another; empty: a single blend, with data.train's weights."""
     valid: dict[str, str] = field(default_factory=dict)
     """Name of a held-out set -> PREFIX; the name appears in metrics as valid.<name>.loss."""
     seq_length: int = MISSING

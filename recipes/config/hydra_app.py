@@ -1,4 +1,4 @@
-"""Runs a Hydra job with this project's manners: typed, frozen configuration, one-line errors, exit code 2."""
+"""Runs a Hydra job by this project's rules: typed, frozen configuration, one-line errors, exit code 2."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _writable(schema: type) -> DictConfig:
 def _clear_read_only(node: Any) -> None:
     node._set_flag("readonly", None)
     if node._metadata.object_type in (None, dict):
-        node._set_flag("struct", False)  # A dictionary takes new entries, on the command line too.
+        node._set_flag("struct", False)  # A dictionary accepts new entries, also on the command line.
     for key in node:
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
@@ -64,7 +64,7 @@ def _clear_read_only(node: Any) -> None:
 def run_job(job: str, run: Callable[[Any], int]) -> NoReturn:
     """Composes the configuration of ``job`` from conf/ and the command line, runs it, exits with its code.
 
-    Whatever Hydra or OmegaConf refuses is a user error like our own: one line, exit code 2.
+    Whatever Hydra or OmegaConf refuses is a user error too: one line, exit code 2.
     """
     run_tool(lambda: _compose_and_run(job, run))
 
@@ -79,10 +79,10 @@ def _compose_and_run(job: str, run: Callable[[Any], int]) -> int:
             return
         try:
             outcome = run(to_dataclass(cfg, SCHEMAS[job]))
-        except UserError as error:  # Kept for later, or Hydra would print lines of its own.
+        except UserError as error:  # Raised after Hydra is done, which would print its own lines.
             outcome = error
 
-    # Hydra then lets exceptions through instead of printing and exiting with 1.
+    # With this, Hydra lets exceptions through instead of printing them and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = quote_text(sys.argv[1:], SCHEMAS[job])
     parser: Any = argparse.ArgumentParser
@@ -101,7 +101,7 @@ def _compose_and_run(job: str, run: Callable[[Any], int]) -> int:
 
 
 def config_groups(job: str) -> list[str]:
-    """The groups of conf/ that a job chooses from: those in its list of defaults."""
+    """The groups of conf/ that a job can choose from: those in its defaults list."""
     defaults = yaml.safe_load((CONF_DIR / f"{job}.yaml").read_text(encoding="utf-8"))["defaults"]
     return [group for entry in defaults if isinstance(entry, dict) for group in entry]
 
@@ -117,12 +117,12 @@ def _groups_of(job: str) -> Callable[..., str]:
 
 
 def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    """In place of argparse's usage text."""
-    raise UserError(f"{message}; settings are key=value, all in one row; see --help")
+    """Replaces argparse's usage text."""
+    raise UserError(f"{message}; settings are key=value, all next to each other; see --help")
 
 
 def compose(job: str, overrides: list[str]) -> Any:
-    """The typed configuration of ``job``, as the command line would make it. For tests and tools."""
+    """The typed configuration of ``job``, as from the command line. For tests and tools."""
     register_schemas()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         schema = SCHEMAS[job]
@@ -133,15 +133,15 @@ def to_dataclass(cfg: DictConfig, schema: type[Config]) -> Config:
     """Turns a composed configuration into ``schema``'s frozen object.
 
     Raises:
-        UserError: a mandatory key has no value, or a key is not the schema's.
+        UserError: a mandatory key has no value, or a key is not in the schema.
     """
-    for key in _unknown_keys(cfg):  # ``+key=value`` adds keys that nothing reads.
+    for key in _unknown_keys(cfg):  # ``+key=value`` can add keys that nothing reads.
         raise UserError(f"{key}: there is no such key{_suggestion(key, schema)}")
     keep_literal(cfg)
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
-        typed = re.sub(r"\[(\d+)\]", r".\1", missing[0])  # As Hydra writes the entry of a list.
-        raise UserError(f"{missing[0]} has no value: set it on the command line, {typed}=...")
+        override_key = re.sub(r"\[(\d+)\]", r".\1", missing[0])  # Hydra's notation for list entries.
+        raise UserError(f"{missing[0]} has no value: set it on the command line, {override_key}=...")
     try:
         config = OmegaConf.to_object(cfg)
     except MissingMandatoryValue as error:
@@ -167,7 +167,7 @@ def explain(error: Exception, job: str) -> str:
         key = unknown.group(1) or (full_key.group(1) if full_key else unknown.group(2))
         inner = re.search(r"Key '([^']+)' not in '(\w+)'", text)
         place, entry = _entry_types(schema).get(inner.group(2), ("", None)) if inner else ("", None)
-        if unknown.group(1):  # From the command line: a list that is given as a whole, or one key.
+        if unknown.group(1):  # From the command line: a whole list, or one key.
             place = key if key in _all_keys(OmegaConf.structured(schema)) else ""
         if inner and entry and place:
             known = ", ".join(field.name for field in dataclasses.fields(entry))
@@ -188,7 +188,7 @@ def explain(error: Exception, job: str) -> str:
 
 
 def _entry_types(schema: type, prefix: str = "") -> dict[str, tuple[str, Any]]:
-    """The classes of entries of lists and dictionaries: class name -> (key of the list, class)."""
+    """Entry classes of lists and dictionaries: class name -> (key of the list, class)."""
     found: dict[str, tuple[str, Any]] = {}
     for name, hint in get_type_hints(schema).items():
         for part in (hint, *get_args(hint)):

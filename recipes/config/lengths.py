@@ -20,7 +20,7 @@ class ScheduleLengths:
 
 
 def in_steps(tokens: int, tokens_per_step: int) -> int:
-    """The first step by whose end so many tokens have been seen."""
+    """The first step by whose end this many tokens have been seen."""
     return -(-tokens // tokens_per_step)
 
 
@@ -39,7 +39,7 @@ def configured_decay(optim: OptimConfig, tokens_per_step: int) -> int | None:
 
 
 def configured_wsd_decay(optim: OptimConfig, tokens_per_step: int) -> int | None:
-    """The configured length of WSD's final decay; None: a tenth of all."""
+    """The configured length of WSD's final decay; None: a tenth of the whole schedule."""
     if optim.lr_wsd_decay_tokens is not None:
         return in_steps(optim.lr_wsd_decay_tokens, tokens_per_step)
     return optim.lr_wsd_decay_steps
@@ -48,7 +48,7 @@ def configured_wsd_decay(optim: OptimConfig, tokens_per_step: int) -> int | None
 def schedule_lengths(optim: OptimConfig, tokens_per_step: int, total_steps: int) -> ScheduleLengths:
     """The lengths for a run of ``total_steps``.
 
-    A run shorter than its warm-up or its final decay (a trial) still has a schedule: they end with it.
+    A run shorter than its warm-up or final decay (a trial) still gets a schedule: these are cut to fit.
     """
     decay = configured_decay(optim, tokens_per_step) or max(1, total_steps)
     warmup = min(configured_warmup(optim, tokens_per_step), decay - 1)
@@ -57,7 +57,7 @@ def schedule_lengths(optim: OptimConfig, tokens_per_step: int, total_steps: int)
 
 
 def total_steps(config: PretrainConfig) -> int:
-    """Optimizer steps of the whole run: what max_steps or max_tokens reaches first."""
+    """Optimizer steps of the whole run, limited by max_steps and max_tokens."""
     tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
     limits = []
     if config.trainer.max_steps is not None:

@@ -252,9 +252,9 @@ TRANSFORMER_CONFIG_FIELDS = frozenset(
     }
 )
 
-# Fields with a fixed set of values (beside those in stored_options.py), which megatron-core itself does not
-# check: it compares where it uses them, and a value that equals none changes nothing. attention_backend lacks
-# "local", megatron-core's own attention: no family here uses it.
+# Fields with a fixed set of values (besides those in stored_options.py) that megatron-core does not check: it
+# compares values where it uses them, and one that matches nothing has no effect. attention_backend lacks
+# "local", megatron-core's own attention, which no family here uses.
 MEGATRON_CHOICES: dict[str, tuple[str, ...]] = {
     "attention_backend": ("flash", "fused", "unfused", "auto"),
     "cross_entropy_fusion_impl": ("native", "te"),

@@ -1,7 +1,7 @@
 """Hydra's overrides as a user types them: text need not be quoted for Hydra's grammar.
 
-Hydra's lexer knows no letters beyond ASCII and no ``=`` in a value, and takes ``name=2024_01`` for a number.
-For keys that the schema declares as text, such values are quoted here before Hydra sees them.
+Hydra's lexer accepts neither letters beyond ASCII nor ``=`` in a value, and reads ``name=2024_01`` as a
+number. For keys that the schema declares as text, such values are quoted here before Hydra sees them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from omegaconf import AnyNode, DictConfig, ListConfig, StringNode
 
 from recipes.errors import UserError
 
-# Prompts and stop strings are text as they are: "${x}" in them is no interpolation.
+# Prompts and stop strings are literal text: "${x}" in them is not an interpolation.
 LITERAL_LISTS = ("prompts", "end_strings")
 _ESCAPABLE = re.compile(r"(\\*)\$\{")
 _PREFIX = re.compile(r"(\+\+|\+)?([^=]*)")
@@ -27,7 +27,7 @@ def quote_text(arguments: Iterable[str], schema: type) -> list[str]:
     """The arguments of a job, with the values of text keys quoted where Hydra would misread them.
 
     Raises:
-        UserError: Hydra cannot read a value, and it is none of a text key; the message says how to quote it.
+        UserError: Hydra cannot read a value, and its key is not text; the message says how to quote it.
     """
     return [_quoted(argument, schema) for argument in arguments]
 
@@ -50,19 +50,19 @@ def _quoted(argument: str, schema: type) -> str:
             f"{key}={value}: cannot be read; put text with special characters in quotes within the quotes, "
             f'for example \'{key}=["...","..."]\' for a list'
         ) from None
-    # A number, where text is asked for: 2024_01 would become 202401.
+    # A number where the schema has text: 2024_01 would become 202401.
     if is_text and isinstance(parsed.value(), bool | int | float):
         return f"{match[0]}={_in_quotes(value)}"
     return argument
 
 
 def _in_quotes(value: str) -> str:
-    """As Hydra's grammar quotes text: a quote inside, and backslashes before one, are escaped."""
+    """Quoted for Hydra's grammar: quotes inside, and backslashes before a quote, are escaped."""
     return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value) + "'"
 
 
 def _escaped(match: re.Match[str]) -> str:
-    """As OmegaConf's grammar has ``${`` that is text."""
+    """A literal ``${`` in OmegaConf's grammar."""
     return 2 * match[1] + "\\${"
 
 
@@ -80,7 +80,7 @@ def _is_text(schema: type, path: list[str]) -> bool:
 
 
 def keep_literal(node: DictConfig) -> None:
-    """Has texts that are no place for interpolations read as they are, wherever they came from."""
+    """Makes OmegaConf read literal texts without interpolation, wherever they came from."""
     for key in list(node):
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():

@@ -1,4 +1,4 @@
-"""Which blend holds when: weights, tokens and phases of the data section as sample counts. No torch."""
+"""Which blend applies when: the data section's weights, tokens and phases as sample counts. No torch here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recipes.errors import UserError
 
 
 class Share(Protocol):
-    """What a source gives: of the whole run (SourceConfig) or of a phase (ShareConfig)."""
+    """What a source contributes to the whole run (SourceConfig) or to a phase (ShareConfig)."""
 
     weight: float
     tokens: float | None
@@ -21,24 +21,24 @@ class Share(Protocol):
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of the run with one blend."""
+    """A part of the run with one blend."""
 
     first: int
     """Number of its first sample in the run."""
     end: int
-    """Number of the first sample after it, within the run or beyond its end."""
+    """Number of the first sample after it, which may lie beyond the end of the run."""
     weights: dict[str, float]
-    """Source -> share of the samples, relative to the others; sources that give none are left out."""
+    """Source -> share of the samples, relative to the others; sources without a share are left out."""
 
 
 def plan_phases(config: PretrainConfig, total_steps: int) -> list[Phase]:
-    """The phases of a run, in order; one phase where the configuration names none.
+    """The phases of a run, in order; a single phase if the configuration names none.
 
-    A phase keeps its blend when the run is made longer or shorter, unless its sources' tokens are counted and
-    it is the last one: how long that is depends on the run.
+    A phase keeps its blend when the run is made longer or shorter, except for a last phase with sources given
+    in tokens: its length depends on the run.
 
     Raises:
-        UserError: a setting that cannot be met, or would be ignored.
+        UserError: a setting cannot be satisfied, or would be ignored.
     """
     data = config.data
     _check_shares("data.train", data.train)
@@ -65,7 +65,7 @@ def plan_phases(config: PretrainConfig, total_steps: int) -> list[Phase]:
 
 
 def samples_drawn(phases: list[Phase], total_samples: int) -> list[dict[str, int]]:
-    """Per phase, how many samples each source gives within the run, to a handful."""
+    """For each phase, approximately how many samples each source contributes within the run."""
     drawn = []
     for phase in phases:
         samples = max(0, min(phase.end, total_samples) - phase.first)
@@ -124,7 +124,7 @@ def _check_phases(data: DataConfig) -> None:
 
 
 def _steps_until(key: str, step: int | None, tokens: float | None, config: PretrainConfig) -> int:
-    """Whole steps; tokens are rounded up to them."""
+    """The phase's end in whole steps; tokens are rounded up."""
     if step is not None:
         positive(f"{key}.until_step", step)
         return step
@@ -138,24 +138,24 @@ def _tokens_per_step(config: PretrainConfig) -> int:
 
 
 def _weights(key: str, shares: Mapping[str, Share], samples: int, config: PretrainConfig) -> dict[str, float]:
-    """Weights; where tokens are given, such that these come out over `samples`."""
-    drawing = {name: share for name, share in shares.items() if share.weight > 0}
-    counted = {name: share.tokens for name, share in drawing.items() if share.tokens is not None}
+    """Weights; where tokens are given, they are chosen to yield these over ``samples``."""
+    used = {name: share for name, share in shares.items() if share.weight > 0}
+    counted = {name: share.tokens for name, share in used.items() if share.tokens is not None}
     if not counted or samples <= 0:
-        return {name: share.tokens or share.weight for name, share in drawing.items()}
-    there = samples * config.data.seq_length
-    wanted = sum(counted.values())
-    sums = f"tokens add up to {wanted:,.0f}, the run or phase has {there:,}"
-    if len(counted) == len(drawing):
+        return {name: share.tokens or share.weight for name, share in used.items()}
+    available = samples * config.data.seq_length
+    requested = sum(counted.values())
+    sums = f"tokens add up to {requested:,.0f}, the run or phase has {available:,}"
+    if len(counted) == len(used):
         # The run's length is whole steps, which round numbers of tokens need not be.
-        if abs(wanted - there) >= _tokens_per_step(config):
+        if abs(requested - available) >= _tokens_per_step(config):
             raise UserError(
-                f"{key}: {sums}: change them or its length (trainer.max_tokens={wanted:.0f}), or give one "
+                f"{key}: {sums}: change them or its length (trainer.max_tokens={requested:.0f}), or give one "
                 "source a weight instead, for what is left"
             )
         return dict(counted)
-    if wanted >= there:
+    if requested >= available:
         raise UserError(f"{key}: {sums}: nothing is left for the sources with weights; lower the tokens")
-    others = {name: share.weight for name, share in drawing.items() if name not in counted}
-    unit = (there - wanted) / sum(others.values())
-    return {name: counted[name] if name in counted else unit * others[name] for name in drawing}
+    others = {name: share.weight for name, share in used.items() if name not in counted}
+    unit = (available - requested) / sum(others.values())
+    return {name: counted[name] if name in counted else unit * others[name] for name in used}

@@ -1,8 +1,8 @@
-"""Where a run will be, and its configuration as its directory records it.
+"""The directory of a configured run, and the configuration as recorded in it.
 
 ``python -m recipes.config.run_directory name=mine ...`` prints outputs/mine. It takes the arguments of
-recipes.pretrain and starts nothing. docker/slurm/pretrain.sbatch asks it, because only the composed
-configuration knows: experiments set the keys too, and interpolations refer to others.
+recipes.pretrain and starts nothing. docker/slurm/pretrain.sbatch calls it, because only the composed
+configuration has the answer: experiments may set the keys, and values may refer to other keys.
 """
 
 from __future__ import annotations

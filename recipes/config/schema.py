@@ -1,7 +1,7 @@
 """Every setting of a run, typed, with what it means. No torch here: `--help` and refusals answer at once.
 
 The names are megatron-core's and NeMo's. A value that is ``MISSING`` must come from a YAML file or the
-command line; ``None`` means "not set" where the comment says what then happens.
+command line; ``None`` means "not set", and the comment says what happens then.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class OptimConfig:
     """muon: peak learning rate of norms, biases and scalars; None: lr."""
     weight_decay: float = 0.1
     """adamw: not applied to norms and biases (one-dimensional parameters). muon: applied to the matrices
-    only, and there where update and weight agree in sign (cautious)."""
+    only, where update and weight agree in sign (cautious)."""
     muon_momentum: float = 0.95
     """Nesterov momentum."""
     muon_num_iterations: int = 5
     """Polar Express iterations that orthogonalise an update."""
     muon_beta2: float = 0.95
-    """Decay of the second moment per row or column; 0: that of the present update alone."""
+    """Decay of the second moment per row or column; 0: only the current update counts."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Of AdamW, as is eps."""
     eps: float = 1e-8
@@ -68,9 +68,9 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """What is not taken by tensor and pipeline parallelism is data parallelism.
+    """Processes beyond tensor, pipeline and context parallelism are used for data parallelism.
 
-    Over its ranks the optimizer state is sharded (ZeRO-1, megatron-core's distributed optimizer).
+    Optimizer state is sharded over the data-parallel ranks (ZeRO-1, megatron-core's distributed optimizer).
     """
 
     tensor_model_parallel_size: int = 1
@@ -79,15 +79,15 @@ class ParallelConfig:
     """None: as many as the other stages."""
     num_layers_in_last_pipeline_stage: int | None = None
     context_parallel_size: int = 1
-    """Every sequence is split over so many ranks."""
+    """Every sequence is split over this many ranks."""
     expert_model_parallel_size: int = 1
-    """Experts are split over so many of the data-parallel ranks."""
+    """Experts are split over this many of the data-parallel ranks."""
     expert_tensor_parallel_size: int | None = None
     """Tensor parallelism inside the experts; None: tensor_model_parallel_size."""
     sequence_parallel: bool = False
     """Shard norms and dropout along the sequence too; needs tensor_model_parallel_size > 1."""
     recompute_granularity: str | None = None
-    """full or selective: activations that the backward pass computes again instead of keeping them."""
+    """full or selective: which activations the backward pass recomputes instead of keeping them."""
     recompute_method: str | None = None
     """full: uniform (in chunks of recompute_num_layers) or block (a stage's first recompute_num_layers)."""
     recompute_num_layers: int | None = None
@@ -101,7 +101,7 @@ class ParallelConfig:
     world_size: int | None = None
     """Processes the run is planned for. None: what the launcher (torchrun, Slurm) started."""
     rendezvous_timeout_s: float = 1800.0
-    """Seconds in which all processes must find each other; then the run ends and says which are missing."""
+    """Seconds in which all processes must find each other; otherwise the run ends and lists the missing."""
 
 
 @dataclass(frozen=True)
@@ -109,18 +109,18 @@ class CheckpointConfig:
     every_n_steps: int | None = None
     """None: only at the end and when the run is stopped."""
     keep_last: int = 2
-    """How many of the newest step_* directories stay."""
+    """How many of the newest step_* directories are kept."""
     keep_best: int = 0
-    """How many of the best by validation loss (mean of the held-out sets) stay too; checkpoints/best then
-    points to the best. Those count that were saved at a step that was validated."""
+    """How many of the best by validation loss (mean of the held-out sets) are kept too; checkpoints/best then
+    points to the best. Only checkpoints of validated steps count."""
     keep_every_n_steps: int | None = None
-    """Checkpoints of every n-th step stay for ever; a multiple of every_n_steps."""
+    """Checkpoints of every n-th step are kept forever; a multiple of every_n_steps."""
     verify_sha256: bool = True
-    """Compare every file with its SHA-256 before a run goes on from it; false: only its size, as reading the
+    """Check every file's SHA-256 before a run continues from it; false: only its size, since reading the
     state of a large model twice takes minutes."""
     async_save: bool = False
-    """Write a checkpoint while training goes on: a step's state is copied to host memory (as much as the
-    checkpoint is large), and a thread writes it. The save at the end, and that of a signal, is waited for."""
+    """Write a checkpoint while training continues: a step's state is copied to host memory (as much as the
+    checkpoint's size), and a thread writes it. Saves at the end or on a signal are waited for."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,14 @@ class InferenceConfig:
     """Sampling, spelled and meant as in NeMo's megatron_gpt_inference.yaml."""
 
     greedy: bool = False
-    """Always the likeliest token; temperature, top_k, top_p and repetition_penalty are then ignored."""
+    """Always the most likely token; temperature, top_k, top_p and repetition_penalty are then ignored."""
     top_k: int = 0
     """0: no limit."""
     top_p: float = 0.9
     temperature: float = 1.0
     add_BOS: bool | None = None
     """Put BOS before the prompt. None: what documents started with in training, as the model file records it:
-    BOS, EOS or nothing. Of a Hugging Face directory that is bos_token_id; for NeMo's own files it is NeMo's
+    BOS, EOS or nothing. For a Hugging Face directory that is bos_token_id; for NeMo's own files it is NeMo's
     default, true."""
     tokens_to_generate: int = 30
     """Counted from the longest prompt of the batch, so shorter ones get more."""
@@ -148,7 +148,7 @@ class InferenceConfig:
 
 @dataclass(frozen=True)
 class SamplesConfig:
-    """Completions that a run prints and records as it goes, to read what the loss does not say."""
+    """Completions that a run prints and records during training, as the loss alone says little about text."""
 
     every_n_steps: int | None = None
     """None: no samples."""
@@ -163,8 +163,8 @@ class TrainerConfig:
     max_tokens: int | None = None
     """Tokens of the whole run; the first limit that is reached ends it."""
     max_time: str | None = None
-    """DD:HH:MM:SS or HH:MM:SS of training in this process; then it saves and stops as a signal stops it: exit
-    code 3, no model.nemo yet. The same command goes on."""
+    """DD:HH:MM:SS or HH:MM:SS of training in this process; then it saves and stops as on a signal: exit
+    code 3, no model.nemo yet. The same command continues the run."""
     global_batch_size: int = MISSING
     """Samples per optimizer step, over all data-parallel ranks."""
     micro_batch_size: int = MISSING
@@ -179,9 +179,9 @@ class TrainerConfig:
     num_threads: int | None = None
     """torch CPU threads per process; None: the machine's cores shared by the local processes."""
     peak_tflops: float | None = None
-    """Dense peak of one device, for MFU; None: known for H100/H200/A100, else no MFU is reported."""
+    """Dense peak of one device, for MFU; None: that of H100, H200 or A100; no MFU on other devices."""
     compile: bool = False
-    """torch.compile for every transformer layer: slow to begin, faster after that; see docs/decisions.md."""
+    """torch.compile every transformer layer: slow to start, faster after that; see docs/decisions.md."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
 
@@ -202,9 +202,9 @@ class PretrainConfig:
     run directory that holds checkpoints."""
     init_from: str | None = None
     """What a new run starts from instead of random weights: the directory of a run (its newest whole
-    checkpoint), one of its checkpoints, or a .nemo file. A run that is resumed has begun already."""
+    checkpoint), one of its checkpoints, or a .nemo file. Has no effect on a run that is resumed."""
     init_from_state: str = "weights"
-    """weights, or full: the optimizer's state too. Steps, schedule and data begin anew in both cases."""
+    """weights, or full: the optimizer's state too. Steps, schedule and data start afresh in both cases."""
     save_nemo: bool = True
     """Write <run directory>/model.nemo when the run is complete."""
     dry_run: bool = False
@@ -246,13 +246,13 @@ class TableRow:
     """One row of the table that an evaluation prints."""
 
     name: str = MISSING
-    """Its title."""
+    """The row's title."""
     task: str = MISSING
     """lm-eval's name of the task, group or tag, or minibench_en, minibench_hi."""
     metric: str = MISSING
     """lm-eval's full name of the metric: "acc_norm,none"."""
     published: list[float] = field(default_factory=list)
-    """Figures of others in percent, one per title in columns; empty: none are known."""
+    """Published figures in percent, one per title in columns; empty: none are known."""
     complement: bool = False
     """Show 1 - value in a second row: the stock task scores the wrong answers as right."""
     note: str = ""
@@ -277,10 +277,10 @@ class EvaluateConfig:
     num_fewshot: int = 0
     max_batch_tokens: int = 16384
     bootstrap_iters: int = 1000
-    """Resamplings for standard errors that have no formula; 0: no standard errors."""
+    """Bootstrap resamplings for standard errors that have no formula; 0: no standard errors."""
     output: str | None = None
     """Where the results go (JSON); None: evaluation/<name>.json beside the model file. Only a repetition
-    (same name, tasks, limit and num_fewshot) writes over what is there."""
+    (same name, tasks, limit and num_fewshot) overwrites existing results."""
     precision: str = "auto"
     """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
     num_threads: int | None = None
@@ -289,4 +289,4 @@ class EvaluateConfig:
     columns: list[str] = field(default_factory=list)
     """Titles of published figures to set beside the results."""
     rows: list[TableRow] = field(default_factory=list)
-    """Rows of the table; tasks that were asked for and have none follow with all their metrics."""
+    """Rows of the table; requested tasks without a row follow with all their metrics."""

@@ -1,10 +1,10 @@
 """The fields of ``model.megatron`` that a model file holds: those that decide what the model computes.
 
 The user's own YAML may set any field of megatron-core's TransformerConfig. Some make it write files
-(config_logger_dir) or import what they name (fp8_quantizer_factory), so of a file, which can come from a
-stranger, only the fields here are taken. Files of ours hold no other: a field that is not here decides how
-fast, with how much memory or in which numeric format a run computes, and means nothing to who reads the
-weights. No torch here.
+(config_logger_dir) or import what they name (fp8_quantizer_factory), so only the fields here are read from
+a file, which may be untrusted. Our own files hold no others: a field that is not here decides how fast, with
+how much memory or in which numeric format a run computes, and does not matter to readers of the weights.
+No torch here.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from recipes.checks import refuse
 
 @dataclass(frozen=True)
 class Option:
-    """What a field may be."""
+    """What values a field may have."""
 
-    words: str
+    description: str
     fits: Callable[[Any], bool]
 
 
@@ -34,11 +34,11 @@ def _choice(*values: str) -> Option:
 
 
 def _or_none(option: Option) -> Option:
-    return Option(f"{option.words}, or null", lambda value: value is None or option.fits(value))
+    return Option(f"{option.description}, or null", lambda value: value is None or option.fits(value))
 
 
 def _layers(value: Any) -> bool:
-    """Every so many layers, or one flag for each layer."""
+    """Every n layers, or one flag for each layer."""
     if isinstance(value, list | tuple):
         return all(type(flag) is int and flag in (0, 1) for flag in value)
     return COUNT.fits(value)
@@ -53,7 +53,7 @@ STORED_OPTIONS: Mapping[str, Option] = {
     "rotary_interleaved": FLAG,
     "no_rope_freq": _or_none(Option("a number of layers, or a list of a 0 or 1 for each layer", _layers)),
     "softmax_scale": _or_none(POSITIVE),
-    # Not learnable: its weights have no place in any family's table.
+    # Not "learnable": its weights are in no family's table.
     "softmax_type": _choice("vanilla", "off-by-one"),
     "attention_softmax_in_fp32": FLAG,
     "apply_query_key_layer_scaling": FLAG,
@@ -75,16 +75,16 @@ STORED_OPTIONS: Mapping[str, Option] = {
 
 
 def stored_options(megatron: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of ``model.megatron`` that a file holds."""
+    """The fields of ``model.megatron`` that a file holds."""
     return {name: value for name, value in megatron.items() if name in STORED_OPTIONS}
 
 
 def check_option(name: str, value: Any) -> None:
-    """Refuses a value that no reader would take back; of other fields megatron-core judges.
+    """Refuses a value that no reader would accept; megatron-core checks other fields.
 
     Raises:
-        UserError: with the key, the value and what it may be.
+        UserError: with the key, the value and what is allowed.
     """
     option = STORED_OPTIONS.get(name)
     if option is not None and not option.fits(value):
-        refuse(f"model.megatron.{name}", value, f"must be {option.words}")
+        refuse(f"model.megatron.{name}", value, f"must be {option.description}")

@@ -95,7 +95,7 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
 
 
 def validate_checkpoint(checkpoint: CheckpointConfig, valid_every: int | None, held_out: list[str]) -> None:
-    """Checks when checkpoints are written and which of them stay."""
+    """Checks when checkpoints are written and which of them are kept."""
     key, every = "trainer.checkpoint", checkpoint.every_n_steps
     if every is not None:
         positive(f"{key}.every_n_steps", every)
@@ -141,7 +141,7 @@ def _validate_keep_best(count: int, every: int | None, valid_every: int | None, 
 
 
 def validate_samples(samples: SamplesConfig, context_parallel_size: int) -> None:
-    """Checks the completions that a run makes as it goes."""
+    """Checks the completions that a run makes during training."""
     key = "trainer.samples"
     if samples.every_n_steps is None:
         if samples.prompts:
@@ -188,6 +188,6 @@ def parse_duration(text: str) -> float:
 
 
 def validate_data(data: DataConfig) -> None:
-    """Checks what can be said about the data without reading them."""
+    """Checks what can be checked about the data without reading them."""
     positive("data.seq_length", data.seq_length)
     not_negative("data.num_workers", data.num_workers)

@@ -15,11 +15,11 @@ from recipes.files import path_errors, refuse_lfs_pointer
 TEMPERATURES = (0.001, 1000.0)
 """Beyond them float32 logits overflow, or all tokens are equally likely."""
 PRECISIONS = ("auto", "bf16", "fp32")
-METRIC = re.compile(r"[^,\s]+,[^,\s]+")  # The metric and the filter that its answers went through.
+METRIC = re.compile(r"[^,\s]+,[^,\s]+")  # The metric, and the filter applied to the answers.
 
 
 def validate_inference(inference: InferenceConfig, key: str = "inference") -> None:
-    """Checks the sampling options, which stand under ``key``."""
+    """Checks the sampling options under ``key``."""
     low, high = TEMPERATURES
     if not low <= inference.temperature <= high:
         fix = f"must lie between {low} and {high}; for the likeliest token use {key}.greedy=true"
@@ -101,19 +101,19 @@ def _validate_table(config: EvaluateConfig) -> None:
             )
 
 
-# By one of them recipes/checkpoint/open.py knows a directory, which this module does not load.
+# recipes/checkpoint/open.py, which this module does not load, recognises a directory by one of these.
 MARKS = ("model_config.yaml", "context/model.yaml", "checkpoints", "manifest.json", "config.json")
 
 
 def validate_model_file(path: str) -> None:
     """A .nemo file or a directory with a model."""
-    where = Path(path)
+    target = Path(path)
     with path_errors(path):
-        if not where.exists():
+        if not target.exists():
             refuse("gpt_model_file", path, "no such file; give a .nemo file or a directory with a model")
-        if where.is_dir() and not any((where / mark).exists() for mark in MARKS):
+        if target.is_dir() and not any((target / mark).exists() for mark in MARKS):
             refuse("gpt_model_file", path, f"this directory holds no model: none of {', '.join(MARKS)}")
-        if where.is_file():
-            refuse_lfs_pointer(where)
-            if not tarfile.is_tarfile(where):
+        if target.is_file():
+            refuse_lfs_pointer(target)
+            if not tarfile.is_tarfile(target):
                 refuse("gpt_model_file", path, "is no .nemo archive; give one, or a directory with a model")

@@ -17,7 +17,7 @@ LOAD_BALANCING = ("aux_loss", "seq_aux_loss", "none")
 DEFAULTS = {setting.name: setting.default for setting in dataclasses.fields(ModelConfig)}
 MOE_SETTINGS = [key for key in DEFAULTS if key.startswith("moe_") or key == "first_k_dense_replace"]
 
-# TransformerConfig fields that our typed keys, or the run itself, decide.
+# TransformerConfig fields that are set through our typed keys or by the run itself.
 OWNED_MEGATRON_FIELDS = {
     "num_layers": "model.num_layers",
     "hidden_size": "model.hidden_size",
@@ -40,7 +40,7 @@ OWNED_MEGATRON_FIELDS = {
     **{key: f"model.{key}" for key in MOE_SETTINGS if key in TRANSFORMER_CONFIG_FIELDS},
     "moe_grouped_gemm": "nothing (it is on with Transformer Engine)",
     "transformer_impl": "nothing (Transformer Engine is used where it is installed)",
-    # It counts the groups by the layout, which a model does not have.
+    # It counts groups by the layout, which is not part of a model.
     "moe_router_topk_limited_devices": "model.megatron.moe_router_num_groups and moe_router_group_topk",
     "context_parallel_size": "parallel.context_parallel_size",
     "expert_tensor_parallel_size": "parallel.expert_tensor_parallel_size",
@@ -66,8 +66,8 @@ OWNED_MEGATRON_FIELDS = {
     "embedding_init_method_std": "model.init_method_std",
 }
 
-# TransformerConfig fields that only take effect with layers, process groups or a training loop that no family
-# here has: megatron-core would take them and train something else.
+# TransformerConfig fields that take effect only with layers, process groups or a training loop that no family
+# here has: megatron-core would accept them and train something else.
 UNUSED_MEGATRON_FIELDS = (
     "add_qkv_bias",
     "attention_output_gate",
@@ -89,7 +89,7 @@ UNUSED_MEGATRON_FIELDS = (
 )
 
 LOW_PRECISION = ("fp8", "fp4")
-# Further fields of training in either, beside those that begin with its name.
+# Further fields for training in either, besides those whose names begin with it.
 LOW_PRECISION_FIELDS = (
     "first_last_layers_bf16",
     "num_layers_at_end_in_bf16",
@@ -168,9 +168,9 @@ def _families_that_set(field: str) -> list[str]:
 
 
 def validate_positions(model: ModelConfig) -> None:
-    """Refuses rotary settings without rotary positions, of a model that is to be trained.
+    """Refuses rotary settings without rotary positions, for a model that is to be trained.
 
-    NeMo's files hold rotary settings whatever the positions are: there they are no mistake.
+    NeMo's files hold rotary settings whatever the positions are, so there they are not a mistake.
     """
     for key in ("rotary_base", "rotary_percent"):
         if model.position_embedding_type != "rope" and getattr(model, key) != DEFAULTS[key]:
@@ -179,7 +179,7 @@ def validate_positions(model: ModelConfig) -> None:
 
 
 def _validate_megatron(model: ModelConfig) -> None:
-    """The fields that go to megatron-core as they are."""
+    """Checks the fields that are passed to megatron-core unchanged."""
     family = family_of(model)
     unused = (*UNUSED_MEGATRON_FIELDS, *family.unused_megatron_fields)
     for name in model.megatron:
@@ -212,7 +212,7 @@ def _validate_megatron(model: ModelConfig) -> None:
 
 
 def _validate_low_precision(model: ModelConfig) -> None:
-    """Settings of FP8 or FP4 without either would be ignored."""
+    """Refuses settings of FP8 or FP4 that would be ignored because neither is on."""
     for name, value in model.megatron.items():
         formats = [format for format in LOW_PRECISION if name.startswith(f"{format}_")]
         if name in LOW_PRECISION_FIELDS:

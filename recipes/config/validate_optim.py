@@ -15,7 +15,7 @@ WSD_STYLES = ("linear", "cosine", "exponential", "minus_sqrt")
 DEFAULTS = {setting.name: setting.default for setting in dataclasses.fields(OptimConfig)}
 MUON_SETTINGS = ("scalar_lr", "muon_momentum", "muon_num_iterations", "muon_beta2")
 MAX_ITERATIONS = 7
-"""As many as recipes/optim/polar.py has coefficients for; further ones change nothing in float32."""
+"""recipes/optim/polar.py has coefficients for this many; more would change nothing in float32."""
 
 
 def validate_optim(
@@ -69,11 +69,11 @@ def _validate_schedule(optim: OptimConfig, tokens_per_step: int) -> None:
     one_of("optim.lr_decay_style", optim.lr_decay_style, DECAY_STYLES)
     one_of("optim.lr_wsd_decay_style", optim.lr_wsd_decay_style, WSD_STYLES)
     not_negative("optim.lr_warmup_steps", optim.lr_warmup_steps)
-    for key in ("lr_decay_steps", "lr_wsd_decay_steps", *_twins().values()):
+    for key in ("lr_decay_steps", "lr_wsd_decay_steps", *_steps_and_tokens().values()):
         value = getattr(optim, key)
         if value is not None:
             positive(f"optim.{key}", value)
-    for in_steps, in_tokens in _twins().items():
+    for in_steps, in_tokens in _steps_and_tokens().items():
         if getattr(optim, in_tokens) is not None and getattr(optim, in_steps) != DEFAULTS[in_steps]:
             refuse(
                 f"optim.{in_tokens}",
@@ -108,6 +108,6 @@ def _validate_schedule(optim: OptimConfig, tokens_per_step: int) -> None:
         )
 
 
-def _twins() -> dict[str, str]:
-    """Lengths in steps and the same in tokens."""
+def _steps_and_tokens() -> dict[str, str]:
+    """Keys of lengths in steps -> keys of the same lengths in tokens."""
     return {f"{length}_steps": f"{length}_tokens" for length in ("lr_warmup", "lr_decay", "lr_wsd_decay")}

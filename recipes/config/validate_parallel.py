@@ -1,4 +1,4 @@
-"""Refuses layouts that the model or the launched processes cannot have."""
+"""Refuses layouts that are impossible for the model or the launched processes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _validate_family_layout(parallel: ParallelConfig, model: ModelConfig) -> Non
 
 
 def _validate_stages(parallel: ParallelConfig, model: ModelConfig) -> None:
-    """Every pipeline stage gets layers, and those that are not counted by name get equally many."""
+    """Every pipeline stage must get layers, and those without a count of their own equally many."""
     pp, left = parallel.pipeline_model_parallel_size, model.num_layers
     stages_left = pp
     for key in ("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"):
@@ -141,7 +141,7 @@ def _validate_context(parallel: ParallelConfig, model: ModelConfig) -> None:
     kind = model.megatron["cp_comm_type"]
     if cp == 1:
         refuse(key, kind, "would be ignored: parallel.context_parallel_size is 1")
-    # No list either: megatron-core 0.16.1 counts layers from 1 there, and the last layer finds no entry.
+    # Lists are refused too: megatron-core 0.16.1 indexes them from 1, so the last layer finds no entry.
     one_of(key, kind, CONTEXT_KINDS)
     if kind == "p2p" and any(layer_windows(model)):
         refuse(key, kind, "the ring has no sliding windows; leave it out (all_gather), or set a2a")

@@ -1,4 +1,4 @@
-"""How many processes take part and which one this is, read off the launcher's environment."""
+"""How many processes take part and which one this is, read from the launcher's environment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# From here on Slurm numbers what is no step that srun launched: an interactive shell, a batch script ...
+# Slurm's step numbers from here on are for what srun did not launch: interactive shells, batch scripts ...
 FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
 
@@ -20,7 +20,7 @@ class World:
 
 
 def launched_world() -> World:
-    """torchrun's variables if they are there, then those of a Slurm job step, else one process."""
+    """From torchrun's variables if they are set, else those of a Slurm job step, else one process."""
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
         return World(
@@ -33,10 +33,10 @@ def launched_world() -> World:
 
 
 def _slurm_step(env: Mapping[str, str]) -> World | None:
-    """The processes of the job step that this one belongs to; None outside of one.
+    """The processes of the job step that this one belongs to; None outside a step.
 
-    The job's own variables (SLURM_NTASKS) are set in a shell inside the allocation too, where nobody has
-    started the other processes: what counts is the step's.
+    The job's own variables (SLURM_NTASKS) are also set in a shell inside the allocation, where no other
+    processes have been started, so the step's variables count.
     """
     step = env.get("SLURM_STEP_ID", "")
     if "SLURM_PROCID" not in env or not step.isdecimal() or int(step) >= FIRST_SPECIAL_STEP:

@@ -1,4 +1,4 @@
-"""Pieces that the families' tables are made of: norms, attention, MLPs, experts. No torch here."""
+"""Parts of the families' tensor tables: norms, attention, MLPs, experts. No torch here."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def whole_model(
     layers: str = "model.layers",
     output: str = OUTPUT,
 ) -> Table:
-    """Every tensor of a decoder, each once, in the order of the layers.
+    """Every tensor of a decoder, each once, in layer order.
 
     Args:
-        layer_table: the tensors of one layer, under names within it.
+        layer_table: the tensors of one layer, with names relative to it.
         embedding, layers, output: what transformers calls the word embeddings, the list of layers and the
             output head.
     """
@@ -133,7 +133,7 @@ def mlp(model: ModelConfig, ours: str = "mlp.", theirs: str = "mlp.") -> Table:
 def _mlp(
     model: ModelConfig, ours: str, theirs: str, width: int, setting: str, part: str, expert: str = ""
 ) -> Table:
-    """An MLP of inner ``width``, which ``setting`` says; ``expert`` is its number, in our names."""
+    """An MLP of inner ``width``, given by ``setting``; ``expert`` is its number as part of our names."""
     gated = model.activation in GATED_ACTIVATIONS
     hidden = model.hidden_size
     names = ("gate_proj", "up_proj", "down_proj") if gated else ("fc1", "fc2")
@@ -143,25 +143,26 @@ def _mlp(
     for kind, (tail, shape) in tails.items():
         if kind == "bias" and not model.add_bias_linear:
             continue
-        matrix = kind == "weight"
-        counted = part if matrix else VECTORS
+        is_matrix = kind == "weight"
+        counted_under = part if is_matrix else VECTORS
         rows = tuple(f"{name}.{kind}" for name in inner)
-        first = stacked(f"{ours}linear_fc1.{kind}{expert}", rows, width, tail, counted, multiplied=matrix)
+        name = f"{ours}linear_fc1.{kind}{expert}"
+        first = stacked(name, rows, width, tail, counted_under, multiplied=is_matrix)
         second = same(
             f"{ours}linear_fc2.{kind}{expert}",
             f"{outer}.{kind}",
             shape,
-            counted,
-            multiplied=matrix,
-            split=matrix,
-            axes=("hidden_size", setting) if matrix else (),
+            counted_under,
+            multiplied=is_matrix,
+            split=is_matrix,
+            axes=("hidden_size", setting) if is_matrix else (),
         )
         table += [first, second]
     return table
 
 
 def routed_experts(model: ModelConfig, theirs: str) -> Table:
-    """Every routed expert of a layer; biases count with their expert. ``theirs`` holds ``{expert}``."""
+    """Every routed expert of a layer; biases count with their expert. ``theirs`` contains ``{expert}``."""
     width = expert_width(model)
     return [
         replace(spec, part=EXPERTS, routed=True)
@@ -171,7 +172,7 @@ def routed_experts(model: ModelConfig, theirs: str) -> Table:
 
 
 def shared_experts(model: ModelConfig, width: int) -> Table:
-    """The experts that every token passes through, of ``width`` together."""
+    """The experts that every token passes through, with a total width of ``width``."""
     setting = "moe_shared_expert_intermediate_size"
     names = "mlp.shared_experts."
     table = _mlp(model, names, names, width, setting, SHARED_EXPERTS)

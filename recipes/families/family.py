@@ -1,4 +1,4 @@
-"""What is known of a model family without tensors, and how a family is found by its name. No torch here."""
+"""The description of a model family without its layers, and the lookup of families by name. No torch here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recipes.families.values import Values
 
 PACKAGE = "recipes.families"
 ENTRY_POINTS = "param_recipes.families"
-"""The entry-point group in which an installed package names families of its own."""
+"""The entry-point group in which installed packages register their own families."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class Architecture:
     name: str
     model_type: str
     remote_code: Path | None = None
-    """The file that leaves with the weights where transformers has no class: modeling_<model_type>.py."""
+    """The file to export with the weights if transformers has no class: modeling_<model_type>.py."""
 
 
-def nothing_more(model: ModelConfig) -> None:
+def no_further_check(model: ModelConfig) -> None:
     """For families whose settings need no further check."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """One model family. Its layers and initial values are the module ``layers``, which needs torch."""
+    """One model family. Its layers and initial values are in the module ``layers``, which needs torch."""
 
     name: str
     layers: str
@@ -45,33 +45,33 @@ class Family:
     tensors: Callable[[ModelConfig], list[TensorSpec]]
     """The table of its tensors, see tensors.py."""
     settings: frozenset[str]
-    """Keys of ModelConfig that the family uses beside the common ones; others must keep their defaults."""
+    """Keys of ModelConfig that the family uses besides the common ones; others must keep their defaults."""
     architecture: Callable[[ModelConfig], Architecture]
-    """The transformers class that computes exactly this model; raises UserError where there is none."""
+    """The transformers class that computes exactly this model; raises UserError if there is none."""
     to_hugging_face: Callable[[ModelConfig], dict[str, Any]]
-    """Keys of config.json beside those that every class has."""
+    """Keys of config.json besides those that every class has."""
     from_hugging_face: Mapping[str, Callable[[Values], dict[str, Any]]]
-    """``model_type`` of config.json -> fields of ModelConfig beside those that every class has."""
+    """``model_type`` of config.json -> fields of ModelConfig besides those that every class has."""
     config_keys: frozenset[str] = frozenset()
-    """Keys of config.json that the family reads although others compute one value of them only."""
+    """Keys of config.json that the family reads, although other families support only one value of them."""
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Keys of ModelConfig of which the family has only these values."""
-    check: Callable[[ModelConfig], None] = nothing_more
-    """Refuses further combinations of settings."""
+    """Keys of ModelConfig for which the family supports only these values."""
+    check: Callable[[ModelConfig], None] = no_further_check
+    """Refuses combinations of settings."""
     refused_layouts: Mapping[str, str] = field(default_factory=dict)
     """Sizes of ParallelConfig that must stay 1, and why."""
     refused_megatron_fields: Mapping[str, str] = field(default_factory=dict)
     """Fields of model.megatron that must not be turned on, and why."""
     unused_megatron_fields: tuple[str, ...] = ()
-    """Fields of model.megatron that the family's own modules do not read, though megatron-core's do."""
+    """Fields of model.megatron that megatron-core's modules read but the family's own do not."""
     megatron_fields: Mapping[str, Any] = field(default_factory=dict)
     """Fields of TransformerConfig that the family itself sets."""
     layer_windows: Callable[[ModelConfig], list[int | None]] = window_pattern
-    """For each layer the tokens it attends to, the query's own among them; None: all before it."""
+    """For each layer the tokens it attends to, including the query's own; None: all before it."""
     routers_draw_noise: bool = False
-    """Whether a training step draws random numbers without dropout too."""
+    """Whether a training step draws random numbers even without dropout."""
     classic_nemo: bool = False
-    """Whether classic NeMo's MegatronGPTModel computes the family, from the settings that it knows."""
+    """Whether classic NeMo's MegatronGPTModel can compute the family from the settings that it knows."""
 
     def __post_init__(self) -> None:
         for setting, values in self.choices.items():
@@ -79,7 +79,7 @@ class Family:
 
 
 def known_families() -> list[str]:
-    """The names of all families, those of installed packages last."""
+    """The names of all families, with those of installed packages last."""
     own = sorted(_own_modules())
     return own + sorted(name for name in _entry_points() if name not in own)
 
@@ -112,7 +112,7 @@ def _checked(name: str, module: Any) -> Family:
 
 @cache
 def _own_modules() -> frozenset[str]:
-    """A family is a module of this package that says so: it has a twin among recipes/model/families."""
+    """Modules of this package that are families: those with a counterpart in recipes/model/families."""
     layers = Path(__file__).parents[1] / "model" / "families"
     modules = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])}
     return frozenset(modules & {module.name for module in pkgutil.iter_modules([str(layers)])})
@@ -120,26 +120,26 @@ def _own_modules() -> frozenset[str]:
 
 @cache
 def _entry_points() -> dict[str, EntryPoint]:
-    """Read only when a name is not one of ours: it looks through everything that is installed."""
+    """Read only for names that are not ours, as it searches everything that is installed."""
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
 def tensor_table(model: ModelConfig) -> list[TensorSpec]:
-    """Every tensor of the model, each once, in the order of the layers."""
+    """Every tensor of the model, each once, in layer order."""
     return family_of(model).tensors(model)
 
 
 def layer_windows(model: ModelConfig) -> list[int | None]:
-    """For each layer the tokens it attends to, the query's own among them; None: all before it."""
+    """For each layer the tokens it attends to, including the query's own; None: all before it."""
     return family_of(model).layer_windows(model)
 
 
-# megatron-core's own routers draw for these.
+# With these, megatron-core's own routers draw random numbers.
 RANDOM_MEGATRON_FIELDS = ("moe_input_jitter_eps", "moe_router_force_load_balancing")
 
 
 def draws_random_numbers(model: ModelConfig) -> bool:
-    """Whether a training step draws any: for dropout, or in routers."""
+    """Whether a training step draws random numbers, for dropout or in routers."""
     return (
         model.hidden_dropout > 0
         or model.attention_dropout > 0
@@ -149,6 +149,6 @@ def draws_random_numbers(model: ModelConfig) -> bool:
 
 
 def layers_are_stacked(model: ModelConfig) -> bool:
-    """Whether megatron-core stores all layers' tensors of a name as one; unequal layers it numbers."""
+    """Whether megatron-core stores a tensor of all layers stacked as one; unequal layers are numbered."""
     heterogeneous = family_of(model).megatron_fields.get("hetereogenous_dist_checkpoint", False)
     return model.num_moe_experts is None and not heterogeneous

@@ -9,7 +9,7 @@ from recipes.families.family import Architecture, Family
 from recipes.families.hugging_face import (
     check_head_count,
     class_keys,
-    most_layers,
+    layer_count,
     rms_norm,
     rms_norm_keys,
     rotary_base,
@@ -24,7 +24,7 @@ GEMMA3 = Architecture("Gemma3ForCausalLM", "gemma3_text")
 
 
 def tensors(model: ModelConfig) -> Table:
-    """Every tensor, in the order of the layers."""
+    """Every tensor, in layer order."""
     return whole_model(model, _layer, final_norm(model))
 
 
@@ -49,7 +49,7 @@ def architecture(model: ModelConfig) -> Architecture:
 
 
 def to_hugging_face(model: ModelConfig) -> dict[str, Any]:
-    """Keys of config.json beside those that every class has."""
+    """Keys of config.json besides those that every class has."""
     base = float(model.rotary_base)
     local = float(model.rotary_base_local or model.rotary_base)
     kinds = {True: "full_attention", False: "sliding_attention"}
@@ -80,7 +80,7 @@ def _from_gemma3(values: Values) -> dict[str, Any]:
         values.refuse(
             "query_pre_attn_scalar", f"differs from head_dim, {width}; no family here computes that"
         )
-    pattern = _pattern(values, most_layers(values))
+    pattern = _pattern(values, layer_count(values))
     windowed = "S" in pattern
     window = values.count("sliding_window", 4096)
     rope = values.mapping("rope_parameters")
@@ -105,7 +105,7 @@ def _from_gemma3(values: Values) -> dict[str, Any]:
 
 
 def _local_base(values: Values, sliding: Values) -> int:
-    """Of the windowed layers: readers before transformers 5 look for one key, later ones for the other."""
+    """The windowed layers' base: transformers reads one key before version 5, another from then on."""
     older = rotary_base(values, "rope_local_base_freq", 1e4)
     if not sliding.has("rope_theta"):
         return older
@@ -116,7 +116,7 @@ def _local_base(values: Values, sliding: Values) -> int:
 
 
 def _pattern(values: Values, layers: int) -> str:
-    """S and L by layer, as short as its tiling allows. transformers asks for a period without a list only."""
+    """S and L by layer, as the shortest pattern to tile. transformers uses the period only without a list."""
     key = "sliding_window_pattern" if values.has("sliding_window_pattern") else "_sliding_window_pattern"
     period = values.count(key, 6)
     kinds = values.content.get("layer_types")

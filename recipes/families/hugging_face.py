@@ -16,13 +16,13 @@ MOST_LAYERS = 2_000
 MOST_EXPERTS = 65_536
 
 
-# Ours to theirs
+# From ModelConfig to config.json
 
 
 def refuse_unless(fits: bool, model: ModelConfig, key: str) -> None:
     """
     Raises:
-        UserError: ``fits`` is false; it names the setting that no class has.
+        UserError: ``fits`` is false; names the setting that no class supports.
     """
     if not fits:
         raise UserError(f"model.{key}={getattr(model, key)}: no class in transformers computes that")
@@ -41,7 +41,7 @@ def check_head_count(model: ModelConfig) -> None:
 
 
 def class_keys(model: ModelConfig) -> dict[str, Any]:
-    """What transformers' own classes are told beside the sizes."""
+    """Keys of transformers' own classes besides the sizes."""
     return {
         "initializer_range": model.init_method_std,
         "attention_bias": False,
@@ -55,13 +55,13 @@ def rms_norm_keys(model: ModelConfig) -> dict[str, Any]:
 
 
 def rotary_keys(model: ModelConfig) -> dict[str, Any]:
-    """The base twice: readers before transformers 5 look for rope_theta, later ones for rope_parameters."""
+    """The base twice: transformers before version 5 reads rope_theta, later versions rope_parameters."""
     base = float(model.rotary_base)
     return {"rope_theta": base, "rope_parameters": {"rope_type": "default", "rope_theta": base}}
 
 
 def remote_code(name: str, model_type: str, file: Path) -> Architecture:
-    """An architecture whose classes <Name>Config and <Name>ForCausalLM leave with the weights in ``file``."""
+    """An architecture with its <Name>Config and <Name>ForCausalLM in ``file``, exported with the weights."""
     return Architecture(f"{name}ForCausalLM", model_type, remote_code=file)
 
 
@@ -78,10 +78,10 @@ def auto_map(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-# Theirs to ours. All of them raise UserError for a value that no family here computes.
+# From config.json to ModelConfig. All of these raise UserError for a value that no family here computes.
 
 
-def most_layers(values: Values) -> int:
+def layer_count(values: Values) -> int:
     """The number of layers."""
     return values.count("num_hidden_layers", most=MOST_LAYERS)
 
@@ -121,7 +121,7 @@ def rotary(values: Values, default: float = 10000.0) -> dict[str, Any]:
 
 
 def stated_once(key: str, *places: Values) -> Values:
-    """The last of the places that states ``key``, the first where none does.
+    """The last of ``places`` that states ``key``, or the first if none does.
 
     Older and newer versions of transformers look in different places, so all that state it must agree.
     """
@@ -133,7 +133,7 @@ def stated_once(key: str, *places: Values) -> Values:
 
 
 def dropout(values: Values, key: str) -> float:
-    """A share of what is dropped."""
+    """A dropout probability."""
     share = values.number(key, 0.0)
     if not 0 <= share < 1:
         values.refuse(key, "must be at least 0 and less than 1")
@@ -141,7 +141,7 @@ def dropout(values: Values, key: str) -> float:
 
 
 def experts(values: Values, key: str) -> dict[str, Any]:
-    """How many experts there are, and how many of them a token passes."""
+    """How many experts there are, and how many of them each token is sent to."""
     count = values.count(key, most=MOST_EXPERTS)
     return {
         "num_moe_experts": count,
@@ -150,7 +150,7 @@ def experts(values: Values, key: str) -> dict[str, Any]:
 
 
 def expert_layers(values: Values, key: str, mixtures: list[int], layers: int) -> dict[str, Any]:
-    """Which layers hold experts as our two settings say it: every n-th, but not the first k."""
+    """The layers with experts in terms of our two settings: every n-th, but not the first k."""
     first = mixtures[0] if mixtures else layers
     distances = {b - a for a, b in pairwise(mixtures)} or {1, first, layers}
     for frequency in sorted(distances - {0}):

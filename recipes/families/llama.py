@@ -1,9 +1,9 @@
 """The Llama line (Param-1, Lumen, Param-2): pre-norm, rotary positions, grouped-query attention, gated MLP.
 
-With ``qk_layernorm`` it is Qwen3's kind; with ``num_moe_experts`` layers hold a mixture of experts, of
-Mixtral's kind with softmax scores and of DeepSeek-V3's with sigmoid scores and an expert bias. The table has
-all tensors of every model that can be described, of those too that no class in transformers computes (biases,
-a plain GELU): it is what a stored model is compared with. Their names there are then nobody's.
+With ``qk_layernorm`` it is like Qwen3; with ``num_moe_experts`` layers hold a mixture of experts, like
+Mixtral's with softmax scores and like DeepSeek-V3's with sigmoid scores and an expert bias. The table has all
+tensors of every model that can be described, even of those that no class in transformers computes (biases, a
+plain GELU), since stored models are compared with it. Their Hugging Face names are then made up.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from recipes.families.blocks import (
 )
 from recipes.families.family import Architecture, Family
 from recipes.families.hugging_face import (
+    MOST_EXPERTS,
     check_head_count,
     class_keys,
     expert_layers,
     experts,
-    most_layers,
+    layer_count,
     refuse_unless,
     rms_norm,
     rms_norm_keys,
@@ -51,7 +52,6 @@ QWEN3 = Architecture("Qwen3ForCausalLM", "qwen3")
 QWEN3_MOE = Architecture("Qwen3MoeForCausalLM", "qwen3_moe")
 MIXTRAL = Architecture("MixtralForCausalLM", "mixtral")
 GLM4_MOE = Architecture("Glm4MoeForCausalLM", "glm4_moe")
-MOST_EXPERTS = 65_536
 
 
 def check(model: ModelConfig) -> None:
@@ -67,7 +67,7 @@ def check(model: ModelConfig) -> None:
 
 
 def tensors(model: ModelConfig) -> Table:
-    """Every tensor, in the order of the layers."""
+    """Every tensor, in layer order."""
     return whole_model(model, _layer, final_norm(model))
 
 
@@ -84,7 +84,7 @@ def _layer(model: ModelConfig, layer: int) -> Table:
 
 
 def _experts(model: ModelConfig) -> Table:
-    """Of a mixture of experts: the names of Qwen3-MoE and GLM-4-MoE, or Mixtral's."""
+    """A mixture of experts, with the names of Qwen3-MoE and GLM-4-MoE or with Mixtral's."""
     mixtral = is_mixtral(model)
     block = "block_sparse_moe" if mixtral else "mlp"
     table = [router(model, "mlp.router.weight", f"{block}.gate.weight")]
@@ -125,7 +125,7 @@ def architecture(model: ModelConfig) -> Architecture:
     """The class in transformers that computes exactly this model.
 
     Raises:
-        UserError: there is none; the message names the setting that none of them has.
+        UserError: there is none; the message names the setting that no class supports.
     """
     refuse_unless(model.position_embedding_type == "rope", model, "position_embedding_type")
     refuse_unless(model.normalization == "RMSNorm", model, "normalization")
@@ -154,7 +154,7 @@ def architecture(model: ModelConfig) -> Architecture:
 
 
 def _check_mistral(model: ModelConfig) -> None:
-    """It is Llama with one window for all layers."""
+    """Mistral is Llama with one window for all layers."""
     refuse_unless(all(window_pattern(model)), model, "window_size")
     refuse_unless(model.num_moe_experts is None, model, "window_size")
     refuse_unless(not model.qk_layernorm, model, "window_size")
@@ -162,7 +162,7 @@ def _check_mistral(model: ModelConfig) -> None:
 
 
 def _check_glm4_moe(model: ModelConfig) -> None:
-    """It has always an expert bias and shared experts, and experts on every layer behind its dense ones."""
+    """GLM-4-MoE always has an expert bias, shared experts, and experts on every layer after dense ones."""
     refuse_unless(model.moe_router_enable_expert_bias, model, "moe_router_enable_expert_bias")
     refuse_unless(model.moe_layer_freq == 1, model, "moe_layer_freq")
     shared, width = model.moe_shared_expert_intermediate_size, expert_width(model)
@@ -175,7 +175,7 @@ def _check_glm4_moe(model: ModelConfig) -> None:
 
 
 def to_hugging_face(model: ModelConfig) -> dict[str, Any]:
-    """Keys of config.json beside those that every class has."""
+    """Keys of config.json besides those that every class has."""
     found = architecture(model)
     keys = class_keys(model) | rms_norm_keys(model) | {"hidden_act": "silu"} | rotary_keys(model)
     if found == LLAMA:
@@ -232,16 +232,17 @@ def _from_mistral(values: Values) -> dict[str, Any]:
     fields = _from_llama(values)
     if "sliding_window" in values.content and not values.has("sliding_window"):
         return fields
-    # transformers' default where nothing is said.
+    # transformers' default if the key is absent.
     return {**fields, "window_size": values.count("sliding_window", 4096), "window_pattern": "S"}
 
 
 def _from_qwen3(values: Values) -> dict[str, Any]:
-    # Without use_sliding_window, which is checked for all families, nothing asks for the next two.
+    # Looked up so that they count as read: they have an effect only with use_sliding_window, which is checked
+    # for all families.
     for key in ("sliding_window", "max_window_layers"):
         values.content.get(key)
     kinds = values.content.get("layer_types")
-    if kinds is not None and kinds != ["full_attention"] * most_layers(values):
+    if kinds is not None and kinds != ["full_attention"] * layer_count(values):
         values.refuse("layer_types", "no family here computes that")
     return {**_from_llama(values), "qk_layernorm": True}
 
@@ -258,7 +259,7 @@ def _from_mixtral(values: Values) -> dict[str, Any]:
 
 
 def _from_qwen3_moe(values: Values) -> dict[str, Any]:
-    layers = most_layers(values)
+    layers = layer_count(values)
     dense = values.numbers_of_layers("mlp_only_layers", layers)
     mixtures = [layer for layer in range(layers) if layer not in set(dense)]
     return {
@@ -271,14 +272,14 @@ def _from_qwen3_moe(values: Values) -> dict[str, Any]:
 
 
 def _from_glm4_moe(values: Values) -> dict[str, Any]:
-    layers = most_layers(values)
+    layers = layer_count(values)
     routed = experts(values, "n_routed_experts")
     normed = values.flag("norm_topk_prob", True)
     if normed != (routed["moe_router_topk"] > 1):
         values.refuse("norm_topk_prob", "weights are normed for several experts, and not for a single one")
     width = values.count("moe_intermediate_size")
     shared = values.count("n_shared_experts", 1, most=MOST_EXPERTS) * width
-    # Layers that predict further tokens are left over among the tensors, if they are stored.
+    # Looked up so that it counts as read: stored layers that predict further tokens show up as extra tensors.
     values.content.get("num_nextn_predict_layers")
     source = stated_once("partial_rotary_factor", values, values.mapping("rope_parameters"))
     rotary_percent = source.number("partial_rotary_factor", 0.5)

@@ -1,7 +1,7 @@
-"""What a model is described by, and the sizes that follow from it. No torch here.
+"""The description of a model, and the sizes that follow from it. No torch here.
 
-The names are megatron-core's and NeMo's. A value that is ``MISSING`` must be given; ``None`` means "not set"
-where the comment says what then happens.
+The names are megatron-core's and NeMo's. A value that is ``MISSING`` must be given; ``None`` means "not set",
+and the comment says what happens then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ GATED_ACTIVATIONS = ("swiglu", "geglu")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is trained: the architecture, nothing about the run."""
+    """The architecture that is trained, nothing about the run."""
 
     family: str = "llama"
     """Which file of recipes/families describes the layers."""
@@ -34,7 +34,7 @@ class ModelConfig:
     make_vocab_size_divisible_by: int = 128
     """The tables are padded to a multiple of this, whatever the parallel layout."""
     max_position_embeddings: int = MISSING
-    """Longest sequence the model is made for; data.seq_length may be shorter."""
+    """Longest sequence that the model supports; data.seq_length may be shorter."""
     normalization: str = "RMSNorm"
     """RMSNorm or LayerNorm."""
     layernorm_epsilon: float = 1e-5
@@ -50,7 +50,7 @@ class ModelConfig:
     qk_layernorm: bool = False
     """RMSNorm of every head's query and key before attention."""
     window_size: int | None = None
-    """Tokens that a windowed layer attends to, the query's own among them; None: no layer is windowed."""
+    """Tokens that a windowed layer attends to, including the query's own; None: no layer is windowed."""
     window_pattern: str | None = None
     """Which layers are windowed, tiled over the layers: S windowed, L full attention, for example SSSL."""
     final_logit_softcapping: float | None = None
@@ -76,13 +76,13 @@ class ModelConfig:
     moe_layer_freq: int = 1
     """n: of every n layers the first is a mixture of experts, counted from layer 0."""
     first_k_dense_replace: int = 0
-    """The first so many layers are dense, whatever moe_layer_freq says."""
+    """This many first layers are dense, whatever moe_layer_freq says."""
     moe_shared_expert_intermediate_size: int | None = None
     """Total width of the experts that every token passes through; None: there are none."""
     moe_router_score_function: str = "softmax"
     """softmax or sigmoid."""
     moe_router_pre_softmax: bool = False
-    """Softmax over all experts before the top-k choice, instead of over the chosen."""
+    """Softmax over all experts before the top-k choice, instead of over the chosen ones."""
     moe_router_topk_scaling_factor: float | None = None
     """Factor on the chosen experts' weights."""
     moe_router_enable_expert_bias: bool = False
@@ -95,9 +95,9 @@ class ModelConfig:
     moe_importance_loss_coeff: float = 0.0
     """Weight of the squared coefficient of variation of the experts' gates (arXiv 1701.06538, eq. 6)."""
     moe_load_loss_coeff: float = 0.0
-    """Weight of that of the experts' expected loads (eq. 11); noisy routers only."""
+    """The same for the experts' expected loads (eq. 11); noisy routers only."""
     moe_expert_capacity_factor: float | None = None
-    """Tokens beyond this multiple of an even share are dropped by an expert; None: none are."""
+    """An expert drops tokens beyond this multiple of an even share; None: it drops none."""
     megatron: dict[str, Any] = field(default_factory=dict)
     """Any other field of megatron-core's TransformerConfig, by its own name."""
 
@@ -124,7 +124,7 @@ def expert_width(model: ModelConfig) -> int:
 
 
 def moe_layers(model: ModelConfig) -> list[bool]:
-    """For each layer whether it is a mixture of experts."""
+    """For each layer, whether it is a mixture of experts."""
     return [
         model.num_moe_experts is not None
         and layer >= model.first_k_dense_replace
@@ -134,7 +134,7 @@ def moe_layers(model: ModelConfig) -> list[bool]:
 
 
 def window_pattern(model: ModelConfig) -> list[int | None]:
-    """For each layer the tokens it attends to, the query's own among them; None: all before it."""
+    """For each layer the tokens it attends to, including the query's own; None: all before it."""
     if model.window_size is None or model.window_pattern is None:
         return [None] * model.num_layers
     pattern = model.window_pattern

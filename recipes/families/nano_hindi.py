@@ -10,7 +10,7 @@ from recipes.families.blocks import Table, attention, mlp, whole_model
 from recipes.families.family import Architecture, Family
 from recipes.families.hugging_face import (
     auto_map,
-    most_layers,
+    layer_count,
     remote_code,
     rms_norm,
     rms_norm_keys,
@@ -23,7 +23,7 @@ from recipes.families.tensors import same, vocabulary
 from recipes.families.values import Values
 
 VALUE_GATE_CHANNELS = 32
-"""Value embeddings pass a gate that looks at the first so many channels."""
+"""Value embeddings pass through a gate that reads this many of the first channels."""
 VALUE_EMBEDDINGS, VALUE_GATES = "value embeddings", "value gates"
 NANO_HINDI = remote_code(
     "NanoHindi", "nano_hindi", Path(__file__).parent / "remote_code" / "modeling_nano_hindi.py"
@@ -31,12 +31,12 @@ NANO_HINDI = remote_code(
 
 
 def layer_windows(model: ModelConfig) -> list[int | None]:
-    """As the pattern says, but the last layer sees everything, wherever the pattern ends."""
+    """As the pattern says, except that the last layer always has full attention."""
     return [*window_pattern(model)[:-1], None]
 
 
 def value_embedding_layers(model: ModelConfig) -> list[bool]:
-    """For each layer whether it adds a value embedding: every other one, the last included."""
+    """For each layer, whether it adds a value embedding: every other layer does, including the last."""
     return [layer % 2 == (model.num_layers - 1) % 2 for layer in range(model.num_layers)]
 
 
@@ -51,12 +51,12 @@ def check(model: ModelConfig) -> None:
 
 
 def tensors(model: ModelConfig) -> Table:
-    """Every tensor, in the order of the layers. The norms have no parameters."""
+    """Every tensor, in layer order. The norms have no parameters."""
     return whole_model(model, _layer, final_norm=[])
 
 
 def _layer(model: ModelConfig, layer: int) -> Table:
-    # Near 1 bfloat16 resolves steps of 1/128.
+    # Near 1 bfloat16 has steps of 1/128.
     table = [same(name, name, (1,), wide=True) for name in ("resid_lambda", "x0_lambda")]
     table += attention(model)
     if value_embedding_layers(model)[layer]:
@@ -91,7 +91,7 @@ def architecture(model: ModelConfig) -> Architecture:
 
 
 def to_hugging_face(model: ModelConfig) -> dict[str, Any]:
-    """Keys of config.json beside those that every class has."""
+    """Keys of config.json besides those that every class has."""
     values = value_embedding_layers(model)
     return (
         auto_map(NANO_HINDI)
@@ -106,7 +106,7 @@ def to_hugging_face(model: ModelConfig) -> dict[str, Any]:
 
 
 def _from_nano_hindi(values: Values) -> dict[str, Any]:
-    layers = most_layers(values)
+    layers = layer_count(values)
     fields: dict[str, Any] = {
         **rms_norm(values),
         "activation": "squared_relu",
@@ -122,7 +122,7 @@ def _from_nano_hindi(values: Values) -> dict[str, Any]:
         values.refuse("value_embedding_layers", "must be every other layer, the last included")
     sizes = {size for size in windows if size is not None}
     if sizes:
-        # The last layer is full whatever the pattern says: the shortest pattern may say S there.
+        # The last layer has full attention in any case, so the shortest pattern may have S there.
         letters = "".join("L" if size is None else "S" for size in windows)
         patterns = (shortest_period(letters), shortest_period(letters[:-1] or letters))
         fields |= {"window_size": sizes.pop(), "window_pattern": min(patterns, key=len)}
@@ -165,7 +165,7 @@ FAMILY = Family(
         "distribute_saved_activations": "cuts up the embedding that every layer reads",
         "fp32_residual_connection": "norms without gain would hand float32 to bfloat16 matrices",
     },
-    # Layers differ in their parameters: each has names of its own in checkpoints.
+    # Layers differ in their parameters, so each has its own names in checkpoints.
     megatron_fields={"hetereogenous_dist_checkpoint": True},
     layer_windows=layer_windows,
     architecture=architecture,

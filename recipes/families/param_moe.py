@@ -23,7 +23,7 @@ from recipes.families.hugging_face import (
     epsilon,
     expert_layers,
     experts,
-    most_layers,
+    layer_count,
     remote_code,
 )
 from recipes.families.model_config import ModelConfig, expert_width, moe_layers
@@ -38,14 +38,14 @@ PARAM_MOE = remote_code(
 def check(model: ModelConfig) -> None:
     """
     Raises:
-        UserError: a loss on the experts' loads where every expert is always chosen.
+        UserError: a loss on the experts' loads, although every expert is always chosen.
     """
     if model.moe_router_topk == model.num_moe_experts and model.moe_load_loss_coeff:
         refuse("model.moe_load_loss_coeff", model.moe_load_loss_coeff, "every expert is always chosen; set 0")
 
 
 def tensors(model: ModelConfig) -> Table:
-    """Every tensor, in the order of the layers."""
+    """Every tensor, in layer order."""
     return whole_model(model, _layer, final_norm(model))
 
 
@@ -66,7 +66,7 @@ def architecture(model: ModelConfig) -> Architecture:
 
 
 def to_hugging_face(model: ModelConfig) -> dict[str, Any]:
-    """Keys of config.json beside those that every class has."""
+    """Keys of config.json besides those that every class has."""
     return auto_map(PARAM_MOE) | {
         "layer_norm_eps": model.layernorm_epsilon,
         "num_experts": model.num_moe_experts,
@@ -80,7 +80,7 @@ def to_hugging_face(model: ModelConfig) -> dict[str, Any]:
 
 
 def _from_param_moe(values: Values) -> dict[str, Any]:
-    layers = most_layers(values)
+    layers = layer_count(values)
     fields: dict[str, Any] = {
         "activation": "gelu",
         "normalization": "LayerNorm",

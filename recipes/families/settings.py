@@ -1,4 +1,4 @@
-"""Groups of ModelConfig's keys, of which a family names those that it uses. No torch here."""
+"""Groups of ModelConfig's keys, from which a family lists those that it uses. No torch here."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a configuration states and nothing has read: an option that would otherwise be ignored in silence.
+"""Keys of a configuration that no reader has used, so that no option is ignored silently.
 
-A reader looks its keys up in :class:`StatedKeys`. What is left afterwards is either known to change nothing
-or refused, so that a reader cannot forget a key that changes what the model computes. No torch here.
+A reader looks its keys up in :class:`StatedKeys`. Keys left over are refused unless known to change nothing,
+so that a reader cannot miss a key that changes what the model computes. No torch here.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from recipes.errors import UserError
 
 
 def key_names(text: str) -> frozenset[str]:
-    """The names in a text, apart by spaces."""
+    """The names in a text, separated by white space."""
     return frozenset(text.split())
 
 
 class StatedKeys(Mapping[str, Any]):
-    """A configuration that notes which of its keys were looked up. ``key in`` alone does not look one up."""
+    """A configuration that records which of its keys were looked up. ``in`` does not count as a lookup."""
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         self._content = content
@@ -39,15 +39,15 @@ class StatedKeys(Mapping[str, Any]):
         return len(self._content)
 
     def states(self, key: str) -> bool:
-        """Whether it has a value other than null; that does not look it up."""
+        """Whether the key has a value other than null. Does not count as a lookup."""
         return self._content.get(key) is not None
 
     def refuse_unread(self, label: str, harmless: Collection[str]) -> None:
-        """Every key that says something must have been looked up or be harmless.
+        """Every key with a value must have been looked up or be harmless.
 
         Args:
-            label: how messages call the file or the part of it.
-            harmless: keys that do not change what the model computes, whatever they say.
+            label: what messages call the file or the part of it.
+            harmless: keys that never change what the model computes, whatever their value.
 
         Raises:
             UserError: with the key, its value and what to do.
@@ -61,5 +61,5 @@ class StatedKeys(Mapping[str, Any]):
 
 
 def _says_nothing(value: Any) -> bool:
-    """Null, false and what is empty: no option is turned on by that."""
+    """Null, false or empty: such a value turns no option on."""
     return value is None or value is False or (isinstance(value, str | list | dict) and not value)

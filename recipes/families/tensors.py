@@ -1,8 +1,8 @@
-"""The table of a model's tensors: what each is called, how large it is, and what it is for. No torch here.
+"""The table of a model's tensors: their names, sizes and roles. No torch here.
 
-Ours are megatron-core's names, per layer and expert, as Transformer Engine's modules have them
-(recipes/checkpoint/formats/names.py). Conversion, the check of stored files, parameter counts, FLOPs, memory
-and the size of the key-value cache are all computed from this one table.
+"Ours" are megatron-core's tensors, named per layer and expert as in Transformer Engine's modules
+(recipes/checkpoint/formats/names.py); "theirs" are those of a Hugging Face model. Conversion, the check of
+stored files, parameter counts, FLOPs, memory and the key-value cache's size all come from this one table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from recipes.families.model_config import ModelConfig, kv_channels, num_query_gr
 
 Shape = tuple[int, ...]
 
-# What tensors are counted under, in the order in which people read them. A family may add parts of its own.
+# What tensors are counted under, in the order in which people read them. A family may add its own parts.
 WORDS, POSITIONS = "word embeddings", "position embeddings"
 ATTENTION, MLP = "attention", "MLP"
 EXPERTS, SHARED_EXPERTS, ROUTERS = "experts", "shared experts", "routers"
@@ -30,7 +30,7 @@ _LAYER = re.compile(r"decoder\.layers\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Rows:
-    """``count`` rows: from ``start`` on in the tensor ``which`` of theirs, from ``place`` on in ours."""
+    """``count`` rows, from row ``start`` of their tensor number ``which`` and from row ``place`` of ours."""
 
     which: int
     start: int
@@ -47,57 +47,57 @@ class TensorSpec:
 
     name: str
     shape: Shape
-    """As it is stored. Rows in no run are padding: they stay here, and come back as zeros."""
+    """As it is stored. Rows in no run are padding: they are not exported, and come back as zeros."""
     theirs: tuple[str, ...]
     runs: tuple[Rows, ...]
     part: str = VECTORS
     """What it is counted under."""
     multiplied: bool = False
-    """Whether every token is multiplied with it, as with a matrix; lookups, norms and biases are not."""
+    """Whether every token is multiplied by it, as by a matrix; not so for lookups, norms and biases."""
     routed: bool = False
     """Part of a routed expert, which only the tokens sent to it pass through."""
     table: bool = False
     """A row for each token of the vocabulary or each position; not counted as non-embedding."""
     trained: bool = True
-    """Whether it is a parameter; False for what a step corrects by itself."""
+    """Whether it is a parameter; False for tensors that are updated without gradients."""
     split: bool = False
     """Whether tensor-parallel ranks (of a routed expert: expert-tensor-parallel ranks) each hold a part."""
     wide: bool = False
-    """Never stored in fewer bits than it came with: small differences in it decide."""
+    """Never stored in fewer bits than it came with, as small differences in it matter."""
     queries: int = 0
     """Rows that are queries of attention."""
     cached: int = 0
     """Rows whose products are kept to continue a text: keys and values."""
     axes: tuple[str, ...] = ()
-    """The setting that each axis shows, for messages; "" where it is no single one."""
+    """The setting that gives each axis's size, for messages; "" if no single one does."""
 
     @property
     def layer(self) -> int | None:
-        """The number of its layer; None: it is outside of them."""
+        """The number of its layer; None: it is outside the layers."""
         match = _LAYER.match(self.name)
         return int(match[1]) if match else None
 
     def shapes(self) -> list[Shape]:
-        """Of theirs, in their order."""
+        """The shapes of their tensors, in the order of ``theirs``."""
         rows = [0] * len(self.theirs)
         for run in self.runs:
             rows[run.which] += run.count
         return [(count, *self.shape[1:]) for count in rows]
 
     def padding(self) -> int:
-        """Rows of ours, the last ones, that no tensor of theirs has."""
+        """How many of our last rows none of their tensors has."""
         return self.shape[0] - sum(run.count for run in self.runs)
 
     def stored_numbers(self) -> int:
-        """Numbers of ours, padding counted."""
+        """Numbers in our tensor, including padding."""
         return math.prod(self.shape)
 
     def numbers(self) -> int:
-        """Numbers that are used: without padding."""
+        """Numbers that are used, without padding."""
         return (self.shape[0] - self.padding()) * math.prod(self.shape[1:])
 
     def under(self, ours: str, theirs: str) -> TensorSpec:
-        """The same with prefixes before the names."""
+        """The same spec with prefixes before the names."""
         return replace(self, name=ours + self.name, theirs=tuple(theirs + name for name in self.theirs))
 
 
@@ -113,7 +113,7 @@ def same(
     table: bool = False,
     axes: tuple[str, ...] = (),
 ) -> TensorSpec:
-    """Only the name differs."""
+    """A tensor that differs from theirs only in its name."""
     return TensorSpec(
         name,
         shape,
@@ -131,7 +131,7 @@ def same(
 def vocabulary(
     name: str, theirs: str, columns: int, model: ModelConfig, part: str, *, multiplied: bool
 ) -> TensorSpec:
-    """A table by token, padded here and not there."""
+    """A table by token, padded in our model but not in theirs."""
     return TensorSpec(
         name,
         (padded_vocab_size(model), columns),
@@ -182,7 +182,7 @@ def stacked(
     *,
     multiplied: bool = False,
 ) -> TensorSpec:
-    """``rows`` rows of each, one after the other: gate and up of a gated MLP."""
+    """``rows`` rows of each of theirs, one after the other, as gate and up of a gated MLP."""
     runs = tuple(Rows(which, 0, which * rows, rows) for which in range(len(theirs)))
     return TensorSpec(
         name, (len(theirs) * rows, *tail), theirs, runs, part, multiplied=multiplied, split=True
@@ -190,7 +190,7 @@ def stacked(
 
 
 def parts_in_order(parts: Iterable[str]) -> list[str]:
-    """Each part once, a family's own ones between the tables and attention, in their order."""
+    """Each part once, with a family's own parts between the tables and attention, in their order."""
     found = list(dict.fromkeys(parts))
     own = [part for part in found if part not in PARTS]
     known = [part for part in PARTS if part in found]

@@ -1,4 +1,4 @@
-"""Typed access to a JSON object from a stranger."""
+"""Typed access to an untrusted JSON object."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from recipes.console import shown
 from recipes.errors import UserError
 from recipes.families.stated_keys import StatedKeys
 
-# No model has more of anything; what is larger would only cost memory before the weights contradict it.
+# No model has more of anything: larger numbers would only cost memory until the weights contradict them.
 LARGEST = 2**31
 
 
 class Values:
-    """Keys of ``content`` by type; ``null`` counts as absent. ``name`` is how messages call the file.
+    """Keys of ``content`` by type; ``null`` counts as absent. Messages call the file ``name``.
 
-    Every method raises UserError where a value is missing, of another type or out of bounds.
-    ``content`` notes what is looked up: a key that no reader asks for is refused at the end.
+    Every method raises UserError if a value is missing, of the wrong type or out of bounds.
+    ``content`` records what is looked up: a key that no reader uses is refused at the end.
     """
 
     def __init__(self, content: Mapping[str, Any], name: str) -> None:
         self.content, self.name = StatedKeys(content), name
-        self._inside: dict[str, Values] = {}
+        self._nested: dict[str, Values] = {}
 
     def refuse_unread(self, harmless: Collection[str]) -> None:
-        """Every key that says something must have been read or be harmless, inside of objects too.
+        """Every key with a value must have been read or be harmless, in nested objects too.
 
         Raises:
             UserError: with the key, its value and what to do.
         """
         self.content.refuse_unread(self.name, harmless)
-        for inside in self._inside.values():
-            inside.refuse_unread(())
+        for nested in self._nested.values():
+            nested.refuse_unread(())
 
     def refuse(self, key: str, why: str) -> NoReturn:
         raise UserError(f"{self.name}: {key}={shown(self.content.get(key))}: {why}")
@@ -72,18 +72,18 @@ class Values:
         return value
 
     def mapping(self, key: str) -> Values:
-        """An object inside, empty where it is absent."""
-        if key not in self._inside:
+        """A nested object, empty if absent."""
+        if key not in self._nested:
             value = self.content.get(key)
             if value is None:
                 value = {}
             if not isinstance(value, dict):
                 self.refuse(key, "must be an object")
-            self._inside[key] = Values(value, f"{self.name}: {key}")
-        return self._inside[key]
+            self._nested[key] = Values(value, f"{self.name}: {key}")
+        return self._nested[key]
 
     def numbers_of_layers(self, key: str, layers: int) -> list[int]:
-        """Some of the layers, counted from 0, each once and sorted; none where it is absent."""
+        """A list of layers, counted from 0, each once and sorted; empty if absent."""
         value = self.content.get(key)
         if value is None:
             value = []

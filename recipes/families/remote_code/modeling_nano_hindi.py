@@ -24,7 +24,7 @@ VALUE_GATE_CHANNELS = 32
 class NanoHindiConfig(PretrainedConfig):
     """The nanochat line of early 2026.
 
-    ``layer_windows`` holds, for each layer, how many tokens it attends to, the query's own among them, or
+    ``layer_windows`` holds, for each layer, how many tokens it attends to, including the query's own, or
     None for all; ``value_embedding_layers`` the numbers of the layers with a value embedding;
     ``logit_soft_cap`` the c of c * tanh(logits / c), or None.
     """
@@ -128,7 +128,7 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, x0: Tensor, token_ids: Tensor, cos: Tensor, sin: Tensor, mask: Tensor
     ) -> Tensor:
-        # Without dimensions, float32 numbers leave bfloat16 activations bfloat16.
+        # Zero-dimensional float32 tensors leave bfloat16 activations in bfloat16.
         x = self.resid_lambda.squeeze() * x + self.x0_lambda.squeeze() * x0
         x = x + self.self_attn(norm(x, self.eps), token_ids, cos, sin, mask)
         return x + self.mlp(norm(x, self.eps))
@@ -138,7 +138,7 @@ class NanoHindiPreTrainedModel(PreTrainedModel):
     config_class = NanoHindiConfig
     base_model_prefix = "model"
     _no_split_modules = ["Layer"]  # noqa: RUF012
-    # Near 1 bfloat16 resolves steps of 1/128.
+    # Near 1 bfloat16 has steps of 1/128.
     _keep_in_fp32_modules_strict = ["resid_lambda", "x0_lambda"]  # noqa: RUF012
 
 
@@ -157,11 +157,11 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
         x = x0 = norm(self.embed_tokens(input_ids), eps)
         positions = _positions(input_ids, attention_mask)
         cos, sin = _rotary(positions, self.config, x)
-        seen = _seen(input_ids, attention_mask)
-        place = torch.arange(tokens, device=x.device)
-        distance = place[:, None] - place[None, :]
+        causal_mask = _causal_mask(input_ids, attention_mask)
+        index = torch.arange(tokens, device=x.device)
+        distance = index[:, None] - index[None, :]
         for layer, window in zip(self.layers, self.config.layer_windows, strict=True):
-            mask = seen if window is None else seen & (distance < window)
+            mask = causal_mask if window is None else causal_mask & (distance < window)
             x = layer(x, x0, input_ids, cos, sin, mask)
         return norm(x, eps)
 
@@ -181,15 +181,15 @@ def _rotary(positions: Tensor, config: NanoHindiConfig, x: Tensor) -> tuple[Tens
     return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
 
 
-def _seen(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Which key (last axis) each query may see: [batch or 1, 1, tokens, tokens]."""
+def _causal_mask(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Which keys (last axis) each query may see: [batch or 1, 1, tokens, tokens]."""
     tokens = input_ids.shape[1]
-    seen = torch.ones(tokens, tokens, dtype=torch.bool, device=input_ids.device).tril()[None, None]
+    causal = torch.ones(tokens, tokens, dtype=torch.bool, device=input_ids.device).tril()[None, None]
     if attention_mask is None:
-        return seen
+        return causal
     # Padding sees itself, so that no row is empty.
-    itself = torch.eye(tokens, dtype=torch.bool, device=input_ids.device)
-    return seen & attention_mask.bool()[:, None, None, :] | itself
+    diagonal = torch.eye(tokens, dtype=torch.bool, device=input_ids.device)
+    return causal & attention_mask.bool()[:, None, None, :] | diagonal
 
 
 class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):

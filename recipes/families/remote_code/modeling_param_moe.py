@@ -109,7 +109,7 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(0, 1)
-        # In float32: which experts are chosen hangs on small differences.
+        # In float32: which experts are chosen depends on small differences.
         logits = F.linear(tokens.float(), self.gate.weight.float())
         if self.training:
             deviation = F.softplus(F.linear(tokens.float(), self.noise_gate.weight.float()))
@@ -118,8 +118,8 @@ class MixtureOfExperts(nn.Module):
         weights = values.softmax(dim=-1).to(x.dtype)
         out = torch.zeros_like(tokens)
         for number, expert in enumerate(self.experts):
-            token, place = torch.where(chosen == number)
-            out.index_add_(0, token, expert(tokens[token]) * weights[token, place, None])
+            token, rank = torch.where(chosen == number)
+            out.index_add_(0, token, expert(tokens[token]) * weights[token, rank, None])
         return out.view_as(x)
 
 
@@ -142,7 +142,7 @@ class ParamMoePreTrainedModel(PreTrainedModel):
     config_class = ParamMoeConfig
     base_model_prefix = "model"
     _no_split_modules = ["Layer"]  # noqa: RUF012
-    # Which experts are chosen hangs on small differences.
+    # Which experts are chosen depends on small differences.
     _keep_in_fp32_modules_strict = ["gate", "noise_gate"]  # noqa: RUF012
 
 
@@ -168,8 +168,8 @@ class ParamMoeModel(ParamMoePreTrainedModel):
         if attention_mask is not None:
             # Counted from the first token that is not padding; padding sees itself, so that no row is empty.
             positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-            itself = torch.eye(tokens, dtype=torch.bool, device=input_ids.device)
-            mask = mask & attention_mask.bool()[:, None, None, :] | itself
+            diagonal = torch.eye(tokens, dtype=torch.bool, device=input_ids.device)
+            mask = mask & attention_mask.bool()[:, None, None, :] | diagonal
         x = self.dropout(self.embed_tokens(input_ids) + self.embed_positions(positions))
         for layer in self.layers:
             x = layer(x, mask)
