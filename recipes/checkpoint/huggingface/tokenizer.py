@@ -287,6 +287,6 @@ def _settings(
         "added_tokens_decoder": added,
         "model_max_length": max_length,
         "clean_up_tokenization_spaces": False,
-        # llama.cpp's converter reads it here, not from tokenizer.model, and takes true where it is not written.
+        # llama.cpp's converter reads it here, not in tokenizer.model; missing, it means true.
         "add_prefix_space": prefix_space,
     }

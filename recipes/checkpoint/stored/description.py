@@ -44,8 +44,8 @@ def stored_megatron(megatron: Any, label: str) -> dict[str, Any]:
                 "change what the model computes (recipes/config/stored_options.py)"
             )
         if not STORED_OPTIONS[name].fits(value):
-            words = STORED_OPTIONS[name].words
-            raise UserError(f"model_config.yaml: {label}.{name}={shown(value)} must be {words}")
+            description = STORED_OPTIONS[name].description
+            raise UserError(f"model_config.yaml: {label}.{name}={shown(value)} must be {description}")
     return megatron
 
 
