@@ -309,6 +309,8 @@ def refuse_lfs_pointer(path: str | Path) -> None:
     Raises:
         UserError: `path` is one.
     """
+    if Path(path).is_fifo():  # Such as the shell's <(...): what is read of it here would be lost.
+        return
     with Path(path).open("rb") as stream:
         if stream.read(len(LFS_POINTER)) == LFS_POINTER:
             raise UserError(f"{path} is a Git LFS pointer, not the file itself: fetch it with git lfs pull")
