@@ -54,6 +54,19 @@ def main() -> None:
             f"verify largest difference of logits {found.difference:.3g} (largest logit {found.largest:.3g}, "
             f"allowed {found.bound:g} of it, {allowed:.3g})"
         )
+        if found.second_reader is None:
+            print("verify nothing but this project reads such a source: its configuration was read once")
+        else:
+            print(
+                f"verify {found.second_reader} read the source's configuration too: its logits differ "
+                f"by {found.second_difference:.3g}"
+            )
+        if not found.readings_agree:
+            raise UserError(
+                f"{options.source}: {found.second_reader} computes other logits from its configuration than "
+                f"this project, by {found.second_difference:.3g}: an option in it was misunderstood; do not "
+                f"use {options.target}, and report the configuration"
+            )
         if not found.agrees:
             raise UserError(
                 f"{options.target} does not say what {options.source} says: its logits differ by "
