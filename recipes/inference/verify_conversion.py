@@ -55,9 +55,14 @@ class Comparison:
         return self.second_difference <= BOUND * self.largest < float("inf")
 
     @property
-    def agrees(self) -> bool:
-        """Whether both sides agree; False if there are numbers that are not finite."""
+    def sides_agree(self) -> bool:
+        """Whether source and target agree; False if there are numbers that are not finite."""
         return self.difference <= self.bound * self.largest < float("inf")
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both sides agree, and both readings of the source."""
+        return self.sides_agree and self.readings_agree
 
 
 def compare_logits(source: Path, target: Path) -> Comparison:
