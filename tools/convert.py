@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from recipes.cli import run_tool
-from recipes.console import Progress
+from recipes.console import Progress, quiet_libraries
 from recipes.errors import UserError
 
 EXAMPLES = """examples:
@@ -46,6 +46,7 @@ def main() -> None:
         convert(options.source, options.target, options.to, options.dtype, progress.update_to)
     print(f"wrote  {options.target} in {time.monotonic() - started:,.1f} s")
     if options.verify:
+        quiet_libraries()  # Before megatron-core is imported: it warns as it loads.
         from recipes.inference.verify_conversion import compare_logits
 
         found = compare_logits(options.source, options.target)
@@ -54,10 +55,23 @@ def main() -> None:
             f"verify largest difference of logits {found.difference:.3g} (largest logit {found.largest:.3g}, "
             f"allowed {found.bound:g} of it, {allowed:.3g})"
         )
-        if not found.agrees:
+        if found.second_reader is None:
+            print("verify nothing but this project reads such a source: its configuration was read once")
+        else:
+            print(
+                f"verify {found.second_reader} read the source's configuration too: its logits differ "
+                f"by {found.second_difference:.3g}"
+            )
+        if not found.sides_agree:
             raise UserError(
                 f"{options.target} does not say what {options.source} says: its logits differ by "
                 f"{found.difference:.3g}, allowed are {allowed:.3g}; it was left as it was written"
+            )
+        if not found.readings_agree:
+            raise UserError(
+                f"{options.source}: {found.second_reader} computes other logits from its configuration than "
+                f"this project, by {found.second_difference:.3g}: an option in it was misunderstood; do not "
+                f"use {options.target}, and report the configuration"
             )
 
 

@@ -105,12 +105,18 @@ def load_text_model(path: str, *, precision: str = "auto", num_threads: int | No
 
 def build_for_inference(model: ModelConfig, precision: str) -> GPTModel:
     """The model on this process's device, its weights not yet loaded."""
-    world, parallel = World(), ParallelConfig()
+    device = prepare_process()
+    gpt = build_gpt_model(model, ParallelConfig(), resolve_dtype(precision), parallel_output=False)
+    return gpt.to(device)
+
+
+def prepare_process() -> torch.device:
+    """Whatever megatron-core's modules need around them; the device to build on."""
+    world = World()
     init_process_group(world)
     if not parallel_state.model_parallel_is_initialized():  # By an earlier model of this process.
-        init_model_parallel(parallel, seed=1)
-    gpt = build_gpt_model(model, parallel, resolve_dtype(precision), parallel_output=False)
-    return gpt.to(device_of(world))
+        init_model_parallel(ParallelConfig(), seed=1)
+    return device_of(world)
 
 
 def _document_start_id(source: StoredModel) -> int | None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import gc
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from recipes.parallel import cpu_stand_in
+
+if not torch.cuda.is_available():  # Before megatron-core is imported: it looks at CUDA as it loads.
+    cpu_stand_in.install()
+
+from recipes.checkpoint.open import open_stored_model
+from recipes.checkpoint.stored.fill import load_weights
 from recipes.console import quiet_libraries
 from recipes.errors import UserError
+from recipes.inference.second_reading import second_reading, transformers_logits
+from recipes.inference.text_model import build_for_inference
 
 PROMPTS = (
     "The monsoon reaches Kerala in the first days of June.",
@@ -36,18 +44,32 @@ class Comparison:
     """The source's largest logit."""
     bound: float
     """How large the difference may be, as a share of the largest logit."""
+    second_reader: str | None = None
+    """What read the source's configuration a second time: transformers, megatron-core; None: nothing can."""
+    second_difference: float = 0.0
+    """Between both readings of the source; BOUND is allowed."""
+
+    @property
+    def readings_agree(self) -> bool:
+        """Whether the source's configuration was understood as its own library understands it."""
+        return self.second_difference <= BOUND * self.largest < float("inf")
+
+    @property
+    def sides_agree(self) -> bool:
+        """Whether source and target agree; False if there are numbers that are not finite."""
+        return self.difference <= self.bound * self.largest < float("inf")
 
     @property
     def agrees(self) -> bool:
-        """Whether both sides agree; False if there are numbers that are not finite."""
-        return self.difference <= self.bound * self.largest < float("inf")
+        """Whether both sides agree, and both readings of the source."""
+        return self.sides_agree and self.readings_agree
 
 
 def compare_logits(source: Path, target: Path) -> Comparison:
     """The logits of fixed English and Hindi prompts, from both sides.
 
     In fp32, with one side in memory at a time. transformers runs a Hugging Face target, this project's model
-    everything else.
+    everything else. The source is run a second time by what reads its configuration independently.
 
     Raises:
         UserError: a side cannot be loaded.
@@ -57,17 +79,27 @@ def compare_logits(source: Path, target: Path) -> Comparison:
     before = _recipes_logits(source, tokens)
     gc.collect()
     hugging_face = (target / "config.json").is_file()
-    after = _transformers_logits(target, tokens) if hugging_face else _recipes_logits(target, tokens)
-    vocabulary = min(before.shape[-1], after.shape[-1])
-    difference = (before[..., :vocabulary] - after[..., :vocabulary]).abs().max().item()
-    bound = BOUND_NARROWED if _narrowed(source, target) else BOUND
-    return Comparison(difference, before.abs().max().item(), bound)
+    after = transformers_logits(target, tokens) if hugging_face else _recipes_logits(target, tokens)
+    gc.collect()
+    with open_stored_model(source, verify=False) as stored:
+        second = second_reading(stored, tokens)
+    return Comparison(
+        _difference(before, after),
+        before.abs().max().item(),
+        BOUND_NARROWED if _narrowed(source, target) else BOUND,
+        None if second is None else second.reader,
+        0.0 if second is None else _difference(before, second.logits),
+    )
+
+
+def _difference(first: Tensor, second: Tensor) -> float:
+    """The largest, over the rows that both have: padded ones are not in every form."""
+    vocabulary = min(first.shape[-1], second.shape[-1])
+    return (first[..., :vocabulary] - second[..., :vocabulary]).abs().max().item()
 
 
 def _narrowed(source: Path, target: Path) -> bool:
     """Whether the target stores some tensor with fewer digits than the source."""
-    from recipes.checkpoint.open import open_stored_model
-
     with open_stored_model(source, verify=False) as before, open_stored_model(target, verify=False) as after:
         return any(
             torch.finfo(tensor.dtype).eps > torch.finfo(before.tensors[name].dtype).eps
@@ -78,8 +110,6 @@ def _narrowed(source: Path, target: Path) -> bool:
 
 def _tokens(path: Path) -> Tensor:
     """``[prompts, LENGTH]``: the prompts' ids, repeated or cut to one length."""
-    from recipes.checkpoint.open import open_stored_model
-
     with open_stored_model(path) as source:
         vocabulary = source.model.vocab_size
         try:
@@ -92,9 +122,6 @@ def _tokens(path: Path) -> Tensor:
 
 @torch.inference_mode()
 def _recipes_logits(path: Path, tokens: Tensor) -> Tensor:
-    from recipes.checkpoint.open import open_stored_model
-    from recipes.checkpoint.stored.fill import load_weights
-    from recipes.inference.text_model import build_for_inference
 
     # Not load_text_model: torch_dist weights have no tokenizer.
     with open_stored_model(path, verify=False) as source:
@@ -103,16 +130,3 @@ def _recipes_logits(path: Path, tokens: Tensor) -> Tensor:
     tokens = tokens.to(next(gpt.parameters()).device)
     positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
     return gpt(tokens, positions, None, runtime_gather_output=True).float().cpu()
-
-
-def _transformers_logits(path: Path, tokens: Tensor) -> Tensor:
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    # Models without a class in transformers were exported with this project's own code.
-    own_code = "auto_map" in json.loads((path / "config.json").read_text(encoding="utf-8"))
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=own_code)
-    with torch.inference_mode():
-        logits: Tensor = model.eval()(tokens).logits
-    return logits.float()

@@ -31,6 +31,7 @@ LLAMA = replace(
     rotary_base=500,
     layernorm_epsilon=1e-3,
 )
+MISTRAL = replace(LLAMA, window_size=5, window_pattern="S")
 QWEN3 = replace(LLAMA, qk_layernorm=True)
 EXPERTS = replace(QWEN3, num_moe_experts=6, moe_ffn_hidden_size=40)
 GLM4 = replace(
@@ -77,6 +78,7 @@ PARAM_MOE = replace(
 )
 CASES = {
     "llama": LLAMA,
+    "mistral": MISTRAL,
     "llama_tied_mha": replace(LLAMA, num_query_groups=4, share_embeddings_and_output_weights=True),
     "llama_mqa": replace(LLAMA, num_query_groups=1, vocab_size=256),
     "qwen3": QWEN3,
