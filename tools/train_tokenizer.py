@@ -1,4 +1,4 @@
-"""Train a tokenizer on JSONL or text files: SentencePiece unigram or BPE, or byte-level BPE."""
+"""Train a tokenizer on JSONL or text files: SentencePiece BPE or unigram, or byte-level BPE."""
 
 import argparse
 import sys
@@ -11,19 +11,19 @@ examples:
   # one vocabulary for both languages, equal amounts of text of each
   python -m tools.train_tokenizer data/en.jsonl data/hi.jsonl --weights 1 1 --out tokenizers/en_hi_16k
 
-  # byte pair encoding, 128,000 tokens, from 2 GB of text in which Hindi gets more than its share
-  python -m tools.train_tokenizer en.jsonl.zst hi.jsonl.zst --temperature 3 --out tok128k --type bpe \\
+  # 128,000 tokens from 2 GB of text, of which Hindi gets more than its share
+  python -m tools.train_tokenizer en.jsonl.zst hi.jsonl.zst --temperature 3 --out tok128k \\
       --vocab-size 128e3 --max-bytes 2e9
 
   # byte-level BPE as a Hugging Face directory, which keeps Hindi words whole
   python -m tools.train_tokenizer en.jsonl hi.jsonl --type byte_bpe --vocab-size 32e3 --out tok_bytes
 
-unigram and bpe write PREFIX.model, PREFIX.vocab and PREFIX.json (settings, inputs and checksums); byte_bpe
+bpe and unigram write PREFIX.model, PREFIX.vocab and PREFIX.json (settings, inputs and checksums); byte_bpe
 writes the directory PREFIX with tokenizer.json, tokenizer_config.json and training.json
 """
 
 
-TYPES = ("unigram", "bpe", "byte_bpe")
+TYPES = ("bpe", "unigram", "byte_bpe")
 
 
 def number(text: str) -> int:
@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--vocab-size", type=number, default=16000, help="tokens in all (default %(default)s)"
     )
-    parser.add_argument("--type", choices=TYPES, default="unigram", help="default %(default)s")
+    parser.add_argument("--type", choices=TYPES, default="bpe", help="default %(default)s")
     parser.add_argument(
         "--max-bytes",
         type=number,

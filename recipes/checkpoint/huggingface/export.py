@@ -11,12 +11,14 @@ from typing import Any
 from recipes.checkpoint.formats.blob import Blob
 from recipes.checkpoint.huggingface.chat import (
     GENERATION,
+    SETTINGS,
     chat_template,
     dumped,
     generation_of,
     merged_generation,
 )
 from recipes.checkpoint.huggingface.config import to_generation_config, to_hf_config
+from recipes.checkpoint.huggingface.llama_cpp import llama_cpp_warnings
 from recipes.checkpoint.huggingface.remote import write_remote_code
 from recipes.checkpoint.huggingface.tokenizer import special_ids, write_tokenizer
 from recipes.checkpoint.huggingface.write import DtypeOf, Progress, write_weights
@@ -26,6 +28,8 @@ from recipes.data.tokenizer.file_names import HUGGING_FACE, LIBRARIES, TOKENIZER
 from recipes.data.tokenizer.tokenizer_files import LARGEST_TOKENIZER
 from recipes.families.family import tensor_table
 from recipes.families.tensors import WORD_EMBEDDINGS
+
+TOKENIZER_FILES = (TOKENIZER_JSON, TOKENIZER_MODEL, SETTINGS)
 
 
 def write_huggingface(
@@ -51,7 +55,10 @@ def write_huggingface(
         (directory / name).write_bytes(dumped(content, name))
     write_remote_code(directory, model)
     write_weights(directory, source.tensors, table, dtype_of, progress)
-    return warnings
+    written = {
+        name: (directory / name).read_bytes() for name in TOKENIZER_FILES if (directory / name).exists()
+    }
+    return warnings + llama_cpp_warnings(model, written)
 
 
 def _write_tokenizer(source: StoredModel, directory: Path) -> tuple[dict[str, Any], list[str]]:
@@ -86,8 +93,14 @@ def _copy(directory: Path, blobs: Mapping[str, Blob]) -> None:
 
 def _add_chat_template(directory: Path, tokenizer: StoredTokenizer) -> None:
     """Adds the source's chat template to the files that were written for a SentencePiece model."""
-    for name, content in chat_template(tokenizer.beside).items():
+    templates = chat_template(tokenizer.beside)
+    for name, content in templates.items():
         path = directory / name
         if path.exists():
             content = dumped({**json.loads(path.read_bytes()), **json.loads(content)}, name)
         path.write_bytes(content)
+    settings = directory / SETTINGS
+    if templates and settings.exists():
+        # A template writes its turns as text: the special tokens in it have to be found.
+        content = json.loads(settings.read_bytes()) | {"split_special_tokens": False}
+        settings.write_bytes(dumped(content, SETTINGS))

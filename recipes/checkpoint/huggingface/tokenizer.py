@@ -3,8 +3,9 @@
 tokenizer.json gives the ids that :class:`SentencePieceTokenizer` gives, NFC included. Known differences (each
 is tested):
 
-- Special tokens written out in a text (``<s>``) are those tokens, as always in transformers;
-  SentencePiece reads them as text. With byte-pair encoding, ``split_special_tokens=True`` does that too.
+- Special tokens written out in a text (``<s>``) are those tokens for the tokenizers library. SentencePiece
+  reads them as text, and so does transformers: tokenizer_config.json has ``split_special_tokens``, unless a
+  chat template comes with the model, whose turns are written with such tokens.
 - Bytes that are not UTF-8 decode to one U+FFFD for every byte of the run that they are in; SentencePiece
   keeps the run's whole characters.
 - Unigram models whose best segmentations nearly tie: SentencePiece adds scores in 32 bits, tokenizers in 64.
@@ -22,6 +23,7 @@ the rules to whole groups of characters, so that marks (of Devanagari too) after
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -100,7 +102,7 @@ def write_tokenizer(
             "classes of its own (LlamaTokenizer) or not at all"
         ]
     fast.save(str(directory / "tokenizer.json"))
-    prefix_space = _proto(model_file.read_bytes()).normalizer_spec.add_dummy_prefix
+    prefix_space = adds_prefix_space(model_file.read_bytes())
     settings = _settings(tokenizer, document_start, max_length, prefix_space=prefix_space)
     text = json.dumps(settings, ensure_ascii=False, indent=2) + "\n"
     (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
@@ -128,7 +130,7 @@ def build_fast_tokenizer(
     pieces = [piece.piece.replace(SPACE, space) for piece in proto.pieces]
     fast = Tokenizer(_bpe(proto, pieces) if proto.trainer_spec.model_type == BPE else _unigram(proto, pieces))
     fast.normalizer = _normalizer(proto.normalizer_spec, space)
-    splitter = _byte_name_splitter(proto)
+    splitter = _name_splitter(proto)
     if splitter is not None:
         fast.pre_tokenizer = splitter
     fast.decoder = _decoder(proto.normalizer_spec, space)
@@ -146,6 +148,22 @@ def build_fast_tokenizer(
     return fast
 
 
+def adds_prefix_space(model: bytes) -> bool:
+    """Whether a SentencePiece model puts a space before every text; llama.cpp asks tokenizer_config.json."""
+    return bool(_proto(model).normalizer_spec.add_dummy_prefix)
+
+
+def is_unigram(model: bytes) -> bool:
+    """Whether a SentencePiece model chooses the likeliest segmentation rather than merging pairs."""
+    return bool(_proto(model).trainer_spec.model_type == UNIGRAM)
+
+
+def _proto(model: bytes) -> Any:
+    from sentencepiece import sentencepiece_model_pb2
+
+    return sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
+
+
 def check_probes(fast: Tokenizer, tokenizer: SentencePieceTokenizer) -> None:
     """Compares ids and decoded texts on PROBES.
 
@@ -159,12 +177,6 @@ def check_probes(fast: Tokenizer, tokenizer: SentencePieceTokenizer) -> None:
             raise CannotExpress(f"tokenizer.json would encode {text[:40]!r} as {ids[:8]}, not {expected[:8]}")
         if tokenizer.unk_id not in ids and fast.decode(ids) != tokenizer.decode(ids):
             raise CannotExpress(f"tokenizer.json would decode {text[:40]!r} differently")
-
-
-def _proto(model: bytes) -> Any:
-    from sentencepiece import sentencepiece_model_pb2
-
-    return sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
 
 
 def _refuse_inexpressible(proto: Any) -> None:
@@ -237,15 +249,41 @@ def _normalizer(spec: Any, space: str) -> Any:
     return normalizers.Sequence(steps)
 
 
-def _byte_name_splitter(proto: Any) -> Any:
-    """Keeps unigram models from reading the text "<0x0A>" as that byte's piece; it splits no piece."""
+def _name_splitter(proto: Any) -> Any:
+    """Keeps unigram models from reading the names of bytes and special tokens in a text as these pieces.
+
+    Such a name is cut in two where no piece goes on, so that it cannot be found as a whole and nothing else
+    is segmented otherwise.
+    """
     from tokenizers import Regex, pre_tokenizers
 
-    if proto.trainer_spec.model_type != UNIGRAM or not proto.trainer_spec.byte_fallback:
+    if proto.trainer_spec.model_type != UNIGRAM:
         return None
-    if any("<0" in piece.piece for piece in proto.pieces if piece.type == NORMAL):
-        raise CannotExpress("it has pieces that begin as the names of bytes do")
-    return pre_tokenizers.Split(Regex("<(?=0x[0-9A-F]{2}>)"), behavior="isolated")
+    pieces = [piece.piece for piece in proto.pieces if piece.type == NORMAL]
+    names = [piece.piece for piece in proto.pieces if piece.type in (CONTROL, UNKNOWN)]
+    cuts = [cut for name in names if (cut := _cut(name, pieces)) is not None]
+    if proto.trainer_spec.byte_fallback:
+        if any("<0" in piece for piece in pieces):
+            raise CannotExpress("it has pieces that begin as the names of bytes do")
+        cuts.append("<(?=0x[0-9A-F]{2}>)")
+    return pre_tokenizers.Split(Regex("|".join(cuts)), behavior="merged_with_previous") if cuts else None
+
+
+def _cut(name: str, pieces: list[str]) -> str | None:
+    """A regular expression for a beginning of ``name`` after which no piece goes on; None: there is none."""
+    for place in range(1, len(name)):
+        begin, rest = name[:place], name[place:]
+        if not any(begin[-1] in piece and _goes_over(piece, begin, rest) for piece in pieces):
+            return f"{re.escape(begin)}(?={re.escape(rest)})"
+    return None
+
+
+def _goes_over(piece: str, begin: str, rest: str) -> bool:
+    """Whether the piece fits over the seam of the two texts, as far as it reaches to both sides."""
+    return any(
+        begin.endswith(piece[:place][-len(begin) :]) and rest.startswith(piece[place:][: len(rest)])
+        for place in range(1, len(piece))
+    )
 
 
 def _decoder(spec: Any, space: str) -> Any:
@@ -289,4 +327,5 @@ def _settings(
         "clean_up_tokenization_spaces": False,
         # llama.cpp's converter reads it here, not in tokenizer.model; missing, it means true.
         "add_prefix_space": prefix_space,
+        "split_special_tokens": True,
     }

@@ -18,14 +18,14 @@ from recipes.errors import UserError
 from recipes.files import sha256_file
 
 DEFAULT_MAX_BYTES = 100_000_000
-ModelType = Literal["unigram", "bpe", "byte_bpe"]
+ModelType = Literal["bpe", "unigram", "byte_bpe"]
 
 
 def train_tokenizer(
     inputs: Sequence[str | Path],
     prefix: str | Path,
     vocab_size: int = 16000,
-    model_type: ModelType = "unigram",
+    model_type: ModelType = "bpe",
     max_bytes: int | None = DEFAULT_MAX_BYTES,
     weights: Sequence[float] | None = None,
     temperature: float | None = None,
@@ -41,7 +41,7 @@ def train_tokenizer(
             `temperature` one per language.
         prefix: where to write, without suffix.
         vocab_size: number of tokens, the 256 bytes and the special tokens included.
-        model_type: `unigram` or `bpe` (SentencePiece), or `byte_bpe`.
+        model_type: `bpe` or `unigram` (SentencePiece), or `byte_bpe`.
         max_bytes: use at most so many bytes of text in all, drawn from all of every input; None uses all.
         weights: one per input: the shares of text they get. The largest sample with these shares is taken.
         temperature: shares proportional to size^(1/temperature): 1 keeps the sizes' proportions, large

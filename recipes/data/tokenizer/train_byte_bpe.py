@@ -66,6 +66,7 @@ def train_byte_bpe(lines: Iterator[str], vocab_size: int) -> dict[str, bytes]:
         "tokenizer_class": "PreTrainedTokenizerFast",
         **named,
         "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,  # Their names in a text are text, as in training.
     }
     return {
         TOKENIZER_JSON: tokenizer.to_str(pretty=True).encode(),

@@ -187,9 +187,9 @@ def test_known_differences(own: Pair) -> None:
     """What the module's docstring says of special tokens and of bytes."""
     ours = own.ours.encode("a</s>b")
     assert own.ours.eos_id not in ours and own.ours.eos_id in own.theirs.encode("a</s>b").ids
-    text = AutoTokenizer.from_pretrained(own.directory, split_special_tokens=True)
-    if "bpe" in type(own.theirs.model).__name__.lower():
-        assert text("a</s>b", add_special_tokens=False)["input_ids"] == ours
+    loaded = AutoTokenizer.from_pretrained(own.directory)
+    for text in ("a</s>b", *SPECIAL, "".join(SPECIAL)):
+        assert loaded(text, add_special_tokens=False)["input_ids"] == own.ours.encode(text)
     # The bytes of a whole character and one that begins none: kept apart by SentencePiece.
     run = [*own.ours.encode("漢"), own.ours.encode("\n")[0] + 0xFF - 0x0A]
     assert own.ours.decode(run) == "漢\ufffd" and own.theirs.decode(run) == "\ufffd" * 4
@@ -227,11 +227,12 @@ def test_what_cannot_be_expressed_leaves_alone(
 
 
 def test_a_difference_that_nobody_foresaw_leaves_alone(
-    tiny_data: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The comparison before writing is what guards: here it is the library that has gone wrong."""
-    monkeypatch.setattr("recipes.checkpoint.huggingface.tokenizer._byte_name_splitter", lambda proto: None)
-    assert "tokenizer.json would encode '<0x0A>" in refuse_alone(tmp_path / "hf", tiny_data.tokenizer)
+    model = trained("bytes", model_type="unigram", byte_fallback=True, **IDENTITY)
+    monkeypatch.setattr("recipes.checkpoint.huggingface.tokenizer._name_splitter", lambda proto: None)
+    assert "tokenizer.json would encode '<0x0A>" in refuse_alone(tmp_path / "hf", model)
 
 
 def test_no_sentencepiece_model(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def _own_bytes(directory: Path, corpus: Path) -> None:
 def _exported_unigram(directory: Path, corpus: Path) -> None:
     """Special tokens are among a unigram model's pieces."""
     directory.mkdir()
-    train_tokenizer([corpus], directory / "tok", vocab_size=330)
+    train_tokenizer([corpus], directory / "tok", vocab_size=330, model_type="unigram")
     write_tokenizer(directory, directory / "tok.model", document_start="bos", max_length=64)
     (directory / "tokenizer.model").unlink()
 

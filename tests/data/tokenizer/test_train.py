@@ -51,7 +51,7 @@ def test_files_and_loading(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("\n".join(parts), "utf-8")
     sentencepiece.SentencePieceTrainer.Train(
         input=str(tmp_path / "lines.txt"), model_prefix=str(tmp_path / "ref"), vocab_size=330, minloglevel=2,
-        **SETTINGS,
+        model_type="bpe", **SETTINGS,
     )  # fmt: skip
     assert (tmp_path / "ref.vocab").read_bytes() == (folder / "tok.v1.vocab").read_bytes()
 
@@ -146,7 +146,7 @@ def test_lines() -> None:
 def test_command_line(corpus: Path, tmp_path: Path) -> None:
     done = run(corpus, "--out", tmp_path / "tok", "--vocab-size", "0.33e3", "--type", "bpe", "--weights", 1)
     assert done.returncode == 0 and "330 tokens" in done.stderr and done.stdout == ""
-    done = run(corpus, "--out", tmp_path / "tok", "--vocab-size", 330)
+    done = run(corpus, "--out", tmp_path / "tok", "--vocab-size", 330, "--type", "unigram")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert run(corpus, "--out", tmp_path / "tok", "--vocab-size", 1e6, "--force").returncode == 2
