@@ -51,7 +51,7 @@ def make_tiny_data(directory: Path) -> TinyData:
     make_corpus(corpus, size=200_000, seed=1, world_seed=1, people=16, force=False)
     prefix = directory / "tokenizer"
     inputs = [corpus / f"train.{language}.jsonl" for language in ("en", "hi")]
-    train_tokenizer(inputs, prefix, vocab_size=800)
+    train_tokenizer(inputs, prefix, vocab_size=800, model_type="unigram")
     for part in ("train", "valid"):
         for language in ("en", "hi"):
             preprocess(
