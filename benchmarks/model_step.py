@@ -29,11 +29,6 @@ if not torch.cuda.is_available():
 
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.distributed import (
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
 from torch import Tensor
 
 from recipes.cli import run_tool
@@ -46,10 +41,10 @@ from recipes.families.family import family_of
 from recipes.families.model_config import kv_channels, num_query_groups
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights
-from recipes.optim.build import build_optimizer
 from recipes.parallel.setup import device_of, init_model_parallel, init_process_group, resolve_dtype
 from recipes.plan.accounting import flops_per_token
 from recipes.training.callbacks.metrics import known_peak_flops
+from recipes.training.engine import build_engine
 from recipes.training.step import forward_backward
 
 Step = Callable[[Tensor], None]
@@ -63,24 +58,18 @@ def our_step(config: PretrainConfig) -> Step:
     gpt = build_gpt_model(config.model, config.parallel, dtype)
     initialize_weights(gpt, config.model, config.seed)
     gpt.to(device_of(World()))
-    ddp_config = DistributedDataParallelConfig(
-        use_distributed_optimizer=config.optim.name == "adamw", grad_reduce_in_fp32=True
-    )
-    ddp = DistributedDataParallel(gpt.config, ddp_config, gpt)
-    optimizer = build_optimizer(config.optim, config.parallel, dtype, [ddp])
-    gpt.config.finalize_model_grads_func = finalize_model_grads
-    gpt.config.grad_scale_func = optimizer.scale_loss
+    engine = build_engine(gpt, config, dtype)
 
     def step(tokens: Tensor) -> None:
-        ddp.zero_grad_buffer()
-        optimizer.zero_grad()
+        engine.zero_gradients()
         batch = {
             "tokens": tokens[:, :-1].contiguous(),
             "labels": tokens[:, 1:].contiguous(),
             "loss_mask": torch.ones(tokens[:, 1:].shape, device=tokens.device),
         }
-        forward_backward(ddp, batch, micro_batch_size=config.trainer.micro_batch_size, forward_only=False)
-        optimizer.step()
+        size = config.trainer.micro_batch_size
+        forward_backward(engine.ddp, batch, micro_batch_size=size, forward_only=False)
+        engine.optimizer.step()
 
     return step
 

@@ -180,8 +180,9 @@ class TrainerConfig:
     """torch CPU threads per process; None: the machine's cores shared by the local processes."""
     peak_tflops: float | None = None
     """Dense peak of one device, for MFU; None: that of H100, H200 or A100; no MFU on other devices."""
-    compile: bool = False
-    """torch.compile every transformer layer: slow to start, faster after that; see docs/decisions.md."""
+    compile: bool | str = "auto"
+    """torch.compile the transformer layers: slow to start, faster after that. auto: on a GPU without
+    Transformer Engine, unless layers have experts or tensors or sequences are split over ranks."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
 

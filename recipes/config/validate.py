@@ -48,8 +48,10 @@ def validate_pretrain(config: PretrainConfig) -> int:
             f"longer than model.max_position_embeddings={config.model.max_position_embeddings}; lower it",
         )
     tp = config.parallel.tensor_model_parallel_size
-    if config.trainer.compile and config.model.num_moe_experts is not None:
-        refuse("trainer.compile", True, "megatron-core's experts cannot be compiled; leave it false")
+    if config.trainer.compile not in (True, False, "auto"):
+        refuse("trainer.compile", config.trainer.compile, "must be true, false or auto")
+    if config.trainer.compile is True and config.model.num_moe_experts is not None:
+        refuse("trainer.compile", True, "megatron-core's experts cannot be compiled; leave it auto")
     cp = config.parallel.context_parallel_size
     if config.data.seq_length % (2 * cp) and cp > 1:
         refuse(

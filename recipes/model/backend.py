@@ -11,11 +11,18 @@ import importlib.util
 from megatron.core.models.backends import BackendSpecProvider, LocalSpecProvider
 
 from recipes.model.attention import SDPACoreAttention
+from recipes.model.linear import ColumnParallelLinear, RowParallelLinear
 from recipes.model.norm import TorchNorm
 
 
 class TorchSpecProvider(LocalSpecProvider):
-    """megatron-core's parallel linear layers, with PyTorch's norms and attention."""
+    """megatron-core's parallel linear layers in our classes, with PyTorch's norms and attention."""
+
+    def column_parallel_linear(self) -> type:
+        return ColumnParallelLinear
+
+    def row_parallel_linear(self) -> type:
+        return RowParallelLinear
 
     def layer_norm(self, rms_norm: bool = False, for_qk: bool = False) -> type:
         return TorchNorm

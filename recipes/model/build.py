@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 from megatron.core.activations import squared_relu
-from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt import GPTModel as MegatronGPTModel
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.moe.moe_layer import MoELayer
@@ -189,14 +189,14 @@ def _leave_as_is(weight: Tensor) -> Tensor:
 
 def build_gpt_model(
     model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype, *, parallel_output: bool = True
-) -> GPTModel:
+) -> MegatronGPTModel:
     """This rank's part of the model, with weights not initialised.
 
     ``parallel_output`` keeps logits split over the vocabulary among tensor-parallel ranks (training).
     """
     config = transformer_config(model, parallel, dtype)
     family = layers_of(model)
-    description = {} if family.gpt_model is GPTModel else {"description": model}
+    description = {} if family.gpt_model is MegatronGPTModel else {"description": model}
     gpt = family.gpt_model(
         config=config,
         transformer_layer_spec=family.block_spec(model, config, spec_provider()),
@@ -215,7 +215,7 @@ def build_gpt_model(
     return gpt
 
 
-def _mark_experts(gpt: GPTModel) -> None:
+def _mark_experts(gpt: MegatronGPTModel) -> None:
     """Makes the experts' gradients be reduced over exactly the ranks that hold the same experts.
 
     megatron-core does so only when experts are distributed over ranks. In a tensor-parallel model, experts

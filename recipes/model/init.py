@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -26,15 +27,22 @@ ROWS_PER_BLOCK = 1024
 
 @torch.no_grad()
 def initialize_weights(gpt: GPTModel, model: ModelConfig, seed: int) -> None:
-    """Fills this rank's parameters in place with the initial values of the model's family."""
+    """Fills this rank's parameters in place with the initial values of the model's family.
+
+    Random ones are drawn by as many threads as torch uses: billions of numbers take one of them minutes.
+    """
     family = layers_of(model)
+    blocks = []
     for shard in sharded_tensors(gpt):
         values = family.initial_values(shard.key, shard.global_shape[-1], model)
         assert shard.data is not None
         if isinstance(values, Constant):
             shard.data.fill_(values.value)
         else:
-            _fill_random(shard, values, seed)
+            blocks += [(shard, values, seed, block) for block in _blocks(shard)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        for _ in threads.map(lambda arguments: _fill_block(*arguments), blocks):
+            pass  # Raises what a thread raised.
 
 
 def sharded_tensors(gpt: GPTModel) -> Iterator[ShardedTensor]:
@@ -46,8 +54,15 @@ def sharded_tensors(gpt: GPTModel) -> Iterator[ShardedTensor]:
             yield value
 
 
-def _fill_random(shard: ShardedTensor, values: Normal | Uniform, seed: int) -> None:
-    """Draws the global tensor in blocks of rows and copies the part that this rank holds."""
+def _blocks(shard: ShardedTensor) -> range:
+    """The blocks of ROWS_PER_BLOCK rows of the global tensor of which this rank holds a part."""
+    start, count = shard.global_offset[shard.prepend_axis_num], shard.local_shape[0]
+    return range(start // ROWS_PER_BLOCK, (start + count - 1) // ROWS_PER_BLOCK + 1)
+
+
+@torch.no_grad()  # Which holds for one thread only.
+def _fill_block(shard: ShardedTensor, values: Normal | Uniform, seed: int, block: int) -> None:
+    """Draws one block of rows of the global tensor and copies the part that this rank holds."""
     leading = shard.prepend_axis_num
     # Leading axes index the stack of layers: each index has its own random stream.
     place = tuple(shard.global_offset[:leading])
@@ -57,16 +72,14 @@ def _fill_random(shard: ShardedTensor, values: Normal | Uniform, seed: int) -> N
         for offset, size in zip(shard.global_offset[leading + 1 :], shard.local_shape[1:], strict=True)
     )
     total_rows, row_shape = shard.global_shape[leading], shard.global_shape[leading + 1 :]
-    first_block, last_block = row_start // ROWS_PER_BLOCK, (row_start + row_count - 1) // ROWS_PER_BLOCK
-    for block in range(first_block, last_block + 1):
-        block_start = block * ROWS_PER_BLOCK
-        # Always a whole block, so that a row's numbers do not depend on where the table ends (padding).
-        random = _generator(seed, shard.key, place, block)
-        drawn = torch.from_numpy(_draw(random, values, (ROWS_PER_BLOCK, *row_shape)))
-        start = max(row_start, block_start)
-        stop = min(row_start + row_count, block_start + ROWS_PER_BLOCK, total_rows)
-        part: Tensor = drawn[start - block_start : stop - block_start]
-        shard.data[start - row_start : stop - row_start].copy_(part[(slice(None), *columns)])
+    block_start = block * ROWS_PER_BLOCK
+    # Always a whole block, so that a row's numbers do not depend on where the table ends (padding).
+    random = _generator(seed, shard.key, place, block)
+    drawn = torch.from_numpy(_draw(random, values, (ROWS_PER_BLOCK, *row_shape)))
+    start = max(row_start, block_start)
+    stop = min(row_start + row_count, block_start + ROWS_PER_BLOCK, total_rows)
+    part: Tensor = drawn[start - block_start : stop - block_start]
+    shard.data[start - row_start : stop - row_start].copy_(part[(slice(None), *columns)])
 
 
 def _draw(random: np.random.Generator, values: Normal | Uniform, shape: tuple[int, ...]) -> np.ndarray:

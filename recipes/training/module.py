@@ -8,11 +8,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.distributed import (
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
+from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import get_canonical_lr_for_logging
@@ -31,9 +27,10 @@ from recipes.data.tokenizer import TextTokenizer
 from recipes.families.family import draws_random_numbers
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights
-from recipes.optim.build import build_optimizer, build_schedule, uses_distributed_optimizer
+from recipes.optim.build import build_schedule
 from recipes.parallel.setup import resolve_dtype, seed_random_states
 from recipes.run_directory import RunDirectory
+from recipes.training.engine import Engine, build_engine
 from recipes.training.expert_metrics import expert_usage, reset_expert_usage
 from recipes.training.resume import changed_sources, data_record
 from recipes.training.start import load_start_weights
@@ -116,38 +113,20 @@ class ParamGPT(ModelPT):
             load_start_weights(self.init_from, gpt)
         # Outside torch's module tree: Lightning must not move, count or save what megatron-core manages.
         self.__dict__["gpt"] = gpt
-        self.__dict__["ddp"] = DistributedDataParallel(
-            gpt.config,
-            DistributedDataParallelConfig(
-                use_distributed_optimizer=uses_distributed_optimizer(run.optim),
-                overlap_grad_reduce=run.parallel.overlap_grad_reduce,
-                overlap_param_gather=run.parallel.overlap_param_gather,
-                grad_reduce_in_fp32=True,
-            ),
-            gpt,
-        )
-        self.__dict__["megatron_optimizer"] = build_optimizer(
-            run.optim, run.parallel, self.dtype_, [self.ddp]
-        )
+        self.__dict__["engine"] = build_engine(gpt, run, self.dtype_)
         if self.init_from is not None and run.init_from_state == "full":
             load_training_checkpoint(self.init_from, gpt, self.megatron_optimizer)
-        self._connect_gradient_hooks()
-        if run.trainer.compile:
-            for layer in gpt.decoder.layers:
-                layer.compile()
-
-    def _connect_gradient_hooks(self) -> None:
-        config = self.gpt.config
-        config.finalize_model_grads_func = finalize_model_grads
-        config.grad_scale_func = self.megatron_optimizer.scale_loss
-        if self.run.parallel.overlap_grad_reduce:
-            config.no_sync_func = self.ddp.no_sync
-        if self.run.parallel.overlap_param_gather:
-            config.param_sync_func = self.ddp.start_param_sync
 
     gpt: GPTModel
-    ddp: DistributedDataParallel
-    megatron_optimizer: MegatronOptimizer
+    engine: Engine
+
+    @property
+    def ddp(self) -> DistributedDataParallel:
+        return self.engine.ddp
+
+    @property
+    def megatron_optimizer(self) -> MegatronOptimizer:
+        return self.engine.optimizer
 
     def gather_parameters(self) -> None:
         """Brings the parameters of all ranks up to date before they are read outside a forward pass.
@@ -176,8 +155,7 @@ class ParamGPT(ModelPT):
             step_seed = (self.run.seed * 1_000_003 + self.trainer.global_step) % 2**31
             seed_random_states(step_seed)
         self.gpt.train()
-        self.ddp.zero_grad_buffer()
-        self.megatron_optimizer.zero_grad()
+        self.engine.zero_gradients()
         has_experts = self.run.model.num_moe_experts is not None
         if has_experts:
             reset_expert_usage(self.gpt)

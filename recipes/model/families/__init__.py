@@ -28,7 +28,8 @@ class FamilyLayers:
     block_spec: Callable[[ModelConfig, TransformerConfig, BackendSpecProvider], TransformerBlockSubmodules]
     """This pipeline stage's layers and the final norm."""
     gpt_model: type[GPTModel]
-    """megatron-core's GPTModel, or a subclass that also takes ``model``, as ``description``."""
+    """megatron-core's GPTModel; or recipes.model.gpt.GPTModel or a subclass of it, which also take ``model``,
+    as ``description``."""
     initial_values: Callable[[str, int, ModelConfig], InitialValues] = megatron_initial_values
     """``(canonical name, fan-in, model)`` -> the values that a parameter is filled with before training."""
 

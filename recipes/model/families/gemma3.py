@@ -8,12 +8,12 @@ with full attention and another on windowed layers.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
 from megatron.core.models.backends import BackendSpecProvider
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
-from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
@@ -22,6 +22,7 @@ from torch import Tensor
 from recipes.families.family import layer_windows
 from recipes.families.model_config import ModelConfig
 from recipes.model.families import FamilyLayers, llama
+from recipes.model.gpt import GPTModel
 from recipes.model.initial_values import NORM_GAINS, Constant, InitialValues, megatron_initial_values
 
 FULL, WINDOWED = 0, 1  # Indices into the stacked rotary embeddings.
@@ -70,7 +71,7 @@ class Gemma3Model(GPTModel):
     """GPTModel with scaled word embeddings and two rotary bases."""
 
     def __init__(self, config: TransformerConfig, *, description: ModelConfig, **options: Any) -> None:
-        super().__init__(config=config, **options)
+        super().__init__(config=config, description=description, **options)
         self.rotary_pos_emb = TwoBaseRotaryEmbedding(config, description)
 
     def _preprocess(
@@ -85,8 +86,11 @@ class Gemma3Model(GPTModel):
         return prepared
 
 
+@cache
 def with_post_norm(linear: type, norm: type) -> type:
     """A row-parallel linear layer class whose output is normed, named as NeMo names it in checkpoints.
+
+    One class for all layers: torch.compile would compile each class of its own again.
 
     The norm belongs to the sub-layer's last matrix rather than to the layer around it: dropout, residual and
     recomputation thus stay megatron-core's, and the weight's name ends in ``linear_*.post_layernorm.weight``.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.backends import BackendSpecProvider
-from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_mlp_module_spec_for_backend
 from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec_for_backend
 from megatron.core.transformer import ModuleSpec, TransformerConfig, TransformerLayer
@@ -23,6 +22,7 @@ from megatron.core.transformer.transformer_layer import (
 
 from recipes.families.model_config import ModelConfig, moe_layers
 from recipes.model.families import FamilyLayers
+from recipes.model.gpt import GPTModel
 from recipes.model.mlp import MLP
 from recipes.model.router import Router
 

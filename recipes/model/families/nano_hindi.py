@@ -14,7 +14,6 @@ import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.jit import jit_fuser
 from megatron.core.models.backends import BackendSpecProvider
-from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer import ModuleSpec, TransformerConfig, TransformerLayer
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
@@ -26,8 +25,8 @@ from torch import Tensor, nn
 from recipes.families.model_config import ModelConfig, padded_vocab_size
 from recipes.families.nano_hindi import value_embedding_layers
 from recipes.model.families import FamilyLayers
+from recipes.model.gpt import GPTModel
 from recipes.model.initial_values import OUTPUT_PROJECTIONS, Constant, InitialValues, Normal, Uniform
-from recipes.model.soft_cap import SoftCap
 from recipes.model.value_embedding import ValueEmbeddedAttention
 
 
@@ -104,8 +103,7 @@ class NanoHindiModel(GPTModel):
     """GPTModel with normed word embeddings, which every layer sees, and soft-capped logits in fp32."""
 
     def __init__(self, config: TransformerConfig, *, description: ModelConfig, **options: Any) -> None:
-        super().__init__(config=config, **options)
-        self.soft_cap = description.final_logit_softcapping
+        super().__init__(config=config, description=description, **options)
         self.embedding_norm = GainFreeRMSNorm(config, config.hidden_size, config.layernorm_epsilon)
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, *args: Any, **options: Any) -> Tensor:
@@ -121,17 +119,12 @@ class NanoHindiModel(GPTModel):
         )
         return output
 
-    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Cross entropy ``[b, s]``; the elementwise cap needs no other rank's part of the vocabulary."""
-        losses: Tensor = super().compute_language_model_loss(labels, self._capped(logits))
-        return losses
-
     def _postprocess(self, *args: Any, labels: Tensor | None = None, **options: Any) -> Tensor:
         output: Tensor = super()._postprocess(*args, labels=labels, **options)
-        return self._capped(output) if labels is None else output
-
-    def _capped(self, logits: Tensor) -> Tensor:
-        return logits.float() if self.soft_cap is None else SoftCap.apply(logits, self.soft_cap)
+        if labels is not None:
+            return output  # The loss has capped its logits.
+        logits = output.float()
+        return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
 
 
 def layer_spec(model: ModelConfig, backend: BackendSpecProvider, *, embeds_values: bool) -> ModuleSpec:

@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 from megatron.core.models.backends import BackendSpecProvider
-from megatron.core.models.gpt import GPTModel
-from megatron.core.tensor_parallel import RowParallelLinear
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 
 from recipes.families.model_config import ModelConfig, moe_layers
 from recipes.model.families import FamilyLayers
 from recipes.model.families.llama import experts_spec, layer_spec, qkv_linear, stage_layers
+from recipes.model.gpt import GPTModel
 from recipes.model.initial_values import Constant, InitialValues, megatron_initial_values
+from recipes.model.linear import RowParallelLinear
 from recipes.model.noisy_router import noisy_router
 
 ROUTER_WEIGHTS = ("router.weight", "router.noise_weight")

@@ -1,0 +1,74 @@
+"""megatron-core's DDP and optimizer around a model: what a training step of one process consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.models.gpt import GPTModel
+from megatron.core.optimizer import MegatronOptimizer
+
+from recipes.config.schema import PretrainConfig
+from recipes.model.backend import have_transformer_engine
+from recipes.model.linear import add_to_main_grads
+from recipes.optim.build import build_optimizer, uses_distributed_optimizer
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model with its gradient buffers and its optimizer."""
+
+    ddp: DistributedDataParallel
+    optimizer: MegatronOptimizer
+    added_by_product: list[torch.nn.Parameter]
+    """Weights whose gradients linear layers add to the main gradients, see recipes/model/linear.py."""
+
+    def zero_gradients(self) -> None:
+        """Before a step's first backward pass."""
+        self.ddp.zero_grad_buffer()
+        for weight in self.added_by_product:
+            weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
+        self.optimizer.zero_grad()
+
+
+def build_engine(gpt: GPTModel, run: PretrainConfig, dtype: torch.dtype) -> Engine:
+    """Wraps a model on its device as the run says. Layers are compiled by the first step, if at all."""
+    ddp = DistributedDataParallel(
+        gpt.config,
+        DistributedDataParallelConfig(
+            use_distributed_optimizer=uses_distributed_optimizer(run.optim),
+            overlap_grad_reduce=run.parallel.overlap_grad_reduce,
+            overlap_param_gather=run.parallel.overlap_param_gather,
+            grad_reduce_in_fp32=True,
+        ),
+        gpt,
+    )
+    optimizer = build_optimizer(run.optim, run.parallel, dtype, [ddp])
+    gpt.config.finalize_model_grads_func = finalize_model_grads
+    gpt.config.grad_scale_func = optimizer.scale_loss
+    if run.parallel.overlap_grad_reduce:
+        gpt.config.no_sync_func = ddp.no_sync
+    if run.parallel.overlap_param_gather:
+        gpt.config.param_sync_func = ddp.start_param_sync
+    if compiles_layers(run):
+        for layer in gpt.decoder.layers:
+            layer.compile()
+    return Engine(ddp, optimizer, add_to_main_grads(gpt))
+
+
+def compiles_layers(run: PretrainConfig) -> bool:
+    """What trainer.compile means on this machine."""
+    if run.trainer.compile != "auto":
+        return bool(run.trainer.compile)
+    parallel = run.parallel
+    return (
+        torch.cuda.is_available()
+        and not have_transformer_engine()  # Its modules are fused already, and cannot be compiled.
+        and run.model.num_moe_experts is None
+        and parallel.tensor_model_parallel_size == parallel.context_parallel_size == 1
+    )

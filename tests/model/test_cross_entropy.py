@@ -1,0 +1,121 @@
+"""The cross entropy against torch's in float64."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recipes.config.schema import ParallelConfig
+from recipes.config.world import launched_world
+from recipes.model import cross_entropy
+from recipes.model.cross_entropy import vocab_parallel_cross_entropy
+from tests.support.pool import GlooPool
+
+
+def case(vocabulary: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits ``[3, 4, V]`` up to about 40, labels also at both ends of the vocabulary, losses' gradients."""
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = (torch.randn(3, 4, vocabulary, generator=generator) * 8).to(dtype)
+    labels = torch.randint(vocabulary, (3, 4), generator=generator)
+    labels[0, 0], labels[2, 3] = 0, vocabulary - 1
+    return logits, labels, torch.rand(3, 4, generator=generator)
+
+
+def expected(
+    logits: Tensor, labels: Tensor, gradient: Tensor, soft_cap: float | None
+) -> tuple[Tensor, Tensor]:
+    exact = logits.double().requires_grad_()
+    capped = exact if soft_cap is None else soft_cap * torch.tanh(exact / soft_cap)
+    losses = functional.cross_entropy(capped.flatten(0, 1), labels.flatten(), reduction="none").view_as(
+        labels
+    )
+    losses.backward(gradient.double())
+    assert exact.grad is not None
+    return losses.detach(), exact.grad
+
+
+def assert_agrees(vocabulary: int, dtype: torch.dtype, soft_cap: float | None) -> None:
+    logits, labels, gradient = case(vocabulary, dtype)
+    losses, slopes = expected(logits, labels, gradient, soft_cap)
+    ours = logits.requires_grad_()
+    found = vocab_parallel_cross_entropy(ours, labels, soft_cap=soft_cap)
+    found.backward(gradient)
+    assert found.dtype == torch.float32 and ours.grad is not None and ours.grad.dtype == dtype
+    torch.testing.assert_close(found.double(), losses, rtol=0, atol=1e-5)
+    rounding = 2**-8 if dtype == torch.bfloat16 else 2e-6
+    torch.testing.assert_close(
+        ours.grad.double(), slopes, rtol=rounding, atol=1e-6 * slopes.abs().max().item()
+    )
+
+
+@pytest.mark.parametrize("soft_cap", [None, 15.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [1, 7, 1000, 256_000])
+def test_equals_torchs_in_float64(vocabulary: int, dtype: torch.dtype, soft_cap: float | None) -> None:
+    assert_agrees(vocabulary, dtype, soft_cap)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("soft_cap", [None, 15.0])
+def test_compiled(soft_cap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, by the CPU's compiler."""
+    calls = []
+
+    def compiled(function: Any, *arguments: Any) -> Any:
+        calls.append(function)
+        return cross_entropy._compiled(function)(*arguments)
+
+    monkeypatch.setattr(cross_entropy, "_run", compiled)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert_agrees(70_000, dtype, soft_cap)
+    assert len(calls) == 4
+
+
+def test_large_logits_neither_overflow_nor_vanish() -> None:
+    logits = torch.tensor([[3e4, -3e4, 2.9e4], [-3e4, -3e4, -3e4]], requires_grad=True)
+    losses = vocab_parallel_cross_entropy(logits, torch.tensor([1, 0]))
+    assert losses.tolist() == [6e4, pytest.approx(math.log(3.0), abs=2e-3)]  # 3e4 has steps of 0.002 in fp32.
+    losses.sum().backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+def test_the_logits_are_used_up() -> None:
+    """A second backward pass would read gradients as logits: autograd notices."""
+    logits, labels, gradient = case(50)
+    product = logits.requires_grad_() * 1.0
+    losses = vocab_parallel_cross_entropy(product, labels)
+    losses.backward(gradient, retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        losses.backward(gradient)
+
+
+def losses_of_a_slice(soft_cap: float | None) -> dict[str, Any]:
+    """A case for the pool: this rank's slice of the vocabulary."""
+    from megatron.core import parallel_state
+
+    from tests.support.engine import process_groups
+
+    with process_groups(ParallelConfig(tensor_model_parallel_size=2), launched_world()):
+        group = parallel_state.get_tensor_model_parallel_group()
+        logits, labels, gradient = case(1000)
+        own = logits.chunk(2, dim=-1)[group.rank()].contiguous().requires_grad_()
+        losses = vocab_parallel_cross_entropy(own, labels, soft_cap=soft_cap, group=group)
+        losses.backward(gradient)
+        assert own.grad is not None
+        return {"losses": losses.detach().numpy(), "slopes": own.grad.numpy()}
+
+
+@pytest.mark.parametrize("soft_cap", [None, 15.0])
+def test_a_vocabulary_over_two_ranks(soft_cap: float | None, gloo_pool: GlooPool) -> None:
+    first, second = gloo_pool.run(2, losses_of_a_slice, soft_cap)
+    losses, slopes = expected(*case(1000), soft_cap)
+    assert np.array_equal(first["losses"], second["losses"])
+    np.testing.assert_allclose(first["losses"], losses, rtol=0, atol=1e-5)
+    found = np.concatenate((first["slopes"], second["slopes"]), axis=-1)
+    np.testing.assert_allclose(found, slopes, rtol=2e-6, atol=1e-7)
