@@ -38,6 +38,7 @@ def run(config: EvaluateConfig) -> int:
         limit=config.limit,
         num_fewshot=config.num_fewshot,
         max_batch_tokens=config.max_batch_tokens,
+        max_logits_bytes=config.max_logits_bytes,
         bootstrap_iters=config.bootstrap_iters,
     )
     print(render([result], spec), flush=True)  # First, so that hours are not lost if the write fails.

@@ -277,6 +277,9 @@ class EvaluateConfig:
     """Documents per task; None: all."""
     num_fewshot: int = 0
     max_batch_tokens: int = 16384
+    """Tokens in one forward pass, padding included."""
+    max_logits_bytes: int = 2**29
+    """Bytes of one forward pass's scores over the vocabulary, in fp32; one document may need more."""
     bootstrap_iters: int = 1000
     """Bootstrap resamplings for standard errors that have no formula; 0: no standard errors."""
     output: str | None = None

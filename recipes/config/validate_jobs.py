@@ -80,6 +80,7 @@ def validate_evaluate(config: EvaluateConfig) -> None:
     not_negative("num_fewshot", config.num_fewshot)
     not_negative("bootstrap_iters", config.bootstrap_iters)
     positive("max_batch_tokens", config.max_batch_tokens)
+    positive("max_logits_bytes", config.max_logits_bytes)
     _validate_table(config)
 
 

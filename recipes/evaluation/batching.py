@@ -6,14 +6,29 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def token_batches(items: Sequence[T], length: Callable[[T], int], max_tokens: int) -> Iterator[list[T]]:
-    """Split items sorted longest first into batches whose padded size, rows x longest, is at most
-    `max_tokens`.
+def token_batches(
+    items: Sequence[T],
+    length: Callable[[T], int],
+    max_tokens: int,
+    scored: Callable[[T], int] = lambda item: 0,
+    max_scored: int = 0,
+) -> Iterator[list[T]]:
+    """Split items sorted longest first into batches that keep two budgets.
 
-    An item longer than the budget makes a batch of its own.
+    Args:
+        length: an item's tokens.
+        max_tokens: of a batch's padded size, rows x longest.
+        scored: the positions of an item at which the output head is computed.
+        max_scored: of a batch's sum of those.
+
+    An item over a budget makes a batch of its own.
     """
     start = 0
     while start < len(items):
+        end, positions = start + 1, scored(items[start])
         rows = max(1, max_tokens // length(items[start]))
-        yield list(items[start : start + rows])
-        start += rows
+        while end < min(start + rows, len(items)) and positions + scored(items[end]) <= max_scored:
+            positions += scored(items[end])
+            end += 1
+        yield list(items[start:end])
+        start = end

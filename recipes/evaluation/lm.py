@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+BYTES_PER_LOGIT = 4  # They are read as fp32.
 DEFAULT_MAX_GENERATED = 256  # lm-eval's, for tasks that name no limit
 CACHE_OWNER_KEY = "recipes.evaluation.model"
 
@@ -44,10 +45,12 @@ class ParamLM(TemplateLM):
     tokenizer.
     """
 
-    def __init__(self, model: TextGenerator, max_batch_tokens: int = 16384) -> None:
+    def __init__(
+        self, model: TextGenerator, max_batch_tokens: int = 16384, max_logits_bytes: int = 2**29
+    ) -> None:
         super().__init__()
         self.model = model
-        self.max_batch_tokens = max_batch_tokens
+        self.max_batch_tokens, self.max_logits_bytes = max_batch_tokens, max_logits_bytes
         self.max_length = model.max_sequence_length
         self.max_gen_toks = min(DEFAULT_MAX_GENERATED, self.max_length // 2)
 
@@ -106,15 +109,20 @@ class ParamLM(TemplateLM):
             sharing[tuple((context + continuation)[-(self.max_length + 1) : -1])].append(i)
         inputs = sorted(sharing, key=lambda row: (-len(row), row))
 
+        def scored(row: tuple[int, ...]) -> int:
+            """The positions before which a continuation of the row begins or goes on: the last ones."""
+            return max(len(requests[i][2]) for i in sharing[row])
+
+        most = self.max_logits_bytes // (BYTES_PER_LOGIT * self.model.vocab_size)
         answers: dict[int, Scored] = {}
         with _progress("scoring", len(requests), disable_tqdm) as bar:
-            for rows in token_batches(inputs, len, self.max_batch_tokens):
-                logits = self.model.logits(right_padded(rows, self.eot_token_id, self.device))  # [b, s, v]
+            for rows in token_batches(inputs, len, self.max_batch_tokens, scored, most):
+                logits = self._logits_at_the_ends(rows, [scored(row) for row in rows])
                 order, scores = [], []
                 for row, row_logits in zip(rows, logits, strict=True):
                     continuations = [requests[i][2] for i in sharing[row]]
                     order += sharing[row]
-                    scores += self._score_continuations(row_logits[: len(row)], continuations)
+                    scores += self._score_continuations(row_logits, continuations)
                 # Read back once per batch: reading each score would wait for the GPU each time.
                 for i, (log_probability, greedy) in zip(order, torch.stack(scores).tolist(), strict=True):
                     answers[i] = (log_probability, bool(greedy))
@@ -122,6 +130,17 @@ class ParamLM(TemplateLM):
                         self.cache_hook.add_partial("loglikelihood", requests[i][0], answers[i])
                 bar.add(len(order))
         return [answers[i] for i in range(len(requests))]
+
+    def _logits_at_the_ends(self, rows: Sequence[Sequence[int]], counts: list[int]) -> Sequence[Tensor]:
+        """Logits ``[count, v]`` after each of a row's last ``count`` tokens, per row."""
+        tokens = right_padded(rows, self.eot_token_id, self.device)
+        places = [
+            (row, place)
+            for row, (ids, count) in enumerate(zip(rows, counts, strict=True))
+            for place in range(len(ids) - count, len(ids))
+        ]
+        which, where = torch.tensor(places, device=self.device).unbind(1)
+        return self.model.logits_at(tokens, which, where).split(counts)
 
     def _check_continuation(self, text: tuple[str, str] | None, continuation: list[int]) -> None:
         if not 0 < len(continuation) <= self.max_length:

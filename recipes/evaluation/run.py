@@ -34,6 +34,7 @@ def evaluate(
     limit: int | None = None,
     num_fewshot: int = 0,
     max_batch_tokens: int = 16384,
+    max_logits_bytes: int = 2**29,
     bootstrap_iters: int = 1000,
 ) -> EvaluationResult:
     """Run tasks on a model.
@@ -46,6 +47,7 @@ def evaluate(
         limit: use the first documents of each task only; for trying things out.
         num_fewshot: solved examples before each question; tasks that fix it to 0 keep 0.
         max_batch_tokens: the most tokens in one forward pass, padding included.
+        max_logits_bytes: the most bytes of its scores over the vocabulary.
         bootstrap_iters: resamplings for standard errors that have no formula; 0 for no standard errors at
             all.
 
@@ -62,7 +64,7 @@ def evaluate(
     loaded = load_tasks(tasks, minibench=minibench, mirror=mirror)
     _set_fewshot(loaded, num_fewshot)
     # `evaluate`, not `simple_evaluate`: the latter hides the results from all but the first local rank.
-    lm = ParamLM(model, max_batch_tokens)
+    lm = ParamLM(model, max_batch_tokens, max_logits_bytes)
     report: Any = evaluator.evaluate(
         lm, loaded, limit=limit, bootstrap_iters=bootstrap_iters, log_samples=False
     )

@@ -57,6 +57,19 @@ class TextGenerator(ABC):
         The model is causal, so padding on the right changes nothing. Keeps no gradients.
         """
 
+    def logits_at(self, tokens: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        """Next-token logits ``[n, vocab_size]`` after ``tokens[rows, places]`` alone.
+
+        With a large vocabulary the output head costs as much as many layers, and its logits are by far the
+        largest tensor: only what is asked for should be computed.
+
+        Args:
+            tokens: ``[b, s]``.
+            rows: ``[n]``.
+            places: ``[n]``.
+        """
+        return self.logits(tokens)[rows, places]
+
     @abstractmethod
     def _next_token_logits(self, rows: Tensor) -> Callable[[int], Tensor]:
         """A function from a position in ``rows`` ``[b, s]`` to the logits ``[b, V]`` of the token there.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recipes.parallel import cpu_stand_in
 
@@ -61,6 +61,16 @@ class GPTTextModel(TextGenerator):
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         return self._forward(tokens, 0, None)[..., : self.vocab_size]
+
+    @torch.no_grad()
+    def logits_at(self, tokens: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            hidden_states, *others = inputs
+            return hidden_states[places, rows][:, None], *others  # [s, b, h] -> [n, 1, h]
+
+        # Between the last layer and the output head, whatever the family does after the head.
+        with self.gpt.output_layer.register_forward_pre_hook(select):
+            return self.logits(tokens)[0]
 
     def _forward(self, tokens: Tensor, offset: int, context: StaticInferenceContext | None) -> Tensor:
         length = tokens.shape[1]

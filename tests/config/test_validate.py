@@ -381,6 +381,7 @@ EVALUATE_REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_fewshot": -1}, "num_fewshot=-1: must not be negative"),
     ({"bootstrap_iters": -1}, "bootstrap_iters=-1: must not be negative"),
     ({"max_batch_tokens": 0}, "max_batch_tokens=0: must be positive"),
+    ({"max_logits_bytes": 0}, "max_logits_bytes=0: must be positive"),
     ({"columns": ["a"]}, "columns=['a']: would be ignored: they belong to rows; set rows, or columns=[]"),
     ({"rows": [ROW, TableRow("X", " ", "acc,none")]}, "rows[1].task=' ': is empty; every row needs one"),
     ({"rows": [TableRow("", "x", "acc,none")]}, "rows[0].name='': is empty"),

@@ -77,6 +77,32 @@ def test_token_batches_take_what_fits() -> None:
     assert list(token_batches(["aaaa", "b"], len, 1)) == [["aaaa"], ["b"]]
 
 
+def test_token_batches_keep_the_budget_of_scored_positions() -> None:
+    batches = list(token_batches(["aaaa", "bbb", "bb", "b"], len, 100, lambda item: item.count("b"), 4))
+    assert batches == [["aaaa", "bbb"], ["bb", "b"]]
+    assert list(token_batches(["bbb", "bb"], len, 100, lambda item: item.count("b"), 0)) == [["bbb"], ["bb"]]
+
+
+def test_no_batch_asks_for_more_logits_than_its_budget() -> None:
+    class Counted(LlamaTextModel):
+        def __init__(self) -> None:
+            super().__init__(text_model().llama, TOKENIZER)
+            self.asked: list[int] = []
+
+        def logits_at(self, tokens: torch.Tensor, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+            self.asked.append(len(rows))
+            return super().logits_at(tokens, rows, places)
+
+    model = Counted()
+    pairs = requests("loglikelihood", *[("The cat sat", " on" * n) for n in (1, 2, 3, 4, 5)])
+    budget = 6 * 4 * model.vocab_size
+    limited = ParamLM(model, max_logits_bytes=budget).loglikelihood(pairs, disable_tqdm=True)
+    assert max(model.asked) <= 6 and len(model.asked) > 1
+    expected = ParamLM(text_model()).loglikelihood(pairs, disable_tqdm=True)
+    for (score, greedy), (other, same) in zip(limited, expected, strict=True):
+        assert score == pytest.approx(other, abs=1e-4) and greedy == same
+
+
 def test_rolling_scores_every_token_once() -> None:
     model = text_model()
     text = "Ravi went to the market and bought rice. " * 6

@@ -1,0 +1,35 @@
+"""GPTTextModel's logits at chosen positions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipes.data.tokenizer import load_tokenizer
+from recipes.inference.text_model import GPTTextModel
+from tests.support.corpus import TinyData
+from tests.support.engine import initialized
+from tests.support.huggingface_models import CASES, shaken
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+
+@pytest.mark.parametrize("case", ["llama", "gemma3", "nano_hindi", "param_moe"])
+def test_logits_at_chosen_places(case: str, tiny_data: TinyData) -> None:
+    """Those of all places, for every family's own end of the model (soft caps, tied tables)."""
+    tokenizer = load_tokenizer(Path(tiny_data.tokenizer))
+    gpt = shaken(initialized(replace(CASES[case], vocab_size=tokenizer.vocab_size)))
+    model = GPTTextModel(gpt, tokenizer, name="tiny", max_sequence_length=64, document_start_id=None)
+    tokens = torch.randint(700, (3, 20), generator=torch.Generator().manual_seed(0))
+    rows, places = torch.tensor([0, 2, 2, 1]), torch.tensor([19, 0, 7, 7])
+    seen = []
+    handle = gpt.output_layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[:2]))
+    chosen = model.logits_at(tokens, rows, places)
+    handle.remove()
+    assert chosen.shape == (4, tokenizer.vocab_size)
+    torch.testing.assert_close(chosen, model.logits(tokens)[rows, places], rtol=0, atol=1e-5)
+    # The head was computed there alone, and is whole again afterwards.
+    assert model.logits(tokens).shape == (3, 20, tokenizer.vocab_size)
