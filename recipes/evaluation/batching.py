@@ -12,6 +12,7 @@ def token_batches(
     max_tokens: int,
     scored: Callable[[T], int] = lambda item: 0,
     max_scored: int = 0,
+    enough: int | None = None,
 ) -> Iterator[list[T]]:
     """Split items sorted longest first into batches that keep two budgets.
 
@@ -20,14 +21,22 @@ def token_batches(
         max_tokens: of a batch's padded size, rows x longest.
         scored: the positions of an item at which the output head is computed.
         max_scored: of a batch's sum of those.
+        enough: from so many tokens on, a batch takes no item that would be padded by more than an eighth.
 
     An item over a budget makes a batch of its own.
     """
     start = 0
     while start < len(items):
         end, positions = start + 1, scored(items[start])
-        rows = max(1, max_tokens // length(items[start]))
+        longest = length(items[start])
+        rows = max(1, max_tokens // longest)
         while end < min(start + rows, len(items)) and positions + scored(items[end]) <= max_scored:
+            if (
+                enough is not None
+                and (end - start) * longest >= enough
+                and 8 * length(items[end]) < 7 * longest
+            ):
+                break
             positions += scored(items[end])
             end += 1
         yield list(items[start:end])

@@ -6,7 +6,8 @@ import hashlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from recipes.console import Progress
 from recipes.errors import UserError
 from recipes.evaluation.batching import token_batches
+from recipes.evaluation.scoring import Context, Ids, by_context, context_batches
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -102,45 +104,108 @@ class ParamLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[Scored]:
-        # Requests that need the same forward pass share it, such as one-letter answers to one question.
-        sharing: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for i, (text, context, continuation) in enumerate(requests):
+        for text, _, continuation in requests:
             self._check_continuation(text, continuation)
-            sharing[tuple((context + continuation)[-(self.max_length + 1) : -1])].append(i)
-        inputs = sorted(sharing, key=lambda row: (-len(row), row))
-
-        def scored(row: tuple[int, ...]) -> int:
-            """The positions before which a continuation of the row begins or goes on: the last ones."""
-            return max(len(requests[i][2]) for i in sharing[row])
-
-        most = self.max_logits_bytes // (BYTES_PER_LOGIT * self.model.vocab_size)
+        contexts = by_context([request[1:] for request in requests], self.max_length)
+        once = [context for context in contexts if context.is_worth_reading_once()]
+        whole = [context for context in contexts if not context.is_worth_reading_once()]
         answers: dict[int, Scored] = {}
         with _progress("scoring", len(requests), disable_tqdm) as bar:
-            for rows in token_batches(inputs, len, self.max_batch_tokens, scored, most):
-                logits = self._logits_at_the_ends(rows, [scored(row) for row in rows])
-                order, scores = [], []
-                for row, row_logits in zip(rows, logits, strict=True):
-                    continuations = [requests[i][2] for i in sharing[row]]
-                    order += sharing[row]
-                    scores += self._score_continuations(row_logits, continuations)
-                # Read back once per batch: reading each score would wait for the GPU each time.
-                for i, (log_probability, greedy) in zip(order, torch.stack(scores).tolist(), strict=True):
-                    answers[i] = (log_probability, bool(greedy))
-                    if requests[i][0] is not None:
-                        self.cache_hook.add_partial("loglikelihood", requests[i][0], answers[i])
-                bar.add(len(order))
+            for scored in chain(self._read_whole(whole), self._read_contexts_once(once)):
+                answers |= scored
+                for i, answer in scored.items():
+                    if (text := requests[i][0]) is not None:
+                        self.cache_hook.add_partial("loglikelihood", text, answer)
+                bar.add(len(scored))
         return [answers[i] for i in range(len(requests))]
 
-    def _logits_at_the_ends(self, rows: Sequence[Sequence[int]], counts: list[int]) -> Sequence[Tensor]:
-        """Logits ``[count, v]`` after each of a row's last ``count`` tokens, per row."""
-        tokens = right_padded(rows, self.eot_token_id, self.device)
-        places = [
-            (row, place)
-            for row, (ids, count) in enumerate(zip(rows, counts, strict=True))
-            for place in range(len(ids) - count, len(ids))
+    def _read_whole(self, contexts: list[Context]) -> Iterator[dict[int, Scored]]:
+        """Context and continuation in one pass; requests that need the same one share it."""
+        sharing: dict[Ids, list[tuple[Ids, list[int]]]] = defaultdict(list)
+        for context in contexts:
+            for continuation, indices in context.requests.items():
+                sharing[context.ids + continuation[:-1]].append((continuation, indices))
+
+        def scored(row: Ids) -> int:
+            """The positions before which a continuation of the row begins or goes on: the last ones."""
+            return max(len(continuation) for continuation, _ in sharing[row])
+
+        inputs = sorted(sharing, key=lambda row: (-len(row), row))
+        for rows in token_batches(
+            inputs, len, self.max_batch_tokens, scored, self._max_scored(), self._enough()
+        ):
+            places = [(i, place) for i, ids in enumerate(rows) for place in _last(scored(ids), len(ids))]
+            which, where = torch.tensor(places, device=self.device).unbind(1)
+            logits = self.model.logits_at(self._padded(rows), which, where)
+            wanted, first = [], 0
+            for ids in rows:
+                first += scored(ids)  # Where the next row's positions begin.
+                for continuation, indices in sharing[ids]:
+                    wanted.append((range(first - len(continuation), first), continuation, indices))
+            yield self._scores(logits, wanted)
+
+    def _read_contexts_once(self, contexts: list[Context]) -> Iterator[dict[int, Scored]]:
+        """Each context in a first pass, what comes after it in a second."""
+        for batch in context_batches(contexts, self.max_batch_tokens, self._max_scored()):
+            inputs = [(number, row) for number, context in enumerate(batch) for row in sorted(context.inputs)]
+            starts: dict[tuple[int, Ids], int] = {}
+            places: list[tuple[int, int]] = []
+            for i, (number, row) in enumerate(inputs):
+                starts[number, row] = len(batch) + len(places)
+                places += [(i, place) for place in range(len(row))]
+            which, where = torch.tensor(places, device=self.device).unbind(1)
+            logits = self.model.logits_after(
+                self._padded([context.ids for context in batch]),
+                torch.tensor([number for number, _ in inputs], device=self.device),
+                self._padded([row for _, row in inputs]),
+                which,
+                where,
+            )
+            wanted = []
+            for number, context in enumerate(batch):
+                for continuation, indices in context.requests.items():
+                    start = starts[number, continuation[:-1]]
+                    positions = [number, *range(start, start + len(continuation) - 1)]
+                    wanted.append((positions, continuation, indices))
+            yield self._scores(logits, wanted)
+
+    def _max_scored(self) -> int:
+        """Positions of one pass at which the output head is computed."""
+        return max(1, self.max_logits_bytes // (BYTES_PER_LOGIT * self.model.vocab_size))
+
+    def _enough(self) -> int:
+        """Tokens that keep the device busy: more in one pass is worth no padding."""
+        return 4096 if self.device.type == "cuda" else 512
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        return right_padded(rows, self.eot_token_id, self.device)
+
+    def _scores(
+        self, logits: Tensor, wanted: Sequence[tuple[Sequence[int], Ids, list[int]]]
+    ) -> dict[int, Scored]:
+        """Scores of continuations.
+
+        Args:
+            logits: ``[n, v]``.
+            wanted: (the rows of ``logits`` before its tokens, a continuation, the requests that ask for it).
+        """
+        log_probabilities = logits[:, : self.model.vocab_size].float().log_softmax(-1)
+        flat = [
+            (i, row, token)
+            for i, (rows, continuation, _) in enumerate(wanted)
+            for row, token in zip(rows, continuation, strict=True)
         ]
-        which, where = torch.tensor(places, device=self.device).unbind(1)
-        return self.model.logits_at(tokens, which, where).split(counts)
+        owners, rows, tokens = torch.tensor(flat, device=logits.device).unbind(1)
+        sums = torch.zeros(2, len(wanted), dtype=torch.float64, device=logits.device)
+        sums[0].index_add_(0, owners, log_probabilities[rows, tokens].double())
+        sums[1].index_add_(0, owners, (log_probabilities.argmax(-1)[rows] != tokens).double())
+        # Read back once per batch: reading each score would wait for the GPU each time.
+        scores = sums.T.tolist()
+        return {
+            i: (log_probability, misses == 0)
+            for (log_probability, misses), (_, _, indices) in zip(scores, wanted, strict=True)
+            for i in indices
+        }
 
     def _check_continuation(self, text: tuple[str, str] | None, continuation: list[int]) -> None:
         if not 0 < len(continuation) <= self.max_length:
@@ -148,19 +213,6 @@ class ParamLM(TemplateLM):
                 f"a continuation of {len(continuation)} tokens cannot be scored by {self.model.name}, whose "
                 f"sequences hold 1 to {self.max_length} tokens: {text!r:.200}"
             )
-
-    def _score_continuations(self, logits: Tensor, continuations: list[list[int]]) -> list[Tensor]:
-        """Score continuations that end one position after a row of logits `[s, v]`; each score is `[2]`."""
-        longest = max(map(len, continuations))
-        log_probabilities = logits[-longest:, : self.model.vocab_size].float().log_softmax(-1)  # [longest, v]
-        best = log_probabilities.argmax(-1)  # [longest]
-        scores = []
-        for continuation in continuations:
-            ids = torch.tensor(continuation, device=logits.device)
-            chosen = log_probabilities[-len(ids) :].gather(-1, ids[:, None]).sum()
-            greedy = (best[-len(ids) :] == ids).all()
-            scores.append(torch.stack([chosen, greedy.to(chosen.dtype)]))
-        return scores
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         windows: list[TokenRequest] = []
@@ -238,6 +290,10 @@ class ParamLM(TemplateLM):
         if self.eot_token_id in ids:
             ids = ids[: ids.index(self.eot_token_id)]
         return postprocess_generated_text(self.model.decode(ids), until, think_end_token=None)
+
+
+def _last(count: int, length: int) -> range:
+    return range(length - count, length)
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:

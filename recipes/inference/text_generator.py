@@ -70,6 +70,31 @@ class TextGenerator(ABC):
         """
         return self.logits(tokens)[rows, places]
 
+    def logits_after(
+        self, contexts: Tensor, owners: Tensor, continuations: Tensor, rows: Tensor, places: Tensor
+    ) -> Tensor:
+        """Logits after contexts, and after tokens that go on from them; models with a cache read each once.
+
+        Args:
+            contexts: ``[b, p]``.
+            owners: ``[r]``: the context that each continuation follows.
+            continuations: ``[r, c]``; padding on the right changes nothing.
+            rows: ``[n]``, of continuations.
+            places: ``[n]``, within them.
+
+        Returns:
+            ``[b + n, vocab_size]``: after each whole context, then after ``continuations[rows, places]``.
+        """
+        everything = torch.arange(len(contexts), device=contexts.device)
+        ends = torch.full_like(everything, contexts.shape[1] - 1)
+        after = torch.cat([contexts[owners], continuations], dim=1)
+        return torch.cat(
+            [
+                self.logits_at(contexts, everything, ends),
+                self.logits_at(after, rows, contexts.shape[1] + places),
+            ]
+        )
+
     @abstractmethod
     def _next_token_logits(self, rows: Tensor) -> Callable[[int], Tensor]:
         """A function from a position in ``rows`` ``[b, s]`` to the logits ``[b, V]`` of the token there.

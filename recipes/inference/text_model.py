@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from recipes.parallel import cpu_stand_in
 
@@ -64,13 +65,39 @@ class GPTTextModel(TextGenerator):
 
     @torch.no_grad()
     def logits_at(self, tokens: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        with self._head_at(rows, places):
+            return self.logits(tokens)[0]
+
+    @torch.no_grad()
+    def logits_after(
+        self, contexts: Tensor, owners: Tensor, continuations: Tensor, rows: Tensor, places: Tensor
+    ) -> Tensor:
+        length, new = contexts.shape[1], continuations.shape[1]
+        context = StaticInferenceContext(max_batch_size=len(contexts), max_sequence_length=length)
+        first = self._forward(contexts, 0, context)[:, -1]  # The head is computed for the last token alone.
+        shared = StaticInferenceContext(max_batch_size=len(owners), max_sequence_length=length + new)
+        shared.materialize_only_last_token_logits = False
+        shared.sequence_len_offset = length
+        for layer, cached in context.key_value_memory_dict.items():  # Keys and values, [p, b, groups, d].
+            shared.key_value_memory_dict[layer] = tuple(
+                torch.cat([part[:, owners], part.new_empty(new, len(owners), *part.shape[2:])])
+                for part in cached
+            )
+        with self._head_at(rows, places):
+            after = self._forward(continuations, length, shared)[0]
+        return torch.cat([first, after])[:, : self.vocab_size]
+
+    def _head_at(self, rows: Tensor, places: Tensor) -> RemovableHandle:
+        """While it is entered, the output head is computed at these positions alone, as ``[1, n, V]``.
+
+        A hook between the last layer and the head: whatever the family does after that stays as it is.
+        """
+
         def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             hidden_states, *others = inputs
             return hidden_states[places, rows][:, None], *others  # [s, b, h] -> [n, 1, h]
 
-        # Between the last layer and the output head, whatever the family does after the head.
-        with self.gpt.output_layer.register_forward_pre_hook(select):
-            return self.logits(tokens)[0]
+        return self.gpt.output_layer.register_forward_pre_hook(select)
 
     def _forward(self, tokens: Tensor, offset: int, context: StaticInferenceContext | None) -> Tensor:
         length = tokens.shape[1]

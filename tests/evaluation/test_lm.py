@@ -83,6 +83,13 @@ def test_token_batches_keep_the_budget_of_scored_positions() -> None:
     assert list(token_batches(["bbb", "bb"], len, 100, lambda item: item.count("b"), 0)) == [["bbb"], ["bb"]]
 
 
+def test_token_batches_do_not_pad_once_they_are_large_enough() -> None:
+    items = ["a" * 10, "b" * 9, "c" * 5, "d" * 4, "e"]
+    assert list(token_batches(items, len, 100, enough=20)) == [items[:2], items[2:]]
+    assert list(token_batches(items, len, 100, enough=21)) == [items[:3], items[3:]]
+    assert list(token_batches(items, len, 100, enough=50)) == [items]
+
+
 def test_no_batch_asks_for_more_logits_than_its_budget() -> None:
     class Counted(LlamaTextModel):
         def __init__(self) -> None:
@@ -94,7 +101,7 @@ def test_no_batch_asks_for_more_logits_than_its_budget() -> None:
             return super().logits_at(tokens, rows, places)
 
     model = Counted()
-    pairs = requests("loglikelihood", *[("The cat sat", " on" * n) for n in (1, 2, 3, 4, 5)])
+    pairs = requests("loglikelihood", *[(f"The cat {n}", " on" * n) for n in (1, 2, 3, 4, 5)])
     budget = 6 * 4 * model.vocab_size
     limited = ParamLM(model, max_logits_bytes=budget).loglikelihood(pairs, disable_tqdm=True)
     assert max(model.asked) <= 6 and len(model.asked) > 1

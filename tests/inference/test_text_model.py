@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from recipes.data.tokenizer import load_tokenizer
+from recipes.inference.text_generator import TextGenerator
 from recipes.inference.text_model import GPTTextModel
 from tests.support.corpus import TinyData
 from tests.support.engine import initialized
@@ -33,3 +34,20 @@ def test_logits_at_chosen_places(case: str, tiny_data: TinyData) -> None:
     torch.testing.assert_close(chosen, model.logits(tokens)[rows, places], rtol=0, atol=1e-5)
     # The head was computed there alone, and is whole again afterwards.
     assert model.logits(tokens).shape == (3, 20, tokenizer.vocab_size)
+
+
+@pytest.mark.parametrize("case", ["llama", "gemma3", "nano_hindi", "param_moe"])
+def test_continuations_of_a_context_that_is_read_once(case: str, tiny_data: TinyData) -> None:
+    """As if each had been read with its context: windows, both rotary bases, value embeddings, experts."""
+    tokenizer = load_tokenizer(Path(tiny_data.tokenizer))
+    gpt = shaken(initialized(replace(CASES[case], vocab_size=tokenizer.vocab_size)))
+    model = GPTTextModel(gpt, tokenizer, name="tiny", max_sequence_length=64, document_start_id=None)
+    generator = torch.Generator().manual_seed(0)
+    contexts = torch.randint(700, (2, 9), generator=generator)
+    owners = torch.tensor([0, 0, 1, 0, 1])
+    continuations = torch.randint(700, (5, 4), generator=generator)
+    rows, places = torch.tensor([0, 0, 1, 2, 4, 4]), torch.tensor([0, 1, 3, 2, 0, 3])
+    found = model.logits_after(contexts, owners, continuations, rows, places)
+    expected = TextGenerator.logits_after(model, contexts, owners, continuations, rows, places)
+    assert found.shape == (8, tokenizer.vocab_size)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
