@@ -46,7 +46,8 @@ def prefetch(mirror: Path, names: list[str], source: Path | None = None) -> tupl
         UserError: an unknown task, data that cannot be loaded, a mirror that cannot be written.
     """
     from recipes.data.benchmark_mirror import MANIFEST, read_manifest, split_file, write_index
-    from recipes.evaluation.tasks import MINIBENCH_FILES, load_tasks
+    from recipes.evaluation.task_files import MINIBENCH_FILES
+    from recipes.evaluation.tasks import load_tasks
 
     if not names:
         raise UserError("--tasks names no task")
