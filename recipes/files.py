@@ -16,6 +16,7 @@ from typing import IO, Any, BinaryIO, Literal, TextIO, overload
 from recipes.errors import UserError
 
 _LOCK_POLL_S = 0.2
+_HASHED_BYTES = 1 << 20
 
 
 @overload
@@ -236,15 +237,19 @@ def exclusive_lock(
         time.sleep(_LOCK_POLL_S)
 
 
-def sha256_file(path: str | Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal.
+def sha256_file(path: str | Path, seen: Callable[[int], None] = lambda size: None) -> str:
+    """The SHA-256 of a file's content, in hexadecimal; `seen` gets the bytes read since its last call.
 
     Raises:
         UserError: the file cannot be read.
     """
     try:
-        with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        with Path(path).open("rb", buffering=0) as stream:
+            digest = hashlib.sha256()
+            while block := stream.read(_HASHED_BYTES):
+                digest.update(block)
+                seen(len(block))
+            return digest.hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
