@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from recipes.checkpoint.formats.recognise import check_stored
 from recipes.config.hydra_app import run_job
 from recipes.config.schema import EvaluateConfig
 from recipes.config.validate_jobs import validate_evaluate
@@ -21,6 +22,7 @@ def run(config: EvaluateConfig) -> int:
     """Scores the model on the tasks, prints the table and writes the results."""
     check_task_names(config.tasks)
     validate_evaluate(config)
+    check_stored(Path(config.gpt_model_file))
     place = find_place(config)
     if place.finished:
         _print_table(read_results(place.path), config)

@@ -94,6 +94,19 @@ def check_writable(path: str | Path) -> None:
         raise UserError(f"cannot write {path}: {error.strerror} ({free_space(directory)})") from error
 
 
+def check_new(target: Path) -> None:
+    """Refuses a place to write to that is taken or whose directory does not exist.
+
+    Raises:
+        UserError: saying which.
+    """
+    with path_errors(target):
+        if target.exists():
+            raise UserError(f"{target} exists; name a new file or directory")
+        if not target.absolute().parent.is_dir():
+            raise UserError(f"{target.absolute().parent}: no such directory; make it first")
+
+
 def remove_stale(path: str | Path) -> bool:
     """Remove the temporary files that killed writers of `path` left behind.
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.data.benchmark_mirror import in_place_of_hub
+from recipes.data.benchmark_mirror import in_place_of_hub, read_manifest
 from recipes.data.hub import hub_obstacle, is_cached, without_hub
 from recipes.data.text.json_lines import as_text, checked_text, read_records, text_of
 from recipes.errors import UserError
@@ -31,8 +31,25 @@ def check_tasks(names: Sequence[str], mirror: Path | None = None) -> None:
         UserError: naming the first such task.
     """
     check_task_names(names)
-    if mirror is None:
+    if mirror is not None:
+        _check_mirror(names, mirror)
+    else:
         _check_cached(names, _hub_obstacle(names))
+
+
+def _check_mirror(names: Sequence[str], mirror: Path) -> None:
+    held = {entry.rpartition("/")[0] for entry in read_manifest(mirror)}
+    for task, data_set, configuration in data_sets_of(names):
+        if f"{data_set}/{configuration or 'default'}" not in held:
+            raise UserError(
+                f"cannot load task {task} from the mirror {mirror}: it has no {data_set}"
+                + (f", {configuration}" if configuration else "")
+                + _fetch_into(mirror, task)
+            )
+
+
+def _fetch_into(mirror: Path, task: str) -> str:
+    return f"; fetch it with python -m tools.prefetch_benchmarks {mirror} --tasks {task}"
 
 
 def _hub_obstacle(names: Sequence[str]) -> str | None:
@@ -208,9 +225,7 @@ def _load_one(manager: TaskManager, name: str, mirror: Path | None, obstacle: st
         if obstacle:
             raise UserError(f"cannot load task {name}: {obstacle}{_ask_for_mirror([name])}") from error
         source = f"the mirror {mirror}" if mirror else "the Hugging Face hub"
-        remedy = (
-            f"; fetch it with python -m tools.prefetch_benchmarks {mirror} --tasks {name}" if mirror else ""
-        )
+        remedy = _fetch_into(mirror, name) if mirror else ""
         raise UserError(f"cannot load task {name} from {source}: {_reason(error)}{remedy}") from error
 
 
