@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, TextIO, overload
@@ -92,19 +92,6 @@ def check_writable(path: str | Path) -> None:
         os.close(descriptor)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror} ({free_space(directory)})") from error
-
-
-def check_new(target: Path) -> None:
-    """Refuses a place to write to that is taken or whose directory does not exist.
-
-    Raises:
-        UserError: saying which.
-    """
-    with path_errors(target):
-        if target.exists():
-            raise UserError(f"{target} exists; name a new file or directory")
-        if not target.absolute().parent.is_dir():
-            raise UserError(f"{target.absolute().parent}: no such directory; make it first")
 
 
 def remove_stale(path: str | Path) -> bool:
@@ -290,19 +277,6 @@ def leads_out(path: Path, directory: Path) -> bool:
     roots = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
     resolved = path.resolve()
     return not any(resolved.is_relative_to(allowed) for allowed in roots)
-
-
-def distinct_labels(paths: Sequence[Path], label: Callable[[Path], str]) -> list[str]:
-    """Short names for `paths`; the whole paths of those that would have the same one.
-
-    Raises:
-        UserError: a path is given twice.
-    """
-    for path in paths:
-        if paths.count(path) > 1:
-            raise UserError(f"{path} is given twice")
-    short = [label(path) for path in paths]
-    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
 
 
 @contextmanager

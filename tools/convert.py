@@ -6,11 +6,10 @@ import argparse
 import time
 from pathlib import Path
 
-from recipes.checkpoint.formats.recognise import check_stored
+from recipes.checkpoint.formats.recognise import check_new, check_stored
 from recipes.cli import run_tool
 from recipes.console import Progress, quiet_libraries
 from recipes.errors import UserError
-from recipes.files import check_new
 
 EXAMPLES = """examples:
   python -m tools.convert outputs/quickstart/model.nemo quickstart_hf --to hf

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recipes.checkpoint.formats.archive import LONGEST_NAME, ArchiveWriter, fitting_name
 from recipes.checkpoint.formats.lazy import LazyTensor
+from recipes.checkpoint.formats.recognise import check_new
 from recipes.checkpoint.formats.torch_dist_writer import (
     METADATA_JSON,
     SHARD_NAME,
@@ -42,7 +43,7 @@ from recipes.data.tokenizer.tokenizer_files import TokenizerFiles
 from recipes.errors import UserError
 from recipes.families.family import tensor_table
 from recipes.families.tensors import WORD_EMBEDDINGS
-from recipes.files import atomic_write, check_new, partial_directory
+from recipes.files import atomic_write, partial_directory
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from recipes.files import distinct_labels
 from recipes.report.charts import COLOURS, Curve, LineChart, line_chart
 from recipes.report.curves import smooth
 from recipes.report.evaluation_table import ResultTable, tables_by_tasks
-from recipes.report.figures import format_duration, format_number, format_percent
+from recipes.report.figures import distinct_labels, format_duration, format_number, format_percent
 from recipes.report.rendering import write_page
 from recipes.report.run_data import RunData, Series, read_run
 from recipes.report.run_page import final_loss, notes_of, set_name, tokens_per_second, wall_time

@@ -41,6 +41,7 @@ from recipes.training.callbacks.metrics import GuardError, Metrics, known_peak_f
 from recipes.training.callbacks.samples import Samples
 from recipes.training.callbacks.stop import OUT_OF_TIME, SIGNALLED, StopControl
 from recipes.training.callbacks.validation import FinalValidation, ValidationProgress
+from recipes.training.engine import compiles_layers
 from recipes.training.module import ParamGPT
 from recipes.training.start import Start
 from recipes.training.strategy import MegatronStrategy
@@ -111,7 +112,7 @@ def _machine(config: PretrainConfig, world: World) -> str:
     name = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} thread(s)"
     dtype = resolve_dtype(config.trainer.precision)
     precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-    compiled = ", layers compiled" if config.trainer.compile else ""
+    compiled = ", layers compiled" if compiles_layers(config) else ""
     return f"device {name}, {precision}, {describe_kernels(config.model, dtype, device)}{compiled}"
 
 

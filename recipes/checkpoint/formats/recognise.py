@@ -1,4 +1,7 @@
-"""Refuses what is no stored model, without torch: users wait for a refusal as short as possible."""
+"""Refuses, without torch, what is no stored model and a place that cannot take one.
+
+Torch takes seconds to import, and users should not wait for a refusal.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,19 @@ def check_stored(path: Path) -> None:
         raise no_model(path)
     elif marks == ["config.json"]:
         check_weights(DirectoryFiles(path))
+
+
+def check_new(target: Path) -> None:
+    """Refuses a place to write to that is taken or whose directory does not exist.
+
+    Raises:
+        UserError: saying which.
+    """
+    with path_errors(target):
+        if target.exists():
+            raise UserError(f"{target} exists; name a new file or directory")
+        if not target.absolute().parent.is_dir():
+            raise UserError(f"{target.absolute().parent}: no such directory; make it first")
 
 
 def check_weights(files: Files) -> None:
