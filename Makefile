@@ -8,6 +8,12 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 STAMP := $(VENV)/.installed
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+# In a log: the downloads, without the names of what is looked at and the list of all packages at the end.
+SHORT = sed -u -e '/^Collecting/d; /^Requirement already/d; /Using cached/d; /\.metadata/d' \
+	-e 's/^\(.\{110\}\).*/\1 .../'
 
 .PHONY: quickstart test test-slow lint clean
 
@@ -32,9 +38,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; install python3.11 or set PYTHON=" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "error: $(PYTHON) has no venv; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
-	@echo "installing into $(VENV) with $$($(PYTHON) --version); this takes a few minutes, once"
+	@echo "installing $$(grep -c == constraints.txt) packages into $(VENV) with $$($(PYTHON) --version), once: 4 to 7"
+	@echo "minutes and 2.4 GB with PyTorch's CPU build, a third of it PyTorch; its CUDA build is several GB more"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@if test -t 1; then $(PIP_INSTALL); else $(PIP_INSTALL) --progress-bar off | $(SHORT); fi
 	@$(BIN)/python -m pip check
 	@touch $@
 

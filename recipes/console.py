@@ -50,7 +50,9 @@ def warn(message: str) -> None:
 def _write(line: str, stream: TextIO) -> None:
     """A run must not fail because its output is lost: a closed terminal, a full disk under a log."""
     try:
-        print(line, file=stream, flush=True)
+        # In one piece: in a Slurm job several processes write to the same log.
+        stream.write(f"{line}\n")
+        stream.flush()
     except OSError:
         silence(stream)
 
@@ -187,6 +189,10 @@ class Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends it, whether everything is done or not."""
         self._bar.close()
 
     def add(self, amount: int, note: str = "") -> None:

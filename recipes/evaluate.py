@@ -2,92 +2,78 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+from recipes.checkpoint.formats.recognise import check_stored
 from recipes.config.hydra_app import run_job
 from recipes.config.schema import EvaluateConfig
 from recipes.config.validate_jobs import validate_evaluate
-from recipes.console import quiet_libraries
-from recipes.errors import UserError
+from recipes.console import quiet_libraries, say
+from recipes.evaluation.kept_results import Place, find_place, free_path, model_name, settings_of
+from recipes.evaluation.task_files import check_task_names
+from recipes.evaluation.tasks import check_tasks, load_tasks
 from recipes.files import check_writable
-from recipes.report.evaluation_result import read_results
+from recipes.report.evaluation_result import EvaluationResult, read_results, write_results
+from recipes.report.evaluation_table import TableSpec, render
 
 
 def run(config: EvaluateConfig) -> int:
     """Scores the model on the tasks, prints the table and writes the results."""
+    check_task_names(config.tasks)
     validate_evaluate(config)
-    output = results_path(config)
-    check_writable(output)
-    _refuse_other_results(config, output)
-    if config.dry_run:
-        print(f"would evaluate {config.gpt_model_file} on {', '.join(config.tasks)} and write {output}")
+    check_stored(Path(config.gpt_model_file))
+    place = find_place(config)
+    if place.finished:
+        _print_table(read_results(place.path), config)
+        say(f"results: {place.path}, evaluated before; repeat=true evaluates again, into another file")
         return 0
-    quiet_libraries()
-    from recipes.evaluation.run import evaluate, write_results
-    from recipes.inference.text_model import load_text_model  # First: it prepares machines without CUDA.
-    from recipes.report.evaluation_table import TableSpec, render
+    check_writable(place.path)
+    check_tasks(config.tasks, Path(config.mirror) if config.mirror else None)
+    if config.dry_run:
+        print(f"would evaluate {config.gpt_model_file} on {', '.join(config.tasks)} and write {place.path}")
+        return 0
+    _print_table(result := _evaluate(config), config)  # First, so that hours are not lost if the write fails.
+    _write(result, place)
+    return 0
 
-    spec = TableSpec(config.rows, config.columns)
+
+def _evaluate(config: EvaluateConfig) -> EvaluationResult:
+    quiet_libraries()
+    minibench = Path(config.minibench) if config.minibench else None
+    mirror = Path(config.mirror) if config.mirror else None
+    settings = settings_of(config)  # Before the model is read, in case its file is replaced meanwhile.
+    # Before torch is imported and the model read, which takes much longer.
+    loaded = load_tasks(config.tasks, minibench=minibench, mirror=mirror)
+    from recipes.evaluation.run import evaluate
+    from recipes.inference.text_model import load_text_model
+
     model = load_text_model(config.gpt_model_file, precision=config.precision, num_threads=config.num_threads)
-    model.name = _model_name(config)
+    model.name = model_name(config)
     result = evaluate(
         model,
         list(config.tasks),
-        minibench=Path(config.minibench) if config.minibench else None,
-        mirror=Path(config.mirror) if config.mirror else None,
+        loaded=loaded,
+        minibench=minibench,
+        mirror=mirror,
         limit=config.limit,
         num_fewshot=config.num_fewshot,
         max_batch_tokens=config.max_batch_tokens,
         max_logits_bytes=config.max_logits_bytes,
         bootstrap_iters=config.bootstrap_iters,
     )
-    print(render([result], spec), flush=True)  # First, so that hours are not lost if the write fails.
-    write_results(result, output)
-    print(f"results: {output}")
-    return 0
+    return dataclasses.replace(result, settings=settings)
 
 
-def results_path(config: EvaluateConfig) -> Path:
-    """Where the results go."""
-    if config.output is not None:
-        return Path(config.output)
-    return Path(config.gpt_model_file).parent / "evaluation" / f"{_model_name(config)}.json"
+def _print_table(result: EvaluationResult, config: EvaluateConfig) -> None:
+    print(render([result], TableSpec(config.rows, config.columns)), flush=True)
 
 
-def _refuse_other_results(config: EvaluateConfig, output: Path) -> None:
-    """Only a repetition may overwrite results, as the default file name depends only on the model."""
-    if not output.exists():
-        return
-    try:
-        existing = read_results(output)
-    except UserError as error:
-        raise UserError(f"{error}; choose another file, output=...") from None
-    keys = ("limit", "num_fewshot")
-    found = {
-        "name": existing.model,
-        "tasks": sorted(set(existing.requested)),
-        **{key: existing.settings.get(key) for key in keys},
-    }
-    requested = {
-        "name": _model_name(config),
-        "tasks": sorted(set(config.tasks)),
-        **{key: getattr(config, key) for key in keys},
-    }
-    for key, value in found.items():
-        if value != requested[key]:
-            raise UserError(
-                f"{output} holds the results of another evaluation ({key}={_brief(value)}); choose another "
-                "file, output=..., or remove this one"
-            )
-
-
-def _model_name(config: EvaluateConfig) -> str:
-    """The model's name in the results."""
-    return config.name or Path(config.gpt_model_file).stem
-
-
-def _brief(value: object) -> str:
-    return f"[{', '.join(value)}]" if isinstance(value, list) else "null" if value is None else str(value)
+def _write(result: EvaluationResult, place: Place) -> None:
+    """Another evaluation may have taken the place meanwhile."""
+    path = free_path(place.path)
+    write_results(result, path)
+    say(f"results: {path}")
 
 
 if __name__ == "__main__":

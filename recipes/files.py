@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, TextIO, overload
@@ -16,6 +16,7 @@ from typing import IO, Any, BinaryIO, Literal, TextIO, overload
 from recipes.errors import UserError
 
 _LOCK_POLL_S = 0.2
+_HASHED_BYTES = 1 << 20
 
 
 @overload
@@ -236,15 +237,19 @@ def exclusive_lock(
         time.sleep(_LOCK_POLL_S)
 
 
-def sha256_file(path: str | Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal.
+def sha256_file(path: str | Path, seen: Callable[[int], None] = lambda size: None) -> str:
+    """The SHA-256 of a file's content, in hexadecimal; `seen` gets the bytes read since its last call.
 
     Raises:
         UserError: the file cannot be read.
     """
     try:
-        with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        with Path(path).open("rb", buffering=0) as stream:
+            digest = hashlib.sha256()
+            while block := stream.read(_HASHED_BYTES):
+                digest.update(block)
+                seen(len(block))
+            return digest.hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
@@ -272,19 +277,6 @@ def leads_out(path: Path, directory: Path) -> bool:
     roots = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
     resolved = path.resolve()
     return not any(resolved.is_relative_to(allowed) for allowed in roots)
-
-
-def distinct_labels(paths: Sequence[Path], label: Callable[[Path], str]) -> list[str]:
-    """Short names for `paths`; the whole paths of those that would have the same one.
-
-    Raises:
-        UserError: a path is given twice.
-    """
-    for path in paths:
-        if paths.count(path) > 1:
-            raise UserError(f"{path} is given twice")
-    short = [label(path) for path in paths]
-    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
 
 
 @contextmanager

@@ -8,18 +8,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from recipes.checkpoint.formats.recognise import check_stored
 from recipes.config.hydra_app import run_job
 from recipes.config.schema import GenerateConfig
 from recipes.config.validate_jobs import validate_generate
 from recipes.console import quiet_libraries
 from recipes.data.text.json_lines import BadRecord, read_records, text_of
 from recipes.errors import UserError
-from recipes.files import atomic_write
+from recipes.files import atomic_write, check_writable
 
 
 def run(config: GenerateConfig) -> int:
     """Completes or scores the prompts; prints them, or writes them beside the prompts' file."""
     validate_generate(config)
+    check_stored(Path(config.gpt_model_file))
+    output = _output_of(config)
+    if output is not None:
+        check_writable(output)
     prompts = list(config.prompts) or _read_prompts(Path(config.prompts_jsonl or ""))
     for number, prompt in enumerate(prompts, 1):
         _check_text(number, prompt)
@@ -35,8 +40,7 @@ def run(config: GenerateConfig) -> int:
         results: Iterator[Any] = score(model, prompts, config.inference)
     else:
         results = complete(model, prompts, config.inference, batch_size=config.batch_size, seed=config.seed)
-    if config.prompts_jsonl:
-        output = Path(config.output_jsonl or f"{config.prompts_jsonl}.completions.jsonl")
+    if output is not None:
         with atomic_write(output) as file:
             for result in results:
                 file.write(_json(result).encode() + b"\n")
@@ -45,6 +49,13 @@ def run(config: GenerateConfig) -> int:
     for result in results:
         print(_json(result) if config.json else _text(result), flush=True)
     return 0
+
+
+def _output_of(config: GenerateConfig) -> Path | None:
+    """The file for the completions of prompts_jsonl."""
+    if not config.prompts_jsonl:
+        return None
+    return Path(config.output_jsonl or f"{config.prompts_jsonl}.completions.jsonl")
 
 
 def _read_prompts(path: Path) -> list[str]:

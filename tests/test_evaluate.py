@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ import pytest
 from recipes.config.hydra_app import compose
 from recipes.errors import UserError
 from recipes.evaluate import run
-from recipes.report.evaluation_result import EvaluationResult, TaskResult, read_results, write_results
+from recipes.report.evaluation_result import read_results
 from tests.support.nemo_files import MAIN
+from tests.support.spy import ENGINE, spy
 
 
 @pytest.fixture
@@ -47,48 +50,26 @@ def test_the_output_is_tried_before_the_model_is_read(tmp_path: Path, benchmark:
         evaluate(model, benchmark, f"output={file}/x.json", f"dry_run={dry_run}")
 
 
-def test_only_a_repetition_writes_over_results(
-    tmp_path: Path, benchmark: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = tmp_path / "model.nemo"
-    tarfile.open(model, "w").close()
-    output = tmp_path / "evaluation" / "model.json"
-    assert evaluate(model, benchmark, "dry_run=true") == 0 and not output.parent.exists()
-    task = TaskResult(scores={}, n=1)
-    tasks = {"minibench_en": task, "minibench_hi": task}
-    settings = {"limit": None, "num_fewshot": 0, "bootstrap_iters": 1000}
-    write_results(EvaluationResult("model", list(tasks), tasks, settings), output)
-    before = output.read_bytes()
-    for setting, there in (
-        ("limit=1", "limit=null"),
-        ("num_fewshot=2", "num_fewshot=0"),
-        ("tasks=[minibench_en]", r"tasks=\[minibench_en, minibench_hi\]"),
-    ):
-        message = rf"^{output} holds the results of another evaluation \({there}\); choose .*output=\.\.\."
-        with pytest.raises(UserError, match=message):
-            evaluate(model, benchmark, setting)
-    with pytest.raises(UserError, match=r"another evaluation \(name=model\)"):
-        evaluate(model, benchmark, "name=other", f"output={output}")
-    with pytest.raises(UserError, match=r"is not an evaluation result: .*; choose another file, output="):
-        evaluate(model, benchmark, f"output={benchmark}/en.jsonl")
-    assert evaluate(model, benchmark, "bootstrap_iters=0", "dry_run=true") == 0
-    assert evaluate(model, benchmark, "limit=1", f"output={tmp_path}/other.json", "dry_run=true") == 0
-    assert output.read_bytes() == before
+def test_a_typing_mistake_is_told_before_all_else(tmp_path: Path, benchmark: Path) -> None:
+    with pytest.raises(UserError, match=r"^lm-eval has no task 'arc_eazy': did you mean arc_easy"):
+        evaluate(tmp_path / "no_model.nemo", benchmark, "tasks=[minibench_en,arc_eazy]", "limit=-1")
 
 
 def test_the_table_is_printed_though_the_write_fails(
     tmp_path: Path, benchmark: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While the tasks are read, after the output was tried, its directory becomes a file."""
+    """After the output was tried, and the benchmark read once, the output's directory becomes a file."""
     model, place, items = MAIN / "model.nemo", tmp_path / "place", benchmark / "en.jsonl"
     text = items.read_text(encoding="utf-8")
     items.unlink()
     os.mkfifo(items)
 
     def spoil() -> None:
-        with items.open("w", encoding="utf-8") as stream:  # waits for the reader
-            place.write_text("")
-            stream.write(text)
+        for content in ("", text):  # For its checksum, and for its questions.
+            with items.open("w", encoding="utf-8") as stream:  # waits for the reader
+                stream.write(content)
+            time.sleep(0.5)
+        place.write_text("")
 
     thread = threading.Thread(target=spoil, daemon=True)
     thread.start()
@@ -97,12 +78,24 @@ def test_the_table_is_printed_though_the_write_fails(
     thread.join()
     assert "| minibench_hi | acc " in capsys.readouterr().out
 
-    for path in (place, items):
-        path.unlink()
-    items.write_text(text, encoding="utf-8")
-    for _ in range(2):  # the second time over the first's
-        assert evaluate(model, benchmark, f"output={place}/x.json") == 0
-    assert capsys.readouterr().out.count(f"results: {place}/x.json") == 2
-    assert read_results(place / "x.json").requested == ["minibench_en", "minibench_hi"]
-    with pytest.raises(UserError, match="holds the results of another evaluation"):
-        evaluate(model, benchmark, f"output={place}/x.json", "limit=1")
+
+def test_finished_results_are_kept(
+    tmp_path: Path, benchmark: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model.nemo"
+    shutil.copyfile(MAIN / "model.nemo", model)
+    assert evaluate(model, benchmark) == 0
+    results = tmp_path / "evaluation" / "model-minibench.json"
+    table, _, told = capsys.readouterr().out.rpartition("results: ")
+    assert told == f"{results}\n" and read_results(results).requested == ["minibench_en", "minibench_hi"]
+    before = results.read_bytes()
+    (again,) = spy(
+        ["recipes.evaluate", f"gpt_model_file={model}", "eval=minibench", f"minibench={benchmark}"]
+    )
+    assert (again.code, again.err, again.imported & ENGINE) == (0, "", set())
+    assert (
+        again.out
+        == f"{table}results: {results}, evaluated before; repeat=true evaluates again, into another file\n"
+    )
+    assert evaluate(model, benchmark, "limit=1") == 0
+    assert results.read_bytes() == before and results.with_stem("model-minibench-limit1").exists()

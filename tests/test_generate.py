@@ -119,7 +119,7 @@ def python(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     ("module", "arguments", "named"),
     [
         ("recipes.generate", ["prompts=[a]", "gpt_model_file=nowhere.nemo"], "gpt_model_file=nowhere.nemo"),
-        ("recipes.evaluate", ["tasks=[x]", "gpt_model_file=nowhere.nemo"], "gpt_model_file=nowhere.nemo"),
+        ("recipes.evaluate", ["tasks=[boolq]", "gpt_model_file=nowhere.nemo"], "gpt_model_file=nowhere.nemo"),
         ("recipes.generate", [f"gpt_model_file={MODEL}"], "prompts"),
     ],
 )

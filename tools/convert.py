@@ -6,6 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
+from recipes.checkpoint.formats.recognise import check_new, check_stored
 from recipes.cli import run_tool
 from recipes.console import Progress, quiet_libraries
 from recipes.errors import UserError
@@ -39,6 +40,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="keep", choices=("keep", "bf16", "fp32"), help="of the weights")
     parser.add_argument("--verify", action="store_true", help="compare both sides' logits afterwards")
     options = parser.parse_args()
+    check_stored(options.source)
+    check_new(options.target)
     from recipes.checkpoint.convert import convert
 
     started = time.monotonic()

@@ -45,12 +45,12 @@ def describe(overrides: list[str], seq_length: int | None = None) -> dict[str, A
         UserError: the model or a setting of it is impossible.
     """
     from recipes.checks import refuse
-    from recipes.config.hydra_app import compose
+    from recipes.config.hydra_app import compose_for_tool
     from recipes.config.validate_model import validate_model
     from recipes.families.model_config import padded_vocab_size
     from recipes.plan import accounting
 
-    model = compose("pretrain", ["name=describe", "data.seq_length=1", *overrides]).model
+    model = compose_for_tool("pretrain", ["name=describe", "data.seq_length=1", *overrides]).model
     validate_model(model)
     context = model.max_position_embeddings if seq_length is None else seq_length
     if not 0 < context <= model.max_position_embeddings:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipes.checkpoint.formats.recognise import check_stored
 from recipes.cli import run_tool
 from recipes.console import Progress, printable
 from recipes.errors import UserError
@@ -46,6 +47,7 @@ def main() -> None:
         help="read all weights once: compare checksums if the format has them, find non-finite numbers",
     )
     options = parser.parse_args()
+    check_stored(options.path)
     from recipes.checkpoint.open import open_stored_model
 
     with open_stored_model(options.path, verify=options.check) as source:

@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from recipes.checkpoint.formats.recognise import check_stored
 from recipes.cli import run_tool
 from recipes.errors import UserError
 from recipes.files import path_errors
@@ -39,6 +40,7 @@ def main() -> None:
             raise UserError(f"{archive} exists; name a new file")
     if archive.resolve().is_relative_to(directory.resolve()):
         raise UserError(f"{archive} lies in {directory}, so it would hold itself; name a file elsewhere")
+    check_stored(directory)
     refuse_links(directory)
 
     from recipes.checkpoint.formats.archive import pack_archive

@@ -46,12 +46,15 @@ def prefetch(mirror: Path, names: list[str], source: Path | None = None) -> tupl
         UserError: an unknown task, data that cannot be loaded, a mirror that cannot be written.
     """
     from recipes.data.benchmark_mirror import MANIFEST, read_manifest, split_file, write_index
-    from recipes.evaluation.tasks import MINIBENCH_FILES, load_tasks
+    from recipes.evaluation.task_files import MINIBENCH_FILES
+    from recipes.evaluation.tasks import load_tasks
+    from recipes.files import check_writable
 
     if not names:
         raise UserError("--tasks names no task")
     if local := [name for name in names if name in MINIBENCH_FILES]:
         raise UserError(f"{local[0]} reads local files: there is nothing to fetch")
+    check_writable(mirror / MANIFEST)
     manifest = read_manifest(mirror) if (mirror / MANIFEST).exists() else {}
     tasks = load_tasks(names, mirror=source)["tasks"]
     written: Manifest = {}

@@ -175,6 +175,7 @@ class Quickstart:
         if results.exists() and stamp.exists() and stamp.read_text() == digest:
             print(f"{results} is there")
             return
+        results.unlink(missing_ok=True)  # Other weights' results, which recipes.evaluate would not replace.
         self.python(
             "recipes.evaluate",
             f"gpt_model_file={model}",

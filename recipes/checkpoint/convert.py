@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recipes.checkpoint.formats.archive import LONGEST_NAME, ArchiveWriter, fitting_name
 from recipes.checkpoint.formats.lazy import LazyTensor
+from recipes.checkpoint.formats.recognise import check_new
 from recipes.checkpoint.formats.torch_dist_writer import (
     METADATA_JSON,
     SHARD_NAME,
@@ -42,7 +43,7 @@ from recipes.data.tokenizer.tokenizer_files import TokenizerFiles
 from recipes.errors import UserError
 from recipes.families.family import tensor_table
 from recipes.families.tensors import WORD_EMBEDDINGS
-from recipes.files import atomic_write, partial_directory, path_errors
+from recipes.files import atomic_write, partial_directory
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -119,11 +120,7 @@ def convert(path: Path, target: Path, to: str, dtype: str = "keep", progress: Pr
         UserError: the source cannot be read or does not hold its model's tensors, the target exists or has no
             form for this model.
     """
-    with path_errors(target):
-        if target.exists():
-            raise UserError(f"{target} exists; name a new file or directory")
-        if not target.absolute().parent.is_dir():
-            raise UserError(f"{target.absolute().parent}: no such directory; make it first")
+    check_new(target)
     with open_stored_model(path) as source:
         _ = source.model  # Compares its description with the tensors before anything is written.
         not_finite: set[str] = set()

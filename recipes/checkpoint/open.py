@@ -8,6 +8,7 @@ from pathlib import Path
 
 from recipes.checkpoint.formats.containers import Files, open_files
 from recipes.checkpoint.formats.lazy import LazyTensor
+from recipes.checkpoint.formats.recognise import no_model
 from recipes.checkpoint.huggingface.open_directory import open_hugging_face
 from recipes.checkpoint.nemo.open_nemo import open_classic, open_nemo2
 from recipes.checkpoint.save.open_run import open_training
@@ -42,8 +43,4 @@ def _opened(path: Path, files: Files, verify: bool) -> StoredModel:
                 return source
     except OSError as error:  # A directory in it may not be entered.
         raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
-    raise UserError(
-        f"{path}: holds no model that is known here: no model_config.yaml (classic NeMo), "
-        "no context/model.yaml (NeMo 2), no manifest.json or checkpoints/ (a training run), no config.json "
-        "(Hugging Face)"
-    )
+    raise no_model(path)

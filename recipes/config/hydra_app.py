@@ -129,6 +129,18 @@ def compose(job: str, overrides: list[str]) -> Any:
         return to_dataclass(hydra.compose(job, overrides=quote_text(overrides, schema)), schema)
 
 
+def compose_for_tool(job: str, overrides: list[str]) -> Any:
+    """The same, for a command line: what Hydra and OmegaConf refuse is told in one line.
+
+    Raises:
+        UserError: that line.
+    """
+    try:
+        return compose(job, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, job)) from None
+
+
 def to_dataclass(cfg: DictConfig, schema: type[Config]) -> Config:
     """Turns a composed configuration into ``schema``'s frozen object.
 

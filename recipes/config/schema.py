@@ -269,6 +269,8 @@ class EvaluateConfig:
     name: str | None = None
     """Column of the table; None: the model file's name."""
     tasks: list[str] = field(default_factory=list)
+    table: str | None = None
+    """What the results' file calls the set of tasks; eval=NAME sets it. None: the tasks themselves."""
     minibench: str | None = None
     """Directory of a generated benchmark (tools.make_corpus writes it)."""
     mirror: str | None = None
@@ -283,8 +285,10 @@ class EvaluateConfig:
     bootstrap_iters: int = 1000
     """Bootstrap resamplings for standard errors that have no formula; 0: no standard errors."""
     output: str | None = None
-    """Where the results go (JSON); None: evaluation/<name>.json beside the model file. Only a repetition
-    (same name, tasks, limit and num_fewshot) overwrites existing results."""
+    """Where the results go (JSON); None: evaluation/<name>-<table>.json beside the model file or in its run.
+    Results that are there are never replaced: other ones get the next free number, <name>-<table>-2.json."""
+    repeat: bool = False
+    """Evaluate once more what has been evaluated already, into another file."""
     precision: str = "auto"
     """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
     num_threads: int | None = None

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from recipes.data.hub import setting, without_hub
 from recipes.errors import UserError
 from recipes.files import atomic_write, sha256_file
 
@@ -84,31 +85,18 @@ def verified_hash(mirror: Path) -> str:
 def in_place_of_hub(mirror: Path) -> Iterator[None]:
     """While inside, data sets load from `mirror` and nothing reaches for the network.
 
-    The libraries read HF_HUB_OFFLINE and HF_DATASETS_CACHE once, when imported, and NeMo has imported them
-    long before; hence their settings are changed, not the environment. The cache of loaded tables is named
+    The cache of loaded tables is named
     after the mirror's content, because `datasets` would serve the stale rows of a mirror that has changed in
     place.
     """
     import datasets
-    import huggingface_hub.constants
 
     cache = Path(datasets.config.HF_DATASETS_CACHE).absolute() / f"mirror-{verified_hash(mirror)[:16]}"
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_setting(huggingface_hub.constants, "HF_HUB_OFFLINE", True))
-        stack.enter_context(_setting(datasets.config, "HF_HUB_OFFLINE", True))
-        stack.enter_context(_setting(datasets.config, "HF_DATASETS_CACHE", cache))
+        stack.enter_context(without_hub())
+        stack.enter_context(setting(datasets.config, "HF_DATASETS_CACHE", cache))
         stack.enter_context(contextlib.chdir(mirror))
         if not datasets.are_progress_bars_disabled():  # one for each of MMLU's 171 files
             datasets.disable_progress_bars()
             stack.callback(datasets.enable_progress_bars)
         yield
-
-
-@contextlib.contextmanager
-def _setting(module: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)

@@ -6,21 +6,20 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.data.benchmark_mirror import verified_hash
 from recipes.errors import UserError
-from recipes.evaluation.tasks import MINIBENCH_FILES, load_tasks
-from recipes.report.evaluation_result import EvaluationResult, Score, TaskResult, read_results, write_results
+from recipes.evaluation.kept_results import versions
+from recipes.evaluation.task_files import MINIBENCH_FILES
+from recipes.evaluation.tasks import load_tasks
+from recipes.report.evaluation_result import EvaluationResult, Score, TaskResult
 
 if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict
 
     from recipes.inference.text_generator import TextGenerator
-
-__all__ = ["EvaluationResult", "evaluate", "read_results", "write_results"]
 
 FEWSHOT_SEED = 1234  # lm-eval's own
 
@@ -29,6 +28,7 @@ def evaluate(
     model: TextGenerator,
     tasks: list[str],
     *,
+    loaded: TaskDict | None = None,
     minibench: Path | None = None,
     mirror: Path | None = None,
     limit: int | None = None,
@@ -42,6 +42,7 @@ def evaluate(
     Args:
         model: the model; under tensor or pipeline parallelism every rank makes this call and has the result.
         tasks: names of stock lm-eval tasks, groups or tags, and minibench_en / minibench_hi.
+        loaded: the same tasks, if `load_tasks` has loaded them already.
         minibench: the directory of en.jsonl and hi.jsonl.
         mirror: a benchmark mirror to read instead of the hub (compute nodes without network).
         limit: use the first documents of each task only; for trying things out.
@@ -61,7 +62,7 @@ def evaluate(
     if not tasks:
         raise UserError("no tasks to evaluate")
     start = time.monotonic()
-    loaded = load_tasks(tasks, minibench=minibench, mirror=mirror)
+    loaded = loaded or load_tasks(tasks, minibench=minibench, mirror=mirror)
     _set_fewshot(loaded, num_fewshot)
     # `evaluate`, not `simple_evaluate`: the latter hides the results from all but the first local rank.
     lm = ParamLM(model, max_batch_tokens, max_logits_bytes)
@@ -77,7 +78,7 @@ def evaluate(
             "num_fewshot": num_fewshot,
             "bootstrap_iters": bootstrap_iters,
             "mirror_sha256": verified_hash(mirror) if mirror else None,
-            "versions": {package: version(package) for package in ("lm_eval", "datasets", "torch")},
+            "versions": versions(),
         },
         seconds=round(time.monotonic() - start, 1),
     )

@@ -3,22 +3,74 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.data.benchmark_mirror import in_place_of_hub
+from recipes.data.benchmark_mirror import in_place_of_hub, read_manifest
+from recipes.data.hub import hub_obstacle, is_cached, without_hub
 from recipes.data.text.json_lines import as_text, checked_text, read_records, text_of
 from recipes.errors import UserError
+from recipes.evaluation.task_files import MINIBENCH_FILES, check_task_names, data_sets_of, unknown_task
 
 if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict, TaskManager
 
-MINIBENCH_FILES = {"minibench_en": "en.jsonl", "minibench_hi": "hi.jsonl"}
 CHOICES = 4
+
+
+def check_tasks(names: Sequence[str], mirror: Path | None = None) -> None:
+    """Refuses tasks that do not exist and, without mirror and network, those whose data is not here.
+
+    It takes seconds, where loading the tasks takes minutes.
+
+    Raises:
+        UserError: naming the first such task.
+    """
+    check_task_names(names)
+    if mirror is not None:
+        _check_mirror(names, mirror)
+    else:
+        _check_cached(names, _hub_obstacle(names))
+
+
+def _check_mirror(names: Sequence[str], mirror: Path) -> None:
+    held = {entry.rpartition("/")[0] for entry in read_manifest(mirror)}
+    for task, data_set, configuration in data_sets_of(names):
+        if f"{data_set}/{configuration or 'default'}" not in held:
+            raise UserError(
+                f"cannot load task {task} from the mirror {mirror}: it has no {data_set}"
+                + (f", {configuration}" if configuration else "")
+                + _fetch_into(mirror, task)
+            )
+
+
+def _fetch_into(mirror: Path, task: str) -> str:
+    return f"; fetch it with python -m tools.prefetch_benchmarks {mirror} --tasks {task}"
+
+
+def _hub_obstacle(names: Sequence[str]) -> str | None:
+    """Why stock tasks cannot be read from the hub, if there are any; None if they can."""
+    return hub_obstacle() if set(names) - set(MINIBENCH_FILES) else None
+
+
+def _check_cached(names: Sequence[str], obstacle: str | None) -> None:
+    if obstacle is None:
+        return
+    for task, data_set, configuration in data_sets_of(names):
+        if not is_cached(data_set, configuration):
+            raise UserError(f"cannot load task {task}: {obstacle}{_ask_for_mirror(names)}")
+
+
+def _ask_for_mirror(names: Sequence[str]) -> str:
+    stock = ",".join(name for name in names if name not in MINIBENCH_FILES)
+    return (
+        "; set mirror=DIR to a copy of the data, which python -m tools.prefetch_benchmarks DIR "
+        f"--tasks {stock} makes where there is network"
+    )
 
 
 def load_tasks(
@@ -35,6 +87,7 @@ def load_tasks(
     Raises:
         UserError: a task is unknown, needs a package that is missing, or its data cannot be loaded.
     """
+    check_tasks(names, mirror)
     own = [name for name in names if name in MINIBENCH_FILES]
     stock = [name for name in names if name not in MINIBENCH_FILES]
     loaded: TaskDict = {"tasks": {}, "groups": {}, "group_map": {}}
@@ -134,18 +187,22 @@ def _load_stock(names: Sequence[str], mirror: Path | None) -> TaskDict:
     manager = _stock_tasks()
     for name in names:
         if name not in manager.task_index:
-            close = difflib.get_close_matches(name, manager.all_tasks, n=3)
-            raise UserError(
-                f"lm-eval has no task {name!r}" + (f": did you mean {', '.join(close)}?" if close else "")
-            )
+            raise unknown_task(name, manager.all_tasks)
     loaded: TaskDict = {"tasks": {}, "groups": {}, "group_map": {}}
-    with in_place_of_hub(mirror) if mirror else contextlib.nullcontext():
+    obstacle = None if mirror else _hub_obstacle(names)
+    with _place_of_data(mirror, obstacle):
         for name in names:
-            one = _load_one(manager, name, mirror)
+            one = _load_one(manager, name, mirror, obstacle)
             if name not in one["tasks"] and name not in one["groups"]:
                 one["group_map"][name] = list(one["tasks"])
             _merge(loaded, one)
     return loaded
+
+
+def _place_of_data(mirror: Path | None, obstacle: str | None) -> AbstractContextManager[None]:
+    if mirror is not None:
+        return in_place_of_hub(mirror)
+    return without_hub() if obstacle else contextlib.nullcontext()
 
 
 @functools.cache  # reading the index of lm-eval's 14,000 task files takes seconds
@@ -155,7 +212,7 @@ def _stock_tasks() -> TaskManager:
     return TaskManager()
 
 
-def _load_one(manager: TaskManager, name: str, mirror: Path | None) -> TaskDict:
+def _load_one(manager: TaskManager, name: str, mirror: Path | None, obstacle: str | None) -> TaskDict:
     try:
         return manager.load([name])
     except ImportError as error:
@@ -165,10 +222,10 @@ def _load_one(manager: TaskManager, name: str, mirror: Path | None) -> TaskDict:
     # What datasets raises for missing data: ConnectionError, FileNotFoundError, ValueError
     # (configuration), KeyError (split).
     except (OSError, ValueError, KeyError) as error:
+        if obstacle:
+            raise UserError(f"cannot load task {name}: {obstacle}{_ask_for_mirror([name])}") from error
         source = f"the mirror {mirror}" if mirror else "the Hugging Face hub"
-        remedy = (
-            f"; fetch it with python -m tools.prefetch_benchmarks {mirror} --tasks {name}" if mirror else ""
-        )
+        remedy = _fetch_into(mirror, name) if mirror else ""
         raise UserError(f"cannot load task {name} from {source}: {_reason(error)}{remedy}") from error
 
 

@@ -84,13 +84,18 @@ def windowed_attention_on_gpu(query: Tensor, key: Tensor, value: Tensor, window:
     Returns:
         ``[b, heads, s, d]``.
     """
-    if query.dtype in (torch.bfloat16, torch.float16) and _have_flash_attention_3(query.device):
+    if takes_flash_attention_3(query.dtype, query.device):
         return flash_attention_3(query, key, value, window, scale)
     mask = block_mask(query.shape[2], key.shape[2], window, query.device)
     out: Tensor = _compiled_flex_attention()(
         query, key, value, block_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
     )
     return out
+
+
+def takes_flash_attention_3(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether windows on this GPU are computed by FlashAttention-3."""
+    return dtype in (torch.bfloat16, torch.float16) and _have_flash_attention_3(device)
 
 
 @cache

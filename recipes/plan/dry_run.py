@@ -41,7 +41,7 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
         ("tokens in all", f"{steps * tokens_per_step:,}"),
         ("FLOPs per token", f"{flops / 1e9:,.3f} GFLOP (forward and backward, full attention context)"),
         ("FLOPs in all", f"{flops * steps * tokens_per_step:.3e}"),
-        ("layout", f"{world_size} process(es): {_layout(parallel, data_parallel_size)}"),
+        ("layout", f"{world_size} process(es): {layout(parallel, data_parallel_size)}"),
         (
             "memory per device",
             f"{sum(memory.values()) / 2**30:,.2f} GiB expected ({'bf16' if bf16 else 'fp32'})",
@@ -57,7 +57,8 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
     return f"{table}\n\n{draw_learning_rate(config.optim, tokens_per_step, steps)}"
 
 
-def _layout(parallel: ParallelConfig, data_parallel_size: int) -> str:
+def layout(parallel: ParallelConfig, data_parallel_size: int) -> str:
+    """How the processes share the work, in words."""
     sizes = {
         "tensor": parallel.tensor_model_parallel_size,
         "pipeline": parallel.pipeline_model_parallel_size,

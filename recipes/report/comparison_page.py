@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from recipes.files import distinct_labels
 from recipes.report.charts import COLOURS, Curve, LineChart, line_chart
 from recipes.report.curves import smooth
-from recipes.report.evaluation_table import ResultTable, tabulate
-from recipes.report.figures import format_duration, format_number, format_percent
+from recipes.report.evaluation_table import ResultTable, tables_by_tasks
+from recipes.report.figures import distinct_labels, format_duration, format_number, format_percent
 from recipes.report.rendering import write_page
 from recipes.report.run_data import RunData, Series, read_run
 from recipes.report.run_page import final_loss, notes_of, set_name, tokens_per_second, wall_time
@@ -58,7 +57,7 @@ def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
             runs, "Gradient norm", _training_curve("grad_norm"), note="Before clipping, smoothed."
         ),
         learning_rate=_chart(runs, "Learning rate", _training_curve("lr"), smoothed=False, from_zero=True),
-        evaluations=_evaluation_table(runs),
+        evaluations=_evaluation_tables(runs),
     )
 
 
@@ -120,12 +119,10 @@ def _chart(
     return line_chart(title, curves, note=note, wide=wide, from_zero=from_zero)
 
 
-def _evaluation_table(runs: dict[str, RunData]) -> ResultTable | None:
+def _evaluation_tables(runs: dict[str, RunData]) -> list[ResultTable]:
     named = [
         (f"{label}, {name}", result)
         for label, run in runs.items()
         for name, result in run.evaluations.items()
     ]
-    if not named:
-        return None
-    return tabulate([result for _, result in named], labels=[name for name, _ in named])
+    return tables_by_tasks([result for _, result in named], [name for name, _ in named])

@@ -72,6 +72,17 @@ def tabulate(
     return ResultTable(*_without_empty_columns(header, lines), notes)
 
 
+def tables_by_tasks(results: Sequence[EvaluationResult], labels: Sequence[str]) -> list[ResultTable]:
+    """A table for each set of tasks that was asked for, with a column for each of its results."""
+    columns: dict[frozenset[str], list[tuple[EvaluationResult, str]]] = {}
+    for result, label in zip(results, labels, strict=True):
+        columns.setdefault(frozenset(result.requested), []).append((result, label))
+    return [
+        tabulate([result for result, _ in some], labels=[label for _, label in some])
+        for some in columns.values()
+    ]
+
+
 def _every_metric(results: Sequence[EvaluationResult], without: Set[str]) -> list[TableRow]:
     """A row per metric of each requested task, in the order asked for, but not for the tasks `without`."""
     rows: dict[tuple[str, str], TableRow] = {}  # keeps the first of each

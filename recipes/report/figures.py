@@ -1,8 +1,12 @@
-"""Figures as people read them."""
+"""Figures as people read them, and the names of what they belong to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
+
+from recipes.errors import UserError
 
 
 def format_number(value: float, digits: int = 4) -> str:
@@ -37,3 +41,16 @@ def format_duration(seconds: float) -> str:
             rest = total % size // small
             return f"{total // size:,} {name}" + (f" {rest} {small_name}" if rest else "")
     return f"{seconds:.1f} s" if seconds < 10 else f"{total} s"
+
+
+def distinct_labels(paths: Sequence[Path], label: Callable[[Path], str]) -> list[str]:
+    """Short names for `paths`; the whole paths of those that would have the same one.
+
+    Raises:
+        UserError: a path is given twice.
+    """
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UserError(f"{path} is given twice")
+    short = [label(path) for path in paths]
+    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]

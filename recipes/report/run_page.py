@@ -21,7 +21,7 @@ from recipes.report.charts import (
     line_chart,
 )
 from recipes.report.curves import smooth
-from recipes.report.evaluation_table import ResultTable, tabulate
+from recipes.report.evaluation_table import tables_by_tasks
 from recipes.report.figures import format_duration, format_number, format_percent
 from recipes.report.rendering import Tile, write_page
 from recipes.report.run_data import RunData, Series, number, read_run, whole
@@ -78,7 +78,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         ),
         learning_rate=_single_curve(run, "Learning rate", "lr", from_zero=True),
         validation=_validation_lines(run),
-        evaluations=_evaluation_table(run),
+        evaluations=tables_by_tasks(list(run.evaluations.values()), list(run.evaluations)),
         accuracy=_accuracy(run),
         completions=_completions(run),
         samples=_samples(run),
@@ -207,12 +207,6 @@ def _validation_lines(run: RunData) -> list[list[str]]:
 def _first_best_last(metric: str, curve: Series) -> list[str]:
     best = format_number(min(curve.values)) if metric in _LESS_IS_BETTER else "–"
     return [format_number(curve.values[0]), best, format_number(curve.values[-1]), f"{curve.steps[-1]:,}"]
-
-
-def _evaluation_table(run: RunData) -> ResultTable | None:
-    if not run.evaluations:
-        return None
-    return tabulate(list(run.evaluations.values()), labels=list(run.evaluations))
 
 
 def _accuracy(run: RunData) -> tuple[BarChart, list[str]] | None:

@@ -32,14 +32,16 @@ from recipes.data.samples.document_start import DocumentStart, document_start_of
 from recipes.data.samples.indexed import check_prefix
 from recipes.data.tokenizer import load_tokenizer
 from recipes.data.tokenizer.tokenizer_files import library_of
-from recipes.parallel.setup import resolve_dtype
+from recipes.model.backend import describe_kernels
+from recipes.parallel.setup import device_of, resolve_dtype
 from recipes.report import write_report
 from recipes.run_directory import RunDirectory
 from recipes.training.callbacks.checkpoints import Checkpoints
 from recipes.training.callbacks.metrics import GuardError, Metrics, known_peak_flops
 from recipes.training.callbacks.samples import Samples
 from recipes.training.callbacks.stop import OUT_OF_TIME, SIGNALLED, StopControl
-from recipes.training.callbacks.validation import FinalValidation
+from recipes.training.callbacks.validation import FinalValidation, ValidationProgress
+from recipes.training.engine import compiles_layers
 from recipes.training.module import ParamGPT
 from recipes.training.start import Start
 from recipes.training.strategy import MegatronStrategy
@@ -66,6 +68,7 @@ def fit(config: PretrainConfig, world: World, directory: RunDirectory, start: St
     stop.install()
     quiet_libraries()  # Again, as Lightning and NeMo set their own levels on import.
     if world.rank == 0:
+        say(_machine(config, world))
         _announce(config, directory, start)
     document_start = _document_start(config)
     trainer = _trainer(config, world, directory, checkpoint, steps, stop, document_start)
@@ -100,6 +103,17 @@ def _leave(code: int) -> int:
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
     return code
+
+
+def _machine(config: PretrainConfig, world: World) -> str:
+    """The device of each process, and what computes on it."""
+    device = device_of(world)
+    cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} thread(s)"
+    dtype = resolve_dtype(config.trainer.precision)
+    precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+    compiled = ", layers compiled" if compiles_layers(config) else ""
+    return f"device {name}, {precision}, {describe_kernels(config.model, dtype, device)}{compiled}"
 
 
 def _announce(config: PretrainConfig, directory: RunDirectory, start: Start) -> None:
@@ -155,8 +169,9 @@ def _trainer(
             metrics,
             stop,
             FinalValidation(),
+            ValidationProgress(),
             Samples(config, metrics, document_start),
-            Checkpoints(config, directory.checkpoints, stop, resumed=checkpoint is not None),
+            Checkpoints(config, metrics, directory.checkpoints, stop, resumed=checkpoint is not None),
         ],
     )
 

@@ -17,6 +17,7 @@ from recipes.config.world import World, launched_world
 from recipes.console import quiet_libraries, say, warn
 from recipes.data.samples.inputs import check_token_ids
 from recipes.errors import UserError
+from recipes.plan.opening import opening
 from recipes.run_directory import RunDirectory
 from recipes.training.resume import check_resume
 from recipes.training.run_lock import RunLock
@@ -30,12 +31,16 @@ def pretrain(config: PretrainConfig) -> int:
     steps = total_steps(config)
     quiet_libraries()
     lock = RunLock(directory.path)
+    if world.size > 1 and world.rank == 0:
+        say(f"start  {world.size} processes")
     try:
         start = _decided_by_first_rank(
             world, config.parallel.rendezvous_timeout_s, lambda: _prepare(config, directory, steps, lock)
         )
         if start.complete:
             return DONE
+        if world.rank == 0:
+            say("load   torch, NeMo and megatron-core")
         from recipes.parallel.setup import set_cpu_threads
 
         set_cpu_threads(config.trainer.num_threads, world)
@@ -90,6 +95,8 @@ def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int, lock: 
         written = directory.nemo_file if config.save_nemo else "no model.nemo wanted"
         say(f"{directory.path} is complete: {done} steps, {written}")
         return Start(checkpoint, complete=True)
+    for line in opening(config, launched_world().size):
+        say(line)
     init_from = (
         find_start(config.init_from, config.trainer.checkpoint.verify_sha256)
         if config.init_from and checkpoint is None

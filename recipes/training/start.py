@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recipes.checkpoint.formats.recognise import check_stored
 from recipes.checkpoint.save.manifest import MANIFEST, newest_whole_checkpoint, verify
 from recipes.console import warn
 from recipes.errors import UserError
@@ -49,6 +50,7 @@ def find_start(init_from: str, verify_sha256: bool) -> Path:
         raise UserError(
             f"init_from={init_from}: does not exist; name a run directory, one of its checkpoints, or a .nemo"
         )
+    check_stored(path)
     return path
 
 

@@ -77,9 +77,14 @@ REFUSED = [
     ("evaluate", ["gpt_model_file=x", "eval=tables"], "eval/tables"),
     (
         "evaluate",
+        ["gpt_model_file=no.nemo", "tasks=[arc_eazy]"],
+        "lm-eval has no task 'arc_eazy': did you mean arc_easy",
+    ),
+    (
+        "evaluate",
         [
             "gpt_model_file=tests/fixtures/nemo/classic_te_single/model.nemo",
-            "tasks=[x]",
+            "tasks=[boolq]",
             "rows=[{name:X,task:x,metric:acc}]",
         ],
         "rows[0].metric=acc: give lm-eval's full name, acc,none",
@@ -102,7 +107,7 @@ REFUSED = [
         "evaluate",
         [
             "gpt_model_file=tests/fixtures/nemo/classic_te_single/model.nemo",
-            "tasks=[x]",
+            "tasks=[boolq]",
             "rows=[{name:X,task:x}]",
         ],
         "rows[0].metric has no value: set it on the command line, rows.0.metric=...",

@@ -114,6 +114,19 @@ def test_evaluations_are_shown(tmp_path: Path) -> None:
     assert "evaluation/other.json could not be read and is left out" in page.text
 
 
+def test_every_set_of_tasks_has_its_own_table(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [training_line(1)])
+    (run / "evaluation").mkdir()
+    for file, task in (("a", "boolq"), ("b", "piqa"), ("c", "boolq")):
+        (run / "evaluation" / f"{file}.json").write_text(json.dumps(evaluation(task)))
+    section = Page(write_report(run)).html.partition("Evaluations")[2]
+    tables = [re.findall(">([^<>]+)</t[hd]>", table) for table in section.split("</table>")[:2]]
+    assert [table[:4] for table in tables] == [
+        ["task", "metric", "a", "c"],
+        ["task", "metric", "b", "constant answer"],
+    ]
+
+
 def test_a_failed_write_leaves_the_old_report(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [training_line(1)])
     path = write_report(run)

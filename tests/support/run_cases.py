@@ -152,3 +152,14 @@ def wait_for_file(directory: Path, alive: Callable[[], bool], limit_s: float = 6
             return
         time.sleep(0.02)
     raise AssertionError(f"nothing was written to {directory}")
+
+
+def shown_case(overrides: list[str]) -> Outcome:
+    """A run whose progress is shown at every occasion, as if each took long."""
+    from recipes import console
+
+    interval, console.LOG_INTERVAL_S = console.LOG_INTERVAL_S, 0.0
+    try:
+        return run_case(overrides)
+    finally:
+        console.LOG_INTERVAL_S = interval

@@ -81,7 +81,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         prefetch(tmp_path / "mirror", ["minibench_en"], source=FIXTURE)
     assert not (tmp_path / "mirror").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make the directory"):
+    with pytest.raises(UserError, match=r"cannot write .*Not a directory"):
         prefetch(tmp_path / "file", ["boolq"], source=FIXTURE)
 
 

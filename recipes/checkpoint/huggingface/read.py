@@ -15,9 +15,9 @@ import torch
 
 from recipes.checkpoint.formats.containers import DirectoryFiles, Files
 from recipes.checkpoint.formats.lazy import LazyTensor, Part, Stored, row_major, whole
+from recipes.checkpoint.formats.recognise import INDEX_FILE, SINGLE_FILE, check_weights
 from recipes.checkpoint.formats.safetensors_file import parse_json, read_safetensors
 from recipes.checkpoint.huggingface.config import FILE, from_hf_config
-from recipes.checkpoint.huggingface.write import INDEX_FILE, SINGLE_FILE
 from recipes.console import shown
 from recipes.data.tokenizer.file_names import TOKENIZER_JSON, TOKENIZER_MODEL
 from recipes.data.tokenizer.tokenizer_files import tokenizer_paths
@@ -31,7 +31,6 @@ LARGEST_JSON = 50_000_000
 MOST_TENSORS = 500_000
 MOST_GROUPS = 200_000  # Over all layers.
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # Computed by transformers' models themselves; older versions stored them all the same.
 DERIVED = ("rotary_emb.inv_freq",)
 
@@ -81,14 +80,8 @@ def _stored_tensors(files: Files) -> dict[str, Stored]:
     single = files.find(SINGLE_FILE)
     if single is not None:
         return read_safetensors(single)
-    index = files.find(INDEX_FILE)
-    if index is None:
-        if any(map(files.find, PICKLED)):
-            raise UserError(
-                f"{files.label}: its weights are pickled (.bin), which can run code when they are read; save "
-                "the model with safetensors first (transformers: save_pretrained)"
-            )
-        raise UserError(f"{files.label}: holds neither {SINGLE_FILE} nor {INDEX_FILE}")
+    check_weights(files)
+    index = files.get(INDEX_FILE)
     places = parse_json(index.read(LARGEST_JSON), index.name).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise UserError(f"{index.name}: weight_map is missing")

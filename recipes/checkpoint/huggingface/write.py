@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import torch
 
 from recipes.checkpoint.formats.lazy import LazyTensor
+from recipes.checkpoint.formats.recognise import INDEX_FILE, SINGLE_FILE
 from recipes.checkpoint.formats.safetensors_file import DTYPE_NAMES, header_bytes
 from recipes.checkpoint.stored.fits import check_complete
 from recipes.errors import UserError
@@ -17,8 +18,6 @@ from recipes.families.tensors import Rows, Shape, TensorSpec
 
 SHARD_BYTES = 2**30
 BLOCK_BYTES = 64 * 2**20
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 
 DtypeOf = Callable[[str, torch.dtype], torch.dtype]
 """``(canonical name, stored type)`` -> the type to write."""

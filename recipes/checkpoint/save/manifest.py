@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recipes.console import Progress
 from recipes.errors import UserError
 from recipes.files import atomic_write, sha256_file
 
@@ -68,15 +69,20 @@ def verify(directory: Path, *, sha256: bool = True) -> dict[str, Any]:
         UserError: a file is missing or differs; the message names it.
     """
     manifest = read_manifest(directory)
-    for name, expected in manifest["files"].items():
+    files: dict[str, dict[str, Any]] = manifest["files"]
+    for name, expected in files.items():
         path = directory / name
         if not path.is_file():
             raise UserError(f"{path} is missing; the checkpoint is damaged")
         size = path.stat().st_size
         if size != expected["bytes"]:
             raise UserError(f"{path} has {size} bytes, the manifest says {expected['bytes']}; it is damaged")
-        if sha256 and sha256_file(path) != expected["sha256"]:
-            raise UserError(f"{path} does not have the manifest's SHA-256; it is damaged")
+    if sha256:
+        total = sum(expected["bytes"] for expected in files.values())
+        with Progress(total, label=f"checking {directory.name}") as progress:
+            for name, expected in files.items():
+                if sha256_file(directory / name, progress.add) != expected["sha256"]:
+                    raise UserError(f"{directory / name} does not have the manifest's SHA-256; it is damaged")
     return manifest
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from itertools import product
 
 import torch
+import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.models.gpt import GPTModel
+from torch import Tensor
 
 from recipes.checkpoint.formats.names import leading_axes, name_at, names_of
 from recipes.checkpoint.stored.stored_model import StoredModel
+from recipes.console import Progress
 from recipes.errors import UserError
 from recipes.model.init import sharded_tensors
 
@@ -24,17 +27,26 @@ def load_weights(source: StoredModel, gpt: GPTModel) -> None:
     """
     shards = list(sharded_tensors(gpt))
     _compare(source, shards)
-    for shard in shards:
-        assert shard.data is not None
-        # Leading axes of a sharded key number layers and experts; a stored tensor is of one layer and expert.
-        leading = leading_axes(shard.key)
-        within = shard.global_offset[leading:]
-        own = leading - shard.prepend_axis_num  # Leading axes that this rank's tensor has too.
-        for place in product(*map(range, shard.local_shape[:own])):
-            above = shard.global_offset[: leading - own]
-            counted = tuple(a + b for a, b in zip(shard.global_offset[leading - own :], place, strict=False))
-            tensor = source.tensors[name_at(shard.key, above + counted)]
-            tensor.box(within, shard.local_shape[own:]).read_into(shard.data[place])
+    total = sum(shard.data.nbytes for shard in shards if shard.data is not None)
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    with Progress(total, label=f"loading {source.path.name}", enabled=first) as progress:
+        for shard in shards:
+            assert shard.data is not None
+            _fill(source, shard, shard.data)
+            progress.add(shard.data.nbytes)
+
+
+def _fill(source: StoredModel, shard: ShardedTensor, data: Tensor) -> None:
+    """Reads this rank's part of one tensor, or of one in each of several layers and experts."""
+    # Leading axes of a sharded key number layers and experts; a stored tensor is of one layer and expert.
+    leading = leading_axes(shard.key)
+    within = shard.global_offset[leading:]
+    own = leading - shard.prepend_axis_num  # Leading axes that this rank's tensor has too.
+    for place in product(*map(range, shard.local_shape[:own])):
+        above = shard.global_offset[: leading - own]
+        counted = tuple(a + b for a, b in zip(shard.global_offset[leading - own :], place, strict=False))
+        tensor = source.tensors[name_at(shard.key, above + counted)]
+        tensor.box(within, shard.local_shape[own:]).read_into(data[place])
 
 
 def _compare(source: StoredModel, shards: list[ShardedTensor]) -> None:

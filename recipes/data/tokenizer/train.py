@@ -1,11 +1,12 @@
 """Training a tokenizer from text files: SentencePiece unigram or BPE, or byte-level BPE."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from recipes.checks import refuse
+from recipes.console import Progress
 from recipes.data.text.documents import check_input
 from recipes.data.tokenizer import train_byte_bpe, train_sentencepiece
 from recipes.data.tokenizer.base import TextTokenizer
@@ -82,7 +83,7 @@ def train_tokenizer(
     if temperature is not None:
         shares = temperature_shares(sources, temperature)
     limits = budgets(sources, shares, max_bytes)
-    lines = sample_lines(sources, limits, text_key, ends=model_type == "byte_bpe")
+    lines = _counted(sample_lines(sources, limits, text_key, ends=model_type == "byte_bpe"), sum(limits))
 
     if model_type == "byte_bpe":
         files = train_byte_bpe.train_byte_bpe(lines, vocab_size)
@@ -90,7 +91,7 @@ def train_tokenizer(
     else:
         from recipes.data.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
-        model = train_sentencepiece.train_sentencepiece(lines, vocab_size, model_type)
+        model = train_sentencepiece.train_sentencepiece(lines, vocab_size, model_type, log)
         tokenizer = SentencePieceTokenizer(model, str(output.path))
         files = {"model": model, "vocab": tokenizer.to_vocab().encode()}
     record = {
@@ -125,6 +126,14 @@ def _check(
         refuse("--temperature", temperature, "the weights say the shares already; leave one of them out")
     if not 1 <= temperature <= 1e6:
         refuse("--temperature", temperature, "choose 1 (the sizes' own proportions) or more")
+
+
+def _counted(lines: Iterator[str], size: float) -> Iterator[str]:
+    """The lines, of about so many bytes in all, with progress as they are read."""
+    with Progress(int(size), label="reading") as progress:
+        for line in lines:
+            progress.add(len(line.encode()))
+            yield line
 
 
 def _identities(inputs: Sequence[str | Path], weights: Sequence[float] | None) -> list[list[Any]]:

@@ -6,9 +6,10 @@ bytes, digits are single tokens, whitespace is text. So decoding gives back exac
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from recipes.data.tokenizer.sentencepiece_log import TrainingLog, followed
 from recipes.data.tokenizer.uninterrupted import run_in_thread
 from recipes.errors import UserError
 
@@ -46,8 +47,10 @@ def split_other_digits(lines: Iterator[str]) -> Iterator[str]:
             yield from filter(None, _OTHER_DIGIT.split(line))
 
 
-def train_sentencepiece(lines: Iterator[str], vocab_size: int, model_type: str) -> bytes:
-    """The content of a .model.
+def train_sentencepiece(
+    lines: Iterator[str], vocab_size: int, model_type: str, log: Callable[[str], None]
+) -> bytes:
+    """The content of a .model; `log` gets lines about the stages.
 
     Raises:
         UserError: the vocabulary does not fit the text.
@@ -62,12 +65,13 @@ def train_sentencepiece(lines: Iterator[str], vocab_size: int, model_type: str) 
             model_writer=buffer,
             model_type=model_type,
             vocab_size=vocab_size,
-            minloglevel=2,
+            minloglevel=0,
             **SETTINGS,
         )
 
     try:
-        run_in_thread(train)
+        with followed(TrainingLog(vocab_size, log)):
+            run_in_thread(train)
     except Exception as error:
         raise _explain(error, vocab_size) from error
     return buffer.getvalue()

@@ -11,7 +11,7 @@ from recipes.data.tokenizer.base import TextTokenizer
 from recipes.data.tokenizer_report.measure import Measures, measure
 from recipes.data.tokenizer_report.probes import PROBES
 from recipes.errors import UserError
-from recipes.files import distinct_labels
+from recipes.report.figures import distinct_labels
 
 DEFAULT_MAX_BYTES = 2_000_000
 

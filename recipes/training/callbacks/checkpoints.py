@@ -14,7 +14,7 @@ from recipes.checkpoint.save.retention import VALID_LOSS, Best, prune
 from recipes.config.schema import PretrainConfig
 from recipes.console import duration, say, warn
 from recipes.errors import UserError
-from recipes.training.callbacks.metrics import GuardError
+from recipes.training.callbacks.metrics import GuardError, Metrics
 from recipes.training.callbacks.stop import NOT_STOPPED, StopControl
 from recipes.training.strategy import SaveOptions
 
@@ -27,7 +27,10 @@ class Checkpoints(Callback):
     at the end of a later step, once all ranks have written their files.
     """
 
-    def __init__(self, config: PretrainConfig, directory: Path, stop: StopControl, *, resumed: bool) -> None:
+    def __init__(
+        self, config: PretrainConfig, metrics: Metrics, directory: Path, stop: StopControl, *, resumed: bool
+    ) -> None:
+        self.metrics = metrics
         self.config, self.directory, self.stop = config.trainer.checkpoint, directory, stop
         self.valid_every = config.trainer.val_check_interval if config.data.valid else None
         self.resumed = resumed
@@ -78,6 +81,10 @@ class Checkpoints(Callback):
 
     def save(self, trainer: Trainer, *, in_background: bool = False) -> None:
         """Writes the current step's checkpoint, or starts to, unless it is already saved."""
+        with self.metrics.pause("save"):
+            self._save(trainer, in_background)
+
+    def _save(self, trainer: Trainer, in_background: bool) -> None:
         step = trainer.global_step
         if in_background:
             self._warn_of_waiting(trainer)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from recipes.console import duration, say
 from recipes.plan.accounting import flops_per_token
 from recipes.run_directory import RunDirectory
 from recipes.training.module import ParamGPT
+from recipes.training.time_left import TimeLeft
 
 
 class GuardError(RuntimeError):
@@ -30,11 +32,20 @@ class Metrics(Callback):
         self.config, self.directory, self.total_steps = config, directory, total_steps
         self.peak_flops = peak_flops
         self.tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
+        pauses = {
+            "validation": config.trainer.val_check_interval,
+            "save": config.trainer.checkpoint.every_n_steps,
+            "samples": config.trainer.samples.every_n_steps,
+        }
+        self.time_left = TimeLeft(total_steps, pauses)
+        self.last_time = 0.0
         self.flops_per_token = flops_per_token(config.model, config.data.seq_length)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.started = self.last_time = time.monotonic()
         self.first_step = self.last_step = trainer.global_step
+        if trainer.is_global_zero:
+            say(f"train  from step {self.first_step}")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         model: ParamGPT = pl_module
@@ -45,12 +56,16 @@ class Metrics(Callback):
                 "it. Lower optim.lr, or look at the data around this step"
             )
         if not model.is_logging_step(step):
+            if step == self.first_step + 1:  # Compilation belongs to no rate.
+                self.last_time, self.last_step = time.monotonic(), step
+                self.time_left.step_ended(step, self.last_time)
             return
         assert model.losses is not None
         loss = (model.losses[0] / model.losses[1]).item()
         now = time.monotonic()
         rate = (step - self.last_step) * self.tokens_per_step / max(now - self.last_time, 1e-9)
         self.last_time, self.last_step = now, step
+        self.time_left.step_ended(step, now)
         if not trainer.is_global_zero:
             return
         self.directory.append_metrics(
@@ -67,11 +82,11 @@ class Metrics(Callback):
                 **model.expert_usage,
             }
         )
-        seconds_per_step = (now - self.started) / max(1, step - self.first_step)
+        left = self.time_left.seconds()
         say(
             f"step {step:>6}/{self.total_steps}  loss {loss:7.4f}  lr {model.learning_rate:.2e}  "
-            f"grad norm {model.grad_norm:6.3f}  {rate:,.0f} tokens/s  "
-            f"{duration((self.total_steps - step) * seconds_per_step)} left"
+            f"grad norm {model.grad_norm:6.3f}  {rate:,.0f} tokens/s"
+            + (f"  {duration(left)} left" if left is not None else "")
         )
 
     def _mfu(self, tokens_per_second: float, trainer: Trainer) -> float | None:
@@ -79,12 +94,24 @@ class Metrics(Callback):
             return None
         return tokens_per_second * self.flops_per_token / (self.peak_flops * trainer.world_size)
 
-    def leave_out_time(self, step: int) -> None:
-        """Leaves the time since ``step``, which was not training, out of the next rate."""
-        self.last_time, self.last_step = time.monotonic(), step
+    @contextmanager
+    def pause(self, kind: str) -> Iterator[None]:
+        """For what is not training: its time is left out of the next rate."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._paused(kind, time.monotonic() - began)
+
+    def _paused(self, kind: str, seconds: float) -> None:
+        self.last_time += seconds
+        self.time_left.paused(kind, seconds)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.validation_began = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self.leave_out_time(trainer.global_step)
+        self._paused("validation", time.monotonic() - self.validation_began)
         if not trainer.is_global_zero or not pl_module.valid_metrics:
             return
         record = {"step": trainer.global_step, **pl_module.valid_metrics}

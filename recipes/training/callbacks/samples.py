@@ -100,6 +100,10 @@ class Samples(Callback):
         step, every = trainer.global_step, self.config.every_n_steps
         if every is None or step % every:
             return
+        with self.metrics.pause("samples"):
+            self._write_samples(trainer, model, step)
+
+    def _write_samples(self, trainer: Trainer, model: ParamGPT, step: int) -> None:
         generator = TrainedText(model, document_start_id(self.document_start, model.tokenizer))
         prompts = list(self.config.prompts)
         model.gpt.eval()
@@ -117,4 +121,3 @@ class Samples(Callback):
                 self.metrics.directory.append_metrics(
                     record | {"prompt": sample.prompt, "completion": sample.completion}
                 )
-        self.metrics.leave_out_time(step)

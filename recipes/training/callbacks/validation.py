@@ -1,10 +1,12 @@
-"""Validation outside the regular interval."""
+"""Validation after the last step, and the progress of every validation."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+
+from recipes.console import Progress
 
 
 class FinalValidation(Callback):
@@ -20,3 +22,17 @@ class FinalValidation(Callback):
         trainer.validating = True
         trainer.fit_loop.epoch_loop.val_loop.run()
         trainer.training = True
+
+
+class ValidationProgress(Callback):
+    """Shows how far a validation is."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        batches = int(sum(trainer.num_val_batches))
+        self.progress = Progress(batches, "batch", label="validation", enabled=trainer.is_global_zero)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        self.progress.add(1)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.progress.close()

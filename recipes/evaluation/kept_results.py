@@ -1,0 +1,165 @@
+"""Where the results of an evaluation go, and whether they are there already; without torch.
+
+Every evaluation has a file of its own, so that no results are ever replaced. An evaluation is the same as an
+earlier one if all that its figures depend on is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints
+from recipes.config.schema import EvaluateConfig
+from recipes.data.benchmark_mirror import verified_hash
+from recipes.errors import UserError
+from recipes.evaluation.task_files import MINIBENCH_FILES
+from recipes.files import path_errors, sha256_file
+from recipes.report.evaluation_result import read_results
+from recipes.run_directory import RunDirectory
+
+_MAX_LABEL_CHARS = 80
+
+
+@dataclass(frozen=True)
+class Place:
+    """The file for the results of an evaluation."""
+
+    path: Path
+    finished: bool
+    """Whether it holds the results of exactly this evaluation."""
+
+
+def find_place(config: EvaluateConfig) -> Place:
+    """The file that holds this evaluation's results or, if there is none, the one to write.
+
+    Raises:
+        UserError: the file that `output` names holds something else, or may not be written a second time.
+    """
+    if config.output is not None:
+        return _named_place(config, Path(config.output))
+    first = _directory(Path(config.gpt_model_file)) / f"{_label(config)}.json"
+    if not config.repeat and first.exists():
+        wanted = _identity(config)
+        for path in itertools.takewhile(Path.exists, _numbered(first)):
+            with suppress(UserError):  # Some other file of that name.
+                if _difference(path, wanted) is None:
+                    return Place(path, finished=True)
+    return Place(free_path(first), finished=False)
+
+
+def free_path(path: Path) -> Path:
+    """The path itself or, if something is there, the first with a number behind it that is free."""
+    return next(numbered for numbered in _numbered(path) if not numbered.exists())
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    for number in itertools.count(2):
+        yield path.with_stem(f"{path.stem}-{number}")
+
+
+def _named_place(config: EvaluateConfig, path: Path) -> Place:
+    if not path.exists():
+        return Place(path, finished=False)
+    try:
+        other = _difference(path, _identity(config))
+    except UserError as error:
+        raise UserError(f"{error}; choose another file, output=...") from None
+    if other is not None:
+        raise UserError(
+            f"{path} holds the results of another evaluation ({other}); choose another file, output=..., or "
+            "leave output out"
+        )
+    if config.repeat:
+        raise UserError(
+            f"repeat=true would replace {path}: choose another file, output=..., or leave output out"
+        )
+    return Place(path, finished=True)
+
+
+def model_name(config: EvaluateConfig) -> str:
+    """The model's name in the results."""
+    return config.name or Path(config.gpt_model_file).stem
+
+
+def settings_of(config: EvaluateConfig) -> dict[str, Any]:
+    """What the figures depend on, besides the tasks."""
+    own = [MINIBENCH_FILES[task] for task in sorted(set(config.tasks)) if task in MINIBENCH_FILES]
+    return {
+        "limit": config.limit,
+        "num_fewshot": config.num_fewshot,
+        "bootstrap_iters": config.bootstrap_iters,
+        "precision": config.precision,
+        "model_files": _model_files(Path(config.gpt_model_file)),
+        "minibench_sha256": {file: _sha256(Path(config.minibench or "", file)) for file in own},
+        "mirror_sha256": verified_hash(Path(config.mirror)) if config.mirror else None,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that figures may depend on."""
+    return {package: version(package) for package in ("lm_eval", "datasets", "torch")}
+
+
+def _identity(config: EvaluateConfig) -> dict[str, Any]:
+    return {"name": model_name(config), "tasks": sorted(set(config.tasks)), **settings_of(config)}
+
+
+def _difference(path: Path, wanted: dict[str, Any]) -> str | None:
+    """In what the results in a file are not the wanted ones; None if they are."""
+    existing = read_results(path)
+    found = {"name": existing.model, "tasks": sorted(set(existing.requested)), **existing.settings}
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            return f"{key}={_brief(found.get(key))}"
+    return None
+
+
+def _directory(model: Path) -> Path:
+    """Beside a model file; for a run and its checkpoints in the run, where its report finds them."""
+    if RunDirectory(model).checkpoints.is_dir():
+        return model / "evaluation"
+    if RunDirectory(model.parent.parent).checkpoints == model.parent:
+        return model.parent.parent / "evaluation"
+    return model.parent / "evaluation"
+
+
+def _label(config: EvaluateConfig) -> str:
+    """The file's name tells the model, the tasks, and what keeps the figures from being the usual ones."""
+    tasks = config.table or "+".join(config.tasks)
+    if len(tasks) > _MAX_LABEL_CHARS:
+        tasks = f"{config.tasks[0]}+{len(config.tasks) - 1}_tasks"
+    label = f"{model_name(config)}-{tasks}"
+    label += f"-{config.num_fewshot}shot" if config.num_fewshot else ""
+    return label + (f"-limit{config.limit}" if config.limit is not None else "")
+
+
+def _model_files(model: Path) -> str:
+    """A digest that changes with the model.
+
+    It is that of a training checkpoint's manifest, which has the checksums of its files, or else of the
+    files' names, sizes and times: reading a large model as a whole takes minutes.
+    """
+    step = next(reversed(finished_checkpoints(RunDirectory(model).checkpoints)), model)
+    if (step / MANIFEST).is_file():
+        return sha256_file(step / MANIFEST)
+    files = sorted(path for path in model.rglob("*") if path.is_file()) if model.is_dir() else [model]
+    facts = [(str(path.relative_to(model)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path_errors(path):
+        return sha256_file(path)
+
+
+def _brief(value: object) -> str:
+    return f"[{', '.join(value)}]" if isinstance(value, list) else "null" if value is None else str(value)

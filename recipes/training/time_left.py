@@ -1,0 +1,52 @@
+"""How long a run will still take."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+WINDOW = 20
+"""Logged steps whose speed counts."""
+
+
+@dataclass
+class TimeLeft:
+    """Estimates the time left from the speed of the last steps and the pauses that are still to come.
+
+    A pause is whatever is not training: a validation, a save, samples. What comes before the process has done
+    its first step (compilation, filling of caches) does not count.
+
+    Args:
+        total_steps: of the whole run.
+        every: for each kind of pause, after how many steps there is one; None: it is not repeated.
+    """
+
+    total_steps: int
+    every: Mapping[str, int | None]
+    _steps: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=WINDOW + 1))
+    _paused_s: float = 0.0
+    _last_pause_s: dict[str, float] = field(default_factory=dict)
+
+    def step_ended(self, step: int, now: float) -> None:
+        """To be called for the first step of the process and each that is logged; ``now`` in seconds."""
+        self._steps.append((step, now - self._paused_s))
+
+    def paused(self, kind: str, seconds: float) -> None:
+        """To be called after a pause."""
+        self._paused_s += seconds
+        self._last_pause_s[kind] = seconds
+
+    def seconds(self) -> float | None:
+        """From the last step on; None as long as no speed is known."""
+        if len(self._steps) < 2:
+            return None
+        (first, began), (step, now) = self._steps[0], self._steps[-1]
+        if step == first:
+            return None
+        left = (self.total_steps - step) * (now - began) / (step - first)
+        for kind, lasts in self._last_pause_s.items():
+            every = self.every.get(kind)
+            if every:
+                left += (self.total_steps // every - step // every) * lasts
+        return left
