@@ -63,7 +63,8 @@ def check_token_ids(config: PretrainConfig, cache_dir: Path) -> None:
                     key,
                     file.prefix,
                     f"holds the token id {largest}, model.vocab_size={size} allows 0 to {size - 1}; "
-                    f"{sidecar_path(file.prefix)} is missing, which would say what tokenizer made it",
+                    f"{sidecar_path(file.prefix)} is missing, which would say what tokenizer it was "
+                    "made with",
                 )
 
 
