@@ -68,7 +68,7 @@ def stored(weights: list[float], samples: int, rank: int, directory: Path) -> di
     if rank == 0:
         from megatron.core.datasets.helpers import build_blending_indices
 
-        arrays = np.zeros(samples, dtype=np.int16), np.zeros(samples, dtype=np.int64)
+        arrays: list[Any] = [np.zeros(samples, dtype=np.int16), np.zeros(samples, dtype=np.int64)]
         shares = np.array(weights, dtype=np.float64) / sum(weights)
         build_blending_indices(*arrays, shares, len(weights), samples, False)
         for path, array in zip(paths, arrays, strict=True):
@@ -99,6 +99,7 @@ def main() -> None:
             if what == "windows"
             else stored(weights, samples, int(rank), Path(directory))
         )
+        found["cpu"] = time.process_time()
         found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(found))
         return
@@ -112,8 +113,9 @@ def main() -> None:
                 if found["counts"] != counts:
                     raise UserError(f"{what}, rank {rank}: {found['counts']} samples of each, not {counts}")
                 line = f"{what:8} rank {rank}: peak {found['peak']:8,.0f} MiB, {found['seconds']:7.1f} s"
+                line += f", {found['cpu']:.1f} s of a core"
                 if "first" in found:
-                    line += f" in all ({found['first']:.2f} s to the first, resumed {found['resumed']:.2f} s)"
+                    line += f" ({found['first']:.2f} s to the first, resumed {found['resumed']:.2f} s)"
                 print(line, flush=True)
 
 

@@ -44,14 +44,16 @@ def source_uses(config: PretrainConfig, total_steps: int) -> list[SourceUse]:
 
 def _use(config: PretrainConfig, name: str, samples: int, total: int) -> SourceUse:
     path, length = config.data.train[name].path, config.data.seq_length
+    shown = shown_path(path)
     available = epochs = None
     if are_there(find_prefixes(path)):
-        available = open_source(path).tokens
+        source = open_source(path)
+        available = source.tokens
         per_epoch = (available - 1) // length
         epochs = samples / per_epoch if per_epoch else None
-    return SourceUse(
-        name, shown_path(path), samples / total if total else 0.0, samples * length, available, epochs
-    )
+        if len(source.files) > 1:
+            shown += f" ({len(source.files):,} files)"
+    return SourceUse(name, shown, samples / total if total else 0.0, samples * length, available, epochs)
 
 
 def epoch_rows(config: PretrainConfig, total_steps: int) -> list[tuple[str, str]]:

@@ -150,10 +150,10 @@ def parse_shard(text: str | None, environment: dict[str, str]) -> tuple[int, int
         UserError: it is not a shard; the array is not a plain range.
     """
     if text is not None:
-        number, slash, count = text.partition("/")
-        if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        part, slash, parts = text.partition("/")
+        if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
             raise UserError(f"--shard {text}: give I/N with I from 0 to N - 1, for example 0/8")
-        return int(number), int(count)
+        return int(part), int(parts)
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return 0, 1
     name = "SLURM_ARRAY_TASK_"

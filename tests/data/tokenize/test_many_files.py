@@ -92,8 +92,7 @@ def test_a_bad_file_does_not_keep_the_others(workers: int, model: Path, shards: 
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"error: 1 of 4 files failed: {shards}/b.v2.jsonl ({shards}/b.v2.jsonl:31: ")
     assert prefixes_of(tmp_path / "out" / "deep") == ["c"]
-    with pytest.raises(UserError, match=r"b\.v2\.partial is unfinished"):
-        open_source(str(tmp_path / "out"))
+    assert prefixes_of(tmp_path / "out") == ["a", "d", "deep/c"]
     # Mended, only that one is done.
     write_text(shards / "b.v2.jsonl", 30, 1000)
     before = sha256_file(tmp_path / "out" / "a.json")
@@ -124,16 +123,15 @@ def test_parts_are_even_and_complete() -> None:
     jobs = [Job(f"{n}", f"{n}", size) for n, size in enumerate((90, 5, 40, 41, 10, 3, 90, 1))]
     parts = [jobs_of_shard(jobs, number, 3) for number in range(3)]
     assert sorted(job.path for part in parts for job in part) == sorted(job.path for job in jobs)
-    assert [sum(job.size for job in part) for part in parts] == [94, 93, 93]
+    assert [sum(job.size for job in part) for part in parts] == [95, 93, 92]
     assert [jobs_of_shard(jobs[::-1], number, 3) for number in range(3)] == parts
 
 
 def test_which_part() -> None:
     assert parse_shard(None, {}) == (0, 1)
     assert parse_shard("3/16", {}) == (3, 16)
-    array = {
-        f"SLURM_ARRAY_TASK_{key}": value for key, value in dict(ID="5", MIN="0", MAX="7", COUNT="2").items()
-    }
+    numbers = {"ID": "5", "MIN": "0", "MAX": "7", "COUNT": "2"}
+    array = {f"SLURM_ARRAY_TASK_{key}": value for key, value in numbers.items()}
     assert parse_shard("0/1", array) == (0, 1)
     with pytest.raises(UserError, match="a job array of 2 tasks from 0 to 7 has gaps"):
         parse_shard(None, array)
