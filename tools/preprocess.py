@@ -1,10 +1,13 @@
 """Tokenize JSONL (plain, .gz, .zst or .bz2) into Megatron's PREFIX.bin and PREFIX.idx."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from recipes.cli import run_tool
+from recipes.errors import UserError
 
 EXAMPLES = """\
 examples:
@@ -12,6 +15,13 @@ examples:
 
   # several inputs become one data set, in this order; eight processes
   python -m tools.preprocess shards/*.jsonl.zst --tokenizer tok.model --out data/web --workers 8
+
+  # each input becomes a data set of its own, which training reads as one: data.train.web.path=data/web
+  python -m tools.preprocess shards/ --tokenizer tok.model --out-dir data/web --workers 8
+
+  # the same on 16 nodes; a job array's task takes its part by itself, --shard 3/16 does it by hand
+  sbatch --array=0-15 --cpus-per-task=32 --wrap \
+    "python -m tools.preprocess shards/ --tokenizer tok.model --out-dir data/web --workers 32"
 
 writes PREFIX.bin, PREFIX.idx and, last, PREFIX.json (counts, settings, checksums), byte for byte as
 Megatron-LM would. Each document ends with EOS. Until all is done and read back, the work is kept in
@@ -27,11 +37,23 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT.jsonl", help="a document per line")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT.jsonl",
+        help="a document per line; or a glob, or a directory with all .jsonl files below it",
+    )
     parser.add_argument(
         "--tokenizer", required=True, metavar="PATH", help="SentencePiece .model, or Hugging Face directory"
     )
-    parser.add_argument("--out", required=True, metavar="PREFIX", help="where to write, without suffix")
+    out = parser.add_mutually_exclusive_group(required=True)
+    out.add_argument("--out", metavar="PREFIX", help="where to write, without suffix")
+    out.add_argument("--out-dir", metavar="DIR", help="instead: a prefix there for every input")
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="with --out-dir: part I of N, I from 0 (default: all; in a Slurm job array, the task's part)",
+    )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
     parser.add_argument(
         "--text-key", default="text", metavar="KEY", help="the text's key (default %(default)s)"
@@ -45,20 +67,28 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Parse the command line and preprocess."""
     options = parse()
+    how: dict[str, Any] = {
+        "workers": options.workers,
+        "text_key": options.text_key,
+        "append_bos": options.append_bos,
+        "append_eod": not options.no_append_eod,
+        "force": options.force,
+        "log": lambda message: print(message, file=sys.stderr, flush=True),
+        "progress": True,
+    }
+    if options.out_dir is not None:
+        from recipes.data.tokenize.many_files import parse_shard, preprocess_many
+
+        shard = parse_shard(options.shard, dict(os.environ))
+        preprocess_many(options.inputs, options.out_dir, options.tokenizer, shard=shard, **how)
+        return
+    if options.shard is not None:
+        raise UserError(f"--shard {options.shard}: one data set is made in one place; use --out-dir")
+    from recipes.data.text.input_files import json_lines_files
     from recipes.data.tokenize.preprocess import preprocess
 
-    preprocess(
-        options.inputs,
-        options.tokenizer,
-        options.out,
-        workers=options.workers,
-        text_key=options.text_key,
-        append_bos=options.append_bos,
-        append_eod=not options.no_append_eod,
-        force=options.force,
-        log=lambda message: print(message, file=sys.stderr),
-        progress=True,
-    )
+    inputs = [str(file) for pattern in options.inputs for file in json_lines_files(pattern)]
+    preprocess(inputs, options.tokenizer, options.out, **how)
 
 
 # The guard is needed: worker processes import this module again.

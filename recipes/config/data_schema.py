@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -13,8 +14,9 @@ from omegaconf import MISSING
 class SourceConfig:
     """One tokenized source of training text."""
 
-    path: str = MISSING
-    """PREFIX of PREFIX.bin and PREFIX.idx."""
+    path: Any = MISSING
+    """PREFIX of PREFIX.bin and PREFIX.idx; or a glob, or a directory with all such pairs below it; or a
+    list of these. Several files are one source, as if they were one file."""
     weight: float = 1.0
     """Share of the samples, relative to the other sources' weights."""
     tokens: float | None = None

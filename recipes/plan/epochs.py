@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from recipes.config.phases import plan_phases, samples_drawn
 from recipes.config.schema import PretrainConfig
-from recipes.data.samples.indexed import bin_path, check_prefix, idx_path
+from recipes.data.samples.source_files import are_there, find_prefixes, open_source, shown_path
 
 MANY_EPOCHS = 4.0
 """Up to this many, repeated text is worth nearly as much as new text (Muennighoff et al. 2023, "Scaling
@@ -44,12 +44,16 @@ def source_uses(config: PretrainConfig, total_steps: int) -> list[SourceUse]:
 
 def _use(config: PretrainConfig, name: str, samples: int, total: int) -> SourceUse:
     path, length = config.data.train[name].path, config.data.seq_length
+    shown = shown_path(path)
     available = epochs = None
-    if bin_path(path).exists() and idx_path(path).exists():
-        available = check_prefix(path).tokens
+    if are_there(find_prefixes(path)):
+        source = open_source(path)
+        available = source.tokens
         per_epoch = (available - 1) // length
         epochs = samples / per_epoch if per_epoch else None
-    return SourceUse(name, path, samples / total if total else 0.0, samples * length, available, epochs)
+        if len(source.files) > 1:
+            shown += f" ({len(source.files):,} files)"
+    return SourceUse(name, shown, samples / total if total else 0.0, samples * length, available, epochs)
 
 
 def epoch_rows(config: PretrainConfig, total_steps: int) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ from recipes.config.validate import parse_duration
 from recipes.config.world import World
 from recipes.console import duration, quiet_libraries, say
 from recipes.data.samples.document_start import DocumentStart, document_start_of
-from recipes.data.samples.indexed import check_prefix
+from recipes.data.samples.source_files import open_source
 from recipes.data.tokenizer import load_tokenizer
 from recipes.data.tokenizer.tokenizer_files import library_of
 from recipes.model.backend import describe_kernels
@@ -201,5 +201,5 @@ def _model(
 
 
 def _document_start(config: PretrainConfig) -> DocumentStart:
-    prefixes = [source.path for source in config.data.train.values() if source.weight > 0]
-    return document_start_of(map(check_prefix, prefixes))
+    sources = [open_source(source.path) for source in config.data.train.values() if source.weight > 0]
+    return document_start_of(file for source in sources for file in source.files)

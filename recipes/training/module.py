@@ -195,7 +195,6 @@ class ParamGPT(ModelPT):
             self.saved_blend,
             first_step=step,
             total_steps=self.total_steps,
-            cache_dir=cache_dir,
             data_parallel_rank=parallel_state.get_data_parallel_rank(),
             data_parallel_size=parallel_state.get_data_parallel_world_size(),
         )

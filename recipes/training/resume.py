@@ -10,8 +10,7 @@ from recipes.checkpoint.stored.description import description_of
 from recipes.config.phases import sources_in_use
 from recipes.config.schema import PretrainConfig
 from recipes.config.stored_options import stored_options
-from recipes.data.samples.content import content_key
-from recipes.data.samples.indexed import check_prefix
+from recipes.data.samples.source_files import open_source, shown_path
 from recipes.errors import UserError
 
 # May change when a run is resumed: neither shapes nor the meaning of the weights depend on them.
@@ -41,8 +40,8 @@ def check_resume(config: PretrainConfig, checkpoint: Path) -> int:
         source, before = config.data.train[name], saved["data"][name]
         if not source.restart:
             raise UserError(
-                f"data.train.{name}.path={source.path}: its content has changed since the run was saved "
-                f"({before['tokens']:,} tokens then, {now['tokens']:,} now); restore it, or set "
+                f"data.train.{name}.path={shown_path(source.path)}: its content has changed since the run "
+                f"was saved ({before['tokens']:,} tokens then, {now['tokens']:,} now); restore it, or set "
                 f"data.train.{name}.restart=true to begin with its first sample again"
             )
     return int(saved["consumed_tokens"])
@@ -50,11 +49,8 @@ def check_resume(config: PretrainConfig, checkpoint: Path) -> int:
 
 def data_record(config: PretrainConfig) -> dict[str, dict[str, Any]]:
     """A checkpoint's record of the sources in use: a key of the content, and the number of tokens."""
-    sidecars = {name: check_prefix(config.data.train[name].path) for name in sources_in_use(config.data)}
-    return {
-        name: {"content": content_key(sidecar), "tokens": sidecar.tokens}
-        for name, sidecar in sidecars.items()
-    }
+    sources = {name: open_source(config.data.train[name].path) for name in sources_in_use(config.data)}
+    return {name: {"content": source.content(), "tokens": source.tokens} for name, source in sources.items()}
 
 
 def changed_sources(config: PretrainConfig, saved: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer, tokenizer_on_disk
 from recipes.data.samples.document_start import DocumentStart, document_start_of
 from recipes.data.samples.indexed import read_sidecar
+from recipes.data.samples.source_files import find_prefixes
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
 
@@ -95,10 +96,11 @@ def _document_start(run: dict[str, Any]) -> dict[str, DocumentStart]:
     """What stood before every document, as the sidecars of the run's data say; {} where they are gone."""
     try:
         sources = run["data"]["train"].values()
-        sidecars = [read_sidecar(source["path"]) for source in sources if source["weight"] > 0]
+        prefixes = [find_prefixes(source["path"]) for source in sources if source["weight"] > 0]
+        sidecars = [read_sidecar(prefix) for found in prefixes for prefix in found]
     except (UserError, OSError, AttributeError, KeyError, TypeError):
         return {}
     known = [sidecar for sidecar in sidecars if sidecar is not None]
-    if not sidecars or len(known) < len(sidecars):
+    if not all(prefixes) or not sidecars or len(known) < len(sidecars):
         return {}
     return {"document_start": document_start_of(known)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import itertools
 import json
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from recipes.checks import refuse
 from recipes.config.clean_schema import CleanConfig
 from recipes.data.benchmark_mirror import MANIFEST
 from recipes.data.text.compression import is_compressed, uncompressed_suffix
+from recipes.data.text.input_files import json_lines_files
 from recipes.data.text.json_lines import BadRecord, read_records, text_of
+from recipes.errors import UserError
 from recipes.files import atomic_write, make_directory, sha256_file
 
 FORMAT = 3
@@ -73,17 +74,10 @@ def make_plan(config: CleanConfig) -> Plan:
 
 
 def _matches(key: str, pattern: str) -> list[Path]:
-    path = Path(pattern)
-    if path.is_dir():
-        # Not .json: tools.download writes its manifest next to its shards.
-        found = [entry for entry in path.rglob("*") if uncompressed_suffix(entry) == ".jsonl"]
-    else:
-        # A pattern may be absolute, which Path.glob refuses.
-        matches = [pattern] if path.exists() else glob.glob(pattern)  # noqa: PTH207
-        found = [Path(name) for name in matches]
-    files = sorted(entry.resolve() for entry in found if entry.is_file())
-    if not files:
-        refuse(key, pattern, "no JSONL file there")
+    try:
+        files = sorted(file.resolve() for file in json_lines_files(pattern))
+    except UserError as error:
+        raise UserError(f"{key}={error}") from None
     for entry in files:
         if uncompressed_suffix(entry) not in (".jsonl", ".json"):
             refuse(key, entry, "not JSONL by its name (.jsonl, .jsonl.gz, .jsonl.zst, .jsonl.bz2)")

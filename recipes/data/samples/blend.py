@@ -2,18 +2,16 @@
 
 Each source is megatron-core's GPTDataset, built for one epoch at a time with seed + epoch: its sample order
 depends on the number of samples asked for, so one long dataset would be reshuffled by a changed max_steps.
-Which source gives sample n follows Megatron's greedy blending rule, whose result for n does not depend on
-how many samples are asked for. A blend that is changed in mid-run starts the rule anew at that sample and
-goes on where each source stood.
+Which source gives sample n follows Megatron's greedy blending rule (:mod:`.greedy`), whose result for n does
+not depend on how many samples are asked for. A blend that is changed in mid-run starts the rule anew at that
+sample and goes on where each source stood.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,17 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
-from megatron.core.datasets.helpers import build_blending_indices
 from megatron.core.datasets.utils import Split
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from recipes.config.phases import Phase
-from recipes.data.samples.content import content_key
-from recipes.data.samples.indexed import check_prefix
+from recipes.data.samples.greedy import GreedyOrder
+from recipes.data.samples.joined import JoinedDataset
+from recipes.data.samples.source_files import open_source
 from recipes.data.tokenizer import TextTokenizer
-from recipes.files import make_directory
 
 EPOCHS_IN_MEMORY = 2
 
@@ -50,11 +46,15 @@ class DatasetTokenizer:
 
 
 class BlendSource:
-    """One tokenized source, an endless row of epochs."""
+    """One tokenized source, an endless row of epochs.
+
+    Args:
+        path: of its files, as :func:`open_source` takes it.
+    """
 
     def __init__(
         self,
-        prefix: str,
+        path: str | list[str],
         tokenizer: TextTokenizer,
         *,
         seed: int,
@@ -63,14 +63,14 @@ class BlendSource:
         cache_dir: Path,
         split: Split = Split.train,
     ) -> None:
-        self.prefix = prefix
+        files = open_source(path)
+        self.path = files.path
         self._seed, self._seq_length, self._eod_mask_loss = seed, seq_length, eod_mask_loss
         self._cache_dir, self._split = cache_dir, split
-        self._tokenizer = DatasetTokenizer(tokenizer, content_key(check_prefix(prefix)))
-        self._tokens = GPTDataset.build_low_level_dataset(prefix, self._config(0))
-        self._documents = np.arange(GPTDataset.numel_low_level_dataset(self._tokens), dtype=np.int32)
+        self._tokenizer = DatasetTokenizer(tokenizer, files.content())
+        self._tokens = JoinedDataset(files.prefixes)
         # One token more than the samples hold: the last label.
-        self._samples_per_epoch = (int(self._tokens.sequence_lengths.sum()) - 1) // seq_length
+        self._samples_per_epoch = (files.tokens - 1) // seq_length
         self.epoch = lru_cache(maxsize=EPOCHS_IN_MEMORY)(self._build_epoch)
 
     def _config(self, epoch: int) -> GPTDatasetConfig:
@@ -89,13 +89,18 @@ class BlendSource:
 
     def _build_epoch(self, epoch: int) -> GPTDataset:
         """All samples of one epoch, shuffled; the index files in the cache are written by rank 0."""
-        return GPTDataset(self._tokens, self.prefix, self._documents, None, self._split, self._config(epoch))
+        # Only who builds needs to know the documents, 4 bytes each.
+        documents = np.arange(len(self._tokens) if _is_rank_zero() else 0, dtype=np.int32)
+        dataset = GPTDataset(self._tokens, self.path, documents, None, self._split, self._config(epoch))
+        dataset.indices = np.empty(0, dtype=np.int32)
+        self._tokens.release()
+        return dataset
 
     def build_epochs(self, first: int, last: int) -> None:
         """Rank 0 writes the index files of these epochs, the others wait: they only read them."""
         if _is_rank_zero():
             for epoch in range(first, last + 1):
-                self.epoch(epoch)
+                self._build_epoch(epoch)  # Let go at once: what is in the cache is read as a memory map.
         _barrier()
 
     def __len__(self) -> int:
@@ -109,65 +114,81 @@ class BlendSource:
 
 @dataclass(frozen=True)
 class BlendState:
-    """From which sample on a blend holds, and where each source stood then."""
+    """From which sample on a blend holds, where each source stood then, and how far it has been read."""
 
     start: int
     weights: dict[str, float]
     counts: dict[str, int]
+    reached: int | None = None
+    """A sample of the run at which the order can be taken up; without it, that is at ``start``."""
+    reached_counts: dict[str, int] | None = None
+    """Where each source stood then."""
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> BlendState:
-        return cls(int(state["start"]), dict(state["weights"]), dict(state["counts"]))
+        # Checkpoints of earlier versions do not say what was reached.
+        return cls(**{key: value for key, value in state.items() if key in cls.__dataclass_fields__})
 
 
 class Blend(Dataset):
-    """Samples ``state.start`` to ``size - 1`` of a run; indices are the run's own sample numbers."""
+    """Samples ``state.start`` to ``size - 1`` of a run; indices are the run's own sample numbers.
 
-    def __init__(
-        self, sources: dict[str, BlendSource], state: BlendState, size: int, cache_dir: Path
-    ) -> None:
+    ``sources`` may be left out by those who only want to know the order.
+    """
+
+    def __init__(self, state: BlendState, size: int, sources: dict[str, BlendSource] | None = None) -> None:
         self.state = state
         self.names = [name for name, weight in state.weights.items() if weight > 0]
-        self.sources = [sources[name] for name in self.names]
+        self.sources = sources or {}
         self._first = [state.counts.get(name, 0) for name in self.names]
-        self._source_of, self._index_in_source = self._cached_indices(size - state.start, cache_dir)
-
-    def _cached_indices(self, count: int, cache_dir: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The rule's result, computed once by rank 0 and read by every process as a memory map."""
-        weights = [self.state.weights[name] for name in self.names]
-        key = hashlib.sha256(json.dumps([weights, count]).encode()).hexdigest()[:32]
-        paths = [cache_dir / f"blend-{key}-{part}.npy" for part in ("source", "index")]
-        if _is_rank_zero() and not all(path.is_file() for path in paths):
-            make_directory(cache_dir)
-            for path, array in zip(paths, blending_indices(weights, count), strict=True):
-                partial = path.with_suffix(".tmp.npy")
-                np.save(partial, array)
-                partial.replace(path)
-        _barrier()
-        return np.load(paths[0], mmap_mode="r"), np.load(paths[1], mmap_mode="r")
+        known = None
+        if state.reached is not None and state.reached_counts is not None:
+            reached = [state.reached_counts.get(name, 0) for name in self.names]
+            given = [now - before for now, before in zip(reached, self._first, strict=True)]
+            known = state.reached - state.start, given
+        self._order = GreedyOrder([state.weights[name] for name in self.names], size - state.start, known)
 
     def locate(self, sample: int) -> tuple[str, int]:
         """Source and index within it of a sample of the run."""
         place = sample - self.state.start
         if place < 0:
             raise IndexError(f"sample {sample} is before the blend's start {self.state.start}")
-        source = int(self._source_of[place])
-        return self.names[source], self._first[source] + int(self._index_in_source[place])
+        source, index = self._order.locate(place)
+        return self.names[source], self._first[source] + index
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
         name, index = self.locate(sample)
-        return self.sources[self.names.index(name)][index]
+        return self.sources[name][index]
 
     def counts_at(self, sample: int) -> dict[str, int]:
         """How many samples each source has given before ``sample``, earlier blends included."""
-        return _add_counts(self.state.counts, self.names, self._source_of[: sample - self.state.start])
+        return self._add(self._order.counts_at(sample - self.state.start))
+
+    def _add(self, given: list[int]) -> dict[str, int]:
+        since = zip(self.names, self._first, given, strict=True)
+        return self.state.counts | {name: before + more for name, before, more in since}
+
+    def state_at(self, sample: int) -> BlendState:
+        """The same blend, to be taken up at a sample."""
+        if sample <= self.state.start:
+            return self.state
+        return replace(self.state, reached=sample, reached_counts=self.counts_at(sample))
 
     def build_epochs(self, first: int, last: int) -> None:
         """Rank 0 writes the index files of every epoch that samples ``first`` to ``last`` need; all wait."""
-        begin, end = self.counts_at(first), self.counts_at(last)
-        for name, source in zip(self.names, self.sources, strict=True):
-            length = len(source)
-            source.build_epochs(begin[name] // length, max(begin[name], end[name] - 1) // length)
+        begin = self.counts_at(first)
+        least, most = map(self._add, self._order.bounds_at(last - self.state.start))
+        for name in self.names:
+            length = len(self.sources[name])
+
+            def epoch_of(counts: dict[str, int], name: str = name, length: int = length) -> int:
+                """The epoch that the source's last sample is in."""
+                return max(begin[name], counts[name] - 1) // length
+
+            end = epoch_of(most)
+            if end != epoch_of(least):  # Only if it makes a difference: counting goes through all samples.
+                end = epoch_of(self.counts_at(last))
+            self.sources[name].build_epochs(begin[name] // length, end)
 
 
 class RunBlend(Dataset):
@@ -176,13 +197,10 @@ class RunBlend(Dataset):
     Args:
         sources: by name.
         stretches: each blend, and the sample at which the next one takes over (the last: the run's end).
-        cache_dir: of the indices.
     """
 
-    def __init__(
-        self, sources: dict[str, BlendSource], stretches: list[tuple[BlendState, int]], cache_dir: Path
-    ) -> None:
-        self.blends = [Blend(sources, state, end, cache_dir) for state, end in stretches]
+    def __init__(self, sources: dict[str, BlendSource], stretches: list[tuple[BlendState, int]]) -> None:
+        self.blends = [Blend(state, end, sources) for state, end in stretches]
         self.ends = [end for _, end in stretches]
 
     def at(self, sample: int) -> Blend:
@@ -191,7 +209,7 @@ class RunBlend(Dataset):
 
     def state_at(self, consumed: int) -> BlendState:
         """What a run that has read so many samples must know to go on."""
-        return self.at(consumed).state
+        return self.at(consumed).state_at(consumed)
 
     def locate(self, sample: int) -> tuple[str, int]:
         """Source and index within it of a sample of the run."""
@@ -239,29 +257,13 @@ def continue_blend(weights: dict[str, float], saved: BlendState | None, consumed
         return BlendState(start=0, weights=wanted, counts={})
     if saved.weights == wanted:
         return saved
-    source_of, _ = blending_indices(list(saved.weights.values()), consumed - saved.start)
-    counts = _add_counts(saved.counts, list(saved.weights), source_of)
-    return BlendState(start=consumed, weights=wanted, counts=counts)
+    return BlendState(start=consumed, weights=wanted, counts=Blend(saved, consumed).counts_at(consumed))
 
 
 def with_restarted(saved: BlendState, consumed: int, names: Iterable[str]) -> BlendState:
     """The saved blend from ``consumed`` on, with the named sources at their beginning."""
-    source_of, _ = blending_indices(list(saved.weights.values()), consumed - saved.start)
-    counts = _add_counts(saved.counts, list(saved.weights), source_of)
+    counts = Blend(saved, consumed).counts_at(consumed)
     return BlendState(consumed, saved.weights, counts | dict.fromkeys(names, 0))
-
-
-def blending_indices(weights: list[float], count: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Megatron's greedy rule: source and index within it of the first ``count`` samples, each ``[count]``."""
-    source_of, index_in_source = np.zeros(count, dtype=np.int16), np.zeros(count, dtype=np.int64)
-    shares = np.array(weights, dtype=np.float64) / sum(weights)
-    build_blending_indices(source_of, index_in_source, shares, len(weights), count, False)
-    return source_of, index_in_source
-
-
-def _add_counts(counts: dict[str, int], names: list[str], source_of: NDArray[Any]) -> dict[str, int]:
-    used = np.bincount(source_of, minlength=len(names)).tolist()
-    return counts | {name: counts.get(name, 0) + more for name, more in zip(names, used, strict=True)}
 
 
 def _is_rank_zero() -> bool:

@@ -9,7 +9,8 @@ from recipes.config.data_schema import DataConfig
 from recipes.config.phases import sources_in_use
 from recipes.config.schema import PretrainConfig
 from recipes.data.samples.content import largest_id
-from recipes.data.samples.indexed import Sidecar, check_prefix, sidecar_path
+from recipes.data.samples.indexed import sidecar_path
+from recipes.data.samples.source_files import SourceFiles, open_source, shown_path
 from recipes.data.tokenizer import load_tokenizer
 from recipes.errors import UserError
 
@@ -23,25 +24,25 @@ def check_inputs(config: PretrainConfig) -> None:
     check_tokenizer(config, check_files(config.data))
 
 
-def check_files(data: DataConfig) -> dict[str, Sidecar]:
-    """Checks every source and held-out set on disk; returns their sidecars by name."""
+def check_files(data: DataConfig) -> dict[str, SourceFiles]:
+    """Checks every source and held-out set on disk; returns their files by key."""
     if not data.train:
         raise UserError(
             "data.train={}: no training text; add sources, for example "
             "'data.train={en:{path:data/en,weight:0.75},hi:{path:data/hi,weight:0.25}}'"
         )
-    sidecars = {}
+    sources = {}
     used = {f"data.train.{name}": data.train[name].path for name in sources_in_use(data)}
     for key, path in (used | {f"data.valid.{name}": path for name, path in data.valid.items()}).items():
         try:
-            sidecars[key] = check_prefix(path)
+            sources[key] = open_source(path)
         except UserError as error:
-            raise UserError(f"{key}={path}: {error}") from None
-    for key, sidecar in sidecars.items():
+            raise UserError(f"{key}={shown_path(path)}: {error}") from None
+    for key, source in sources.items():
         needed = data.seq_length + 1
-        if sidecar.tokens < needed:
-            refuse(key, sidecar.prefix, f"holds {sidecar.tokens} tokens, one sample needs {needed}; add text")
-    return sidecars
+        if source.tokens < needed:
+            refuse(key, source.path, f"holds {source.tokens} tokens, one sample needs {needed}; add text")
+    return sources
 
 
 def check_token_ids(config: PretrainConfig, cache_dir: Path) -> None:
@@ -52,20 +53,22 @@ def check_token_ids(config: PretrainConfig, cache_dir: Path) -> None:
     Raises:
         UserError: with the largest id and the vocabulary's size.
     """
-    for key, sidecar in check_files(config.data).items():
-        if sidecar.tokenizer_sha256 is not None:
-            continue
-        largest, size = largest_id(sidecar, cache_dir), config.model.vocab_size
-        if largest >= size:
-            refuse(
-                key,
-                sidecar.prefix,
-                f"holds the token id {largest}, model.vocab_size={size} allows 0 to {size - 1}; "
-                f"{sidecar_path(sidecar.prefix)} is missing, which would say what tokenizer it was made with",
-            )
+    for key, source in check_files(config.data).items():
+        for file in source.files:
+            if file.tokenizer_sha256 is not None:
+                continue
+            largest, size = largest_id(file, cache_dir), config.model.vocab_size
+            if largest >= size:
+                refuse(
+                    key,
+                    file.prefix,
+                    f"holds the token id {largest}, model.vocab_size={size} allows 0 to {size - 1}; "
+                    f"{sidecar_path(file.prefix)} is missing, which would say what tokenizer it was "
+                    "made with",
+                )
 
 
-def check_tokenizer(config: PretrainConfig, sidecars: dict[str, Sidecar]) -> None:
+def check_tokenizer(config: PretrainConfig, sources: dict[str, SourceFiles]) -> None:
     """The tokenizer exists, fits the model's vocabulary, and is the one that the data was made with."""
     path = config.tokenizer.model
     if path is None:
@@ -80,6 +83,7 @@ def check_tokenizer(config: PretrainConfig, sidecars: dict[str, Sidecar]) -> Non
             f"has {tokenizer.vocab_size} pieces, more than model.vocab_size={config.model.vocab_size}; "
             f"set model.vocab_size={tokenizer.vocab_size}",
         )
-    for key, sidecar in sidecars.items():
-        if sidecar.tokenizer_sha256 is not None and sidecar.tokenizer_sha256 != tokenizer.sha256:
-            refuse(key, sidecar.prefix, f"was tokenized with another tokenizer than tokenizer.model={path}")
+    for key, source in sources.items():
+        for file in source.files:
+            if file.tokenizer_sha256 not in (None, tokenizer.sha256):
+                refuse(key, file.prefix, f"was tokenized with another tokenizer than tokenizer.model={path}")

@@ -106,7 +106,6 @@ def training_loader(
     *,
     first_step: int,
     total_steps: int,
-    cache_dir: Path,
     data_parallel_rank: int,
     data_parallel_size: int,
 ) -> tuple[DataLoader[dict[str, Tensor]], RunBlend]:
@@ -117,7 +116,7 @@ def training_loader(
     batch = config.trainer.global_batch_size
     phases = plan_phases(config, total_steps)
     stretches = stretches_of(phases, saved, first_step * batch, total_steps * batch)
-    blend = RunBlend(sources, stretches, cache_dir)
+    blend = RunBlend(sources, stretches)
     blend.build_epochs(first_step * batch)
     sampler = StepSampler(
         first_step,

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.data.samples.blend import Blend, BlendSource, BlendState, blending_indices, continue_blend
+from recipes.data.samples.blend import Blend, BlendSource, BlendState, continue_blend
+from recipes.data.samples.greedy import GreedyOrder
 from tests.support.paths import ROOT
 from tests.support.sources import SEQ_LENGTH, source, write_source
 
@@ -32,10 +33,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sources(directory: Path) -> dict[str, BlendSource]:
     return {name: source(directory / name, directory / "cache") for name in TOKENS}
-
-
-def blend_of(sources: dict[str, BlendSource], state: BlendState, size: int, directory: Path) -> Blend:
-    return Blend(sources, state, size, directory / "cache")
 
 
 def tokens_of(blend: Blend, samples: range) -> list[list[int]]:
@@ -59,39 +56,22 @@ def greedy(weights: list[float], count: int) -> tuple[list[int], list[int]]:
 weight_lists = st.lists(st.floats(1e-6, 1e3) | st.sampled_from([1.0, 0.5, 0.25]), min_size=1, max_size=6)
 
 
-@given(weights=weight_lists, count=st.integers(0, 300))
-@settings(deadline=None)
-def test_greedy_rule(weights: list[float], count: int) -> None:
-    source_of, index_in_source = blending_indices(weights, count)
-    assert (source_of.tolist(), index_in_source.tolist()) == greedy(weights, count)
-
-
-@given(weights=weight_lists, short=st.integers(0, 100), more=st.integers(0, 200))
-@settings(deadline=None)
-def test_a_longer_run_begins_like_a_shorter_one(weights: list[float], short: int, more: int) -> None:
-    for a, b in zip(blending_indices(weights, short), blending_indices(weights, short + more), strict=True):
-        assert np.array_equal(a, b[:short])
-
-
 @given(weights=weight_lists)
 @settings(deadline=None, max_examples=30)
 def test_shares_in_the_long_run(weights: list[float]) -> None:
     count = 5000
-    source_of, _ = blending_indices(weights, count)
-    given_of = np.bincount(source_of, minlength=len(weights))
+    given_of = GreedyOrder(weights, count).counts_at(count)
     exact = np.array(weights) / sum(weights) * count
     # Nobody is ever a whole round of sources away from its share.
     assert np.abs(given_of - exact).max() <= len(weights)
 
 
 def test_exact_shares() -> None:
-    source_of, _ = blending_indices([0.75, 0.25], 100_000)
-    assert np.bincount(source_of).tolist() == [75_000, 25_000]
+    assert GreedyOrder([0.75, 0.25], 100_000).counts_at(100_000) == [75_000, 25_000]
 
 
 def test_tiny_weight_still_counts() -> None:
-    source_of, _ = blending_indices([1.0, 1e-6], 2_500_000)
-    assert 2 <= np.bincount(source_of, minlength=2)[1] <= 3
+    assert 2 <= GreedyOrder([1.0, 1e-6], 2_500_000).counts_at(2_500_000)[1] <= 3
 
 
 def test_epochs_are_permutations_in_different_orders(directory: Path) -> None:
@@ -121,12 +101,12 @@ def test_another_seed_is_another_order(directory: Path) -> None:
 
 def test_order_does_not_depend_on_the_run_s_length(sources: dict[str, BlendSource], directory: Path) -> None:
     state = continue_blend(WEIGHTS, None, 0)
-    short, long = blend_of(sources, state, 150, directory), blend_of(sources, state, 900, directory)
+    short, long = Blend(state, 150, sources), Blend(state, 900, sources)
     assert tokens_of(short, range(150)) == tokens_of(long, range(150))
 
 
 def test_every_source_is_read_in_its_own_order(sources: dict[str, BlendSource], directory: Path) -> None:
-    blend = blend_of(sources, continue_blend(WEIGHTS, None, 0), 600, directory)
+    blend = Blend(continue_blend(WEIGHTS, None, 0), 600, sources)
     expected_sources, expected_indices = greedy(list(WEIGHTS.values()), 600)
     for n in range(600):
         name = list(WEIGHTS)[expected_sources[n]]
@@ -135,7 +115,7 @@ def test_every_source_is_read_in_its_own_order(sources: dict[str, BlendSource], 
 
 
 def test_counts(sources: dict[str, BlendSource], directory: Path) -> None:
-    blend = blend_of(sources, continue_blend(WEIGHTS, None, 0), 400, directory)
+    blend = Blend(continue_blend(WEIGHTS, None, 0), 400, sources)
     for sample in (0, 1, 7, 250, 400):
         located = [blend.locate(n)[0] for n in range(sample)]
         assert blend.counts_at(sample) == {name: located.count(name) for name in WEIGHTS}
@@ -150,7 +130,7 @@ def history(
         # A run's end, as known at that time, must not matter: give each stretch another one.
         saved = BlendState.from_dict(json.loads(json.dumps(vars(state)))) if state else None
         state = continue_blend(weights, saved, start)
-        blend = blend_of(sources, state, stop + start % 17, directory)
+        blend = Blend(state, stop + start % 17, sources)
         out += [blend.locate(n) for n in range(start, stop)]
     return out
 
@@ -197,7 +177,7 @@ def test_resuming_with_the_same_weights_changes_nothing(
 
 def test_a_blend_does_not_give_what_came_before_it(sources: dict[str, BlendSource], directory: Path) -> None:
     state = continue_blend({"hi": 1.0}, continue_blend(WEIGHTS, None, 0), 40)
-    blend = blend_of(sources, state, 60, directory)
+    blend = Blend(state, 60, sources)
     assert blend.locate(40) == ("hi", 8)
     with pytest.raises(IndexError, match="before the blend's start 40"):
         blend.locate(39)
@@ -213,7 +193,7 @@ from tests.support.sources import source
 directory, cache = Path(sys.argv[1]), Path(sys.argv[2])
 weights = json.loads(sys.argv[3])
 sources = {name: source(directory / name, cache) for name in weights}
-blend = Blend(sources, continue_blend(weights, None, 0), 120, cache)
+blend = Blend(continue_blend(weights, None, 0), 120, sources)
 print(json.dumps([blend[n]["tokens"].tolist() for n in range(120)]))
 """
     fresh = directory / "fresh_cache"
@@ -225,7 +205,7 @@ print(json.dumps([blend[n]["tokens"].tolist() for n in range(120)]))
         cwd=ROOT,
     )
     sources = {name: source(directory / name, directory / "cache") for name in WEIGHTS}
-    blend = blend_of(sources, continue_blend(WEIGHTS, None, 0), 120, directory)
+    blend = Blend(continue_blend(WEIGHTS, None, 0), 120, sources)
     assert json.loads(done.stdout.splitlines()[-1]) == tokens_of(blend, range(120))
 
 

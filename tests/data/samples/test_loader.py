@@ -45,7 +45,6 @@ def steps_of(
             continue_blend({"en": 0.7, "hi": 0.3}, None, 0),
             first_step=first_step,
             total_steps=steps,
-            cache_dir=directory / "cache",
             data_parallel_rank=rank,
             data_parallel_size=size,
         )
@@ -90,7 +89,6 @@ def test_workers_deliver_the_same(directory: Path) -> None:
             continue_blend({"en": 1.0}, None, 0),
             first_step=0,
             total_steps=5,
-            cache_dir=directory / "cache",
             data_parallel_rank=0,
             data_parallel_size=1,
         )

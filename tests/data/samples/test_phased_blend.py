@@ -32,7 +32,7 @@ def run_of(
     saved: BlendState | None = None
     out: list[tuple[str, int]] = []
     for begin, stop in zip([0, *stops], [*stops, end], strict=True):
-        blend = RunBlend(sources, stretches_of(phases, saved, begin, end), directory / "cache")
+        blend = RunBlend(sources, stretches_of(phases, saved, begin, end))
         out += [blend.locate(n) for n in range(begin, stop)]
         saved = BlendState.from_dict(json.loads(json.dumps(vars(blend.state_at(stop)))))
     return out
@@ -76,7 +76,7 @@ def test_without_a_state_the_phases_tell(
 ) -> None:
     phases = plan_phases(config_of(dict.fromkeys(TOKENS, 1.0), PHASES), 40)
     for begin in (0, 79, 80, 150, 319, 320):
-        blend = RunBlend(sources, stretches_of(phases, None, begin, 320), directory / "cache")
+        blend = RunBlend(sources, stretches_of(phases, None, begin, 320))
         assert [blend.locate(n) for n in range(begin, 320)] == undisturbed[begin:]
 
 
@@ -97,7 +97,7 @@ def test_sources_of_hardly_any_and_of_no_weight(directory: Path, tmp_path: Path)
     phases = plan_phases(config, 10)
     assert phases[0].weights == {"en": 1.0, "hi": 1e-6}
     both = {name: source(directory / name, tmp_path / "cache") for name in ("en", "hi")}
-    blend = RunBlend(both, stretches_of(phases, None, 0, 80), tmp_path / "cache")
+    blend = RunBlend(both, stretches_of(phases, None, 0, 80))
     blend.build_epochs(0)
     # The rule's first round: the source furthest behind its share, however small that is, comes second.
     names = Counter(blend.locate(n)[0] for n in range(80))
@@ -110,7 +110,7 @@ def test_only_rank_0_writes_index_files(gloo_pool: GlooPool, directory: Path, tm
         write_source(tmp_path / name, TOKENS[name], seed=3)
     (first, wrote, located, samples), (second, wrote_too, *same) = gloo_pool.run(2, build_case, str(tmp_path))
     assert (first, second) == (0, 1)
-    assert any("blend-" in path for path in wrote) and any("GPTDataset" in path for path in wrote)
+    assert any("GPTDataset" in path for path in wrote)
     assert wrote_too == []
     assert same == [located, samples]
     # Built once: the next run of the same description writes nothing at all.
