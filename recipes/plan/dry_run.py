@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from recipes.config.lengths import configured_warmup, schedule_lengths, total_steps
 from recipes.config.schema import OptimConfig, ParallelConfig, PretrainConfig
 from recipes.config.world import launched_world
+from recipes.data.tokenizer import load_tokenizer
 from recipes.families.model_config import padded_vocab_size
 from recipes.plan.accounting import count_parameters, flops_per_token
 from recipes.plan.device_rows import device_rows
 from recipes.plan.epochs import epoch_rows
 from recipes.plan.learning_rate import draw_learning_rate
+from recipes.plan.unused_rows import unused_rows
 
 
 def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
@@ -26,6 +30,7 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
         ("  non-embedding", f"{counts.non_embedding:,}"),
         ("  active per token", f"{counts.active_per_token:,}"),
         ("vocabulary", f"{model.vocab_size:,} (padded to {padded_vocab_size(model):,})"),
+        *_unused_rows(config),
         (
             "tokens per step",
             f"{tokens_per_step:,} = {trainer.global_batch_size} x {config.data.seq_length}; "
@@ -45,6 +50,15 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
     width = max(len(name) for name, _ in rows)
     table = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
     return f"{table}\n\n{draw_learning_rate(config.optim, tokens_per_step, steps)}"
+
+
+def _unused_rows(config: PretrainConfig) -> list[tuple[str, str]]:
+    """A warning if the tokenizer is there and much smaller than the model's vocabulary."""
+    path = config.tokenizer.model
+    if path is None or not Path(path).exists():
+        return []
+    unused = unused_rows(config, load_tokenizer(path).vocab_size)
+    return [("  warning", unused)] if unused else []
 
 
 def layout(parallel: ParallelConfig, data_parallel_size: int) -> str:
