@@ -8,8 +8,8 @@ from recipes.families.model_config import AUTO
 from recipes.families.tensors import POSITIONS
 from recipes.plan.accounting import count_parameters
 
-WORTH_SAYING = 0.02
-"""Share of the parameters below which unused rows, such as a few spare ones, are not worth a warning."""
+WORTH_SAYING = 1_000_000
+"""Fewer unused parameters cost neither memory nor time; neither does less than a fiftieth of a large model."""
 
 
 def unused_rows(config: PretrainConfig, pieces: int) -> str | None:
@@ -18,7 +18,7 @@ def unused_rows(config: PretrainConfig, pieces: int) -> str | None:
     rows = model.vocab_size - pieces
     columns = sum(spec.shape[1] for spec in tensor_table(model) if spec.table and spec.part != POSITIONS)
     total = count_parameters(model).total
-    if rows * columns < WORTH_SAYING * total:
+    if rows * columns < max(WORTH_SAYING, total // 50):
         return None
     return (
         f"model.vocab_size={model.vocab_size}, but tokenizer.model has {pieces:,} pieces: "
