@@ -9,7 +9,7 @@ from recipes.families.tensors import POSITIONS
 from recipes.plan.accounting import count_parameters
 
 WORTH_SAYING = 1_000_000
-"""Fewer unused parameters cost neither memory nor time; neither does less than a fiftieth of a large model."""
+"""Fewer unused parameters cost little, as does less than a fiftieth of a large model."""
 
 
 def unused_rows(config: PretrainConfig, pieces: int) -> str | None:
