@@ -50,19 +50,21 @@ def expected_memory_bytes(
     data_parallel_size: int,
     bf16: bool,
     on_cuda: bool,
-    lean_cross_entropy: bool = False,
+    bytes_per_logit: int | None = None,
 ) -> dict[str, int]:
     """Expected memory of the fullest process at the peak of a step, by part.
 
     With bf16: weights 2 bytes a parameter, gradients 4 (they are summed in fp32), main weights 4, AdamW's
     moments 8, the last two divided over data-parallel ranks (Rajbhandari et al. 2019, arXiv 1910.02054, ZeRO
     stage 1). With fp32 the weights are their own main weights. Activations: recipes/plan/activations.py. One
-    H200 measured Param-1 (sequence 2048, micro-batch 4) at 78.9 GiB; this says 79.2.
+    H200 measured Param-1 (sequence 2048, micro-batch 4, with megatron-core's cross entropy, which takes 6
+    bytes a logit) at 78.9 GiB; this says 79.2.
 
     Args:
         num_micro_batches: of one optimizer step on one data-parallel rank.
         on_cuda: whether kernels for the GPU compute it.
-        lean_cross_entropy: whether the loss makes no fp32 copy of the logits, as a compiled one does.
+        bytes_per_logit: while the loss and its gradient are computed; None: those of
+            recipes/model/cross_entropy.py, where the gradient takes the logits' place.
     """
     sizes = stage_sizes(model, parallel)
     tables = _stage_tables(model, sizes)
@@ -80,7 +82,7 @@ def expected_memory_bytes(
         if stage == len(sizes) - 1:
             kept += 2 * model.hidden_size  # The last norm's input and output.
             rows = padded_vocab_size(model) // parallel.tensor_model_parallel_size
-            logits = tokens * rows * _bytes_per_logit(model, bf16=bf16, lean=lean_cross_entropy)
+            logits = tokens * rows * (bytes_per_logit or width)
         # The backward pass of the layers begins when the tensors of the loss are gone.
         activations = tokens * kept * width * (1 if on_cuda else CPU_GAPS)
         activations += max(0, tokens * working * width - logits)
@@ -117,21 +119,6 @@ def _saving_bytes(table: list[TensorSpec], optim: OptimConfig, parallel: Paralle
         for spec in table
     )
     return held // parallel.tensor_model_parallel_size
-
-
-def _bytes_per_logit(model: ModelConfig, *, bf16: bool, lean: bool) -> int:
-    """While the loss and its gradient are computed.
-
-    megatron-core's cross entropy copies bf16 logits to fp32 and turns the copy into the softmax and then the
-    gradient; fp32 logits it overwrites. A lean one keeps the logits and adds only their gradient, in their
-    precision. A cap on logits keeps a tanh in fp32.
-    """
-    width = 2 if bf16 else 4
-    if lean:
-        return 2 * width
-    copy = 4 if bf16 or model.final_logit_softcapping is not None else 0
-    tanh = 4 if bf16 and model.final_logit_softcapping is not None else 0
-    return width + copy + tanh
 
 
 def _stage_tables(model: ModelConfig, sizes: list[int]) -> list[list[TensorSpec]]:

@@ -31,11 +31,15 @@ def param1_memory(**changes: Any) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("micro_batch_size", "lean", "measured"), [(4, False, 78.9), (4, True, 74.9), (8, True, 101.8)]
+    ("micro_batch_size", "bytes_per_logit", "measured"), [(4, 6, 78.9), (4, 4, 74.9), (8, 4, 101.8)]
 )
-def test_param1_on_one_h200(micro_batch_size: int, lean: bool, measured: float) -> None:
-    """GiB that torch counted in training all 32 layers, with megatron-core's loss and with a compiled one."""
-    parts = param1_memory(micro_batch_size=micro_batch_size, lean_cross_entropy=lean)
+def test_param1_on_one_h200(micro_batch_size: int, bytes_per_logit: int, measured: float) -> None:
+    """GiB that torch counted in training all 32 layers.
+
+    With megatron-core's loss (bf16 logits and a copy in fp32 that becomes the gradient), and with a compiled
+    F.cross_entropy (logits and gradient in bf16).
+    """
+    parts = param1_memory(micro_batch_size=micro_batch_size, bytes_per_logit=bytes_per_logit)
     assert sum(parts.values()) / GIB == pytest.approx(measured, rel=0.02)
 
 
@@ -64,7 +68,7 @@ def test_layouts() -> None:
     assert first["activations"] == pytest.approx(whole["activations"], rel=0.05)
     # With one micro-batch the last stage is the fullest.
     last = param1_memory(parallel=pipelined, num_micro_batches=1)
-    assert last["logits and loss"] > last["activations"] > 0
+    assert last["logits and loss"] > 0 and last["activations"] < first["activations"] / 3
 
 
 def test_experts_shared_by_fewer_replicas() -> None:

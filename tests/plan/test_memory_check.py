@@ -56,7 +56,7 @@ def test_too_large_tight_and_small(tiny_data: TinyData, capsys: pytest.CaptureFi
 
 def test_processes_of_a_host_share_its_memory(tiny_data: TinyData) -> None:
     free = free_bytes(this_host(), 0) / 2**30
-    config = of_gib(tiny_data, 0.6 * free)
+    config = of_gib(tiny_data, 0.8 * free)
     check_memory(config, World())
     eight = World(size=8, local_size=8)
     with pytest.raises(UserError, match="x 8 processes"):
@@ -92,8 +92,8 @@ def test_param1_on_one_process(tiny_data: TinyData, tmp_path: Path) -> None:
     line[1:1] = ["-X", "importtime"]
     done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
-    errors = [text for text in done.stderr.splitlines() if not text.startswith("import time:")]
-    assert len(errors) == 1 and errors[0].startswith("error: memory: about ")
+    (error,) = [text for text in done.stderr.splitlines() if text.startswith("error:")]
+    assert error.startswith("error: memory: about ") and "Traceback" not in done.stderr
     imported = {text.split("|")[-1].strip() for text in done.stderr.splitlines()}
     assert "recipes.plan.memory_check" in imported and not {"torch", "nemo", "megatron"} & imported
     assert not (tmp_path / "x" / "checkpoints").exists() and not (tmp_path / "x" / "config.yaml").exists()
