@@ -182,7 +182,7 @@ class TrainerConfig:
     num_threads: int | None = None
     """torch CPU threads per process; None: the machine's cores shared by the local processes."""
     peak_tflops: float | None = None
-    """Dense peak of one device, for MFU; None: that of H100, H200 or A100; no MFU on other devices."""
+    """Dense peak of one device, for MFU; None: that of a known GPU (plan.device); no MFU on others."""
     compile: bool | str = "auto"
     """torch.compile the transformer layers: slow to start, faster after that. auto: on a GPU without
     Transformer Engine, unless layers have experts or tensors or sequences are split over ranks."""
@@ -198,8 +198,8 @@ class PlanConfig:
     """What dry_run plans for: cpu, h200, h100, a100_80gb, a100_40gb, l40s, rtx4090 or rtx3090; None: this
     machine's GPU, else its CPU, or an h100 if parallel.world_size is not what was launched."""
     mfu: float | None = None
-    """Model FLOPs utilisation that the planned time assumes; None: 0.4 of a GPU's peak, and on a CPU 20
-    GFLOP/s per core (with trainer.peak_tflops: 0.4 of that)."""
+    """Model FLOPs utilisation that the planned time assumes; None: 0.4. On a CPU the time assumes 20 GFLOP/s
+    per core instead, unless trainer.peak_tflops is set."""
     memory_check: str = "refuse"
     """What training does before it builds a model that needs over 1.1 times the free memory: refuse, or
     warn if the estimate is wrong. Between 0.9 and 1.1 times it warns."""

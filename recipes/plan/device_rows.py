@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recipes.checks import refuse
 from recipes.config.devices import Device
 from recipes.config.lengths import total_steps
 from recipes.config.schema import PretrainConfig
@@ -55,13 +56,19 @@ def _memory_rows(config: PretrainConfig, device: Device, data_parallel_size: int
 
 
 def assumed_speed(config: PretrainConfig, device: Device) -> tuple[float, str]:
-    """FLOP/s that one device is assumed to do in training, and the assumption in words."""
+    """FLOP/s that one device is assumed to do in training, and the assumption in words.
+
+    Raises:
+        UserError: plan.mfu is a share of an unknown peak.
+    """
     mfu, peak = config.plan.mfu or MFU, device.peak_flops
     if config.trainer.peak_tflops is not None:
         peak = config.trainer.peak_tflops * 1e12
     if peak is not None:
         return mfu * peak, f"{100 * mfu:g} % of {peak / 1e12:g} TFLOP/s (plan.mfu)"
     if not device.is_cuda:
+        if config.plan.mfu is not None:
+            refuse("plan.mfu", config.plan.mfu, "a CPU's peak is not known: set trainer.peak_tflops too")
         speed = CPU_FLOPS_PER_CORE * device.cores
         return (
             speed,

@@ -97,6 +97,10 @@ def test_other_devices() -> None:
     assert host["memory"].endswith("DOES NOT FIT")
     assert host["assumed"].startswith(f"{20 * len(os.sched_getaffinity(0))} GFLOP/s")
     assert plan([*PARAM1, "trainer.peak_tflops=100"])["assumed"] == "40 % of 100 TFLOP/s (plan.mfu)"
+    with pytest.raises(
+        UserError, match=r"plan\.mfu=0\.5: a CPU's peak is not known: set trainer\.peak_tflops"
+    ):
+        plan([*PARAM1, "plan.device=cpu", "plan.mfu=0.5"])
     with pytest.raises(UserError, match=r"plan\.device=h1000: choose one of cpu, h200"):
         plan([*PARAM1, "plan.device=h1000"])
 
