@@ -275,6 +275,18 @@ def test_a_run_that_gets_on_is_not_given_up(project: Path, start: Start, image: 
         assert requeues(project) == 4
 
 
+def test_a_job_imports_its_image_first(project: Path, start: Start, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "enroot"
+    program.write_text(ENROOT, encoding="utf-8")
+    program.chmod(0o755)
+    env = {"CALLS": str(tmp_path / "calls"), "CONTAINER_FILE": str(tmp_path / "a.sqsh")}
+    broken = start(0, CONTAINER_IMAGE="broken.example.org/x", **env)
+    assert broken.returncode == 2 and "cannot be imported" in broken.stderr
+    assert start(0, CONTAINER_IMAGE="registry.example.org/x:1", **env).returncode == 3
+    calls = (project / "srun_calls").read_text().splitlines()
+    assert calls and all(f"--container-image={tmp_path}/a.sqsh" in call for call in calls)
+
+
 def test_processes_that_did_not_meet(project: Path, start: Start) -> None:
     """A node that does not answer: the job goes back to the queue, and gives up where that does not help."""
     done = start(0, NOT_MET="5", MAX_FAILURES="2")
