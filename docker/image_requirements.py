@@ -1,4 +1,5 @@
-"""What the image build installs: the project's dependencies, except those that the base image provides.
+"""What the image build installs: the project's dependencies and tools.clean's, except those that the base
+image provides.
 
 An NGC image has its own builds of torch, Transformer Engine and related packages, which are on no package
 index. They are pinned at their versions; all other versions come from constraints.txt. On a plain Python
@@ -55,7 +56,8 @@ def write(out: Path) -> None:
     pins = image_pins()
     lock = (PROJECT / "constraints.txt").read_text(encoding="utf-8")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "requirements.txt").write_text("\n".join([*project["dependencies"], ""]), encoding="utf-8")
+    requirements = [*project["dependencies"], *project["optional-dependencies"]["data"]]
+    (out / "requirements.txt").write_text("\n".join([*requirements, ""]), encoding="utf-8")
     (out / "constraints.txt").write_text(merged_constraints(lock, pins), encoding="utf-8")
     (out / "image.txt").write_text("".join(f"{n}=={v}\n" for n, v in pins.items()), encoding="utf-8")
     print("of the base image:", " ".join(f"{n}=={v}" for n, v in pins.items()) or "nothing")

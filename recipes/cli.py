@@ -10,13 +10,15 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from recipes.console import printable, silence
-from recipes.errors import UserError
+from recipes.errors import RendezvousError, UserError
 
 DONE = 0
-USER_ERROR = 2
+USER_ERROR = UserError.exit_code
 STOPPED_BY_SIGNAL = 3
 """Or by a time limit: the run is saved and can be started again."""
 STOPPED_BY_GUARD = 4
+NOT_MET = RendezvousError.exit_code
+"""Processes that did not find each other: start again."""
 INTERRUPTED = 128 + 2
 BROKEN_PIPE = 128 + 13
 
@@ -24,7 +26,7 @@ BROKEN_PIPE = 128 + 13
 def run_tool(main: Callable[[], int | None]) -> NoReturn:
     """Run a tool's `main` and exit with the matching code.
 
-    `main` returns an exit code, or None for 0. A UserError becomes one line on stderr and exit code 2,
+    `main` returns an exit code, or None for 0. A UserError becomes one line on stderr and its exit code,
     Ctrl-C one line and 130. Any other exception is our mistake, not the user's, and keeps its traceback.
     """
     _in_utf8()
@@ -33,7 +35,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         sys.stdout.flush()  # Here, so that a closed pipe is noticed before the exit code is set.
     except UserError as error:
         print("error:", printable(" ".join(str(error).splitlines())), file=sys.stderr)
-        code = USER_ERROR
+        code = error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED

@@ -5,10 +5,14 @@ from __future__ import annotations
 from recipes.config.hydra_app import run_job
 from recipes.config.schema import PretrainConfig
 from recipes.config.validate import validate_pretrain
+from recipes.config.world import launched_world
+from recipes.console import warn
+from recipes.data.tokenizer.vocabulary import with_vocab_size
 
 
 def run(config: PretrainConfig) -> int:
     """Checks the configuration, then trains or, with ``dry_run=true``, describes the run."""
+    config = with_vocab_size(config)
     data_parallel_size = validate_pretrain(config)
     if config.dry_run:
         from recipes.plan.dry_run import describe_run
@@ -16,9 +20,12 @@ def run(config: PretrainConfig) -> int:
         print(describe_run(config, data_parallel_size))
         return 0
     from recipes.data.samples.inputs import check_inputs
+    from recipes.plan.unused_rows import unused_rows
     from recipes.training.run import pretrain
 
-    check_inputs(config)
+    unused = unused_rows(config, check_inputs(config).vocab_size)
+    if unused and launched_world().rank == 0:
+        warn(unused)
     return pretrain(config)
 
 

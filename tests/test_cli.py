@@ -34,6 +34,11 @@ def test_user_error_is_one_line_and_2() -> None:
     assert (done.returncode, done.stderr) == (2, "error: a.jsonl:3: no key   text\n")
 
 
+def test_processes_that_did_not_meet_have_a_code_of_their_own() -> None:
+    done = run("from recipes.errors import RendezvousError; raise RendezvousError('rank 3 is missing')")
+    assert (done.returncode, done.stderr) == (5, "error: rank 3 is missing\n")
+
+
 def test_what_would_steer_a_terminal_is_shown() -> None:
     done = run(r"raise UserError('a\x1b[2Jb\x07 \u202e \u0915\u094d\u200d\u0937 \udc80')")
     assert done.stderr == "error: a\\x1b[2Jb\\x07 \\u202e \u0915\u094d\u200d\u0937 \\udc80\n"

@@ -47,10 +47,12 @@ def describe(overrides: list[str], seq_length: int | None = None) -> dict[str, A
     from recipes.checks import refuse
     from recipes.config.hydra_app import compose_for_tool
     from recipes.config.validate_model import validate_model
+    from recipes.data.tokenizer.vocabulary import with_vocab_size
     from recipes.families.model_config import padded_vocab_size
     from recipes.plan import accounting
 
-    model = compose_for_tool("pretrain", ["name=describe", "data.seq_length=1", *overrides]).model
+    config = compose_for_tool("pretrain", ["name=describe", "data.seq_length=1", *overrides])
+    model = with_vocab_size(config).model
     validate_model(model)
     context = model.max_position_embeddings if seq_length is None else seq_length
     if not 0 < context <= model.max_position_embeddings:

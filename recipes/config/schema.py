@@ -107,7 +107,10 @@ class ParallelConfig:
 @dataclass(frozen=True)
 class CheckpointConfig:
     every_n_steps: int | None = None
-    """None: only at the end and when the run is stopped."""
+    """None: only at the end and when the run is stopped, unless every_minutes is set."""
+    every_minutes: float | None = None
+    """Save at the end of the step in which this much time since the last save, or the start, is over, by the
+    first rank's clock; may be set beside every_n_steps."""
     keep_last: int = 2
     """How many of the newest step_* directories are kept."""
     keep_best: int = 0
@@ -179,12 +182,27 @@ class TrainerConfig:
     num_threads: int | None = None
     """torch CPU threads per process; None: the machine's cores shared by the local processes."""
     peak_tflops: float | None = None
-    """Dense peak of one device, for MFU; None: that of H100, H200 or A100; no MFU on other devices."""
+    """Dense peak of one device, for MFU; None: that of a known GPU (plan.device); no MFU on others."""
     compile: bool | str = "auto"
     """torch.compile the transformer layers: slow to start, faster after that. auto: on a GPU without
     Transformer Engine, unless layers have experts or tensors or sequences are split over ranks."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """What dry_run assumes, and what happens to a run that memory is too small for."""
+
+    device: str | None = None
+    """What dry_run plans for: cpu, h200, h100, a100_80gb, a100_40gb, l40s, rtx4090 or rtx3090; None: this
+    machine's GPU, else its CPU, or an h100 if parallel.world_size is not what was launched."""
+    mfu: float | None = None
+    """Model FLOPs utilisation that the planned time assumes; None: 0.4. On a CPU the time assumes 20 GFLOP/s
+    per core instead, unless trainer.peak_tflops is set."""
+    memory_check: str = "refuse"
+    """What training does before it builds a model that needs over 1.1 times the free memory: refuse, or
+    warn if the estimate is wrong. Between 0.9 and 1.1 times it warns."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +234,7 @@ class PretrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
 
 @dataclass(frozen=True)

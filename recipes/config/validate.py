@@ -9,9 +9,17 @@ import re
 from pathlib import Path
 
 from recipes.checks import not_negative, one_of, positive, refuse
+from recipes.config.devices import DEVICES
 from recipes.config.lengths import total_steps
 from recipes.config.phases import plan_phases
-from recipes.config.schema import CheckpointConfig, DataConfig, PretrainConfig, SamplesConfig, TrainerConfig
+from recipes.config.schema import (
+    CheckpointConfig,
+    DataConfig,
+    PlanConfig,
+    PretrainConfig,
+    SamplesConfig,
+    TrainerConfig,
+)
 from recipes.config.validate_jobs import PRECISIONS, validate_inference
 from recipes.config.validate_model import validate_model, validate_positions
 from recipes.config.validate_optim import validate_optim
@@ -38,6 +46,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     validate_checkpoint(config.trainer.checkpoint, config.trainer.val_check_interval, list(config.data.valid))
     validate_samples(config.trainer.samples, config.parallel.context_parallel_size)
     validate_data(config.data)
+    validate_plan(config.plan)
     plan_phases(config, total_steps(config))
     tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
     validate_optim(config.optim, config.model, config.parallel, tokens_per_step)
@@ -101,6 +110,8 @@ def validate_checkpoint(checkpoint: CheckpointConfig, valid_every: int | None, h
     key, every = "trainer.checkpoint", checkpoint.every_n_steps
     if every is not None:
         positive(f"{key}.every_n_steps", every)
+    if checkpoint.every_minutes is not None:
+        positive(f"{key}.every_minutes", checkpoint.every_minutes)
     positive(f"{key}.keep_last", checkpoint.keep_last)
     not_negative(f"{key}.keep_best", checkpoint.keep_best)
     if every is None:
@@ -110,8 +121,8 @@ def validate_checkpoint(checkpoint: CheckpointConfig, valid_every: int | None, h
                 checkpoint.keep_every_n_steps,
                 f"would be ignored: set {key}.every_n_steps",
             )
-        if checkpoint.async_save:
-            refuse(f"{key}.async_save", True, f"would be ignored: set {key}.every_n_steps")
+        if checkpoint.async_save and checkpoint.every_minutes is None:
+            refuse(f"{key}.async_save", True, f"would be ignored: set {key}.every_n_steps or every_minutes")
     elif checkpoint.keep_every_n_steps is not None:
         positive(f"{key}.keep_every_n_steps", checkpoint.keep_every_n_steps)
         if checkpoint.keep_every_n_steps % every:
@@ -187,6 +198,15 @@ def parse_duration(text: str) -> float:
     if not days * 86400 + hours * 3600 + minutes * 60 + seconds:
         refuse("trainer.max_time", repr(text), "must be longer than zero")
     return float(days * 86400 + hours * 3600 + minutes * 60 + seconds)
+
+
+def validate_plan(plan: PlanConfig) -> None:
+    """Checks what a plan assumes."""
+    if plan.device is not None:
+        one_of("plan.device", plan.device, DEVICES)
+    if plan.mfu is not None and not 0 < plan.mfu <= 1:
+        refuse("plan.mfu", plan.mfu, "must be above 0 and at most 1, a share of the peak")
+    one_of("plan.memory_check", plan.memory_check, ("refuse", "warn"))
 
 
 def validate_data(data: DataConfig) -> None:

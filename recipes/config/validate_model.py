@@ -105,6 +105,8 @@ def validate_model(model: ModelConfig) -> None:
         UserError: with the key, the value and the fix.
     """
     check_family_settings(model)
+    if isinstance(model.vocab_size, str):
+        refuse("model.vocab_size", model.vocab_size, "write a number, or auto and set tokenizer.model")
     for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "vocab_size"):
         positive(f"model.{key}", getattr(model, key))
     positive("model.make_vocab_size_divisible_by", model.make_vocab_size_divisible_by)

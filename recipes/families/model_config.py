@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
+if TYPE_CHECKING:
+    VocabSize = int
+else:  # What may be written; recipes/data/tokenizer/vocabulary.py makes it a number before anything reads it.
+    VocabSize = int | str
+
+AUTO = "auto"
 GATED_ACTIVATIONS = ("swiglu", "geglu")
 
 
@@ -29,8 +35,9 @@ class ModelConfig:
     """Key-value heads of grouped-query attention; None: as many as attention heads."""
     kv_channels: int | None = None
     """Width of one head; None: hidden_size / num_attention_heads."""
-    vocab_size: int = MISSING
-    """Rows of the vocabulary that tokens can use. The tokenizer may have fewer, never more."""
+    vocab_size: VocabSize = MISSING
+    """Rows of the vocabulary that tokens can use. The tokenizer may have fewer, never more. auto: as many as
+    tokenizer.model has; the run's config.yaml then holds the number."""
     make_vocab_size_divisible_by: int = 128
     """The tables are padded to a multiple of this, whatever the parallel layout."""
     max_position_embeddings: int = MISSING

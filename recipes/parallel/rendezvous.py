@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from recipes.config.world import World
 from recipes.console import say
-from recipes.errors import UserError
+from recipes.errors import RendezvousError
 
 FIRST_REPORT_S = 10.0
 """Shorter waits are not reported."""
@@ -26,7 +26,7 @@ def rendezvous(world: World, timeout_s: float) -> dist.Store:
         timeout_s: how long to wait for the others.
 
     Raises:
-        UserError: some did not arrive; rank 0 knows which.
+        RendezvousError: some did not arrive; rank 0 knows which.
     """
     address = os.environ.setdefault("MASTER_ADDR", socket.gethostname())
     port = int(os.environ.setdefault("MASTER_PORT", "29500"))
@@ -79,7 +79,9 @@ def _connect(world: World, address: str, port: int, wait: _Wait) -> dist.Store:
     except dist.DistError as error:
         action = "listen" if is_host else "connect"
         reason = str(error).splitlines()[0]
-        raise UserError(f"MASTER_PORT={port}: rank {world.rank} cannot {action} there: {reason}") from None
+        raise RendezvousError(
+            f"MASTER_PORT={port}: rank {world.rank} cannot {action} there: {reason}"
+        ) from None
 
 
 def _await_listener(world: World, address: str, port: int, wait: _Wait) -> None:
@@ -90,7 +92,7 @@ def _await_listener(world: World, address: str, port: int, wait: _Wait) -> None:
             return
         except OSError:
             if wait.left() <= 0:
-                raise UserError(
+                raise RendezvousError(
                     f"parallel.rendezvous_timeout_s={wait.timeout_s:g}: rank {world.rank} found no rank 0 at "
                     f"{address}:{port}; was it started, and do MASTER_ADDR and MASTER_PORT lead to it?"
                 ) from None
@@ -107,7 +109,7 @@ def _await_all(world: World, store: dist.Store, wait: _Wait) -> None:
             return
         names = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         if wait.left() <= 0:
-            raise UserError(
+            raise RendezvousError(
                 f"parallel.rendezvous_timeout_s={wait.timeout_s:g}: of {world.size} processes "
                 f"{len(missing)} did not come: ranks {names}; were they started?"
             )
@@ -122,7 +124,7 @@ def _await_complete(store: dist.Store, address: str, port: int, wait: _Wait) -> 
     try:
         while not store.check([_COMPLETE]):
             if wait.left() <= -FIRST_REPORT_S:
-                raise UserError(given_up)
+                raise RendezvousError(given_up)
             time.sleep(0.05)
     except dist.DistError:  # Rank 0 has ended, and its store with it.
-        raise UserError(given_up) from None
+        raise RendezvousError(given_up) from None

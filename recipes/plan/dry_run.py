@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from recipes.config.lengths import configured_warmup, schedule_lengths, total_steps
 from recipes.config.schema import OptimConfig, ParallelConfig, PretrainConfig
 from recipes.config.world import launched_world
+from recipes.data.tokenizer import load_tokenizer
 from recipes.families.model_config import padded_vocab_size
 from recipes.plan.accounting import count_parameters, flops_per_token
+from recipes.plan.device_rows import device_rows
 from recipes.plan.epochs import epoch_rows
 from recipes.plan.learning_rate import draw_learning_rate
-from recipes.plan.memory import expected_memory_bytes
+from recipes.plan.unused_rows import unused_rows
 
 
 def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
@@ -19,16 +23,6 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
     steps = total_steps(config)
     tokens_per_step = trainer.global_batch_size * config.data.seq_length
     flops = flops_per_token(model, config.data.seq_length)
-    # Without CUDA "auto" would mean fp32, but a plan for 512 processes is not for this machine.
-    bf16 = trainer.precision != "fp32"
-    memory = expected_memory_bytes(
-        model,
-        parallel,
-        micro_batch_size=trainer.micro_batch_size,
-        seq_length=config.data.seq_length,
-        data_parallel_size=data_parallel_size,
-        bf16=bf16,
-    )
     world_size = parallel.world_size or launched_world().size
     rows = [
         ("run", f"{config.output_dir}/{config.name}"),
@@ -36,18 +30,19 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
         ("  non-embedding", f"{counts.non_embedding:,}"),
         ("  active per token", f"{counts.active_per_token:,}"),
         ("vocabulary", f"{model.vocab_size:,} (padded to {padded_vocab_size(model):,})"),
-        ("tokens per step", f"{tokens_per_step:,} = {trainer.global_batch_size} x {config.data.seq_length}"),
+        *_unused_rows(config),
+        (
+            "tokens per step",
+            f"{tokens_per_step:,} = {trainer.global_batch_size} x {config.data.seq_length}; "
+            f"{tokens_per_step // world_size:,} per device",
+        ),
         ("steps", f"{steps:,}"),
         ("tokens in all", f"{steps * tokens_per_step:,}"),
         ("FLOPs per token", f"{flops / 1e9:,.3f} GFLOP (forward and backward, full attention context)"),
         ("FLOPs in all", f"{flops * steps * tokens_per_step:.3e}"),
         ("layout", f"{world_size} process(es): {layout(parallel, data_parallel_size)}"),
-        (
-            "memory per device",
-            f"{sum(memory.values()) / 2**30:,.2f} GiB expected ({'bf16' if bf16 else 'fp32'})",
-        ),
-        *((f"  {part}", f"{size / 2**30:,.2f} GiB") for part, size in memory.items()),
         ("precision", trainer.precision),
+        *device_rows(config, data_parallel_size, world_size),
         ("learning rate", _schedule(config.optim, tokens_per_step, steps)),
         *_rate_rows(config.optim),
         *epoch_rows(config, steps),
@@ -55,6 +50,15 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
     width = max(len(name) for name, _ in rows)
     table = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
     return f"{table}\n\n{draw_learning_rate(config.optim, tokens_per_step, steps)}"
+
+
+def _unused_rows(config: PretrainConfig) -> list[tuple[str, str]]:
+    """A warning if the tokenizer is there and much smaller than the model's vocabulary."""
+    path = config.tokenizer.model
+    if path is None or not Path(path).exists():
+        return []
+    unused = unused_rows(config, load_tokenizer(path).vocab_size)
+    return [("  warning", unused)] if unused else []
 
 
 def layout(parallel: ParallelConfig, data_parallel_size: int) -> str:

@@ -1,45 +1,124 @@
-"""Memory that a training run needs per device, from the table of the model's tensors."""
+"""Memory that a training run needs per device, from the table of the model's tensors. No torch here."""
 
 from __future__ import annotations
 
-from recipes.config.schema import ParallelConfig
+from recipes.config.schema import OptimConfig, ParallelConfig, PretrainConfig
 from recipes.config.stages import stage_sizes
 from recipes.families.family import tensor_table
 from recipes.families.model_config import ModelConfig, padded_vocab_size
 from recipes.families.tensors import POSITIONS, WORD_EMBEDDINGS, TensorSpec
+from recipes.optim.kinds import parameter_kind
+from recipes.plan.activations import layer_activations, stage_numbers
+
+CUDA_OVERHEAD = 2**29
+"""CUDA's context and the matrix library's workspaces, which torch's own count leaves out."""
+CPU_OVERHEAD = 2**29
+"""Python with torch, megatron-core, NeMo and Lightning loaded: 0.46 GiB measured."""
+CPU_GAPS = 1.25
+"""Memory of activations on the CPU divided by their size: malloc leaves gaps between them."""
+
+
+def run_memory(config: PretrainConfig, data_parallel_size: int, *, on_cuda: bool) -> dict[str, int]:
+    """:func:`expected_memory_bytes` of the configured run."""
+    trainer = config.trainer
+    return expected_memory_bytes(
+        config.model,
+        config.optim,
+        config.parallel,
+        micro_batch_size=trainer.micro_batch_size,
+        num_micro_batches=trainer.global_batch_size // (trainer.micro_batch_size * data_parallel_size),
+        seq_length=config.data.seq_length,
+        data_parallel_size=data_parallel_size,
+        bf16=uses_bf16(config, on_cuda=on_cuda),
+        on_cuda=on_cuda,
+    )
+
+
+def uses_bf16(config: PretrainConfig, *, on_cuda: bool) -> bool:
+    """What trainer.precision comes to on the device."""
+    return config.trainer.precision == "bf16" or (config.trainer.precision == "auto" and on_cuda)
 
 
 def expected_memory_bytes(
     model: ModelConfig,
+    optim: OptimConfig,
     parallel: ParallelConfig,
     *,
     micro_batch_size: int,
+    num_micro_batches: int,
     seq_length: int,
     data_parallel_size: int,
     bf16: bool,
+    on_cuda: bool,
+    bytes_per_logit: int | None = None,
 ) -> dict[str, int]:
-    """Expected memory of the fullest device, by part.
+    """Expected memory of the fullest process at the peak of a step, by part.
 
-    Weights, gradients (fp32), optimizer state (two moments, and fp32 master weights under bf16; divided over
-    data-parallel ranks) and activations without recomputation, the latter after
-    Korthikanti et al. 2022 (arXiv 2205.05198, eq. 2) without its 5as/h attention-matrix term, since SDPA and
-    flash kernels do not store it. An estimate that leaves out fragmentation and buffers.
+    With bf16: weights 2 bytes a parameter, gradients 4 (they are summed in fp32), main weights 4, AdamW's
+    moments 8, the last two divided over data-parallel ranks (Rajbhandari et al. 2019, arXiv 1910.02054, ZeRO
+    stage 1). With fp32 the weights are their own main weights. Activations: recipes/plan/activations.py. One
+    H200 measured Param-1 (sequence 2048, micro-batch 4, with megatron-core's cross entropy, which takes 6
+    bytes a logit) at 78.9 GiB; this says 79.2.
+
+    Args:
+        num_micro_batches: of one optimizer step on one data-parallel rank.
+        on_cuda: whether kernels for the GPU compute it.
+        bytes_per_logit: while the loss and its gradient are computed; None: those of
+            recipes/model/cross_entropy.py, where the gradient takes the logits' place.
     """
     sizes = stage_sizes(model, parallel)
     tables = _stage_tables(model, sizes)
+    layers = layer_activations(model, parallel, seq_length, on_cuda=on_cuda)
     tokens = micro_batch_size * seq_length // parallel.context_parallel_size
-    stages = []
-    for stage, (layers, table) in enumerate(zip(sizes, tables, strict=True)):
+    width = 2 if bf16 else 4
+    stages, first = [], 0
+    for stage, (count, table) in enumerate(zip(sizes, tables, strict=True)):
         # Under 1F1B a stage keeps as many micro-batches alive as there are stages from it to the last.
-        in_flight = len(sizes) - stage
-        activations = tokens * layers * in_flight * _activation_bytes(model, parallel, layers, bf16)
+        in_flight = min(len(sizes) - stage, num_micro_batches)
+        kept, working = stage_numbers(layers[first : first + count], parallel, model.hidden_size)
+        first += count
+        kept *= in_flight
+        logits = 0
         if stage == len(sizes) - 1:
-            logits = padded_vocab_size(model) // parallel.tensor_model_parallel_size
-            activations += tokens * logits * ((2 if bf16 else 4) + 4)
-        stages.append(
-            _state_bytes(table, parallel, data_parallel_size, bf16) | {"activations": int(activations)}
-        )
+            kept += 2 * model.hidden_size  # The last norm's input and output.
+            rows = padded_vocab_size(model) // parallel.tensor_model_parallel_size
+            logits = tokens * rows * (bytes_per_logit or width)
+        # The backward pass of the layers begins when the tensors of the loss are gone.
+        activations = tokens * kept * width * (1 if on_cuda else CPU_GAPS)
+        activations += max(0, tokens * working * width - logits)
+        parts = _state_bytes(table, optim, parallel, data_parallel_size, bf16)
+        parts |= {"activations": int(activations), "logits and loss": logits}
+        if not on_cuda:
+            parts["saving"] = _saving_bytes(table, optim, parallel, width) // data_parallel_size
+        stages.append(parts | {"framework": CUDA_OVERHEAD if on_cuda else CPU_OVERHEAD})
     return max(stages, key=lambda parts: sum(parts.values()))
+
+
+def checkpoint_bytes(model: ModelConfig, optim: OptimConfig, *, bf16: bool) -> int:
+    """Size of a training checkpoint: weights, fp32 main weights and the optimizer's state."""
+    return sum(
+        spec.stored_numbers() * ((2 if bf16 else 4) + _saved_state_bytes(spec, optim, bf16=bf16))
+        for spec in tensor_table(model)
+        if spec.trained
+    )
+
+
+def _saved_state_bytes(spec: TensorSpec, optim: OptimConfig, *, bf16: bool) -> int:
+    """What a checkpoint holds for one number besides its weight."""
+    # AdamW's distributed optimizer stores its main weights even where they equal the weights.
+    return (4 if bf16 or optim.name == "adamw" else 0) + _moment_bytes(spec, optim)
+
+
+def _saving_bytes(table: list[TensorSpec], optim: OptimConfig, parallel: ParallelConfig, width: int) -> int:
+    """Host memory for a save, on one of the ranks that hold the same weights: it gathers the others' state.
+
+    Measured on the CPU as twice the state and once the weights.
+    """
+    held = sum(
+        spec.stored_numbers() * (width + 2 * _saved_state_bytes(spec, optim, bf16=width == 2))
+        for spec in table
+    )
+    return held // parallel.tensor_model_parallel_size
 
 
 def _stage_tables(model: ModelConfig, sizes: list[int]) -> list[list[TensorSpec]]:
@@ -58,32 +137,33 @@ def _stage_tables(model: ModelConfig, sizes: list[int]) -> list[list[TensorSpec]
 
 
 def _state_bytes(
-    table: list[TensorSpec], parallel: ParallelConfig, data_parallel_size: int, bf16: bool
+    table: list[TensorSpec], optim: OptimConfig, parallel: ParallelConfig, data_parallel_size: int, bf16: bool
 ) -> dict[str, int]:
-    tp = parallel.tensor_model_parallel_size
+    tp, ep = parallel.tensor_model_parallel_size, parallel.expert_model_parallel_size
     expert_tp = parallel.expert_tensor_parallel_size or tp
-    routed = others = 0
+    # Context-parallel ranks hold the same weights and shard the state too; experts have other replicas.
+    shards = data_parallel_size * parallel.context_parallel_size
+    expert_shards = shards * tp / (ep * expert_tp)
+    numbers = main = moments = 0.0
     for spec in table:
         if spec.routed:
-            ranks = (expert_tp if spec.split else 1) * parallel.expert_model_parallel_size
-            routed += spec.stored_numbers() // ranks
+            held = spec.stored_numbers() / ((expert_tp if spec.split else 1) * ep)
+            sharded = held / expert_shards
         else:
-            others += spec.stored_numbers() // (tp if spec.split else 1)
-    # Context-parallel ranks hold the same weights and shard the state too; experts have fewer replicas.
-    shards = data_parallel_size * parallel.context_parallel_size
-    state = (others + routed * parallel.expert_model_parallel_size) * (12 if bf16 else 8) // shards
+            held = spec.stored_numbers() / (tp if spec.split else 1)
+            sharded = held / shards
+        numbers += held
+        main += 4 * sharded if bf16 else 0
+        moments += _moment_bytes(spec, optim) * sharded
     return {
-        "weights": (others + routed) * (2 if bf16 else 4),
-        "gradients": (others + routed) * 4,
-        "optimizer": state,
+        "weights": int(numbers * (2 if bf16 else 4)),
+        "gradients": int(numbers * 4),
+        "main weights": int(main),
+        "optimizer": int(moments),
     }
 
 
-def _activation_bytes(model: ModelConfig, parallel: ParallelConfig, layers: int, bf16: bool) -> float:
-    """Per token and layer: 34h bytes with 2-byte numbers, of which only sequence parallelism splits 10h."""
-    hidden, scale = model.hidden_size, 1 if bf16 else 2
-    split = 34 if parallel.sequence_parallel else 24
-    size = hidden * (split / parallel.tensor_model_parallel_size + (34 - split)) * scale
-    if parallel.recompute_granularity == "full":  # A layer's input is kept, the rest of one layer at a time.
-        return 2 * hidden * scale + size / layers
-    return size
+def _moment_bytes(spec: TensorSpec, optim: OptimConfig) -> int:
+    """The optimizer's state for one number: two moments with AdamW, the momentum with Muon."""
+    is_matrix = parameter_kind(spec.name, spec.shape) == "matrix"
+    return 4 if optim.name == "muon" and is_matrix else 8

@@ -17,6 +17,7 @@ from recipes.config.world import World, launched_world
 from recipes.console import quiet_libraries, say, warn
 from recipes.data.samples.inputs import check_token_ids
 from recipes.errors import UserError
+from recipes.plan.memory_check import check_memory
 from recipes.plan.opening import opening
 from recipes.run_directory import RunDirectory
 from recipes.training.resume import check_resume
@@ -35,7 +36,9 @@ def pretrain(config: PretrainConfig) -> int:
         say(f"start  {world.size} processes")
     try:
         start = _decided_by_first_rank(
-            world, config.parallel.rendezvous_timeout_s, lambda: _prepare(config, directory, steps, lock)
+            world,
+            config.parallel.rendezvous_timeout_s,
+            lambda: _prepare(config, world, directory, steps, lock),
         )
         if start.complete:
             return DONE
@@ -80,12 +83,14 @@ def _decided_by_first_rank(world: World, timeout_s: float, decide: Callable[[], 
     return start
 
 
-def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int, lock: RunLock) -> Start:
+def _prepare(
+    config: PretrainConfig, world: World, directory: RunDirectory, steps: int, lock: RunLock
+) -> Start:
     """Decides where to start; makes the run directory unless nothing is left to do.
 
     Raises:
-        UserError: the run cannot continue with these settings. Its files are then unchanged, including
-            config.yaml, which is needed to read old checkpoints.
+        UserError: the run cannot continue with these settings, or not on this machine. Its files are then
+            unchanged, including config.yaml, which is needed to read old checkpoints.
     """
     lock.acquire()
     checkpoint = _checkpoint_to_resume(config, directory)
@@ -95,6 +100,7 @@ def _prepare(config: PretrainConfig, directory: RunDirectory, steps: int, lock: 
         written = directory.nemo_file if config.save_nemo else "no model.nemo wanted"
         say(f"{directory.path} is complete: {done} steps, {written}")
         return Start(checkpoint, complete=True)
+    check_memory(config, world)
     for line in opening(config, launched_world().size):
         say(line)
     init_from = (

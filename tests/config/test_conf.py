@@ -12,8 +12,10 @@ import pytest
 from recipes.config.data_schema import SourceConfig
 from recipes.config.hydra_app import CONF_DIR, compose
 from recipes.config.validate import validate_pretrain
+from recipes.data.tokenizer.vocabulary import with_vocab_size
 from recipes.errors import UserError
-from tests.support.configs import options
+from recipes.families.model_config import AUTO
+from tests.support.configs import changed, options
 from tests.support.corpus import TinyData
 
 MINIMAL = ["name=x", "data.seq_length=32", "trainer.max_steps=1", "dry_run=true"]
@@ -40,12 +42,14 @@ def test_option_composes(group: str, option: str) -> None:
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
-def test_experiment_composes(experiment: str) -> None:
+def test_experiment_composes(experiment: str, tiny_data: TinyData) -> None:
     config = compose("pretrain", [f"experiment={experiment}"])
     assert config.name == experiment
     assert config.data.train and config.data.valid and config.tokenizer.model
     for path in (*(source.path for source in config.data.train.values()), *config.data.valid.values()):
         assert "${" not in path
+    if config.model.vocab_size == AUTO:
+        config = with_vocab_size(changed(config, tokenizer__model=str(tiny_data.tokenizer)))
     validate_pretrain(planned_for(config))
 
 

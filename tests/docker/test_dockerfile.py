@@ -129,6 +129,7 @@ def test_writes_the_projects_dependencies(
     assert script.main(["write", str(tmp_path / "out")]) == 0
     requirements = (tmp_path / "out/requirements.txt").read_text(encoding="utf-8").splitlines()
     assert any(line.startswith("megatron-core") for line in requirements)
+    assert any(line.startswith("datatrove") for line in requirements), "tools.clean must run in the image"
     assert (tmp_path / "out/constraints.txt").read_text(encoding="utf-8") == LOCK
     assert (tmp_path / "out/image.txt").read_text(encoding="utf-8") == ""
     assert script.main([]) == 2

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from tests.support.paths import ROOT
 
 VENV = str(Path(sys.executable).parents[1])
-SCRIPTS = [ROOT / "docker/slurm/pretrain.sbatch", ROOT / "docker/slurm/task.sh"]
+SCRIPTS = [ROOT / f"docker/slurm/{name}" for name in ("pretrain.sbatch", "task.sh", "container.sh")]
 QUICK = ["experiment=quickstart"]
 OURS = ("SLURM", "CONTAINER", "MAX_", "VENV", "DRY_RUN", "PROJECT_DIR")
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
@@ -45,7 +46,8 @@ def srun_words(*overrides: str, **env: str) -> list[str]:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_syntax_and_lint(script: Path) -> None:
     assert subprocess.run(["bash", "-n", script]).returncode == 0
-    done = subprocess.run([tool("shellcheck"), "--shell=bash", script], capture_output=True, text=True)
+    line = [tool("shellcheck"), "--shell=bash", script]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -76,10 +78,87 @@ def test_virtual_environment() -> None:
 
 def test_container() -> None:
     words = srun_words("name=a", CONTAINER_IMAGE="registry/x:1", CONTAINER_MOUNTS="/data:/data:ro")
-    assert "--container-image=registry/x:1" in words
+    assert "--container-image=registry/x:1" in words  # On Docker Hub.
     assert f"--container-mounts={ROOT}:{ROOT},/data:/data:ro" in words
     assert f"--container-workdir={ROOT}" in words
     assert words[-4:] == ["python", "-m", "recipes.pretrain", "name=a"]
+
+
+def function(call: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    """A call of one of container.sh's functions."""
+    line = ["bash", "-uc", f". {shlex.quote(str(SCRIPTS[2]))}; {call}"]
+    return subprocess.run(line, cwd=cwd, env=CLEAN | env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("image", "for_pyxis"),
+    [
+        ("registry.example.org/param-recipes:1", "registry.example.org#param-recipes:1"),
+        ("registry.example.org#param-recipes:1", "registry.example.org#param-recipes:1"),
+        ("registry.example.org:5000/team/image:1", "registry.example.org:5000#team/image:1"),
+        ("registry:5000/image", "registry:5000#image"),
+        ("localhost/image:1", "localhost#image:1"),
+        ("me@registry.example.org/image:1", "me@registry.example.org#image:1"),
+        ("nvcr.io/nvidia/pytorch@sha256:0a", "nvcr.io#nvidia/pytorch@sha256:0a"),
+        ("docker://nvcr.io/nvidia/pytorch:25.11-py3", "docker://nvcr.io#nvidia/pytorch:25.11-py3"),
+        # Docker Hub.
+        ("registry/image:1", "registry/image:1"),
+        ("python:3.12", "python:3.12"),
+        # An image that another engine of the node holds.
+        ("dockerd://image.name/x:1", "dockerd://image.name/x:1"),
+        # Files.
+        ("/shared/image.sqsh", "/shared/image.sqsh"),
+        ("/shared/unpacked.dir/image", "/shared/unpacked.dir/image"),
+        ("images.d/image.sqsh", f"{ROOT}/images.d/image.sqsh"),
+    ],
+)
+def test_image_for_pyxis(image: str, for_pyxis: str) -> None:
+    done = function(f"pyxis_image {shlex.quote(image)}")
+    assert (done.stdout, done.stderr) == (f"{for_pyxis}\n", "")
+    if not image.endswith(".sqsh") and not image.startswith("/"):
+        assert f"--container-image={for_pyxis}" in srun_words("name=a", CONTAINER_IMAGE=image)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "tasks", "each"),
+    [("96(x64)", "8", 12), ("96(x63),48", "8", 6), ("8,9", "4(x2)", 2), ("2", "8", 1)],
+)
+def test_processors_of_a_task(cpus: str, tasks: str, each: int) -> None:
+    assert function(f"cpus_per_task '{cpus}' '{tasks}'").stdout == f"{each}\n"
+    job = {"SLURM_JOB_CPUS_PER_NODE": cpus, "SLURM_NTASKS_PER_NODE": tasks}
+    assert f"--cpus-per-task={each}" in srun_words("name=a", CONTAINER_IMAGE="x", **job)
+    assert "--cpus-per-task=3" in srun_words("name=a", CONTAINER_IMAGE="x", SLURM_CPUS_PER_TASK="3", **job)
+    assert not any(word.startswith("--cpus") for word in srun_words("name=a", CONTAINER_IMAGE="x"))
+
+
+ENROOT = """#!/bin/bash
+echo "$*" >>"$CALLS"
+[ "$1 $2" = "import --output" ] || exit 1
+sleep 0.5
+[ "$4" != docker://broken.example.org#x ] || { echo half >"$3"; exit 1; }
+echo "$4" >"$3"
+"""
+
+
+def test_an_image_is_imported_once(tmp_path: Path) -> None:
+    """By two jobs at the same time; a failed import leaves no file, and the next tries again."""
+    program = tmp_path / "bin" / "enroot"
+    program.parent.mkdir()
+    program.write_text(ENROOT, encoding="utf-8")
+    program.chmod(0o755)
+    calls, file = tmp_path / "calls", tmp_path / "images" / "a.sqsh"
+    env = {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}", "CALLS": str(calls)}
+    assert function(f"import_image broken.example.org/x {file}", **env).returncode != 0
+    assert not file.exists()
+    line = ["bash", "-uc", f". {SCRIPTS[2]}; import_image registry.example.org/x:1 {file}"]
+    jobs = [subprocess.Popen(line, env=CLEAN | env) for _ in range(2)]
+    assert [job.wait() for job in jobs] == [0, 0]
+    assert file.read_text() == "docker://registry.example.org#x:1\n"
+    assert calls.read_text().count("registry.example.org") == 1
+    assert function(f"import_image registry.example.org/x:1 {file}", **env).returncode == 0
+    assert len(calls.read_text().splitlines()) == 2
+    words = srun_words("name=a", CONTAINER_IMAGE="registry.example.org/x:1", CONTAINER_FILE=str(file))
+    assert f"--container-image={file}" in words
 
 
 def test_environment_of_the_tasks() -> None:
@@ -131,48 +210,91 @@ if [ "$1" = python ]; then
   exec "$REAL_PYTHON" "$@"
 fi
 step=$SCRATCH/runs/a/checkpoints/step_0000$((10 + SLURM_RESTART_COUNT))00
-mkdir -p "$step" && touch "$step/manifest.json"
-echo 3 >"$3/0"
+[ -n "${NOT_MET:-}" ] || { mkdir -p "$step" && touch "$step/manifest.json"; }
+echo "${NOT_MET:-3}" >"$3/0"
+exit "${NOT_MET:-0}"
 """
 
 
-@pytest.mark.parametrize("image", ["", "registry/x:1"])
-def test_a_run_that_gets_on_is_not_given_up(tmp_path: Path, image: str) -> None:
-    """Every start makes a checkpoint and is stopped by a signal, as at a time limit."""
-    project, programs = tmp_path / "project", tmp_path / "bin"
+Start = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The project's directory on a cluster of stand-ins."""
+    project = tmp_path / "project"
     (project / "docker").mkdir(parents=True)
-    programs.mkdir()
     (project / "docker" / "slurm").symlink_to(SCRIPTS[0].parent)
     for name in ("recipes", "conf"):
         (project / name).symlink_to(ROOT / name)
+    return project
+
+
+@pytest.fixture
+def start(project: Path, tmp_path: Path) -> Start:
+    """Starts the job script as Slurm does: after ``restart`` requeues, with more of the environment."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
     scontrol = '#!/bin/bash\necho "$*" >>scontrol_calls\n[ "$1" != requeue ]\n'
     for name, text in (("srun", SRUN), ("scontrol", scontrol)):
         (programs / name).write_text(text, encoding="utf-8")
         (programs / name).chmod(0o755)
-    env = CLEAN | {"SLURM_JOB_ID": "7", "VENV": VENV, "REAL_PYTHON": sys.executable, "CONTAINER_IMAGE": image}
+    common = CLEAN | {"SLURM_JOB_ID": "7", "VENV": VENV, "REAL_PYTHON": sys.executable}
     # Behind the interpreter's own directory, which the script puts first, there must be our programs.
-    env |= {"SCRATCH": f"{tmp_path}/scratch", "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    common |= {"SCRATCH": f"{tmp_path}/scratch", "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
 
-    def start(restart: int) -> subprocess.CompletedProcess[str]:
+    def start(restart: int, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["bash", str(SCRIPTS[0]), *QUICK, "name=a", "++output_dir=${oc.env:SCRATCH}/runs"],
-            env=env | {"SLURM_RESTART_COUNT": str(restart), "MAX_FAILURES": "1"},
+            env=common | {"SLURM_RESTART_COUNT": str(restart), "MAX_FAILURES": "1"} | env,
             cwd=project,
             capture_output=True,
             text=True,
         )
 
+    return start
+
+
+def requeues(project: Path) -> int:
+    return (project / "scontrol_calls").read_text().splitlines().count("requeue 7")
+
+
+@pytest.mark.parametrize("image", ["", "registry/x:1"])
+def test_a_run_that_gets_on_is_not_given_up(project: Path, start: Start, image: str) -> None:
+    """Every start makes a checkpoint and is stopped by a signal, as at a time limit."""
     for restart in range(3):
-        done = start(restart)
+        done = start(restart, CONTAINER_IMAGE=image)
         assert f"newest step 1{restart}00" in done.stdout, done.stdout + done.stderr
         assert done.returncode == 3  # here Slurm does not take the job back
-    assert (project / "scontrol_calls").read_text().splitlines().count("requeue 7") == 3
+    assert requeues(project) == 3
     assert not (project / "outputs").exists() and not list(project.glob("*oc.env*"))
     if image:
         (project / "no_container").touch()  # a node on which the container does not start
-        done = start(3)
+        done = start(3, CONTAINER_IMAGE=image)
         assert done.returncode == 1 and "cannot tell the run directory" in done.stdout
-        assert (project / "scontrol_calls").read_text().splitlines().count("requeue 7") == 4
+        assert requeues(project) == 4
+
+
+def test_a_job_imports_its_image_first(project: Path, start: Start, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "enroot"
+    program.write_text(ENROOT, encoding="utf-8")
+    program.chmod(0o755)
+    env = {"CALLS": str(tmp_path / "calls"), "CONTAINER_FILE": str(tmp_path / "a.sqsh")}
+    broken = start(0, CONTAINER_IMAGE="broken.example.org/x", **env)
+    assert broken.returncode == 2 and "cannot be imported" in broken.stderr
+    assert start(0, CONTAINER_IMAGE="registry.example.org/x:1", **env).returncode == 3
+    calls = (project / "srun_calls").read_text().splitlines()
+    assert calls and all(f"--container-image={tmp_path}/a.sqsh" in call for call in calls)
+
+
+def test_processes_that_did_not_meet(project: Path, start: Start) -> None:
+    """A node that does not answer: the job goes back to the queue, and gives up where that does not help."""
+    done = start(0, NOT_MET="5", MAX_FAILURES="2")
+    assert done.returncode == 5 and "exit code 5" in done.stdout and requeues(project) == 1
+    assert start(1, NOT_MET="5", MAX_FAILURES="2").returncode == 5 and requeues(project) == 2
+    last = start(2, NOT_MET="5", MAX_FAILURES="2")
+    assert last.returncode == 1 and "giving up: 2 starts in a row" in last.stdout and requeues(project) == 2
+    assert start(0, NOT_MET="2").returncode == 2 and requeues(project) == 2
 
 
 def test_user_errors(tmp_path: Path) -> None:
@@ -184,6 +306,10 @@ def test_user_errors(tmp_path: Path) -> None:
     assert line.startswith("error: ") and "experiment/x/deep" in line
     elsewhere = dry_run("name=a", PROJECT_DIR=str(tmp_path))
     assert elsewhere.returncode == 2 and "is not the project" in elsewhere.stderr
+    file = dry_run("name=a", CONTAINER_IMAGE="/a.sqsh", CONTAINER_FILE="/b.sqsh")
+    assert file.returncode == 2 and "CONTAINER_IMAGE is a file already" in file.stderr
+    name = dry_run("name=a", CONTAINER_IMAGE="a/x", CONTAINER_FILE="/b.img")
+    assert name.returncode == 2 and "a name that ends with .sqsh" in name.stderr
     no_job = dry_run("name=a", DRY_RUN="0")
     assert no_job.returncode == 2 and "this is a job script" in no_job.stderr
 

@@ -15,13 +15,13 @@ PROGRAM = """
 import os, sys
 import recipes.parallel.rendezvous as module
 from recipes.config.world import World
-from recipes.errors import UserError
+from recipes.errors import RendezvousError
 module.FIRST_REPORT_S = 0.2
 try:
     store = module.rendezvous(World(rank=int(sys.argv[1]), size=int(sys.argv[2])), float(sys.argv[3]))
     print("met", flush=True)
     sys.stdin.read()  # Rank 0 holds the store: it leaves last.
-except UserError as error:
+except RendezvousError as error:
     print("refused", error)
 """
 Start = Callable[[int, int, float], subprocess.Popen[str]]

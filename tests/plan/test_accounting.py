@@ -15,7 +15,6 @@ from recipes.config.schema import ParallelConfig
 from recipes.families.model_config import ModelConfig, padded_vocab_size
 from recipes.model.build import build_gpt_model
 from recipes.plan.accounting import count_parameters, flops_per_token
-from recipes.plan.memory import expected_memory_bytes
 from tests.support.engine import TINY
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -114,20 +113,3 @@ def test_flops_equal_those_of_a_training_step(model: ModelConfig) -> None:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         gpt(tokens, positions, None, labels=tokens).sum().backward()
     assert counter.get_total_flops() == flops_per_token(model, 48) * tokens.numel()
-
-
-def test_memory_of_weights_and_optimizer() -> None:
-    """bf16 weights, fp32 gradients, master weights and two moments: 2 + 4 + 12 / DP bytes a parameter."""
-    total = count_parameters(PARAM1).total  # 256,000 needs no padding.
-    for data_parallel in (1, 64):
-        memory = expected_memory_bytes(
-            PARAM1,
-            ParallelConfig(),
-            micro_batch_size=1,
-            seq_length=2048,
-            data_parallel_size=data_parallel,
-            bf16=True,
-        )
-        assert memory["weights"] == pytest.approx(2 * total, rel=1e-3)
-        assert memory["gradients"] == pytest.approx(4 * total, rel=1e-3)
-        assert memory["optimizer"] == pytest.approx(12 * total / data_parallel, rel=1e-3)

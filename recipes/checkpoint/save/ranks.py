@@ -35,3 +35,12 @@ def all_agree(vote: bool, device: torch.device) -> bool:
     everywhere = torch.tensor(int(vote), device=device)
     dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
     return bool(everywhere.item())
+
+
+def decided_by_first_rank(answer: bool, device: torch.device) -> bool:
+    """Rank 0's answer, on every rank."""
+    if dist.get_world_size() == 1:
+        return answer
+    everywhere = torch.tensor(int(answer), device=device)
+    dist.broadcast(everywhere, src=0)
+    return bool(everywhere.item())

@@ -11,17 +11,18 @@ from recipes.config.schema import PretrainConfig
 from recipes.data.samples.content import largest_id
 from recipes.data.samples.indexed import sidecar_path
 from recipes.data.samples.source_files import SourceFiles, open_source, shown_path
-from recipes.data.tokenizer import load_tokenizer
+from recipes.data.tokenizer import TextTokenizer, load_tokenizer
 from recipes.errors import UserError
+from recipes.families.model_config import AUTO
 
 
-def check_inputs(config: PretrainConfig) -> None:
-    """Checks every file that training reads.
+def check_inputs(config: PretrainConfig) -> TextTokenizer:
+    """Checks every file that training reads; returns the tokenizer.
 
     Raises:
         UserError: with the key, the value and the fix.
     """
-    check_tokenizer(config, check_files(config.data))
+    return check_tokenizer(config, check_files(config.data))
 
 
 def check_files(data: DataConfig) -> dict[str, SourceFiles]:
@@ -68,7 +69,7 @@ def check_token_ids(config: PretrainConfig, cache_dir: Path) -> None:
                 )
 
 
-def check_tokenizer(config: PretrainConfig, sources: dict[str, SourceFiles]) -> None:
+def check_tokenizer(config: PretrainConfig, sources: dict[str, SourceFiles]) -> TextTokenizer:
     """The tokenizer exists, fits the model's vocabulary, and is the one that the data was made with."""
     path = config.tokenizer.model
     if path is None:
@@ -81,9 +82,10 @@ def check_tokenizer(config: PretrainConfig, sources: dict[str, SourceFiles]) -> 
             "tokenizer.model",
             path,
             f"has {tokenizer.vocab_size} pieces, more than model.vocab_size={config.model.vocab_size}; "
-            f"set model.vocab_size={tokenizer.vocab_size}",
+            f"set model.vocab_size={AUTO}",
         )
     for key, source in sources.items():
         for file in source.files:
             if file.tokenizer_sha256 not in (None, tokenizer.sha256):
                 refuse(key, file.prefix, f"was tokenized with another tokenizer than tokenizer.model={path}")
+    return tokenizer

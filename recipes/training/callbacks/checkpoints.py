@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, Trainer
 
 from recipes.checkpoint.save.background import BackgroundSave
 from recipes.checkpoint.save.manifest import step_directory
+from recipes.checkpoint.save.ranks import decided_by_first_rank
 from recipes.checkpoint.save.retention import VALID_LOSS, Best, prune
 from recipes.config.schema import PretrainConfig
 from recipes.console import duration, say, warn
@@ -20,7 +21,7 @@ from recipes.training.strategy import SaveOptions
 
 
 class Checkpoints(Callback):
-    """Saves every n steps and at the end of the process, and keeps the newest, the best and every n-th.
+    """Saves every n steps or minutes and at the end, and keeps the newest, the best and every n-th.
 
     If a step is also validated, its checkpoint is written after the validation, with the loss in the manifest
     unless a signal interrupted the validation. A save that is written in the background becomes a checkpoint
@@ -43,6 +44,7 @@ class Checkpoints(Callback):
         self.best: Best | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.started = time.monotonic()
         if self.resumed:
             self.saved_step = trainer.global_step
 
@@ -52,7 +54,7 @@ class Checkpoints(Callback):
         step, every = trainer.global_step, self.config.every_n_steps
         if self.stop.stopped_by != NOT_STOPPED:
             self.save(trainer)
-        elif every is not None and step % every == 0:
+        elif (every is not None and step % every == 0) or self._time_is_up(trainer):
             self.waits_for_validation = self.valid_every is not None and step % self.valid_every == 0
             if not self.waits_for_validation:
                 self.save(trainer, in_background=self.config.async_save)
@@ -79,6 +81,13 @@ class Checkpoints(Callback):
         except UserError as error:  # It must not hide the reason why the run ends.
             warn(str(error))
 
+    def _time_is_up(self, trainer: Trainer) -> bool:
+        """Whether every_minutes have passed since the last save began, by the first rank's clock."""
+        if self.config.every_minutes is None:
+            return False
+        passed = time.monotonic() - self.started
+        return decided_by_first_rank(passed >= 60 * self.config.every_minutes, trainer.strategy.root_device)
+
     def save(self, trainer: Trainer, *, in_background: bool = False) -> None:
         """Writes the current step's checkpoint, or starts to, unless it is already saved."""
         with self.metrics.pause("save"):
@@ -103,8 +112,9 @@ class Checkpoints(Callback):
     def _warn_of_waiting(self, trainer: Trainer) -> None:
         if _background(trainer).pending and not self.warned and trainer.is_global_zero:
             self.warned = True
+            key = "every_n_steps" if self.config.every_n_steps is not None else "every_minutes"
             warn(
-                f"trainer.checkpoint.every_n_steps={self.config.every_n_steps}: the save of step "
+                f"trainer.checkpoint.{key}={getattr(self.config, key)}: the save of step "
                 f"{self.saved_step} is not written yet, training waits for it; save less often"
             )
 

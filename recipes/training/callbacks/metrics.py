@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from recipes.config.devices import PEAK_FLOPS
 from recipes.config.schema import PretrainConfig
 from recipes.console import duration, say
 from recipes.plan.accounting import flops_per_token
@@ -125,11 +126,4 @@ def known_peak_flops(device_name: Callable[[], str], configured: float | None) -
         return configured * 1e12
     if not torch.cuda.is_available():
         return None
-    # SXM parts by exact name, from NVIDIA's data sheets, without sparsity. PCIe and NVL variants are slower.
-    peaks = {
-        "NVIDIA H200": 989e12,
-        "NVIDIA H100 80GB HBM3": 989e12,
-        "NVIDIA A100-SXM4-40GB": 312e12,
-        "NVIDIA A100-SXM4-80GB": 312e12,
-    }
-    return peaks.get(device_name())
+    return PEAK_FLOPS.get(device_name())

@@ -92,7 +92,7 @@ def test_tokenizer(real: PretrainConfig, tiny_data: TinyData, tmp_path: Path) ->
     assert text.startswith(
         f"tokenizer.model={tiny_data.tokenizer}: has 800 pieces, more than model.vocab_size=500; "
     )
-    assert text.endswith("set model.vocab_size=800")
+    assert text.endswith("set model.vocab_size=auto")
     assert checked(changed(real, model__vocab_size=800)) == 1
     broken = tmp_path / "broken.model"
     broken.write_bytes(b"not a model")

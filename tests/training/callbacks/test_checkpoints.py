@@ -1,0 +1,89 @@
+"""Saves by time: all ranks save at the same step, and the run continues exactly from there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from recipes.checkpoint.save.manifest import finished_checkpoints
+from recipes.config.hydra_app import compose
+from recipes.config.validate import validate_pretrain
+from recipes.errors import UserError
+from tests.support.corpus import TinyData
+from tests.support.pool import GlooPool
+from tests.support.run_cases import Outcome, run_case
+
+SECONDS_PER_STEP = 25
+
+
+def slow_steps_case(overrides: list[str], rank: int) -> Outcome:
+    """A run whose steps take 25 seconds by the clock of ``rank``; the other ranks' clocks stand still."""
+    from recipes.config.world import launched_world
+    from recipes.training.callbacks import checkpoints
+
+    now = 0.0
+    if launched_world().rank == rank:
+        end_of_step = checkpoints.Checkpoints.on_train_batch_end
+
+        def slow(self: Any, *args: Any) -> None:
+            nonlocal now
+            now += SECONDS_PER_STEP
+            end_of_step(self, *args)
+
+        checkpoints.Checkpoints.on_train_batch_end = slow  # type: ignore[method-assign]
+    checkpoints.time = SimpleNamespace(monotonic=lambda: now)  # type: ignore[assignment]
+    return run_case(overrides)
+
+
+def settings(data: TinyData, directory: Path, **changes: str) -> list[str]:
+    common = {
+        "output_dir": str(directory), "save_nemo": "false", "trainer__max_steps": "8",
+        "trainer__checkpoint__every_minutes": "1", "trainer__checkpoint__keep_last": "9",
+    }  # fmt: skip
+    return data.overrides(**common | changes)
+
+
+def steps(directory: Path) -> list[int]:
+    paths = finished_checkpoints(directory / "tiny" / "checkpoints")
+    return sorted(int(path.name.removeprefix("step_")) for path in paths)
+
+
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
+def test_the_first_ranks_clock_decides(
+    asynchronous: str, tiny_data: TinyData, tmp_path: Path, gloo_pool: GlooPool
+) -> None:
+    overrides = settings(tiny_data, tmp_path, trainer__checkpoint__async_save=asynchronous)
+    outcomes = gloo_pool.run(2, slow_steps_case, overrides, 0)
+    assert [outcome.code for outcome in outcomes] == [0, 0]
+    # 75 seconds are the first above a minute, counted from the last save.
+    assert steps(tmp_path) == [3, 6, 8]
+    # A killed run has the checkpoints up to a moment; it repeats the losses from there.
+    whole = outcomes[0].losses
+    shutil.rmtree(tmp_path / "tiny" / "checkpoints" / "step_00000006")
+    shutil.rmtree(tmp_path / "tiny" / "checkpoints" / "step_00000008")
+    resumed = gloo_pool.run(2, slow_steps_case, overrides, 1)
+    assert resumed[0].losses == whole
+    assert f"resume {tmp_path}/tiny/checkpoints/step_00000003" in resumed[0].stdout
+    # Now the second rank's clock runs, which does not count.
+    assert steps(tmp_path) == [3, 8]
+
+
+def test_steps_and_minutes_together(tiny_data: TinyData, tmp_path: Path, gloo_pool: GlooPool) -> None:
+    overrides = settings(tiny_data, tmp_path, trainer__checkpoint__every_n_steps="5")
+    assert gloo_pool.run(1, slow_steps_case, overrides, 0)[0].code == 0
+    assert steps(tmp_path) == [3, 5, 8]
+
+
+def test_refusals(tiny_data: TinyData, tmp_path: Path) -> None:
+    for value in ("0", "-1"):
+        config = compose("pretrain", settings(tiny_data, tmp_path, trainer__checkpoint__every_minutes=value))
+        with pytest.raises(UserError, match=r"every_minutes=.*: must be positive"):
+            validate_pretrain(config)
+    # What counts steps needs steps.
+    config = compose("pretrain", settings(tiny_data, tmp_path, trainer__checkpoint__keep_every_n_steps="10"))
+    with pytest.raises(UserError, match=r"set trainer\.checkpoint\.every_n_steps"):
+        validate_pretrain(config)
