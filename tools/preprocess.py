@@ -4,7 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.counts import count
 
 EXAMPLES = """\
 examples:
@@ -18,21 +20,32 @@ Megatron-LM would. Each document ends with EOS. Until all is done and read back,
 PREFIX.partial/: after a run was killed, the same command continues there. Once done, it does nothing.
 """
 
+# Megatron-LM's and NeMo's preprocessing scripts.
+FOREIGN = {
+    "--input": "inputs are given without a flag: data/train.jsonl",
+    "--output-prefix": "here it is --out PREFIX",
+    "--tokenizer-model": "here it is --tokenizer PATH",
+    "--tokenizer-type": "what kind it is follows from --tokenizer PATH",
+    "--tokenizer-library": "what kind it is follows from --tokenizer PATH",
+    "--vocab-file": "here it is --tokenizer PATH: a SentencePiece model or a directory with tokenizer.json",
+    "--json-keys": "here it is --text-key KEY",
+    "--append-eod": "it is always done; --no-append-eod turns it off",
+    "--dataset-impl": "what is written is always memory-mapped (.bin and .idx)",
+    "--partitions": "here several inputs become one data set: --workers N works on all of them",
+}
+
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.preprocess",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Arguments("tools.preprocess", __doc__, EXAMPLES, FOREIGN)
     parser.add_argument("inputs", nargs="+", metavar="INPUT.jsonl", help="a document per line")
     parser.add_argument(
         "--tokenizer", required=True, metavar="PATH", help="SentencePiece .model, or Hugging Face directory"
     )
     parser.add_argument("--out", required=True, metavar="PREFIX", help="where to write, without suffix")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
+    parser.add_argument(
+        "--workers", type=count, default=1, metavar="N", help="processes (default %(default)s)"
+    )
     parser.add_argument(
         "--text-key", default="text", metavar="KEY", help="the text's key (default %(default)s)"
     )

@@ -15,11 +15,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import AnyNode, DictConfig, ListConfig, StringNode
 
+from recipes.counts import IN_GROUPS
 from recipes.errors import UserError
 
 # Prompts and stop strings are literal text: "${x}" in them is not an interpolation.
 LITERAL_LISTS = ("prompts", "end_strings")
 _ESCAPABLE = re.compile(r"(\\*)\$\{")
+# A list in brackets, null, an interpolation, or one of Hydra's functions: choice(...), glob(...).
+_WHOLE_LIST = re.compile(r"\[|null$|\$\{|\w+\(.*\)$")
 _PREFIX = re.compile(r"(\+\+|\+)?([^=]*)")
 
 
@@ -29,16 +32,28 @@ def quote_text(arguments: Iterable[str], schema: type) -> list[str]:
     Raises:
         UserError: Hydra cannot read a value, and its key is not text; the message says how to quote it.
     """
-    return [_quoted(argument, schema) for argument in arguments]
+    arguments = list(arguments)
+    sweep = is_sweep(arguments)
+    return [_quoted(argument, schema, sweep) for argument in arguments]
 
 
-def _quoted(argument: str, schema: type) -> str:
+def is_sweep(arguments: Iterable[str]) -> bool:
+    """Whether the arguments ask for a sweep, in which a comma separates runs."""
+    return any(argument in ("-m", "--multirun") for argument in arguments)
+
+
+def _quoted(argument: str, schema: type, sweep: bool) -> str:
     if argument.startswith(("-", "~")) or "=" not in argument or argument.startswith("hydra."):
         return argument
     match = _PREFIX.match(argument)
     assert match is not None
     key, value = match[2], argument[match.end() + 1 :]
-    is_text = _is_text(schema, key.split("."))
+    kind = _kind_of(schema, key.split("."))
+    is_text = kind is str or set(get_args(kind)) == {str, type(None)}
+    if not sweep and int in (kind, *get_args(kind)) and IN_GROUPS.fullmatch(value):
+        return f"{match[0]}={value.replace(',', '')}"  # As messages show numbers.
+    if kind == list[str] and not _WHOLE_LIST.match(value):
+        return f"{match[0]}={_as_list(value, sweep, literal=key.rpartition('.')[2] in LITERAL_LISTS)}"
     if key.rpartition(".")[2] in LITERAL_LISTS:
         argument = f"{match[0]}={_ESCAPABLE.sub(_escaped, value)}"
     try:
@@ -66,8 +81,16 @@ def _escaped(match: re.Match[str]) -> str:
     return 2 * match[1] + "\\${"
 
 
-def _is_text(schema: type, path: list[str]) -> bool:
-    """Whether the schema declares the key as one text."""
+def _as_list(value: str, sweep: bool, *, literal: bool) -> str:
+    """``tasks=arc_easy,hellaswag``: words for a list; a prompt is one, whatever it holds."""
+    if literal and not sweep:
+        return f"[{_in_quotes(_ESCAPABLE.sub(_escaped, value))}]"
+    words = [_in_quotes(word.strip()) for word in value.split(",")]
+    return ",".join(f"[{word}]" for word in words) if sweep else f"[{','.join(words)}]"
+
+
+def _kind_of(schema: type, path: list[str]) -> Any:
+    """The type that the schema declares for a key; None if it has no such key."""
     kind: Any = schema
     for part in path:
         if dataclasses.is_dataclass(kind):
@@ -75,8 +98,8 @@ def _is_text(schema: type, path: list[str]) -> bool:
         elif get_origin(kind) is dict:
             kind = get_args(kind)[1]
         else:
-            return False
-    return kind is str or set(get_args(kind)) == {str, type(None)}
+            return None
+    return kind
 
 
 def keep_literal(node: DictConfig) -> None:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from recipes.checks import not_negative, one_of, positive, refuse
+from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.lengths import total_steps
 from recipes.config.phases import plan_phases
 from recipes.config.schema import CheckpointConfig, DataConfig, PretrainConfig, SamplesConfig, TrainerConfig
@@ -30,7 +31,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     one_of("resume", config.resume, ("auto", "never"))
     validate_init(config)
     if not 0 <= config.seed < 2**31:
-        refuse("seed", config.seed, "must lie between 0 and 2147483647")
+        refuse("seed", config.seed, "must lie between 0 and 2,147,483,647")
     validate_model(config.model)
     validate_positions(config.model)
     data_parallel_size = validate_parallel(config.parallel, config.model, check_launcher=not config.dry_run)
@@ -66,7 +67,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
 
 def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
     """Checks batches, lengths and intervals."""
-    one_of("trainer.precision", trainer.precision, PRECISIONS)
+    one_of("trainer.precision", trainer.precision, PRECISIONS, FOREIGN_VALUES)
     positive("trainer.micro_batch_size", trainer.micro_batch_size)
     positive("trainer.global_batch_size", trainer.global_batch_size)
     chunk = trainer.micro_batch_size * data_parallel_size

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from recipes.checkpoint.save.open_run import run_config
 from recipes.config.run_directory import resolved_yaml
 from recipes.config.schema import PretrainConfig
 from recipes.config.stored_options import STORED_OPTIONS
@@ -72,6 +71,8 @@ def changed_settings(config: PretrainConfig, directory: RunDirectory) -> list[Di
     Raises:
         UserError: the recorded file is no plain YAML.
     """
+    from recipes.checkpoint.save.open_run import run_config  # Here, as it loads torch.
+
     used = run_config(directory.path)
     asked = yaml.safe_load(resolved_yaml(config))
     return _differences(config, used, asked, "") if used else []

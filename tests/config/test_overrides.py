@@ -6,7 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from recipes.config.hydra_app import SCHEMAS, compose
+from recipes.config.hydra_app import compose
+from recipes.config.jobs import SCHEMAS
 from recipes.config.overrides import quote_text
 from recipes.errors import UserError
 
