@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
 
@@ -43,6 +45,14 @@ def one_of(
     hint, by_lower = "", {choice.lower(): choice for choice in choices}
     if str(value) in foreign and foreign[str(value)] in choices:
         hint = f"; here it is {foreign[str(value)]}"
-    elif close := difflib.get_close_matches(str(value).lower(), by_lower, n=1, cutoff=0.8):
+    elif close := difflib.get_close_matches(str(value).lower(), by_lower, n=1, cutoff=0.75):
         hint = f"; did you mean {by_lower[close[0]]}?"
     refuse(key, value, f"choose one of {', '.join(choices)}{hint}")
+
+
+def hub_hint(path: str | Path) -> str:
+    """What to do if a path that does not exist is a name on the Hugging Face hub; empty if it is none."""
+    name = str(path)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name, re.ASCII) or Path(name).parent.exists():
+        return ""
+    return f"download it first: hf download {name} --local-dir {name.rpartition('/')[2]}"

@@ -66,6 +66,18 @@ def test_no_arguments_are_one_line_with_an_example(door: str, answers: dict[tupl
     assert "for example: python -m " in check_one_line(answers[(door,)])
 
 
+def test_tools_that_take_settings_refuse_them_as_jobs_do() -> None:
+    tools = ("tools.describe", "recipes.config.run_directory")
+    mistakes = {
+        "model=tinny": "error: model=tinny: there is no such option; did you mean tiny?",
+        "model.num_layer=3": "error: model.num_layer: there is no such key; did you mean model.num_layers?",
+        "tiny": "error: tiny: settings are written key=value; did you mean model=tiny?",
+    }
+    answers = spy(*([tool, mistake] for tool in tools for mistake in mistakes))
+    for answer, message in zip(answers, [*mistakes.values()] * len(tools), strict=True):
+        assert check_one_line(answer) == f"{message}\n"
+
+
 @pytest.mark.parametrize("door", DOORS)
 def test_a_reader_that_has_seen_enough(door: str) -> None:
     """``... --help | head``, with a head that is gone before anything is written."""

@@ -94,10 +94,20 @@ def _compose_and_run(job: str, run: Callable[[Any], int]) -> int:
 
 
 def compose(job: str, overrides: list[str]) -> Any:
-    """The typed configuration of ``job``, as from the command line. For tests and tools."""
+    """The typed configuration of ``job``, as from the command line. For tests and tools.
+
+    Raises:
+        UserError: a setting or a value does not exist, or has no value.
+    """
+    if overrides:
+        check_arguments(job, overrides)
     register_schemas()
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        return to_dataclass(hydra.compose(job, overrides=quote_text(overrides, SCHEMAS[job])), job)
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+            composed = hydra.compose(job, overrides=quote_text(overrides, SCHEMAS[job]))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, job)) from None
+    return to_dataclass(composed, job)
 
 
 def to_dataclass(cfg: DictConfig, job: str) -> Any:

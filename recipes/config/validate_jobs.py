@@ -7,7 +7,7 @@ import re
 import tarfile
 from pathlib import Path
 
-from recipes.checks import not_negative, one_of, positive, refuse
+from recipes.checks import hub_hint, not_negative, one_of, positive, refuse
 from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.schema import EvaluateConfig, GenerateConfig, InferenceConfig
 from recipes.errors import UserError
@@ -112,7 +112,12 @@ def validate_model_file(path: str) -> None:
     target = Path(path)
     with path_errors(path):
         if not target.exists():
-            refuse("gpt_model_file", path, "no such file; give a .nemo file or a directory with a model")
+            hub = hub_hint(path)
+            refuse(
+                "gpt_model_file",
+                path,
+                f"no such file; {hub or 'give a .nemo file or a directory with a model'}",
+            )
         if target.is_dir() and not any((target / mark).exists() for mark in MARKS):
             refuse("gpt_model_file", path, f"this directory holds no model: none of {', '.join(MARKS)}")
         if target.is_file():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import pytest
 
-from recipes.config.explain import explain
 from recipes.config.hydra_app import compose
 from recipes.config.jobs import SCHEMAS
 from recipes.config.meanings import settings_of
@@ -79,7 +79,6 @@ def test_help_of_a_key() -> None:
 
 
 def test_a_refused_value_says_what_the_key_means() -> None:
-    with pytest.raises(Exception, match=r"optim\.lr") as refusal:
+    message = re.escape("optim.lr=fast: must be a number (Peak learning rate; with muon, of the matrices)")
+    with pytest.raises(UserError, match=f"^{message}$"):
         compose("pretrain", ["name=x", "optim.lr=fast"])
-    message = explain(refusal.value, "pretrain")
-    assert message == "optim.lr=fast: must be a number (Peak learning rate; with muon, of the matrices)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes.checks import refuse
+from recipes.checks import hub_hint, refuse
 from recipes.config.data_schema import DataConfig
 from recipes.config.phases import sources_in_use
 from recipes.config.schema import PretrainConfig
@@ -71,7 +71,12 @@ def check_tokenizer(config: PretrainConfig, sidecars: dict[str, Sidecar]) -> Non
     if path is None:
         raise UserError("tokenizer.model=null: name the tokenizer that the data was made with")
     if not Path(path).exists():
-        refuse("tokenizer.model", path, "no such file; train one with python -m tools.train_tokenizer")
+        hub = hub_hint(path)
+        refuse(
+            "tokenizer.model",
+            path,
+            f"no such file; {hub or 'train one with python -m tools.train_tokenizer'}",
+        )
     tokenizer = load_tokenizer(path)
     if tokenizer.vocab_size > config.model.vocab_size:
         refuse(

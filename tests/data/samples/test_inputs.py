@@ -108,3 +108,11 @@ def test_data_of_another_tokenizer(real: PretrainConfig, tiny_data: TinyData, tm
         f"data.valid.hi={prefix}: was tokenized with another tokenizer "
         f"than tokenizer.model={tiny_data.tokenizer}"
     )
+
+
+def test_a_name_on_the_hub_is_no_path(real: PretrainConfig) -> None:
+    config = changed(real, **{"tokenizer.model": "meta-llama/Llama-3.2-1B"})
+    assert refusal_of(config, checked) == (
+        "tokenizer.model=meta-llama/Llama-3.2-1B: no such file; download it first: "
+        "hf download meta-llama/Llama-3.2-1B --local-dir Llama-3.2-1B"
+    )
