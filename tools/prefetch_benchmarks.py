@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     names = [name.strip() for name in options.tasks.split(",") if name.strip()]
     files, rows = prefetch(options.mirror, names, options.source)
-    print(f"{options.mirror}: {files} files with {rows} rows for {len(names)} tasks")
+    print(f"{options.mirror}: {files:,} files with {rows:,} rows for {len(names)} tasks")
 
 
 def prefetch(mirror: Path, names: list[str], source: Path | None = None) -> tuple[int, int]:

@@ -72,10 +72,8 @@ def markdown() -> str:
     """docs/settings.md."""
     parts = [
         "# Settings",
-        "Generated with `python -m tools.settings`. On the command line `help=KEY` prints the same, for\n"
-        "a key or a group of keys: `python -m recipes.pretrain help=trainer.compile`.",
-        "Whole numbers may be written as `7_500_000`, `7.5e6`, `7.5M`, `2B` or `7.5T` (k, M, B or G, T), on\n"
-        "the command line and in YAML.",
+        "Generated with `python -m tools.settings`; how to set them: [Configure a run](configure.md). On\n"
+        "the command line `help=KEY` prints the same, for a key or a group of keys.",
     ]
     for job in SCHEMAS:
         parts.append(f"## {DOORS.get(job, f'recipes.{job}')}")

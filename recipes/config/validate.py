@@ -46,7 +46,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
         refuse(
             "data.seq_length",
             config.data.seq_length,
-            f"longer than model.max_position_embeddings={config.model.max_position_embeddings}; lower it",
+            f"longer than model.max_position_embeddings={config.model.max_position_embeddings:,}; lower it",
         )
     tp = config.parallel.tensor_model_parallel_size
     if config.trainer.compile not in (True, False, "auto"):
@@ -76,7 +76,7 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
             "trainer.global_batch_size",
             trainer.global_batch_size,
             f"must be a multiple of micro_batch_size x data-parallel size = "
-            f"{trainer.micro_batch_size} x {data_parallel_size} = {chunk}",
+            f"{trainer.micro_batch_size} x {data_parallel_size} = {chunk:,}",
         )
     if trainer.max_steps is None and trainer.max_tokens is None:
         raise UserError("trainer.max_steps=null: set trainer.max_steps or trainer.max_tokens")

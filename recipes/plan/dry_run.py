@@ -36,12 +36,15 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
         ("  non-embedding", f"{counts.non_embedding:,}"),
         ("  active per token", f"{counts.active_per_token:,}"),
         ("vocabulary", f"{model.vocab_size:,} (padded to {padded_vocab_size(model):,})"),
-        ("tokens per step", f"{tokens_per_step:,} = {trainer.global_batch_size} x {config.data.seq_length}"),
+        (
+            "tokens per step",
+            f"{tokens_per_step:,} = {trainer.global_batch_size:,} x {config.data.seq_length:,}",
+        ),
         ("steps", f"{steps:,}"),
         ("tokens in all", f"{steps * tokens_per_step:,}"),
         ("FLOPs per token", f"{flops / 1e9:,.3f} GFLOP (forward and backward, full attention context)"),
         ("FLOPs in all", f"{flops * steps * tokens_per_step:.3e}"),
-        ("layout", f"{world_size} process(es): {_layout(parallel, data_parallel_size)}"),
+        ("layout", f"{world_size:,} process(es): {_layout(parallel, data_parallel_size)}"),
         (
             "memory per device",
             f"{sum(memory.values()) / 2**30:,.2f} GiB expected ({'bf16' if bf16 else 'fp32'})",
@@ -77,9 +80,9 @@ def _layout(parallel: ParallelConfig, data_parallel_size: int) -> str:
 def _schedule(optim: OptimConfig, tokens_per_step: int, steps: int) -> str:
     lengths = schedule_lengths(optim, tokens_per_step, steps)
     warmup = configured_warmup(optim, tokens_per_step)
-    text = f"{optim.lr_decay_style}, {optim.lr:g} to {optim.min_lr:g}, {warmup} warm-up steps"
+    text = f"{optim.lr_decay_style}, {optim.lr:g} to {optim.min_lr:g}, {warmup:,} warm-up steps"
     if warmup > lengths.warmup:
-        text += f" (cut to {lengths.warmup})"
+        text += f" (cut to {lengths.warmup:,})"
     if optim.lr_decay_style == "WSD":
         text += f", {lengths.wsd_decay:,} steps of {optim.lr_wsd_decay_style} decay"
     return text if lengths.decay == max(1, steps) else f"{text}, decay over {lengths.decay:,}"

@@ -40,7 +40,9 @@ def check_files(data: DataConfig) -> dict[str, Sidecar]:
     for key, sidecar in sidecars.items():
         needed = data.seq_length + 1
         if sidecar.tokens < needed:
-            refuse(key, sidecar.prefix, f"holds {sidecar.tokens} tokens, one sample needs {needed}; add text")
+            refuse(
+                key, sidecar.prefix, f"holds {sidecar.tokens:,} tokens, one sample needs {needed:,}; add text"
+            )
     return sidecars
 
 
@@ -60,7 +62,7 @@ def check_token_ids(config: PretrainConfig, cache_dir: Path) -> None:
             refuse(
                 key,
                 sidecar.prefix,
-                f"holds the token id {largest}, model.vocab_size={size} allows 0 to {size - 1}; "
+                f"holds the token id {largest:,}, model.vocab_size={size:,} allows 0 to {size - 1:,}; "
                 f"{sidecar_path(sidecar.prefix)} is missing, which would say what tokenizer it was made with",
             )
 
@@ -82,8 +84,8 @@ def check_tokenizer(config: PretrainConfig, sidecars: dict[str, Sidecar]) -> Non
         refuse(
             "tokenizer.model",
             path,
-            f"has {tokenizer.vocab_size} pieces, more than model.vocab_size={config.model.vocab_size}; "
-            f"set model.vocab_size={tokenizer.vocab_size}",
+            f"has {tokenizer.vocab_size:,} pieces, more than model.vocab_size={config.model.vocab_size:,}; "
+            f"set model.vocab_size={tokenizer.vocab_size:,}",
         )
     for key, sidecar in sidecars.items():
         if sidecar.tokenizer_sha256 is not None and sidecar.tokenizer_sha256 != tokenizer.sha256:

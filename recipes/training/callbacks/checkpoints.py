@@ -97,8 +97,8 @@ class Checkpoints(Callback):
         if _background(trainer).pending and not self.warned and trainer.is_global_zero:
             self.warned = True
             warn(
-                f"trainer.checkpoint.every_n_steps={self.config.every_n_steps}: the save of step "
-                f"{self.saved_step} is not written yet, training waits for it; save less often"
+                f"trainer.checkpoint.every_n_steps={self.config.every_n_steps:,}: the save of step "
+                f"{self.saved_step:,} is not written yet, training waits for it; save less often"
             )
 
     def _finish(self, trainer: Trainer, *, wait: bool) -> None:
