@@ -47,7 +47,7 @@ def test_param1() -> None:
     assert rows["run"] == "outputs/param1"
     assert rows["parameters"] == "2,860,648,448"
     assert rows["vocabulary"] == "256,000 (padded to 256,000)"
-    assert rows["tokens per step"] == "4,194,304 = 2048 x 2048"
+    assert rows["tokens per step"] == "4,194,304 = 2,048 x 2,048"
     steps = -(-7_500_000_000_000 // 4_194_304)
     assert rows["steps"] == f"{steps:,}"
     assert rows["tokens in all"] == f"{steps * 4_194_304:,}"
