@@ -67,7 +67,7 @@ def test_help_of_a_key() -> None:
         ["recipes.pretrain", "help=trainer.compile"], ["recipes.pretrain", "help=trainer.checkpoint"]
     )
     assert (key.code, key.err, key.imported & ENGINE) == (0, "", set())
-    assert key.out.startswith("trainer.compile (true or false; default false)\n    torch.compile every")
+    assert key.out.startswith("trainer.compile (true or false or text; default auto)\n    torch.compile")
     assert group.out.startswith("trainer.checkpoint: When training checkpoints are written")
     assert "trainer.checkpoint.keep_last (whole number; default 2)" in group.out
     assert asked_meaning("pretrain", ["help=optim.lr"]) == (
