@@ -16,8 +16,7 @@ TAKE_A_WORD = (
 )
 ALONE = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m")
 COMPLETION = ("--shell-completion", "-sc")
-
-
+# Values that Hydra fails on where they should name an option of a group.
 _NO_NAME = re.compile(r"|null|true|false|[\d.]+", re.IGNORECASE)
 
 
@@ -39,13 +38,13 @@ def check_arguments(job: str, arguments: list[str]) -> None:
                 following = arguments[number + 1] if number + 1 < len(arguments) else ""
                 is_value = following and "=" not in following and not following.startswith("-")
                 _refuse_flag(job, flag, value or (following if is_value else ""))
-        elif "=" in argument and not flag:
+        elif "=" not in argument:
+            if not follows_option and not argument.startswith("~"):
+                _refuse_word(job, argument)
+        elif not flag:
             raise UserError(f"{argument}: settings are written key=value; see --help")
         elif _NO_NAME.fullmatch(value) and (CONF_DIR / flag).is_dir():
-            # Hydra would fail on it.
             raise UserError(f"{argument}: choose one of {', '.join(group_options(flag))}, or leave it out")
-        elif "=" not in argument and not follows_option and not argument.startswith("~"):
-            _refuse_word(job, argument)
         follows_option = argument in TAKE_A_WORD
 
 

@@ -13,11 +13,8 @@ from recipes.config.foreign_keys import foreign_key
 from recipes.config.jobs import SCHEMAS, config_groups
 from recipes.config.meanings import Setting, settings_of
 
-_WANTED = {
-    "Float": "a number",
-    "String": "text",
-    "a valid bool (type str)": "true or false",
-}  # OmegaConf's name of a type -> ours.
+# OmegaConf's words for a type -> ours.
+_WANTED = {"Float": "a number", "String": "text", "a valid bool (type str)": "true or false"}
 
 
 def explain(error: Exception, job: str) -> str:

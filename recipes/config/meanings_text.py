@@ -29,7 +29,7 @@ def meaning_of(job: str, key: str) -> str:
         UserError: there is neither.
     """
     settings = settings_of(SCHEMAS[job])
-    found = [each for name, each in settings.items() if name == key or name.startswith(f"{key}.")]
+    found = [each for name, each in settings.items() if not key or name == key or name.startswith(f"{key}.")]
     if not found:
         raise UserError(no_such_key(job, key))
     return "\n".join(_in_lines(job, each) for each in found)

@@ -21,13 +21,17 @@ from recipes.errors import UserError
 # Prompts and stop strings are literal text: "${x}" in them is not an interpolation.
 LITERAL_LISTS = ("prompts", "end_strings")
 _ESCAPABLE = re.compile(r"(\\*)\$\{")
-# A list in brackets, null, an interpolation, or one of Hydra's functions: choice(...), glob(...).
-_WHOLE_LIST = re.compile(r"\[|null$|\$\{|\w+\(.*\)$")
+# What is a list already, or nothing.
+_WHOLE_LIST = re.compile(r"\[|null$|$")
+# An interpolation, or one of Hydra's functions: choice(...), glob(...).
+_STANDS_FOR_A_LIST = re.compile(r"\$\{|\w+\(.*\)$")
 _PREFIX = re.compile(r"(\+\+|\+)?([^=]*)")
 
 
 def quote_text(arguments: Iterable[str], schema: type) -> list[str]:
     """The arguments of a job, with the values of text keys quoted where Hydra would misread them.
+
+    Words for a list of text become that list; a prompt is one text, commas included.
 
     Raises:
         UserError: Hydra cannot read a value, and its key is not text; the message says how to quote it.
@@ -52,9 +56,13 @@ def _quoted(argument: str, schema: type, sweep: bool) -> str:
     is_text = kind is str or set(get_args(kind)) == {str, type(None)}
     if not sweep and int in (kind, *get_args(kind)) and IN_GROUPS.fullmatch(value):
         return f"{match[0]}={value.replace(',', '')}"  # As messages show numbers.
+    is_literal = key.rpartition(".")[2] in LITERAL_LISTS
     if kind == list[str] and not _WHOLE_LIST.match(value):
-        return f"{match[0]}={_as_list(value, sweep, literal=key.rpartition('.')[2] in LITERAL_LISTS)}"
-    if key.rpartition(".")[2] in LITERAL_LISTS:
+        if is_literal and not sweep:
+            return f"{match[0]}=[{_in_quotes(_ESCAPABLE.sub(_escaped, value))}]"
+        if not _STANDS_FOR_A_LIST.match(value):
+            return f"{match[0]}={_as_list(value, sweep)}"
+    if is_literal:
         argument = f"{match[0]}={_ESCAPABLE.sub(_escaped, value)}"
     try:
         parsed = OverridesParser.create().parse_override(argument)
@@ -81,12 +89,10 @@ def _escaped(match: re.Match[str]) -> str:
     return 2 * match[1] + "\\${"
 
 
-def _as_list(value: str, sweep: bool, *, literal: bool) -> str:
-    """``tasks=arc_easy,hellaswag``: words for a list; a prompt is one, whatever it holds."""
-    if literal and not sweep:
-        return f"[{_in_quotes(_ESCAPABLE.sub(_escaped, value))}]"
-    words = [_in_quotes(word.strip()) for word in value.split(",")]
-    return ",".join(f"[{word}]" for word in words) if sweep else f"[{','.join(words)}]"
+def _as_list(words: str, sweep: bool) -> str:
+    """``tasks=arc_easy,hellaswag``: one list of words or, in a sweep, a list of one word for each run."""
+    quoted = [_in_quotes(word.strip()) for word in words.split(",")]
+    return ",".join(f"[{word}]" for word in quoted) if sweep else f"[{','.join(quoted)}]"
 
 
 def _kind_of(schema: type, path: list[str]) -> Any:
