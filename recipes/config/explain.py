@@ -31,7 +31,9 @@ def explain(error: Exception, job: str) -> str:
         text += "\n" + str(cause)
         cause = cause.__cause__
     if option := re.search(
-        r"Could not find '([\w/]+)/([^'/]+)'(?:.*Available options in[^\n]*\n(.*?)\n\S)?", text, re.S
+        r"Could not find '((?:hydra/)?[^'/]+)/([^']+)'(?:.*Available options in[^\n]*\n(.*?)\n\S)?",
+        text,
+        re.S,
     ):
         return _no_such_option(option[1], option[2], (option[3] or "").split())
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text)

@@ -95,7 +95,7 @@ def _first_paragraph(schema: type) -> str:
 def _in_words(hint: Any) -> str:
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return " or ".join([*(_in_words(part) for part in parts if part is not NoneType), "null"])
+        return " or ".join("null" if part is NoneType else _in_words(part) for part in parts)
     if origin is tuple:
         return f"{len(parts)} x {_in_words(parts[0])}"
     if origin is list:
