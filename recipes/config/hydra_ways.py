@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from hydra._internal.core_plugins import basic_sweeper
 from hydra._internal.hydra import Hydra
+from hydra.core.plugins import Plugins
 from omegaconf import IntegerNode, OmegaConf
 from omegaconf.errors import ValidationError
 
@@ -31,6 +32,7 @@ def our_ways(job: str) -> Iterator[None]:
     # For conf/job_settings.yaml.
     for name, text in (("settings_overview", overview(job)), ("settings_example", help_example(job))):
         OmegaConf.register_new_resolver(name, lambda text=text: text, replace=True)
+    Plugins.instance()  # Loads the sweeper's module again, so what is replaced before that would come back.
     with ExitStack() as stack:
         for owner, name, ours in (
             (argparse.ArgumentParser, "error", _refuse_option),
