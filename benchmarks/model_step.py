@@ -1,7 +1,16 @@
-"""Training step of a described model against transformers' Llama or nanochat's own model code.
+"""Training step of a described model against transformers' Llama or nanochat's own model code."""
 
-    python -m benchmarks.model_step --against transformers model=lumen_128m model.num_layers=4
-    python -m benchmarks.model_step --against nanochat --checkout PATH model=nano_hindi_25m optim=muon
+from __future__ import annotations
+
+from recipes.arguments import Arguments
+from recipes.cli import run_tool
+from recipes.console import quiet_libraries
+from recipes.counts import count
+
+EXAMPLES = """\
+examples:
+  python -m benchmarks.model_step --against transformers model=lumen_128m model.num_layers=4
+  python -m benchmarks.model_step --against nanochat --checkout PATH model=nano_hindi_25m optim=muon
 
 Both train a model of the same shapes with the same kind of optimizer on the same random tokens in one
 process, in turns. Prints the ratio of the median step times, ours over theirs; 1.0 or less is the aim. On a
@@ -10,241 +19,24 @@ model with torch.compile, as nanochat trains it. The nanochat checkout (github.c
 2026) is imported from the given path; nothing of it is part of this project.
 """
 
-from __future__ import annotations
-
-import argparse
-import gc
-import importlib
-import statistics
-import sys
-import time
-from collections.abc import Callable
-
-import torch
-
-from recipes.parallel import cpu_stand_in
-
-if not torch.cuda.is_available():
-    cpu_stand_in.install()
-
-import torch.distributed as dist
-from megatron.core import parallel_state
-from torch import Tensor
-
-from recipes.cli import run_tool
-from recipes.config.hydra_app import compose
-from recipes.config.schema import PretrainConfig
-from recipes.config.validate import validate_pretrain
-from recipes.config.world import World
-from recipes.errors import UserError
-from recipes.families.family import family_of
-from recipes.families.model_config import kv_channels, num_query_groups
-from recipes.model.build import build_gpt_model
-from recipes.model.init import initialize_weights
-from recipes.parallel.setup import device_of, init_model_parallel, init_process_group, resolve_dtype
-from recipes.plan.accounting import flops_per_token
-from recipes.training.callbacks.metrics import known_peak_flops
-from recipes.training.engine import build_engine
-from recipes.training.step import forward_backward
-
-Step = Callable[[Tensor], None]
-"""One optimizer step over ``[global batch, s + 1]`` tokens."""
-
-
-def our_step(config: PretrainConfig) -> Step:
-    """Model, DDP, schedule and optimizer as recipes.pretrain uses them."""
-    init_model_parallel(config.parallel, config.seed)
-    dtype = resolve_dtype(config.trainer.precision)
-    gpt = build_gpt_model(config.model, config.parallel, dtype)
-    initialize_weights(gpt, config.model, config.seed)
-    gpt.to(device_of(World()))
-    engine = build_engine(gpt, config, dtype)
-
-    def step(tokens: Tensor) -> None:
-        engine.zero_gradients()
-        batch = {
-            "tokens": tokens[:, :-1].contiguous(),
-            "labels": tokens[:, 1:].contiguous(),
-            "loss_mask": torch.ones(tokens[:, 1:].shape, device=tokens.device),
-        }
-        size = config.trainer.micro_batch_size
-        forward_backward(engine.ddp, batch, micro_batch_size=size, forward_only=False)
-        engine.optimizer.step()
-
-    return step
-
-
-def transformers_step(config: PretrainConfig, compiled: bool) -> Step:
-    """LlamaForCausalLM of the same shapes with PyTorch's fused AdamW."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    model = config.model
-    if family_of(model).architecture(model).name != LlamaForCausalLM.__name__:
-        raise UserError(f"model.family={model.family}: transformers' Llama has no such layers")
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=model.vocab_size,
-            hidden_size=model.hidden_size,
-            intermediate_size=model.ffn_hidden_size,
-            num_hidden_layers=model.num_layers,
-            num_attention_heads=model.num_attention_heads,
-            num_key_value_heads=num_query_groups(model),
-            head_dim=kv_channels(model),
-            max_position_embeddings=model.max_position_embeddings,
-            rms_norm_eps=model.layernorm_epsilon,
-            tie_word_embeddings=model.share_embeddings_and_output_weights,
-            attention_dropout=model.attention_dropout,
-        )
-    )
-    llama.set_attn_implementation("sdpa")
-    torch.nn.Module.to(llama, device_of(World()), resolve_dtype(config.trainer.precision))
-    optim = config.optim
-    optimizer = torch.optim.AdamW(
-        llama.parameters(),
-        lr=optim.lr,
-        betas=(optim.betas[0], optim.betas[1]),
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-        fused=True,
-    )
-
-    def loss_of(tokens: Tensor) -> Tensor:
-        inputs, labels = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-        loss: Tensor = llama(inputs, labels=labels, shift_labels=labels, use_cache=False).loss
-        return loss
-
-    forward = torch.compile(loss_of, dynamic=False) if compiled else loss_of
-    return _plain_step(config, forward, [optimizer], list(llama.parameters()))
-
-
-def nanochat_step(config: PretrainConfig, compiled: bool, checkout: str) -> Step:
-    """nanochat's GPT and its own optimizers."""
-    sys.path.insert(0, checkout)
-    nanochat = importlib.import_module("nanochat.gpt")
-    model = config.model
-    gpt = nanochat.GPT(
-        nanochat.GPTConfig(
-            sequence_len=config.data.seq_length,
-            vocab_size=model.vocab_size,
-            n_layer=model.num_layers,
-            n_head=model.num_attention_heads,
-            n_kv_head=num_query_groups(model),
-            n_embd=model.hidden_size,
-            window_pattern=model.window_pattern or "L",
-        )
-    )
-    gpt.to(device_of(World()))
-    gpt.init_weights()
-    make_optimizers = getattr(gpt, "setup_optimizers", None) or gpt.setup_optimizer
-    optimizers = make_optimizers()
-    autocast = torch.amp.autocast("cuda", dtype=torch.bfloat16, enabled=torch.cuda.is_available())
-    forward = torch.compile(gpt, dynamic=False) if compiled else gpt
-
-    def loss_of(tokens: Tensor) -> Tensor:
-        with autocast:
-            loss: Tensor = forward(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
-        return loss
-
-    optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-    return _plain_step(config, loss_of, optimizers, [])
-
-
-def _plain_step(
-    config: PretrainConfig,
-    loss_of: Callable[[Tensor], Tensor],
-    optimizers: list[torch.optim.Optimizer],
-    clipped: list[Tensor],
-) -> Step:
-    size = config.trainer.micro_batch_size
-
-    def step(tokens: Tensor) -> None:
-        micro_batches = tokens.split(size)
-        for micro_batch in micro_batches:
-            (loss_of(micro_batch) / len(micro_batches)).backward()
-        if clipped:
-            torch.nn.utils.clip_grad_norm_(clipped, config.optim.clip_grad)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def measure(build: Callable[[], Step], batches: Tensor, warm_up: int) -> tuple[list[float], int]:
-    """Seconds of every step after the warm-up, and the peak GPU memory in bytes (0 on the CPU)."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    step = build()
-    times = []
-    for tokens in batches:
-        started = time.perf_counter()
-        step(tokens)
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    del step
-    parallel_state.destroy_model_parallel()
-    gc.collect()
-    torch.cuda.empty_cache()
-    return times[warm_up:], peak
-
 
 def main() -> None:
-    """Measures in turns and prints the ratio."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.model_step",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Parses the command line, then loads the engine and measures."""
+    parser = Arguments("benchmarks.model_step", __doc__, EXAMPLES)
     parser.add_argument("--against", choices=("transformers", "nanochat", "nothing"), required=True)
     parser.add_argument("--checkout", help="directory of the nanochat checkout")
     parser.add_argument("--compile", action="store_true", help="torch.compile the other model")
-    parser.add_argument("--steps", type=int, default=10, help="measured steps per turn (default %(default)s)")
-    parser.add_argument("--warm-up", type=int, default=3, help="steps before them (default %(default)s)")
-    parser.add_argument("--turns", type=int, default=3, help="turns of each (default %(default)s)")
+    parser.add_argument(
+        "--steps", type=count, default=10, help="measured steps per turn (default %(default)s)"
+    )
+    parser.add_argument("--warm-up", type=count, default=3, help="steps before them (default %(default)s)")
+    parser.add_argument("--turns", type=count, default=3, help="turns of each (default %(default)s)")
     parser.add_argument("overrides", nargs="*", help="settings of recipes.pretrain")
     options = parser.parse_args()
-    settings = ["name=benchmark", "trainer.max_steps=100", "dry_run=true", "data.seq_length=512"]
-    config = compose("pretrain", [*settings, *options.overrides])
-    validate_pretrain(config)
-    if options.against == "nanochat" and not options.checkout:
-        raise UserError("--against nanochat: give its checkout with --checkout PATH")
-    builders: dict[str, Callable[[], Step]] = {"ours": lambda: our_step(config)}
-    if options.against == "transformers":
-        builders["transformers"] = lambda: transformers_step(config, options.compile)
-    elif options.against == "nanochat":
-        builders["nanochat"] = lambda: nanochat_step(config, options.compile, options.checkout)
-    device = device_of(World())
-    init_process_group(World())
-    count = options.steps + options.warm_up
-    shape = (count, config.trainer.global_batch_size, config.data.seq_length + 1)
-    batches = torch.randint(config.model.vocab_size, shape, device=device)
-    times: dict[str, list[float]] = {name: [] for name in builders}
-    peaks = dict.fromkeys(builders, 0)
-    for _ in range(options.turns):
-        for name, build in builders.items():
-            seconds, peak = measure(build, batches, options.warm_up)
-            times[name] += seconds
-            peaks[name] = max(peaks[name], peak)
-    dist.destroy_process_group()
-    report(config, times, peaks)
+    quiet_libraries()  # Before they are imported: some warn as they load.
+    from benchmarks.measure.model_step import run
 
-
-def report(config: PretrainConfig, times: dict[str, list[float]], peaks: dict[str, int]) -> None:
-    """Prints medians, rates and the ratio."""
-    tokens = config.trainer.global_batch_size * config.data.seq_length
-    peak_flops = known_peak_flops(torch.cuda.get_device_name, config.trainer.peak_tflops)
-    median = {name: statistics.median(seconds) for name, seconds in times.items()}
-    for name, seconds in median.items():
-        line = f"{name:<14}{1000 * seconds:10.1f} ms per step {tokens / seconds:12,.0f} tokens/s"
-        if peak_flops:
-            flops = flops_per_token(config.model, config.data.seq_length)
-            line += f"{100 * tokens / seconds * flops / peak_flops:7.1f} % MFU"
-        if peaks[name]:
-            line += f"{peaks[name] / 2**30:8.2f} GiB"
-        print(line)
-    for name in [name for name in median if name != "ours"]:
-        print(f"{'ratio':<14}{median['ours'] / median[name]:10.3f}")
+    run(options)
 
 
 if __name__ == "__main__":

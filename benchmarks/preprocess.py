@@ -1,18 +1,4 @@
-"""tools.preprocess against Megatron-LM's tools/preprocess_data.py: same text, same tokenizer, same bytes.
-
-    python -m benchmarks.preprocess --checkout ~/Megatron-LM hi.jsonl en.jsonl
-    python -m benchmarks.preprocess --checkout ~/Megatron-LM hi.jsonl en.jsonl --megabytes 0   # the text once
-    python -m benchmarks.preprocess --memory hi.jsonl en.jsonl --megabytes 200
-
-Both tokenize the same JSONL with two processes, in turns, so that changes in machine load affect both
-equally; imports are not counted for either (but the start of our worker processes is, with what they import).
-The outputs must be identical, byte for byte. Prints seconds and ratios; 2 for unigram and 1.5 for BPE are the
-aims.
-
-A repeated text favours a tool that caches words, as ours does for BPE: `--megabytes 0` takes the text once.
-If Megatron's script cannot be imported for lack of a package it does not use here (triton), give the
-directory of a sitecustomize.py that replaces the missing module: `--megatron-pythonpath DIR`.
-"""
+"""tools.preprocess against Megatron-LM's tools/preprocess_data.py: same text, same tokenizer, same bytes."""
 
 from __future__ import annotations
 
@@ -28,10 +14,28 @@ from itertools import cycle, zip_longest
 from pathlib import Path
 from typing import Literal
 
+from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.counts import count
 from recipes.data.text.documents import read_texts
 from recipes.data.tokenizer.train import train_tokenizer
 from recipes.errors import UserError
+
+EXAMPLES = """\
+examples:
+  python -m benchmarks.preprocess --checkout ~/Megatron-LM hi.jsonl en.jsonl
+  python -m benchmarks.preprocess --checkout ~/Megatron-LM hi.jsonl en.jsonl --megabytes 0   # the text once
+  python -m benchmarks.preprocess --memory hi.jsonl en.jsonl --megabytes 200
+
+Both tokenize the same JSONL with two processes, in turns, so that changes in machine load affect both
+equally; imports are not counted for either (but the start of our worker processes is, with what they import).
+The outputs must be identical, byte for byte. Prints seconds and ratios; 2 for unigram and 1.5 for BPE are the
+aims.
+
+A repeated text favours a tool that caches words, as ours does for BPE: `--megabytes 0` takes the text once.
+If Megatron's script cannot be imported for lack of a package it does not use here (triton), give the
+directory of a sitecustomize.py that replaces the missing module: `--megatron-pythonpath DIR`.
+"""
 
 # Each prints the seconds between the end of the imports and the end of the work, its CPU seconds, and the
 # largest memory of the process and of any of its workers, in MiB.
@@ -158,23 +162,19 @@ def show_memory(options: argparse.Namespace, work: Path) -> None:
 
 def main() -> None:
     """Parse the command line and compare."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.preprocess",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Arguments("benchmarks.preprocess", __doc__, EXAMPLES)
     parser.add_argument("texts", nargs="+", type=Path, metavar="TEXT.jsonl")
     parser.add_argument("--checkout", type=Path, metavar="DIR", help="of Megatron-LM")
     parser.add_argument("--megatron-pythonpath", metavar="DIR", help="for replacements of missing modules")
     parser.add_argument("--megabytes", type=float, default=100, help="of input; 0: the texts once")
-    parser.add_argument("--vocab-size", type=int, default=16000)
+    parser.add_argument("--vocab-size", type=count, default=16000)
     parser.add_argument("--types", nargs="+", default=["unigram", "bpe"], choices=["unigram", "bpe"])
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=count, default=2)
+    parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument("--memory", action="store_true", help="show peak memory instead (ours only)")
     options = parser.parse_args()
     if not options.memory and not options.checkout:
-        parser.error("--checkout is missing")
+        parser.error("--checkout is required")
     with tempfile.TemporaryDirectory() as directory:
         if options.memory:
             return show_memory(options, Path(directory))

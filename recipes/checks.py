@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 from recipes.errors import UserError
@@ -10,7 +15,8 @@ from recipes.errors import UserError
 
 def refuse(key: str, value: object, why: str) -> NoReturn:
     """Raises the :class:`UserError` ``key=value: why``."""
-    raise UserError(f"{key}={value}: {why}")
+    shown = f"{value:,}" if type(value) is int else value
+    raise UserError(f"{key}={shown}: {why}")
 
 
 def positive(key: str, value: float) -> None:
@@ -23,6 +29,30 @@ def not_negative(key: str, value: float) -> None:
         refuse(key, value, "must not be negative")
 
 
-def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        refuse(key, value, f"choose one of {', '.join(choices)}")
+def one_of(
+    key: str, value: str, choices: tuple[str, ...], foreign: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Refuses what is no choice, with the one that was meant.
+
+    Args:
+        key: the setting.
+        value: its value.
+        choices: what it may be.
+        foreign: values of other projects -> ours.
+    """
+    if value in choices:
+        return
+    hint, by_lower = "", {choice.lower(): choice for choice in choices}
+    if str(value) in foreign and foreign[str(value)] in choices:
+        hint = f"; here it is {foreign[str(value)]}"
+    elif close := difflib.get_close_matches(str(value).lower(), by_lower, n=1, cutoff=0.75):
+        hint = f"; did you mean {by_lower[close[0]]}?"
+    refuse(key, value, f"choose one of {', '.join(choices)}{hint}")
+
+
+def hub_hint(path: str | Path) -> str:
+    """What to do if a path that does not exist is a name on the Hugging Face hub; empty if it is none."""
+    name = str(path)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name, re.ASCII) or Path(name).parent.exists():
+        return ""
+    return f"download it first: hf download {name} --local-dir {name.rpartition('/')[2]}"

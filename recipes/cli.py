@@ -3,6 +3,7 @@
 import codecs
 import io
 import locale
+import logging
 import os
 import select
 import sys
@@ -30,8 +31,9 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     Ctrl-C one line and 130. Any other exception is our mistake, not the user's, and keeps its traceback.
     """
     _in_utf8()
+    logging.raiseExceptions = False  # A closed pipe is no reason for a traceback per record.
     try:
-        code = main() or 0
+        code = _exit_code(main)
         sys.stdout.flush()  # Here, so that a closed pipe is noticed before the exit code is set.
     except UserError as error:
         print("error:", printable(" ".join(str(error).splitlines())), file=sys.stderr)
@@ -45,6 +47,15 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
             raise
         code = BROKEN_PIPE
     sys.exit(code)
+
+
+def _exit_code(main: Callable[[], int | None]) -> int:
+    try:
+        return main() or DONE
+    except SystemExit as end:  # argparse and Hydra leave so after --help.
+        if isinstance(end.code, str):
+            raise
+        return end.code or DONE
 
 
 def _silence_closed_stdout() -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
+from recipes.arguments import Arguments
 from recipes.checkpoint.formats.recognise import check_new, check_stored
 from recipes.cli import run_tool
 from recipes.console import Progress, quiet_libraries
@@ -28,12 +28,7 @@ Exit code 0: written, and with --verify equal; 2: not written, or with --verify 
 
 def main() -> None:
     """Converts, and with --verify compares the logits of both sides."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.convert",
-        description="Convert a stored model to another format.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Arguments("tools.convert", "Convert a stored model to another format.", EXAMPLES)
     parser.add_argument("source", type=Path, metavar="SRC", help="a stored model of any kind")
     parser.add_argument("target", type=Path, metavar="DST", help="a new file (nemo) or a new directory")
     parser.add_argument("--to", required=True, choices=("nemo", "hf", "nemo2", "torch_dist"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.counts import count
 
 if TYPE_CHECKING:
     from recipes.families.model_config import ModelConfig
@@ -24,14 +25,9 @@ BYTES_PER_CACHED_NUMBER = 2  # bf16
 
 def main() -> None:
     """Composes the model's configuration and prints figures computed from it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.describe",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Arguments("tools.describe", __doc__, EXAMPLES)
     parser.add_argument("overrides", nargs="+", help="model=NAME and settings of it")
-    parser.add_argument("--seq-length", type=int, help="context for FLOPs (default: the model's longest)")
+    parser.add_argument("--seq-length", type=count, help="context for FLOPs (default: the model's longest)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     description = describe(options.overrides, options.seq_length)
@@ -45,13 +41,13 @@ def describe(overrides: list[str], seq_length: int | None = None) -> dict[str, A
         UserError: the model or a setting of it is impossible.
     """
     from recipes.checks import refuse
-    from recipes.config.hydra_app import compose_for_tool
+    from recipes.config.hydra_app import compose
     from recipes.config.validate_model import validate_model
     from recipes.data.tokenizer.vocabulary import with_vocab_size
     from recipes.families.model_config import padded_vocab_size
     from recipes.plan import accounting
 
-    config = compose_for_tool("pretrain", ["name=describe", "data.seq_length=1", *overrides])
+    config = compose("pretrain", ["name=describe", "data.seq_length=1", *overrides])
     model = with_vocab_size(config).model
     validate_model(model)
     context = model.max_position_embeddings if seq_length is None else seq_length

@@ -1,12 +1,13 @@
 """Download a corpus as JSONL shards, with its provenance in a manifest."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.counts import byte_count, count
 
 if TYPE_CHECKING:
     from recipes.data.download.options import Options
@@ -19,7 +20,7 @@ examples:
   python -m tools.download wikipedia_hi --out data/wikipedia_hi --dry-run
 
   # the first 2 GB of text; run again after an interruption, or with a larger budget, to continue
-  python -m tools.download sangraha_hi --out data/sangraha_hi --max-bytes 2_000_000_000
+  python -m tools.download sangraha_hi --out data/sangraha_hi --max-bytes 2GB
 
   # from copies of the hub's files in MIRROR/<owner>/<name>/, offline
   python -m tools.download wikipedia_hi --out data/wikipedia_hi --mirror /shared/mirror
@@ -37,20 +38,15 @@ def parse(arguments: Sequence[str] | None = None) -> "Options":
     from recipes.data.download.corpora import SOURCES
     from recipes.data.download.options import DEFAULT_SHARD_BYTES, Options
 
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.download",
-        description=__doc__,
-        epilog=EXAMPLES.format(sources=", ".join(SOURCES)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Arguments("tools.download", __doc__, EXAMPLES.format(sources=", ".join(SOURCES)))
     parser.add_argument("source", metavar="SOURCE", help="one of the sources below")
     parser.add_argument(
         "inputs", nargs="*", metavar="FILE", help="local: .jsonl, .parquet, .txt files or globs"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where to write")
     budget = parser.add_argument_group("how much (default: everything)")
-    budget.add_argument("--max-bytes", type=int, metavar="N", help="bytes of UTF-8 text")
-    budget.add_argument("--max-tokens", type=int, metavar="N", help="tokens, without BOS and EOS")
+    budget.add_argument("--max-bytes", type=byte_count, metavar="N", help="bytes of UTF-8 text")
+    budget.add_argument("--max-tokens", type=count, metavar="N", help="tokens, without BOS and EOS")
     budget.add_argument("--tokenizer", type=Path, metavar="MODEL", help="counts the tokens")
     source = parser.add_argument_group("where from")
     source.add_argument(
@@ -69,10 +65,10 @@ def parse(arguments: Sequence[str] | None = None) -> "Options":
     shards = parser.add_argument_group("shards")
     shards.add_argument(
         "--shard-bytes",
-        type=int,
+        type=byte_count,
         default=DEFAULT_SHARD_BYTES,
         metavar="N",
-        help="their size before compression (default %(default)s)",
+        help="their size before compression (default 256MB)",
     )
     shards.add_argument("--compress", choices=("gz", "zst"), help="default: no compression")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from recipes.arguments import Arguments
 from recipes.cli import run_tool
 from recipes.console import Progress
 from recipes.errors import UserError
@@ -19,12 +19,7 @@ The directory, which must not exist yet, is accepted wherever a .nemo is.
 
 def main() -> None:
     """Unpacks into a new directory; nothing is written anywhere else, whatever the archive says."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.extract",
-        description="Unpack a .nemo archive into a new directory.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Arguments("tools.extract", "Unpack a .nemo archive into a new directory.", EXAMPLES)
     parser.add_argument("archive", type=Path, help="a .nemo file")
     parser.add_argument("directory", type=Path, help="a new directory")
     arguments = parser.parse_args()

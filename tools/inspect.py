@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipes.arguments import Arguments
 from recipes.checkpoint.formats.recognise import check_stored
 from recipes.cli import run_tool
 from recipes.console import Progress, printable
@@ -33,11 +33,8 @@ NUMBERS_AT_ONCE = 1 << 24  # Tested for being finite at the same time: their mas
 
 def main() -> None:
     """Prints the description; ends with the first problem, if any."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.inspect",
-        description="Show what a stored model is and whether anything is wrong with it.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Arguments(
+        "tools.inspect", "Show what a stored model is and whether anything is wrong with it.", EXAMPLES
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="a file or directory")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -1,11 +1,11 @@
 """Generate a small English-Hindi corpus about an invented world, with a benchmark of held-out questions."""
 
 import argparse
-import re
 from collections.abc import Sequence
 
+from recipes.arguments import Arguments
 from recipes.cli import run_tool
-from recipes.errors import UserError
+from recipes.counts import byte_count, count
 
 EXAMPLES = """\
 examples:
@@ -23,44 +23,30 @@ writes train.{en,hi}.jsonl, valid.{en,hi}.jsonl ({"text", "lang"}), benchmark/{e
 All text is generated. Running it again with the same arguments does nothing.
 """
 
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-def byte_count(text: str) -> int:
-    """A number of bytes, written as 4MB, 500kB, 1.5MiB or 4_000_000."""
-    match = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([a-z]*)", text.strip().lower())
-    if match is None or match[2] not in _UNITS:
-        raise UserError(f"--bytes {text!r} is not a number of bytes such as 4MB or 500kB")
-    return int(float(match[1]) * _UNITS[match[2]])
-
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.make_corpus",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Arguments("tools.make_corpus", __doc__, EXAMPLES)
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
     parser.add_argument(
         "--bytes",
+        type=byte_count,
         default="4MB",
         metavar="N",
         help="training text, both languages together (default %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="which documents are written (default %(default)s)"
+        "--seed", type=count, default=1, metavar="N", help="which documents are written (default %(default)s)"
     )
     parser.add_argument(
         "--world-seed",
-        type=int,
+        type=count,
         default=1,
         metavar="N",
         help="which facts are true, and so which questions are asked (default %(default)s)",
     )
     parser.add_argument(
-        "--people", type=int, default=32, metavar="N", help="16, 32 or 48 people (default %(default)s)"
+        "--people", type=count, default=32, metavar="N", help="16, 32 or 48 people (default %(default)s)"
     )
     parser.add_argument("--force", action="store_true", help="overwrite what DIR holds")
     return parser.parse_args(arguments)
@@ -73,7 +59,7 @@ def main() -> None:
 
     manifest, written = make_corpus(
         options.out,
-        size=byte_count(options.bytes),
+        size=options.bytes,
         seed=options.seed,
         world_seed=options.world_seed,
         people=options.people,

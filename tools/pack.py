@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
+from recipes.arguments import Arguments
 from recipes.checkpoint.formats.recognise import check_stored
 from recipes.cli import run_tool
 from recipes.errors import UserError
@@ -22,12 +22,7 @@ the file must not exist yet, and appears only when it is complete.
 
 def main() -> None:
     """Checks the directory, then packs it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.pack",
-        description="Pack an extracted model into a .nemo archive.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Arguments("tools.pack", "Pack an extracted model into a .nemo archive.", EXAMPLES)
     parser.add_argument("directory", type=Path, help="what tools.extract, or NeMo, unpacked")
     parser.add_argument("archive", type=Path, help="a new .nemo file")
     arguments = parser.parse_args()

@@ -7,10 +7,10 @@ examples:
   python -m tools.prefetch_benchmarks /scratch/benchmarks --tasks mmlu --source /shared/benchmarks
 """
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipes.arguments import Arguments
 from recipes.cli import run_tool
 from recipes.errors import UserError
 
@@ -21,19 +21,14 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     description, _, epilog = str(__doc__).partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.prefetch_benchmarks",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Arguments("tools.prefetch_benchmarks", description, epilog)
     parser.add_argument("mirror", type=Path, help="the directory to write; what it already holds is kept")
     parser.add_argument("--tasks", required=True, help="lm-eval tasks or groups, separated by commas")
     parser.add_argument("--source", type=Path, help="another mirror to copy from, instead of the hub")
     options = parser.parse_args(arguments)
     names = [name.strip() for name in options.tasks.split(",") if name.strip()]
     files, rows = prefetch(options.mirror, names, options.source)
-    print(f"{options.mirror}: {files} files with {rows} rows for {len(names)} tasks")
+    print(f"{options.mirror}: {files:,} files with {rows:,} rows for {len(names)} tasks")
 
 
 def prefetch(mirror: Path, names: list[str], source: Path | None = None) -> tuple[int, int]:

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.counts import count
 from recipes.errors import UserError
 
 EXAMPLES = """\
@@ -28,15 +30,24 @@ Megatron-LM would. Each document ends with EOS. Until all is done and read back,
 PREFIX.partial/: after a run was killed, the same command continues there. Once done, it does nothing.
 """
 
+# Megatron-LM's and NeMo's preprocessing scripts.
+FOREIGN = {
+    "--input": "inputs are given without a flag: data/train.jsonl",
+    "--output-prefix": "here it is --out PREFIX",
+    "--tokenizer-model": "here it is --tokenizer PATH",
+    "--tokenizer-type": "what kind it is follows from --tokenizer PATH",
+    "--tokenizer-library": "what kind it is follows from --tokenizer PATH",
+    "--vocab-file": "here it is --tokenizer PATH: a SentencePiece model or a directory with tokenizer.json",
+    "--json-keys": "here it is --text-key KEY",
+    "--append-eod": "it is always done; --no-append-eod turns it off",
+    "--dataset-impl": "what is written is always memory-mapped (.bin and .idx)",
+    "--partitions": "here --workers N works on all inputs, and --shard I/N shares them among nodes",
+}
+
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.preprocess",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Arguments("tools.preprocess", __doc__, EXAMPLES, FOREIGN)
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -54,7 +65,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="I/N",
         help="with --out-dir: part I of N, I from 0 (default: all; in a Slurm job array, the task's part)",
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default %(default)s)")
+    parser.add_argument(
+        "--workers", type=count, default=1, metavar="N", help="processes (default %(default)s)"
+    )
     parser.add_argument(
         "--text-key", default="text", metavar="KEY", help="the text's key (default %(default)s)"
     )

@@ -6,7 +6,6 @@ results already exist.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -18,11 +17,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recipes.arguments import Arguments
 from recipes.cli import STOPPED_BY_SIGNAL, run_tool
 from recipes.errors import UserError
 from recipes.files import atomic_write, sha256_file
 from recipes.run_directory import read_metrics
 
+EXAMPLES = """\
+examples:
+  python -m tools.quickstart
+  python -m tools.quickstart --output-dir outputs/short trainer.max_steps=500
+"""
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = ("en", "hi")
 
@@ -304,7 +309,7 @@ def hardware() -> str:
 
 def main() -> None:
     """Parses the command line and runs the chain."""
-    parser = argparse.ArgumentParser(prog="python -m tools.quickstart", description=__doc__.splitlines()[0])
+    parser = Arguments("tools.quickstart", __doc__.splitlines()[0], EXAMPLES)
     parser.add_argument("--output-dir", type=Path, default=ROOT / "outputs", help="default: outputs/")
     parser.add_argument(
         "overrides", nargs="*", help="settings for recipes.pretrain, e.g. trainer.max_steps=500"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from recipes.arguments import Arguments
 from recipes.cli import run_tool
 from recipes.report import write_comparison, write_report
 
@@ -22,12 +22,11 @@ It can be made during a run and again later.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.report",
-        description="Make one HTML page of a run: losses, learning rate, throughput, scores, completions. "
+    parser = Arguments(
+        "tools.report",
+        "Make one HTML page of a run: losses, learning rate, throughput, scores, completions. "
         "Of several runs: their curves over each other, and a table of their final figures.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        _EXAMPLES,
     )
     parser.add_argument(
         "run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="directory with a metrics.jsonl in it"

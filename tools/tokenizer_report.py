@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.counts import byte_count
 
 EXAMPLES = """\
 examples:
@@ -23,12 +25,7 @@ are measured too.
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.tokenizer_report",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Arguments("tools.tokenizer_report", __doc__, EXAMPLES)
     parser.add_argument("tokenizers", nargs="+", metavar="TOKENIZER")
     parser.add_argument(
         "--text",
@@ -40,10 +37,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--max-bytes",
-        type=float,
-        default=2e6,
+        type=byte_count,
+        default="2MB",
         metavar="N",
-        help="read the first N bytes of text of each file, 0 for all (default 2e6)",
+        help="read the first N bytes of text of each file, 0 for all (default %(default)s)",
     )
     parser.add_argument(
         "--text-key", default="text", metavar="KEY", help="the text's key (default %(default)s)"
@@ -66,7 +63,7 @@ def main() -> None:
     comparison = compare(
         [load_tokenizer(path) for path in options.tokenizers],
         options.text,
-        max_bytes=int(options.max_bytes) or None,
+        max_bytes=options.max_bytes or None,
         text_key=options.text_key,
         log=lambda message: print(message, file=sys.stderr),
     )

@@ -4,7 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.counts import byte_count, count
 
 EXAMPLES = """\
 examples:
@@ -13,49 +15,41 @@ examples:
 
   # 128,000 tokens from 2 GB of text, of which Hindi gets more than its share
   python -m tools.train_tokenizer en.jsonl.zst hi.jsonl.zst --temperature 3 --out tok128k \\
-      --vocab-size 128e3 --max-bytes 2e9
+      --vocab-size 128k --max-bytes 2GB
 
   # byte-level BPE as a Hugging Face directory, which keeps Hindi words whole
-  python -m tools.train_tokenizer en.jsonl hi.jsonl --type byte_bpe --vocab-size 32e3 --out tok_bytes
+  python -m tools.train_tokenizer en.jsonl hi.jsonl --type byte_bpe --vocab-size 32k --out tok_bytes
 
 bpe and unigram write PREFIX.model, PREFIX.vocab and PREFIX.json (settings, inputs and checksums); byte_bpe
 writes the directory PREFIX with tokenizer.json, tokenizer_config.json and training.json
 """
 
-
+# SentencePiece's spm_train.
+FOREIGN = {
+    "--input": "texts are given without a flag: hi.jsonl en.jsonl",
+    "--model_prefix": "here it is --out PREFIX",
+    "--vocab_size": "here it is --vocab-size N",
+    "--model_type": "here it is --type unigram, bpe or byte_bpe",
+    "--input_sentence_size": "here the text is limited in bytes: --max-bytes N",
+}
 TYPES = ("bpe", "unigram", "byte_bpe")
-
-
-def number(text: str) -> int:
-    """A whole number, also as 500e6 or 16_000."""
-    value = float(text)
-    if not value.is_integer():  # nor are inf and nan
-        raise ValueError(text)
-    return int(value)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.train_tokenizer",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Arguments("tools.train_tokenizer", __doc__, EXAMPLES, FOREIGN)
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help=".jsonl (a text per line) or plain text, also .gz or .zst"
     )
     parser.add_argument("--out", required=True, metavar="PREFIX", help="where to write, without suffix")
-    parser.add_argument(
-        "--vocab-size", type=number, default=16000, help="tokens in all (default %(default)s)"
-    )
+    parser.add_argument("--vocab-size", type=count, default=16000, help="tokens in all (default 16,000)")
     parser.add_argument("--type", choices=TYPES, default="bpe", help="default %(default)s")
     parser.add_argument(
         "--max-bytes",
-        type=number,
-        default=100_000_000,
+        type=byte_count,
+        default="100MB",
         metavar="N",
-        help="sample at most N bytes of text in all, 0 for everything (default 100e6); bounds memory",
+        help="sample at most N bytes of text in all, 0 for everything (default %(default)s); bounds memory",
     )
     parser.add_argument(
         "--weights", type=float, nargs="+", metavar="W", help="the inputs' shares of the text, one per input"

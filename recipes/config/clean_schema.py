@@ -35,17 +35,23 @@ class TextSource:
     language: str = MISSING
     """eng_Latn, hin_Deva or hin_Latn. Documents in another language are dropped."""
     text_key: str = "text"
+    """The text's key in a line."""
 
 
 @dataclass(frozen=True)
 class TextConfig:
+    """Raw text."""
+
     sources: dict[str, TextSource] = field(default_factory=dict)
     """Name of a source -> where it is. Kept documents go to kept/<name>/."""
 
 
 @dataclass(frozen=True)
 class LanguageConfig:
+    """The language of documents, by script and by an identification model."""
+
     enabled: bool = True
+    """Whether documents in another language than their source's are dropped."""
     min_script_fraction: float = 0.65
     """Least share of Devanagari (or Latin) letters among all letters."""
     fasttext_model: str | None = None
@@ -57,24 +63,35 @@ class GopherConfig:
     """Thresholds of Gopher's quality rules (arXiv 2112.11446, table A1); 0 turns a rule off."""
 
     min_doc_words: int = 50
+    """Least number of words of a document."""
     max_doc_words: int = 100000
+    """Largest number of words of a document."""
     min_avg_word_length: float = 3
-    """In code points: Hindi counts vowel signs and viramas as such."""
+    """Least mean length of words, in code points: Hindi counts vowel signs and viramas as such."""
     max_avg_word_length: float = 10
+    """Largest mean length of words."""
     max_symbol_word_ratio: float = 0.1
+    """Largest number of # and ... per word."""
     max_bullet_lines_ratio: float = 0.9
+    """Largest share of lines that begin with a bullet."""
     max_ellipsis_lines_ratio: float = 0.3
+    """Largest share of lines that end with an ellipsis."""
     min_alpha_words_ratio: float = 0.8
+    """Least share of words that contain a letter."""
     min_stop_words: int = 2
     """Least number of different stop words in a document."""
     stop_words: list[str] = field(default_factory=list)
+    """Words that any running text of the language contains."""
     min_sentence_end_lines: float = 0.0
     """Least share of lines that end like a sentence, with . ! ? or danda. 0: not checked."""
 
 
 @dataclass(frozen=True)
 class QualityConfig:
+    """Rules for running text, per language."""
+
     enabled: bool = True
+    """Whether documents that break a rule are dropped."""
     gopher: dict[str, GopherConfig] = field(default_factory=dict)
     """Language -> thresholds."""
     repetition: bool = True
@@ -84,7 +101,10 @@ class QualityConfig:
 
 @dataclass(frozen=True)
 class ExactDedupConfig:
+    """Equal documents, over all sources together."""
+
     enabled: bool = True
+    """Whether all but the first of equal documents are dropped."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +113,15 @@ class MinhashConfig:
     found with probability 1 - (1 - s ** hashes_per_bucket) ** num_buckets."""
 
     enabled: bool = True
+    """Whether all but one of near duplicates are dropped."""
     n_grams: int = 5
+    """Words of an n-gram."""
     num_buckets: int = 14
+    """Groups of hashes; documents that agree in one are near duplicates."""
     hashes_per_bucket: int = 8
+    """Hashes of a group."""
     seed: int = 1
+    """Decides the hash functions."""
 
 
 @dataclass
@@ -114,6 +139,7 @@ class ListsConfig:
     """Adult, abuse and child-safety lists; none are shipped."""
 
     enabled: bool = True
+    """Whether documents with listed words or hashes are dropped."""
     words: dict[str, WordList] = field(default_factory=dict)
     """Name of a list -> words, in any language."""
     hashes: dict[str, str] = field(default_factory=dict)
@@ -123,10 +149,14 @@ class ListsConfig:
 
 @dataclass(frozen=True)
 class DecontaminationConfig:
+    """Benchmark text in training text."""
+
     enabled: bool = True
+    """Whether documents that contain benchmark text are dropped."""
     mirror: str | None = None
     """Benchmark mirror made by tools.prefetch_benchmarks; None: nothing is compared."""
     n_grams: int = 13
+    """Words in a row that must be equal."""
     splits: list[str] = field(default_factory=lambda: ["test", "validation", "val", "dev"])
     """The splits whose text must not be trained on."""
     ignore_fields: list[str] = field(default_factory=list)
@@ -135,23 +165,36 @@ class DecontaminationConfig:
 
 @dataclass(frozen=True)
 class PiiConfig:
+    """Personal data."""
+
     enabled: bool = True
+    """Whether personal data are masked."""
     kinds: list[str] = field(default_factory=lambda: list(PII_KINDS))
+    """What is masked; each becomes its name in capitals, <EMAIL>."""
 
 
 @dataclass(frozen=True)
 class StatsConfig:
+    """Statistics of what is kept."""
+
     enabled: bool = False
     """datatrove's DocStats of what is kept (length, digits, punctuation ...), in stats/."""
 
 
 @dataclass(frozen=True)
 class SlurmConfig:
+    """How executor=slurm submits its job arrays."""
+
     partition: str | None = None
+    """sbatch's --partition; needed with executor=slurm."""
     time: str = "24:00:00"
+    """sbatch's --time, of each job."""
     cpus_per_task: int = 1
+    """sbatch's --cpus-per-task."""
     mem_per_cpu_gb: int = 4
+    """sbatch's --mem-per-cpu, in GB."""
     qos: str | None = None
+    """sbatch's --qos."""
     env_command: str | None = None
     """A command to run on each node first, for example: source /shared/venv/bin/activate."""
     sbatch_args: dict[str, str] = field(default_factory=dict)

@@ -19,9 +19,8 @@ class SourceConfig:
     list of these. Several files are one source, as if they were one file."""
     weight: float = 1.0
     """Share of the samples, relative to the other sources' weights."""
-    tokens: float | None = None
-    """Instead of a weight: this many tokens over the run (2e9 works too). Sources with weights share
-    the rest."""
+    tokens: int | None = None
+    """Instead of a weight: this many tokens over the run. Sources with weights share the rest."""
     restart: bool = False
     """Start again from its first sample if its data have changed since the checkpoint that a run is resumed
     from; otherwise such a resume is refused."""
@@ -33,7 +32,7 @@ class ShareConfig:
 
     weight: float = 1.0
     """Share of the phase's samples, relative to the other sources' weights."""
-    tokens: float | None = None
+    tokens: int | None = None
     """Instead of a weight: this many tokens over the phase."""
 
 
@@ -43,7 +42,7 @@ class PhaseConfig:
 
     until_step: int | None = None
     """The phase ends before this optimizer step, counted from the run's beginning."""
-    until_tokens: float | None = None
+    until_tokens: int | None = None
     """The same in tokens of the run, rounded up to whole steps."""
     train: dict[str, ShareConfig] = field(default_factory=dict)
     """Name of one of data.train's sources -> what it gives. Sources that are not named give nothing."""
@@ -51,6 +50,8 @@ class PhaseConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
+    """Tokenized training and held-out text."""
+
     train: dict[str, SourceConfig] = field(default_factory=dict)
     """Name of a source -> where it is and its weight. A source of weight 0 is left out."""
     phases: list[PhaseConfig] = field(default_factory=list)

@@ -15,31 +15,54 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import AnyNode, DictConfig, ListConfig, StringNode
 
+from recipes.counts import IN_GROUPS
 from recipes.errors import UserError
 
 # Prompts and stop strings are literal text: "${x}" in them is not an interpolation.
 LITERAL_LISTS = ("prompts", "end_strings")
 _ESCAPABLE = re.compile(r"(\\*)\$\{")
+# What is a list already, or nothing.
+_WHOLE_LIST = re.compile(r"\[|null$|$")
+# An interpolation, or one of Hydra's functions: choice(...), glob(...).
+_STANDS_FOR_A_LIST = re.compile(r"\$\{|\w+\(.*\)$")
 _PREFIX = re.compile(r"(\+\+|\+)?([^=]*)")
 
 
 def quote_text(arguments: Iterable[str], schema: type) -> list[str]:
     """The arguments of a job, with the values of text keys quoted where Hydra would misread them.
 
+    Words for a list of text become that list; a prompt is one text, commas included.
+
     Raises:
         UserError: Hydra cannot read a value, and its key is not text; the message says how to quote it.
     """
-    return [_quoted(argument, schema) for argument in arguments]
+    arguments = list(arguments)
+    sweep = is_sweep(arguments)
+    return [_quoted(argument, schema, sweep) for argument in arguments]
 
 
-def _quoted(argument: str, schema: type) -> str:
+def is_sweep(arguments: Iterable[str]) -> bool:
+    """Whether the arguments ask for a sweep, in which a comma separates runs."""
+    return any(argument in ("-m", "--multirun") for argument in arguments)
+
+
+def _quoted(argument: str, schema: type, sweep: bool) -> str:
     if argument.startswith(("-", "~")) or "=" not in argument or argument.startswith("hydra."):
         return argument
     match = _PREFIX.match(argument)
     assert match is not None
     key, value = match[2], argument[match.end() + 1 :]
-    is_text = _is_text(schema, key.split("."))
-    if key.rpartition(".")[2] in LITERAL_LISTS:
+    kind = _kind_of(schema, key.split("."))
+    is_text = kind is str or set(get_args(kind)) == {str, type(None)}
+    if not sweep and int in (kind, *get_args(kind)) and IN_GROUPS.fullmatch(value):
+        return f"{match[0]}={value.replace(',', '')}"  # As messages show numbers.
+    is_literal = key.rpartition(".")[2] in LITERAL_LISTS
+    if kind == list[str] and not _WHOLE_LIST.match(value):
+        if is_literal and not sweep:
+            return f"{match[0]}=[{_in_quotes(_ESCAPABLE.sub(_escaped, value))}]"
+        if not _STANDS_FOR_A_LIST.match(value):
+            return f"{match[0]}={_as_list(value, sweep)}"
+    if is_literal:
         argument = f"{match[0]}={_ESCAPABLE.sub(_escaped, value)}"
     try:
         parsed = OverridesParser.create().parse_override(argument)
@@ -66,8 +89,14 @@ def _escaped(match: re.Match[str]) -> str:
     return 2 * match[1] + "\\${"
 
 
-def _is_text(schema: type, path: list[str]) -> bool:
-    """Whether the schema declares the key as one text."""
+def _as_list(words: str, sweep: bool) -> str:
+    """``tasks=arc_easy,hellaswag``: one list of words or, in a sweep, a list of one word for each run."""
+    quoted = [_in_quotes(word.strip()) for word in words.split(",")]
+    return ",".join(f"[{word}]" for word in quoted) if sweep else f"[{','.join(quoted)}]"
+
+
+def _kind_of(schema: type, path: list[str]) -> Any:
+    """The type that the schema declares for a key; None if it has no such key."""
     kind: Any = schema
     for part in path:
         if dataclasses.is_dataclass(kind):
@@ -75,8 +104,8 @@ def _is_text(schema: type, path: list[str]) -> bool:
         elif get_origin(kind) is dict:
             kind = get_args(kind)[1]
         else:
-            return False
-    return kind is str or set(get_args(kind)) == {str, type(None)}
+            return None
+    return kind
 
 
 def keep_literal(node: DictConfig) -> None:

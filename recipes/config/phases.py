@@ -16,7 +16,7 @@ class Share(Protocol):
     """What a source contributes to the whole run (SourceConfig) or to a phase (ShareConfig)."""
 
     weight: float
-    tokens: float | None
+    tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,14 @@ def _check_phases(data: DataConfig) -> None:
         )
 
 
-def _steps_until(key: str, step: int | None, tokens: float | None, config: PretrainConfig) -> int:
+def _steps_until(key: str, step: int | None, tokens: int | None, config: PretrainConfig) -> int:
     """The phase's end in whole steps; tokens are rounded up."""
     if step is not None:
         positive(f"{key}.until_step", step)
         return step
     assert tokens is not None
     positive(f"{key}.until_tokens", tokens)
-    return -(-int(tokens) // _tokens_per_step(config))
+    return -(-tokens // _tokens_per_step(config))
 
 
 def _tokens_per_step(config: PretrainConfig) -> int:
@@ -145,12 +145,12 @@ def _weights(key: str, shares: Mapping[str, Share], samples: int, config: Pretra
         return {name: share.tokens or share.weight for name, share in used.items()}
     available = samples * config.data.seq_length
     requested = sum(counted.values())
-    sums = f"tokens add up to {requested:,.0f}, the run or phase has {available:,}"
+    sums = f"tokens add up to {requested:,}, the run or phase has {available:,}"
     if len(counted) == len(used):
         # The run's length is whole steps, which round numbers of tokens need not be.
         if abs(requested - available) >= _tokens_per_step(config):
             raise UserError(
-                f"{key}: {sums}: change them or its length (trainer.max_tokens={requested:.0f}), or give one "
+                f"{key}: {sums}: change them or its length (trainer.max_tokens={requested:,}), or give one "
                 "source a weight instead, for what is left"
             )
         return dict(counted)

@@ -16,6 +16,8 @@ from recipes.families.model_config import ModelConfig
 
 @dataclass(frozen=True)
 class TokenizerConfig:
+    """How text and tokens belong together."""
+
     model: str | None = None
     """What tools.train_tokenizer made, any SentencePiece model or any Hugging Face directory with a
     tokenizer.json. Training needs one."""
@@ -23,6 +25,8 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
+    """The optimizer and its learning rate."""
+
     name: str = "adamw"
     """adamw, or muon: Muon for the layers' matrices and AdamW for the rest."""
     lr: float = MISSING
@@ -47,11 +51,13 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     """Of AdamW, as is eps."""
     eps: float = 1e-8
+    """Added to the root of AdamW's second moment."""
     clip_grad: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
     lr_decay_style: str = "cosine"
     """cosine, linear, WSD, constant or inverse-square-root."""
     lr_warmup_steps: int = 0
+    """Steps in which the learning rate rises from 0 to its peak."""
     lr_warmup_tokens: int | None = None
     """Warm-up in tokens instead of steps, rounded up to whole steps."""
     lr_decay_steps: int | None = None
@@ -74,10 +80,13 @@ class ParallelConfig:
     """
 
     tensor_model_parallel_size: int = 1
+    """Every layer's matrices are split over this many ranks."""
     pipeline_model_parallel_size: int = 1
+    """The layers are split into this many stages, one after the other."""
     num_layers_in_first_pipeline_stage: int | None = None
     """None: as many as the other stages."""
     num_layers_in_last_pipeline_stage: int | None = None
+    """None: as many as the other stages."""
     context_parallel_size: int = 1
     """Every sequence is split over this many ranks."""
     expert_model_parallel_size: int = 1
@@ -91,6 +100,7 @@ class ParallelConfig:
     recompute_method: str | None = None
     """full: uniform (in chunks of recompute_num_layers) or block (a stage's first recompute_num_layers)."""
     recompute_num_layers: int | None = None
+    """Needed with recompute_granularity=full; see recompute_method."""
     recompute_modules: list[str] = field(default_factory=list)
     """selective: core_attn, mlp, moe, moe_act, layernorm, shared_experts; empty: core_attn. moe_act and
     layernorm need Transformer Engine."""
@@ -106,6 +116,8 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
+    """When training checkpoints are written, and which are kept."""
+
     every_n_steps: int | None = None
     """None: only at the end and when the run is stopped, unless every_minutes is set."""
     every_minutes: float | None = None
@@ -135,7 +147,9 @@ class InferenceConfig:
     top_k: int = 0
     """0: no limit."""
     top_p: float = 0.9
+    """Only the likeliest tokens that together have this probability are drawn; 0: no limit."""
     temperature: float = 1.0
+    """Logits are divided by it: below 1 likely tokens become likelier."""
     add_BOS: bool | None = None
     """Put BOS before the prompt. None: what documents started with in training, as the model file records it:
     BOS, EOS or nothing. For a Hugging Face directory that is bos_token_id; for NeMo's own files it is NeMo's
@@ -143,10 +157,13 @@ class InferenceConfig:
     tokens_to_generate: int = 30
     """Counted from the longest prompt of the batch, so shorter ones get more."""
     repetition_penalty: float = 1.2
+    """Divides the positive logits of tokens seen so far, and multiplies their negative ones; 1: none."""
     min_tokens_to_generate: int = 0
+    """Before so many tokens, the end of the text is never drawn."""
     compute_logprob: bool = False
     """Score the prompts instead of continuing them."""
     end_strings: list[str] = field(default_factory=lambda: ["<|endoftext|>"])
+    """A completion ends where it contains one of these."""
 
 
 @dataclass(frozen=True)
@@ -156,11 +173,14 @@ class SamplesConfig:
     every_n_steps: int | None = None
     """None: no samples."""
     prompts: list[str] = field(default_factory=list)
+    """What is completed."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
+    """Length, batches, precision, intervals."""
+
     max_steps: int | None = None
     """Optimizer steps of the whole run. At least one of max_steps, max_tokens must be set."""
     max_tokens: int | None = None
@@ -175,6 +195,7 @@ class TrainerConfig:
     precision: str = "auto"
     """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
     log_every_n_steps: int = 10
+    """Every this many steps, one line on the screen and one in metrics.jsonl."""
     val_check_interval: int | None = None
     """Validate every this many steps; None: only at the end."""
     limit_val_batches: int | None = None
@@ -212,6 +233,7 @@ class PretrainConfig:
     name: str = MISSING
     """The run's name: its directory is <output_dir>/<name>."""
     output_dir: str = "outputs"
+    """Where the directories of runs are."""
     data_dir: str = "data"
     """Where prepared text is; YAML files refer to it as ${data_dir}."""
     seed: int = 1234
@@ -244,15 +266,19 @@ class GenerateConfig:
     gpt_model_file: str = MISSING
     """A .nemo file or the directory it was extracted to, a NeMo 2 or Hugging Face directory, or a run."""
     prompts: list[str] = field(default_factory=list)
+    """Texts to complete."""
     prompts_jsonl: str | None = None
     """A file of {"text": prompt} lines; completions are written beside it, see output_jsonl."""
     output_jsonl: str | None = None
     """Where completions of prompts_jsonl go; None: <prompts_jsonl>.completions.jsonl."""
     batch_size: int = 8
+    """Prompts that are completed together."""
     seed: int = 1234
+    """Decides what is drawn."""
     precision: str = "auto"
     """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
     num_threads: int | None = None
+    """torch CPU threads; None: one per core."""
     json: bool = False
     """Print one JSON object per prompt instead of text."""
     dry_run: bool = False
@@ -288,6 +314,7 @@ class EvaluateConfig:
     name: str | None = None
     """Column of the table; None: the model file's name."""
     tasks: list[str] = field(default_factory=list)
+    """lm-eval's names of tasks, groups or tags, and minibench_en, minibench_hi."""
     table: str | None = None
     """What the results' file calls the set of tasks; eval=NAME sets it. None: the tasks themselves."""
     minibench: str | None = None
@@ -297,6 +324,7 @@ class EvaluateConfig:
     limit: int | None = None
     """Documents per task; None: all."""
     num_fewshot: int = 0
+    """Solved examples before every question."""
     max_batch_tokens: int = 16384
     """Tokens in one forward pass, padding included."""
     max_logits_bytes: int = 2**29
@@ -311,6 +339,7 @@ class EvaluateConfig:
     precision: str = "auto"
     """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
     num_threads: int | None = None
+    """torch CPU threads; None: one per core."""
     dry_run: bool = False
     """Check the settings, the model file and the place of the results, print what would run, and stop."""
     columns: list[str] = field(default_factory=list)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from recipes.checks import not_negative, one_of, positive, refuse
 from recipes.config.devices import DEVICES
+from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.lengths import total_steps
 from recipes.config.phases import plan_phases
 from recipes.config.schema import (
@@ -38,7 +39,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     one_of("resume", config.resume, ("auto", "never"))
     validate_init(config)
     if not 0 <= config.seed < 2**31:
-        refuse("seed", config.seed, "must lie between 0 and 2147483647")
+        refuse("seed", config.seed, "must lie between 0 and 2,147,483,647")
     validate_model(config.model)
     validate_positions(config.model)
     data_parallel_size = validate_parallel(config.parallel, config.model, check_launcher=not config.dry_run)
@@ -54,7 +55,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
         refuse(
             "data.seq_length",
             config.data.seq_length,
-            f"longer than model.max_position_embeddings={config.model.max_position_embeddings}; lower it",
+            f"longer than model.max_position_embeddings={config.model.max_position_embeddings:,}; lower it",
         )
     tp = config.parallel.tensor_model_parallel_size
     if config.trainer.compile not in (True, False, "auto"):
@@ -75,7 +76,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
 
 def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
     """Checks batches, lengths and intervals."""
-    one_of("trainer.precision", trainer.precision, PRECISIONS)
+    one_of("trainer.precision", trainer.precision, PRECISIONS, FOREIGN_VALUES)
     positive("trainer.micro_batch_size", trainer.micro_batch_size)
     positive("trainer.global_batch_size", trainer.global_batch_size)
     chunk = trainer.micro_batch_size * data_parallel_size
@@ -84,7 +85,7 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
             "trainer.global_batch_size",
             trainer.global_batch_size,
             f"must be a multiple of micro_batch_size x data-parallel size = "
-            f"{trainer.micro_batch_size} x {data_parallel_size} = {chunk}",
+            f"{trainer.micro_batch_size} x {data_parallel_size} = {chunk:,}",
         )
     if trainer.max_steps is None and trainer.max_tokens is None:
         raise UserError("trainer.max_steps=null: set trainer.max_steps or trainer.max_tokens")

@@ -7,7 +7,8 @@ import re
 import tarfile
 from pathlib import Path
 
-from recipes.checks import not_negative, one_of, positive, refuse
+from recipes.checks import hub_hint, not_negative, one_of, positive, refuse
+from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.schema import EvaluateConfig, GenerateConfig, InferenceConfig
 from recipes.errors import UserError
 from recipes.files import path_errors, refuse_lfs_pointer
@@ -44,11 +45,11 @@ def validate_inference(inference: InferenceConfig, key: str = "inference") -> No
 def validate_generate(config: GenerateConfig) -> None:
     """Checks a completion job."""
     validate_model_file(config.gpt_model_file)
-    one_of("precision", config.precision, PRECISIONS)
+    one_of("precision", config.precision, PRECISIONS, FOREIGN_VALUES)
     validate_inference(config.inference)
     positive("batch_size", config.batch_size)
     if not 0 <= config.seed < 2**63:
-        refuse("seed", config.seed, f"must lie between 0 and {2**63 - 1}")
+        refuse("seed", config.seed, f"must lie between 0 and {2**63 - 1:,}")
     if config.num_threads is not None:
         positive("num_threads", config.num_threads)
     if bool(config.prompts) == bool(config.prompts_jsonl):
@@ -62,7 +63,7 @@ def validate_generate(config: GenerateConfig) -> None:
 def validate_evaluate(config: EvaluateConfig) -> None:
     """Checks an evaluation job."""
     validate_model_file(config.gpt_model_file)
-    one_of("precision", config.precision, PRECISIONS)
+    one_of("precision", config.precision, PRECISIONS, FOREIGN_VALUES)
     if not config.tasks:
         raise UserError("tasks=[]: nothing to evaluate; choose eval=minibench or 'tasks=[hellaswag_hi]'")
     for key in ("minibench", "mirror"):
@@ -111,7 +112,12 @@ def validate_model_file(path: str) -> None:
     target = Path(path)
     with path_errors(path):
         if not target.exists():
-            refuse("gpt_model_file", path, "no such file; give a .nemo file or a directory with a model")
+            hub = hub_hint(path)
+            refuse(
+                "gpt_model_file",
+                path,
+                f"no such file; {hub or 'give a .nemo file or a directory with a model'}",
+            )
         if target.is_dir() and not any((target / mark).exists() for mark in MARKS):
             refuse("gpt_model_file", path, f"this directory holds no model: none of {', '.join(MARKS)}")
         if target.is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from recipes.checks import not_negative, one_of, positive, refuse
+from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.megatron_fields import MEGATRON_CHOICES, TRANSFORMER_CONFIG_FIELDS
 from recipes.config.stored_options import check_option
 from recipes.families.family import Family, family_of, find_family, known_families
@@ -134,7 +135,7 @@ def validate_model(model: ModelConfig) -> None:
     if model.position_embedding_type == "rope" and kv_channels(model) % 2:
         refuse("model.kv_channels", kv_channels(model), "rotary embeddings need an even head width")
     one_of("model.normalization", model.normalization, ("RMSNorm", "LayerNorm"))
-    one_of("model.activation", model.activation, ACTIVATIONS)
+    one_of("model.activation", model.activation, ACTIVATIONS, FOREIGN_VALUES)
     one_of("model.init_method", model.init_method, ("normal", "kaiming_uniform"))
     one_of("model.position_embedding_type", model.position_embedding_type, ("rope", "learned_absolute"))
     for key in ("hidden_dropout", "attention_dropout"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from recipes.checks import not_negative, one_of, positive, refuse
+from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.lengths import configured_decay, configured_warmup, configured_wsd_decay
 from recipes.config.schema import OptimConfig, ParallelConfig
 from recipes.families.model_config import ModelConfig
@@ -22,7 +23,7 @@ def validate_optim(
     optim: OptimConfig, model: ModelConfig, parallel: ParallelConfig, tokens_per_step: int
 ) -> None:
     """Checks optimizer and schedule."""
-    one_of("optim.name", optim.name, OPTIMIZERS)
+    one_of("optim.name", optim.name, OPTIMIZERS, FOREIGN_VALUES)
     positive("optim.lr", optim.lr)
     positive("optim.eps", optim.eps)
     if not 0 <= optim.min_lr <= optim.lr:
@@ -66,7 +67,7 @@ def _validate_muon(optim: OptimConfig, parallel: ParallelConfig) -> None:
 
 
 def _validate_schedule(optim: OptimConfig, tokens_per_step: int) -> None:
-    one_of("optim.lr_decay_style", optim.lr_decay_style, DECAY_STYLES)
+    one_of("optim.lr_decay_style", optim.lr_decay_style, DECAY_STYLES, FOREIGN_VALUES)
     one_of("optim.lr_wsd_decay_style", optim.lr_wsd_decay_style, WSD_STYLES)
     not_negative("optim.lr_warmup_steps", optim.lr_warmup_steps)
     for key in ("lr_decay_steps", "lr_wsd_decay_steps", *_steps_and_tokens().values()):

@@ -28,9 +28,13 @@ class ModelConfig:
     family: str = "llama"
     """Which file of recipes/families describes the layers."""
     num_layers: int = MISSING
+    """Transformer layers."""
     hidden_size: int = MISSING
+    """Width of the residual stream."""
     ffn_hidden_size: int = MISSING
+    """Inner width of the MLP; of gated activations, of each of the two halves."""
     num_attention_heads: int = MISSING
+    """Query heads of every layer."""
     num_query_groups: int | None = None
     """Key-value heads of grouped-query attention; None: as many as attention heads."""
     kv_channels: int | None = None
@@ -45,15 +49,19 @@ class ModelConfig:
     normalization: str = "RMSNorm"
     """RMSNorm or LayerNorm."""
     layernorm_epsilon: float = 1e-5
+    """Added to the variance that a norm divides by."""
     activation: str = "swiglu"
     """swiglu (SiLU-gated), geglu (gated by the tanh form of GELU), gelu (exact) or squared_relu."""
     add_bias_linear: bool = False
+    """Biases in the layers' linear projections."""
     position_embedding_type: str = "rope"
     """rope or learned_absolute."""
     rotary_base: int = 10000
+    """RoPE base (theta)."""
     rotary_base_local: int | None = None
     """RoPE base of the windowed layers; None: rotary_base."""
     rotary_percent: float = 1.0
+    """Share of every head's channels that RoPE rotates."""
     qk_layernorm: bool = False
     """RMSNorm of every head's query and key before attention."""
     window_size: int | None = None
@@ -67,12 +75,15 @@ class ModelConfig:
     init_method: str = "normal"
     """Of the layers' matrices: normal (init_method_std) or kaiming_uniform (torch.nn.Linear's own)."""
     init_method_std: float = 0.02
+    """Standard deviation of the initial weights."""
     embedding_init_method_std: float | None = None
     """Of the embedding tables; None: init_method_std."""
     use_scaled_init_method: bool = True
     """Divide the std of output projections by sqrt(2 * num_layers), as Megatron does."""
     hidden_dropout: float = 0.0
+    """Dropout of embeddings and of what attention and MLP add to the residual stream."""
     attention_dropout: float = 0.0
+    """Dropout of attention weights."""
 
     num_moe_experts: int | None = None
     """Routed experts of each mixture-of-experts layer; None: every layer is dense."""
@@ -95,10 +106,13 @@ class ModelConfig:
     moe_router_enable_expert_bias: bool = False
     """Balance by a bias on the scores, corrected after every step, without a loss (arXiv 2408.15664)."""
     moe_router_bias_update_rate: float = 1e-3
+    """Size of that correction."""
     moe_router_load_balancing_type: str = "aux_loss"
     """aux_loss (per micro-batch), seq_aux_loss (per sequence) or none."""
     moe_aux_loss_coeff: float = 0.0
+    """Weight of the load-balancing loss."""
     moe_z_loss_coeff: float | None = None
+    """Weight of the loss on the size of the router's logits; None: there is none."""
     moe_importance_loss_coeff: float = 0.0
     """Weight of the squared coefficient of variation of the experts' gates (arXiv 1701.06538, eq. 6)."""
     moe_load_loss_coeff: float = 0.0

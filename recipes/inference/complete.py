@@ -90,7 +90,9 @@ def score(model: TextGenerator, prompts: list[str], settings: InferenceConfig) -
         if len(ids) < 2:
             raise UserError("a prompt of one token has nothing to score; give it more text")
         if len(ids) > model.max_sequence_length:
-            raise UserError(f"a prompt has {len(ids)} tokens; the model reads {model.max_sequence_length}")
+            raise UserError(
+                f"a prompt has {len(ids):,} tokens; the model reads {model.max_sequence_length:,}"
+            )
         tokens = torch.tensor([ids], device=model.device)
         logprobs = model.logits(tokens[:, :-1])[0].float().log_softmax(-1)
         chosen = logprobs.gather(1, tokens[0, 1:, None]).squeeze(1)

@@ -144,7 +144,7 @@ class TextGenerator(ABC):
             raise UserError("a prompt is empty; give it text")
         if longest >= self.max_sequence_length:
             raise UserError(
-                f"a prompt has {longest} tokens; the model reads {self.max_sequence_length}; shorten it"
+                f"a prompt has {longest:,} tokens; the model reads {self.max_sequence_length:,}; shorten it"
             )
         end = min(max(limits), self.max_sequence_length)
         rows = torch.full((len(prompts), end), self.eos_id, dtype=torch.long, device=self.device)

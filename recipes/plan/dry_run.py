@@ -33,14 +33,14 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
         *_unused_rows(config),
         (
             "tokens per step",
-            f"{tokens_per_step:,} = {trainer.global_batch_size} x {config.data.seq_length}; "
+            f"{tokens_per_step:,} = {trainer.global_batch_size:,} x {config.data.seq_length:,}; "
             f"{tokens_per_step // world_size:,} per device",
         ),
         ("steps", f"{steps:,}"),
         ("tokens in all", f"{steps * tokens_per_step:,}"),
         ("FLOPs per token", f"{flops / 1e9:,.3f} GFLOP (forward and backward, full attention context)"),
         ("FLOPs in all", f"{flops * steps * tokens_per_step:.3e}"),
-        ("layout", f"{world_size} process(es): {layout(parallel, data_parallel_size)}"),
+        ("layout", f"{world_size:,} process(es): {layout(parallel, data_parallel_size)}"),
         ("precision", trainer.precision),
         *device_rows(config, data_parallel_size, world_size),
         ("learning rate", _schedule(config.optim, tokens_per_step, steps)),
@@ -82,9 +82,9 @@ def layout(parallel: ParallelConfig, data_parallel_size: int) -> str:
 def _schedule(optim: OptimConfig, tokens_per_step: int, steps: int) -> str:
     lengths = schedule_lengths(optim, tokens_per_step, steps)
     warmup = configured_warmup(optim, tokens_per_step)
-    text = f"{optim.lr_decay_style}, {optim.lr:g} to {optim.min_lr:g}, {warmup} warm-up steps"
+    text = f"{optim.lr_decay_style}, {optim.lr:g} to {optim.min_lr:g}, {warmup:,} warm-up steps"
     if warmup > lengths.warmup:
-        text += f" (cut to {lengths.warmup})"
+        text += f" (cut to {lengths.warmup:,})"
     if optim.lr_decay_style == "WSD":
         text += f", {lengths.wsd_decay:,} steps of {optim.lr_wsd_decay_style} decay"
     return text if lengths.decay == max(1, steps) else f"{text}, decay over {lengths.decay:,}"

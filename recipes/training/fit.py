@@ -86,14 +86,16 @@ def fit(config: PretrainConfig, world: World, directory: RunDirectory, start: St
     if stop.stopped_by == SIGNALLED or (stop.stopped_by == OUT_OF_TIME and unfinished):
         reason = "stopped by a signal" if stop.stopped_by == SIGNALLED else "time limit"
         if world.rank == 0:
-            say(f"{reason} at step {trainer.global_step} of {steps}; the same command continues from there")
+            reached = f"step {trainer.global_step:,} of {steps:,}"
+            say(f"{reason} at {reached}; the same command continues from there")
         return _leave(STOPPED_BY_SIGNAL)
     if config.save_nemo:
         model.save_to(str(directory.nemo_file))
     if world.rank == 0:
         if trainer.global_step > 0:  # An untrained model has no curves.
             write_report(directory.path)
-        say(f"done   {trainer.global_step} steps in {duration(time.monotonic() - started)}; {directory.path}")
+        took = duration(time.monotonic() - started)
+        say(f"done   {trainer.global_step:,} steps in {took}; {directory.path}")
     return _leave(DONE)
 
 
@@ -119,7 +121,7 @@ def _machine(config: PretrainConfig, world: World) -> str:
 def _announce(config: PretrainConfig, directory: RunDirectory, start: Start) -> None:
     """Prints where the run starts, and records it in the metrics."""
     if start.checkpoint is not None:
-        say(f"resume {start.checkpoint}, step {start.step}, {start.consumed_tokens:,} tokens")
+        say(f"resume {start.checkpoint}, step {start.step:,}, {start.consumed_tokens:,} tokens")
         directory.append_metrics(
             {"event": "resumed", "step": start.step, "checkpoint": start.checkpoint.name}
         )

@@ -20,6 +20,7 @@ from recipes.errors import UserError
 from recipes.plan.memory_check import check_memory
 from recipes.plan.opening import opening
 from recipes.run_directory import RunDirectory
+from recipes.training.changed_settings import announce_changes, refuse_another_run
 from recipes.training.resume import check_resume
 from recipes.training.run_lock import RunLock
 from recipes.training.start import Start, find_start
@@ -96,10 +97,15 @@ def _prepare(
     checkpoint = _checkpoint_to_resume(config, directory)
     done = _step_of(checkpoint) if checkpoint else 0
     consumed_tokens = check_resume(config, checkpoint) if checkpoint else 0
-    if done >= steps and _has_nemo_of(config, directory, done):
-        written = directory.nemo_file if config.save_nemo else "no model.nemo wanted"
-        say(f"{directory.path} is complete: {done} steps, {written}")
-        return Start(checkpoint, complete=True)
+    if done >= steps:
+        ignored = refuse_another_run(config, directory, done, steps) if checkpoint else ""
+        if _has_nemo_of(config, directory, done):
+            written = directory.nemo_file if config.save_nemo else "no model.nemo wanted"
+            unused = f"; not run again for {ignored}" if ignored else ""
+            say(f"{directory.path} is complete: {done:,} steps, {written}{unused}")
+            return Start(checkpoint, complete=True)
+    elif checkpoint is not None:
+        announce_changes(config, directory)
     check_memory(config, world)
     for line in opening(config, launched_world().size):
         say(line)

@@ -27,7 +27,7 @@ REFUSED = [
     (
         "pretrain",
         ["experiment=quickstart", "model.num_layers=many"],
-        "model.num_layers: Value 'many' of type",
+        "model.num_layers=many: must be a whole number such as 2000, 2e3, 2k, 1.5M, 2B or 7.5T",
     ),
     ("pretrain", ["experiment=quickstart", "optim.betas=[0.9]"], "optim.betas=[0.9]: give two numbers"),
     (
@@ -35,8 +35,8 @@ REFUSED = [
         ["experiment=quickstart", "trainer.precision=fp8"],
         "trainer.precision=fp8: choose one of auto, bf16, fp32",
     ),
-    ("pretrain", ["experiment=nothing"], "experiment/nothing"),
-    ("pretrain", ["model=tinny"], "model/tinny"),
+    ("pretrain", ["experiment=nothing"], "experiment=nothing: there is no such option; choose one of gemma3"),
+    ("pretrain", ["model=tinny"], "model=tinny: there is no such option; did you mean tiny?"),
     ("pretrain", ["experiment=quickstart", "model.num_layers"], "model.num_layers"),
     (
         "pretrain",
@@ -58,13 +58,75 @@ REFUSED = [
         ["experiment=quickstart", "+data.train.de.path=x"],
         "data.train.de: give a new entry as a whole",
     ),
-    ("pretrain", [], "data.seq_length has no value: set it on the command line, data.seq_length=..."),
+    ("pretrain", ["name=x"], "data.seq_length has no value: set it on the command line, data.seq_length=..."),
     (
         "pretrain",
         ["experiment=quickstart", "data_dir=nowhere"],
         "nowhere/train_en.bin does not exist: give the prefix",
     ),
-    ("pretrain", ["name=x", "--epochs=3"], "unrecognized arguments: --epochs=3"),
+    (
+        "pretrain",
+        ["name=x", "--epochs=3"],
+        "--epochs: settings are key=value, without dashes; epochs: there is",
+    ),
+    (
+        "pretrain",
+        ["--experiment", "quickstart"],
+        "settings are written without dashes: experiment=quickstart",
+    ),
+    ("pretrain", ["--max-steps=5"], "--max-steps: settings are written without dashes: trainer.max_steps=5"),
+    ("pretrain", ["name=x", "--multi"], "--multi: there is no such option; did you mean --multirun?"),
+    ("pretrain", ["name=x", "-x"], "unrecognized arguments: -x"),
+    ("pretrain", ["--shell-completion"], "for example --shell-completion install=bash"),
+    ("pretrain", ["--info", "nothing"], "invalid choice: 'nothing'"),
+    ("pretrain", ["trainer=null"], "trainer=null: choose one of default, or leave it out"),
+    ("pretrain", ["experiment="], "experiment=: choose one of gemma3_hindi_270m_phase1"),
+    ("pretrain", ["model=3"], "model=3: choose one of gemma3_hindi_270m"),
+    ("pretrain", ["=3"], "=3: settings are written key=value"),
+    ("pretrain", ["name=x", "optim.lr=null"], "optim.lr=null: must have a value"),
+    ("pretrain", ["quickstart"], "settings are written key=value; did you mean experiment=quickstart?"),
+    ("pretrain", ["name=x", "max_steps"], "settings are written key=value: trainer.max_steps=..."),
+    (
+        "pretrain",
+        ["name=x", "optim.lr=1e-3,1e-2"],
+        "optim.lr=1e-3,1e-2: write a list in brackets, [a,b]; with",
+    ),
+    (
+        "pretrain",
+        ["name=x", "trainer.max_steps=1.5"],
+        "trainer.max_steps=1.5: must be a whole number such as 2000, 2e3, 2k, 1.5M, 2B or 7.5T (Optimizer",
+    ),
+    (
+        "pretrain",
+        ["name=x", "trainer.max_tokens=1.0005k"],
+        "trainer.max_tokens=1.0005k: must be a whole number",
+    ),
+    ("pretrain", ["name=x", "data.train={en:{path:x,tokens:1.5}}"], "must be a whole number"),
+    (
+        "pretrain",
+        ["name=x", "optim.lr=fast"],
+        "optim.lr=fast: must be a number (Peak learning rate; with muon, of the matrices)",
+    ),
+    (
+        "pretrain",
+        ["name=x", "trainer.gradient_clip_val=1"],
+        "trainer.gradient_clip_val: there is no such key; here it is optim.clip_grad: Largest global",
+    ),
+    (
+        "pretrain",
+        ["name=x", "trainer.accelerator=gpu"],
+        "and nothing to set: CUDA is used where there is any",
+    ),
+    (
+        "pretrain",
+        ["name=x", "data.seq_length=8", "trainer.max_steps=1", "trainer.precision=bf16-mixed"],
+        "trainer.precision=bf16-mixed: choose one of auto, bf16, fp32; here it is bf16",
+    ),
+    (
+        "pretrain",
+        ["help=trainer.compil"],
+        "trainer.compil: there is no such key; did you mean trainer.compile?",
+    ),
     ("pretrain", ["name=x", "--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
     ("generate", ["prompts=[x]"], "gpt_model_file has no value"),
     ("generate", ["gpt_model_file=no.nemo", "prompts=[x]"], "gpt_model_file=no.nemo: no such file"),
@@ -74,7 +136,11 @@ REFUSED = [
         "temperature: there is no such key; did you mean inference.temperature?",
     ),
     ("evaluate", ["gpt_model_file=no.nemo", "eval=minibench"], "gpt_model_file=no.nemo: no such file"),
-    ("evaluate", ["gpt_model_file=x", "eval=tables"], "eval/tables"),
+    (
+        "evaluate",
+        ["gpt_model_file=x", "eval=tables"],
+        "eval=tables: there is no such option; choose one of minibench, param1_table",
+    ),
     (
         "evaluate",
         ["gpt_model_file=no.nemo", "tasks=[arc_eazy]"],
@@ -141,7 +207,7 @@ def test_help() -> None:
     ):
         assert (code, err, imported & ENGINE) == (0, "", set())
         assert f"python -m recipes.{job}" in out and "Examples" in out
-        assert "Settings (key=value)" in out and "precision" in out
+        assert "Settings (key=value)" in out and "help=KEY explains" in out
 
 
 def test_dry_run_and_cfg_need_no_engine() -> None:
@@ -181,7 +247,7 @@ def test_sweep_does_not_hide_a_refusal(tmp_path: Path, seeds: str) -> None:
     sweep = [f"hydra.sweep.dir={tmp_path}", f"seed={seeds}"]
     (done,) = spy(["recipes.pretrain", "--multirun", *run_settings, *sweep])
     assert (done.code, done.imported & ENGINE) == (2, set())
-    assert done.err == "error: seed=-1: must lie between 0 and 2147483647\n"
+    assert done.err == "error: seed=-1: must lie between 0 and 2,147,483,647\n"
     assert done.out.count("tokens per step") == (0 if seeds.startswith("-") else 1)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from recipes.config.data_schema import SourceConfig
-from recipes.config.hydra_app import CONF_DIR, compose
+from recipes.config.hydra_app import compose
+from recipes.config.jobs import CONF_DIR
 from recipes.config.validate import validate_pretrain
 from recipes.data.tokenizer.vocabulary import with_vocab_size
 from recipes.errors import UserError

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from recipes.config.hydra_app import CONF_DIR, SCHEMAS, compose, config_groups, run_job
+from recipes.config.hydra_app import compose, run_job
+from recipes.config.jobs import CONF_DIR, SCHEMAS, config_groups
 
 GROUPS = {
     "pretrain": {"model", "optim", "parallel", "trainer", "experiment"},

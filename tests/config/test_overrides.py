@@ -6,7 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from recipes.config.hydra_app import SCHEMAS, compose
+from recipes.config.hydra_app import compose
+from recipes.config.jobs import SCHEMAS
 from recipes.config.overrides import quote_text
 from recipes.errors import UserError
 
@@ -84,3 +85,28 @@ def test_prompts_are_never_interpolated(prompt: str) -> None:
 def test_what_cannot_be_read_is_refused_with_how_to_quote(argument: str) -> None:
     with pytest.raises(UserError, match="cannot be read; put text with special characters in quotes within"):
         compose("generate", ["gpt_model_file=x", argument])
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("arc_easy", ["arc_easy"]),
+        ("arc_easy, mmlu", ["arc_easy", "mmlu"]),
+        ("2024", ["2024"]),
+        ("a=b(c),हिंदी", ["a=b(c)", "हिंदी"]),
+        ("[a,b]", ["a", "b"]),
+        ("[]", []),
+    ],
+)
+def test_words_for_a_list(written: str, meant: list[str]) -> None:
+    assert compose("evaluate", ["gpt_model_file=x", f"tasks={written}"]).tasks == meant
+
+
+@pytest.mark.parametrize("prompt", ["Hello, world", "भारत", "f(x) = ${y}", "2 + 2", "it's"])
+def test_a_prompt_needs_no_list(prompt: str) -> None:
+    assert compose("generate", ["gpt_model_file=x", f"prompts={prompt}"]).prompts == [prompt]
+
+
+def test_words_of_a_sweep_are_a_list_for_each_run() -> None:
+    (_, tasks) = quote_text(["-m", "tasks=a,b"], SCHEMAS["evaluate"])
+    assert tasks == "tasks=['a'],['b']"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hydra.errors import HydraException
 
 from recipes.config.data_schema import PhaseConfig, SourceConfig
-from recipes.config.hydra_app import compose, explain
+from recipes.config.hydra_app import compose
 from recipes.config.phases import Phase, plan_phases, samples_drawn, sources_in_use
 from recipes.errors import UserError
 from tests.support.phase_cases import STEP, config_of, phase
@@ -23,18 +22,18 @@ def test_one_phase_by_weights_as_they_are_written() -> None:
 
 def test_tokens_come_out_over_the_run() -> None:
     steps = 1000
-    config = config_of({"en": 3.0, "hi": ("tokens", 20.0 * STEP), "code": 1.0})
+    config = config_of({"en": 3.0, "hi": ("tokens", 20 * STEP), "code": 1.0})
     (only,) = plan_phases(config, steps)
     share = {name: weight / sum(only.weights.values()) for name, weight in only.weights.items()}
     assert share == pytest.approx({"en": 0.98 * 0.75, "hi": 0.02, "code": 0.98 * 0.25})
     (drawn,) = samples_drawn([only], steps * 8)
     assert drawn["hi"] * SEQ_LENGTH == 20 * STEP
     # All by tokens: the ratio does not hang on the run's length, which only has to fit.
-    both = config_of({"en": ("tokens", 600.0 * STEP), "hi": ("tokens", 399.5 * STEP)})
+    both = config_of({"en": ("tokens", 600 * STEP), "hi": ("tokens", 799 * STEP // 2)})
     assert plan_phases(both, steps)[0].weights == {"en": 600.0 * STEP, "hi": 399.5 * STEP}
     for wrong in (998, 1001):
         with pytest.raises(
-            UserError, match=r"data\.train: tokens add up to 63,968, .*trainer\.max_tokens=63968"
+            UserError, match=r"data\.train: tokens add up to 63,968, .*trainer\.max_tokens=63,968"
         ):
             plan_phases(both, wrong)
     with pytest.raises(UserError, match="nothing is left for the sources with weights; lower the tokens"):
@@ -46,9 +45,9 @@ def test_tokens_come_out_over_the_run() -> None:
     [
         ({"en": 0.0}, [], "data.train: every weight is 0"),
         ({"en": -1.0}, [], r"data.train.en.weight=-1.0: must not be negative"),
-        ({"en": ("tokens", -5.0)}, [], r"data.train.en.tokens=-5.0: must be positive"),
+        ({"en": ("tokens", -5)}, [], r"data.train.en.tokens=-5: must be positive"),
         ({"en": 2.0}, [phase(en=1.0)], r"data.train.en.weight=2.0: would be ignored: data.phases decide"),
-        ({"en": ("tokens", 9.0)}, [phase(en=1.0)], r"data.train.en.tokens=9.0: would be ignored"),
+        ({"en": ("tokens", 9)}, [phase(en=1.0)], r"data.train.en.tokens=9: would be ignored"),
         ({"en": 1.0}, [phase(de=1.0)], r"data.phases\[0\].train=de: is no source: choose of data.train: en"),
         ({"en": 1.0}, [phase(en=0.0)], r"data.phases\[0\].train=.*at least one source a positive weight"),
         (
@@ -75,7 +74,7 @@ def test_tokens_come_out_over_the_run() -> None:
         ({"en": 1.0, "hi": 1.0}, [phase(en=1.0)], r"data.train=hi: no phase draws from it"),
         (
             {"en": 1.0},
-            [phase(5, en=("tokens", 1.0)), phase(en=1.0)],
+            [phase(5, en=("tokens", 1)), phase(en=1.0)],
             r"data.phases\[0\].train: tokens add up to 1, the run or phase has 320",
         ),
     ],
@@ -87,7 +86,7 @@ def test_refusals(train: dict[str, Any], phases: list[PhaseConfig], message: str
 
 def test_weight_and_tokens_of_one_source() -> None:
     config = config_of({"en": 1.0})
-    config.data.train["en"] = SourceConfig("en", weight=0.5, tokens=100.0)
+    config.data.train["en"] = SourceConfig("en", weight=0.5, tokens=100)
     with pytest.raises(UserError, match=r"data\.train\.en\.weight=0\.5: would be ignored: tokens decide"):
         plan_phases(config, 10)
 
@@ -104,10 +103,8 @@ def test_phases_from_yaml() -> None:
     assert first == Phase(0, 400, {"en": 1.0})
     assert (second.first, second.end) == (400, 800)
     assert second.weights == {"en": 1280.0, "hi": 3200.0 - 1280.0}
-    with pytest.raises(HydraException) as refusal:
+    message = "data.phases: its entries have no key 'colour'; they have until_step, until_tokens, train"
+    with pytest.raises(UserError, match=f"^{message}$"):
         compose("pretrain", [*overrides, "data.phases=[{colour:red}]"])
-    assert explain(refusal.value, "pretrain") == (
-        "data.phases: its entries have no key 'colour'; they have until_step, until_tokens, train"
-    )
     with pytest.raises(UserError, match=r"^data\.phases\[1\]\.colour: there is no such key"):
         compose("pretrain", [*overrides, "+data.phases.1.colour=red"])

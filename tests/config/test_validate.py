@@ -47,8 +47,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "parallel.recompute_num_layers=3: must divide the layers of every stage, [4]",
     ),
     ({"resume": "yes"}, "resume=yes: choose one of auto, never"),
-    ({"seed": -1}, "seed=-1: must lie between 0 and 2147483647"),
-    ({"seed": 2**31}, "seed=2147483648: must lie between"),
+    ({"seed": -1}, "seed=-1: must lie between 0 and 2,147,483,647"),
+    ({"seed": 2**31}, "seed=2,147,483,648: must lie between"),
     # The model
     ({"model__family": "lama"}, "model.family=lama: known families: gemma3, llama"),
     ({"model__num_layers": 0}, "model.num_layers=0: must be positive"),
@@ -98,7 +98,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"model__position_embedding_type": "learned_absolute", "model__rotary_base": 500_000},
-        "model.rotary_base=500000: would be ignored: position_embedding_type is learned_absolute",
+        "model.rotary_base=500,000: would be ignored: position_embedding_type is learned_absolute",
     ),
     (
         {"model__position_embedding_type": "learned_absolute", "model__rotary_percent": 0.5},
@@ -346,8 +346,8 @@ GENERATE_REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"inference__temperature": 1e300}, "inference.temperature=1e+300: must lie between"),
     ({"inference__temperature": INF}, "inference.temperature=inf: must lie between"),
     ({"inference__end_strings": ["a", ""]}, "inference.end_strings=['a', '']: an empty text ends everything"),
-    ({"seed": -1}, "seed=-1: must lie between 0 and 9223372036854775807"),
-    ({"seed": 2**64}, "seed=18446744073709551616: must lie between 0 and"),
+    ({"seed": -1}, "seed=-1: must lie between 0 and 9,223,372,036,854,775,807"),
+    ({"seed": 2**64}, "seed=18,446,744,073,709,551,616: must lie between 0 and"),
     ({"inference__top_k": -1}, "inference.top_k=-1: must not be negative; 0 turns it off"),
     ({"inference__top_p": 1.1}, "inference.top_p=1.1: must lie between 0 and 1; 0 turns it off"),
     ({"inference__repetition_penalty": 0.9}, "inference.repetition_penalty=0.9: must be at least 1"),

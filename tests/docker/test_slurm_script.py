@@ -303,7 +303,7 @@ def test_user_errors(tmp_path: Path) -> None:
     unknown = dry_run("experiment=x/deep")
     assert unknown.returncode == 2 and unknown.stdout == ""
     (line,) = unknown.stderr.splitlines()
-    assert line.startswith("error: ") and "experiment/x/deep" in line
+    assert line.startswith("error: ") and "experiment=x/deep" in line
     elsewhere = dry_run("name=a", PROJECT_DIR=str(tmp_path))
     assert elsewhere.returncode == 2 and "is not the project" in elsewhere.stderr
     file = dry_run("name=a", CONTAINER_IMAGE="/a.sqsh", CONTAINER_FILE="/b.sqsh")

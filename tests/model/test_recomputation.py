@@ -9,7 +9,8 @@ from weakref import WeakSet
 import pytest
 import torch
 
-from recipes.config.hydra_app import CONF_DIR, compose
+from recipes.config.hydra_app import compose
+from recipes.config.jobs import CONF_DIR
 from recipes.config.schema import ParallelConfig
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig

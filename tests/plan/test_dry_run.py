@@ -51,13 +51,13 @@ def test_param1() -> None:
     assert rows["run"] == "outputs/param1"
     assert rows["parameters"] == "2,860,648,448"
     assert rows["vocabulary"] == "256,000 (padded to 256,000)"
-    assert rows["tokens per step"] == "4,194,304 = 2048 x 2048; 8,192 per device"
+    assert rows["tokens per step"] == "4,194,304 = 2,048 x 2,048; 8,192 per device"
     steps = -(-7_500_000_000_000 // 4_194_304)
     assert rows["steps"] == f"{steps:,}"
     assert rows["tokens in all"] == f"{steps * 4_194_304:,}"
     assert rows["FLOPs per token"].startswith("15.6")
     assert rows["layout"] == "512 process(es): tensor 2 x pipeline 1 x data 256"
-    assert rows["learning rate"] == "cosine, 0.0003 to 3e-06, 2000 warm-up steps"
+    assert rows["learning rate"] == "cosine, 0.0003 to 3e-06, 2,000 warm-up steps"
     drawn = steps * 4_194_304 // 4
     assert rows["source en"] == f"75.00 %  data/en  {3 * drawn:,} tokens, data not found, epochs unknown"
     assert rows["source hi"] == f"25.00 %  data/hi  {drawn:,} tokens, data not found, epochs unknown"
@@ -116,7 +116,7 @@ def test_lengths_in_tokens_and_rates_by_kind() -> None:
     changes = ["optim.lr_warmup_steps=0", f"optim.lr_warmup_tokens={step * 1999 + 1}"]
     changes += ["optim.lr_decay_style=WSD", f"optim.lr_wsd_decay_tokens={step * 50_000}"]
     rows = plan([*PARAM1, *changes, "optim.embedding_lr=3e-3", "optim.head_lr=6e-4"])
-    assert rows["learning rate"] == "WSD, 0.0003 to 3e-06, 2000 warm-up steps, 50,000 steps of linear decay"
+    assert rows["learning rate"] == "WSD, 0.0003 to 3e-06, 2,000 warm-up steps, 50,000 steps of linear decay"
     assert (rows["embeddings"], rows["head"]) == ("0.003 to 3e-05", "0.0006 to 6e-06")
 
 

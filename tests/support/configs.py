@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from recipes.config.hydra_app import CONF_DIR
+from recipes.config.jobs import CONF_DIR
 from recipes.config.validate import validate_pretrain
 from recipes.errors import UserError
 

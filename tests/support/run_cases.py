@@ -163,3 +163,21 @@ def shown_case(overrides: list[str]) -> Outcome:
         return run_case(overrides)
     finally:
         console.LOG_INTERVAL_S = interval
+
+
+def command_case(arguments: list[str]) -> tuple[int, str, str]:
+    """``python -m recipes.pretrain`` in this process: exit code, standard output, standard error."""
+    from recipes.config.hydra_app import run_job
+    from recipes.pretrain import run
+
+    out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["recipes.pretrain", *arguments]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            run_job("pretrain", run)
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.argv = before
+    assert isinstance(code, int)
+    return code, out.getvalue(), err.getvalue()

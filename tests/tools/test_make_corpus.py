@@ -10,7 +10,6 @@ import pytest
 
 from recipes.data.corpus.write import make_corpus
 from recipes.errors import UserError
-from tools.make_corpus import byte_count
 
 FILES = [
     "benchmark/en.jsonl",
@@ -40,20 +39,6 @@ def contents(directory):
 
 def rows(path):
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [("4MB", 4_000_000), ("500kB", 500_000), ("1.5 MiB", 1_572_864), ("70_000", 70_000), ("20000B", 20_000)],
-)
-def test_sizes_are_understood(text, count):
-    assert byte_count(text) == count
-
-
-@pytest.mark.parametrize("text", ["", "MB", "4x", "-4MB", "4 MB MB", "nan"])
-def test_other_sizes_are_refused(text):
-    with pytest.raises(UserError, match="not a number of bytes"):
-        byte_count(text)
 
 
 @pytest.mark.parametrize("size", [10_000, 150_000, 1_000_000])

@@ -266,6 +266,12 @@ def test_a_finished_run_is_complete_at_once(gloo_pool: GlooPool, tiny_data: Tiny
     (done,) = spy(["recipes.pretrain", *settings])
     assert done.code == 0 and done.out.count("\n") == 1 and "is complete: 3 steps" in done.out
     assert done.err == "" and not done.imported & (ENGINE - {"torch"}), "the checkpoint is read, no more"
+    other, logs = spy(
+        ["recipes.pretrain", *settings, "optim.lr=1e-2"],
+        ["recipes.pretrain", *settings, "trainer.log_every_n_steps=2"],
+    )
+    assert other.code == 2 and other.out == "" and "optim.lr 0.001 -> 0.01; set name=" in other.err
+    assert logs.code == 0 and logs.out.endswith("; not run again for trainer.log_every_n_steps 1 -> 2\n")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from recipes.checkpoint.formats.archive import GZIP, checked_members, extract_archive, open_archive
 from recipes.checkpoint.formats.blob import Blob
+from recipes.checks import hub_hint
 from recipes.errors import UserError
 from recipes.files import leads_out, path_errors, refuse_lfs_pointer
 
@@ -113,7 +114,8 @@ def open_files(path: Path) -> Iterator[Files]:
     if is_directory:
         yield DirectoryFiles(path)
     elif not is_file:
-        raise UserError(f"{path}: no such file or directory")
+        hub = hub_hint(path)
+        raise UserError(f"{path}: no such file or directory" + (f"; {hub}" if hub else ""))
     elif _starts_with(path, GZIP):
         with TemporaryDirectory(prefix="nemo_") as temporary:
             directory = Path(temporary) / "model"

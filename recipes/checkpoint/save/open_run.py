@@ -43,7 +43,7 @@ def open_training(path: Path, files: Files, verify_files: bool) -> StoredModel |
         raise UserError(f"{step}: its common.pt describes no model")
 
     # Resolved: the relative path "step_00001000" has no parents by name.
-    run = _run_config(step.resolve().parent.parent)
+    run = run_config(step.resolve().parent.parent)
 
     def describe(_: int, rows: int) -> ModelConfig:
         return described_model(config["model"], rows)
@@ -80,7 +80,12 @@ def _step(path: Path, verify_files: bool) -> Path | None:
     return step
 
 
-def _run_config(run: Path) -> dict[str, Any]:
+def run_config(run: Path) -> dict[str, Any]:
+    """What a run's config.yaml holds; {} if there is none.
+
+    Raises:
+        UserError: it cannot be read, or is not plain YAML.
+    """
     blob = DirectoryFiles(run).find(RUN_CONFIG)
     return read_yaml(blob) if blob is not None else {}
 

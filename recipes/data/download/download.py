@@ -326,10 +326,10 @@ def _progress(current: Manifest, listing: Listing, enabled: bool) -> Progress:
 
 
 def _summary(current: Manifest) -> str:
-    tokens = "" if current.tokens is None else f", {current.tokens} tokens"
-    skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(current.skipped.items()))
+    tokens = "" if current.tokens is None else f", {current.tokens:,} tokens"
+    skipped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(current.skipped.items()))
     return (
-        f"{current.documents} documents, {current.text_bytes / 1e6:.3f} MB of text{tokens} in "
+        f"{current.documents:,} documents, {current.text_bytes / 1e6:.3f} MB of text{tokens} in "
         f"{len(current.shards)} shards; {current.status}{'; skipped: ' if skipped else ''}{skipped}"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes.checks import refuse
+from recipes.checks import hub_hint, refuse
 from recipes.config.data_schema import DataConfig
 from recipes.config.phases import sources_in_use
 from recipes.config.schema import PretrainConfig
@@ -42,7 +42,7 @@ def check_files(data: DataConfig) -> dict[str, SourceFiles]:
     for key, source in sources.items():
         needed = data.seq_length + 1
         if source.tokens < needed:
-            refuse(key, source.path, f"holds {source.tokens} tokens, one sample needs {needed}; add text")
+            refuse(key, source.path, f"holds {source.tokens:,} tokens, one sample needs {needed:,}; add text")
     return sources
 
 
@@ -63,7 +63,7 @@ def check_token_ids(config: PretrainConfig, cache_dir: Path) -> None:
                 refuse(
                     key,
                     file.prefix,
-                    f"holds the token id {largest}, model.vocab_size={size} allows 0 to {size - 1}; "
+                    f"holds the token id {largest:,}, model.vocab_size={size:,} allows 0 to {size - 1:,}; "
                     f"{sidecar_path(file.prefix)} is missing, which would say what tokenizer it was "
                     "made with",
                 )
@@ -75,13 +75,18 @@ def check_tokenizer(config: PretrainConfig, sources: dict[str, SourceFiles]) -> 
     if path is None:
         raise UserError("tokenizer.model=null: name the tokenizer that the data was made with")
     if not Path(path).exists():
-        refuse("tokenizer.model", path, "no such file; train one with python -m tools.train_tokenizer")
+        hub = hub_hint(path)
+        refuse(
+            "tokenizer.model",
+            path,
+            f"no such file; {hub or 'train one with python -m tools.train_tokenizer'}",
+        )
     tokenizer = load_tokenizer(path)
     if tokenizer.vocab_size > config.model.vocab_size:
         refuse(
             "tokenizer.model",
             path,
-            f"has {tokenizer.vocab_size} pieces, more than model.vocab_size={config.model.vocab_size}; "
+            f"has {tokenizer.vocab_size:,} pieces, more than model.vocab_size={config.model.vocab_size:,}; "
             f"set model.vocab_size={AUTO}",
         )
     for key, source in sources.items():

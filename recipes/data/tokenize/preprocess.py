@@ -118,7 +118,7 @@ def preprocess(
         plan = _plan(prefix, settings, tokenizer.vocab_size, inputs, sizes)
         present = _present(plan, prefix, force, log)
         if present:
-            log(f"{prefix}: up to date ({present.documents} documents, {present.tokens} tokens)")
+            log(f"{prefix}: up to date ({present.documents:,} documents, {present.tokens:,} tokens)")
             return present
 
     started = time.monotonic()
@@ -133,7 +133,7 @@ def preprocess(
         plan = plan or _plan(prefix, settings, tokenizer.vocab_size, inputs, sizes)
         output.resume(asdict(settings), [str(item["sha256"]) for item in plan.inputs or ()], discard=force)
         if output.blocks:
-            log(f"{prefix}: going on after {output.last.documents} documents of an earlier run")
+            log(f"{prefix}: going on after {output.last.documents:,} documents of an earlier run")
         blocks = cut(inputs, sizes, output.last.place, BLOCK_BYTES)
         if pool:
             parts: Iterator[tuple[Block, _Part]] = pool.map(blocks)
@@ -162,10 +162,10 @@ def preprocess(
         sidecar = _completed(plan, output)
         output.finish(sidecar.to_json())
     seconds = max(time.monotonic() - started, 1e-9)
-    empty = f", {sidecar.empty_documents} empty ones left out" if sidecar.empty_documents else ""
+    empty = f", {sidecar.empty_documents:,} empty ones left out" if sidecar.empty_documents else ""
     log(
-        f"{prefix}: {sidecar.documents} documents{empty}, {sidecar.tokens} tokens, "
-        f"{sidecar.text_bytes} bytes of text ({(sidecar.text_bytes or 0) / sidecar.tokens:.2f} per token) "
+        f"{prefix}: {sidecar.documents:,} documents{empty}, {sidecar.tokens:,} tokens, "
+        f"{sidecar.text_bytes:,} bytes of text ({(sidecar.text_bytes or 0) / sidecar.tokens:.2f} per token) "
         f"in {seconds:.1f} s, {left / seconds / 1e6:.1f} MB/s; {compared}"
     )
     return sidecar
@@ -294,9 +294,9 @@ def _write(
                 )
             )
         if block.lines is None:
-            bar.add(block.stop - block.start, f"{writer.tokens} tokens")
+            bar.add(block.stop - block.start, f"{writer.tokens:,} tokens")
         elif block.is_last:
-            bar.add(sizes[block.then.file - 1], f"{writer.tokens} tokens")
+            bar.add(sizes[block.then.file - 1], f"{writer.tokens:,} tokens")
     with output.named_errors():
         writer.finish()
 

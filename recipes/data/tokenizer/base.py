@@ -83,5 +83,7 @@ class TextTokenizer(ABC):
         """
         ids = [int(token) for token in ids]
         if ids and (min(ids) < 0 or max(ids) >= self.vocab_size):
-            raise UserError(f"token ids run from 0 to {self.vocab_size - 1}; found {min(ids)} to {max(ids)}")
+            raise UserError(
+                f"token ids run from 0 to {self.vocab_size - 1:,}; found {min(ids):,} to {max(ids):,}"
+            )
         return self._decode(ids)

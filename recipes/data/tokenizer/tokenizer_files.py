@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from recipes.checks import hub_hint
 from recipes.data.tokenizer.base import TextTokenizer
 from recipes.data.tokenizer.file_names import (
     HUGGING_FACE,
@@ -60,9 +61,11 @@ def locate(path: str | Path) -> tuple[str, dict[str, Path]]:
     In a directory, tokenizer.json goes before tokenizer.model, as in transformers.
 
     Raises:
-        UserError: a directory has neither, or a link leads out of it.
+        UserError: a directory has neither, or a link leads out of it, or the path is a name on the hub.
     """
     path = Path(path)
+    if not path.exists() and (hub := hub_hint(path)):
+        raise UserError(f"{path}: no such file; {hub}")
     if path.is_dir():
         found = tokenizer_paths(path)
         if TOKENIZER_JSON not in found:

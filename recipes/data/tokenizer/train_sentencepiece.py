@@ -91,13 +91,13 @@ def _explain(error: Exception, vocab_size: int) -> Exception:
 
 def too_large(vocab_size: int, largest: int) -> UserError:
     return UserError(
-        f"a vocabulary of {vocab_size} is too large for this text: "
-        f"the largest possible is {largest}; choose that or less, or give more text"
+        f"a vocabulary of {vocab_size:,} is too large for this text: "
+        f"the largest possible is {largest:,}; choose that or less, or give more text"
     )
 
 
 def too_small(vocab_size: int, needed: int) -> UserError:
     return UserError(
-        f"a vocabulary of {vocab_size} is too small: bytes, special tokens and this text's characters "
-        f"are {needed} already"
+        f"a vocabulary of {vocab_size:,} is too small: bytes, special tokens and this text's characters "
+        f"are {needed:,} already"
     )

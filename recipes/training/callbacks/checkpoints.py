@@ -114,8 +114,8 @@ class Checkpoints(Callback):
             self.warned = True
             key = "every_n_steps" if self.config.every_n_steps is not None else "every_minutes"
             warn(
-                f"trainer.checkpoint.{key}={getattr(self.config, key)}: the save of step "
-                f"{self.saved_step} is not written yet, training waits for it; save less often"
+                f"trainer.checkpoint.{key}={getattr(self.config, key):,}: the save of step "
+                f"{self.saved_step:,} is not written yet, training waits for it; save less often"
             )
 
     def _finish(self, trainer: Trainer, *, wait: bool) -> None:

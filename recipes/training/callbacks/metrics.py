@@ -53,7 +53,7 @@ class Metrics(Callback):
         step = trainer.global_step
         if not math.isfinite(model.grad_norm):
             raise GuardError(
-                f"step {step}: the gradient norm is {model.grad_norm}; the last checkpoint is from before "
+                f"step {step:,}: the gradient norm is {model.grad_norm}; the last checkpoint is from before "
                 "it. Lower optim.lr, or look at the data around this step"
             )
         if not model.is_logging_step(step):
@@ -85,7 +85,7 @@ class Metrics(Callback):
         )
         left = self.time_left.seconds()
         say(
-            f"step {step:>6}/{self.total_steps}  loss {loss:7.4f}  lr {model.learning_rate:.2e}  "
+            f"step {step:>7,}/{self.total_steps:,}  loss {loss:7.4f}  lr {model.learning_rate:.2e}  "
             f"grad norm {model.grad_norm:6.3f}  {rate:,.0f} tokens/s"
             + (f"  {duration(left)} left" if left is not None else "")
         )

@@ -17,7 +17,8 @@ from recipes.checkpoint.huggingface import write as write_module
 from recipes.checkpoint.huggingface.config import architecture_of, from_hf_config, to_hf_config
 from recipes.checkpoint.huggingface.read import open_huggingface
 from recipes.checkpoint.huggingface.tokenizer import special_ids, write_tokenizer
-from recipes.config.hydra_app import CONF_DIR, compose
+from recipes.config.hydra_app import compose
+from recipes.config.jobs import CONF_DIR
 from recipes.config.validate_model import check_family_settings
 from recipes.data.tokenizer import load_tokenizer
 from recipes.errors import UserError

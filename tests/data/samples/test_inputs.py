@@ -68,7 +68,7 @@ def test_source_shorter_than_one_sample(real: PretrainConfig, tiny_data: TinyDat
     longer = changed(real, data__seq_length=tokens, model__max_position_embeddings=tokens)
     prefix = tiny_data.prefix("valid_en")
     assert refusal(changed(longer, data__train={"en": SourceConfig(prefix)}, data__valid={})) == (
-        f"data.train.en={prefix}: holds {tokens} tokens, one sample needs {tokens + 1}; add text"
+        f"data.train.en={prefix}: holds {tokens:,} tokens, one sample needs {tokens + 1:,}; add text"
     )
     fits = changed(
         longer, data__seq_length=tokens - 1, data__train={"en": SourceConfig(prefix)}, data__valid={}
@@ -107,4 +107,12 @@ def test_data_of_another_tokenizer(real: PretrainConfig, tiny_data: TinyData, tm
     assert text == (
         f"data.valid.hi={prefix}: was tokenized with another tokenizer "
         f"than tokenizer.model={tiny_data.tokenizer}"
+    )
+
+
+def test_a_name_on_the_hub_is_no_path(real: PretrainConfig) -> None:
+    config = changed(real, tokenizer__model="meta-llama/Llama-3.2-1B")
+    assert refusal_of(config, checked) == (
+        "tokenizer.model=meta-llama/Llama-3.2-1B: no such file; download it first: "
+        "hf download meta-llama/Llama-3.2-1B --local-dir Llama-3.2-1B"
     )

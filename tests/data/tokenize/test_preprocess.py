@@ -389,10 +389,12 @@ def test_killed_run(model: Path, corpus: Path, tmp_path: Path) -> None:
     said: list[str] = []
     tokenized = count_documents(lambda: preprocess(inputs, model, tmp_path / "data", log=said.append))
     assert names(tmp_path) == ["data.bin", "data.idx", "data.json"]
-    found = re.search(r"going on after (\d+) documents of an earlier run", said[0])
-    assert found and int(found[1]) > 0
+    found = re.search(r"going on after ([\d,]+) documents of an earlier run", said[0])
+    assert found
+    before = int(found[1].replace(",", ""))
+    assert before > 0
     made = check_prefix(tmp_path / "data")
-    assert tokenized + int(found[1]) == made.documents
+    assert tokenized + before == made.documents
     preprocess(inputs, model, tmp_path / "whole")
     assert same_bytes(tmp_path / "data", tmp_path / "whole")
     assert made.bin_sha256 == sha256_file(tmp_path / "data.bin")
@@ -619,7 +621,7 @@ def test_command_line(model: Path, corpus: Path, tmp_path: Path) -> None:
     assert not shown.imported & {"numpy", "sentencepiece", "tokenizers", "torch"}
     base = [corpus, "--tokenizer", model, "--out", tmp_path / "new" / "data"]
     done = run(*base, "--workers", 2)
-    assert (done.returncode, done.stdout) == (0, "") and "6000 documents" in done.stderr
+    assert (done.returncode, done.stdout) == (0, "") and "6,000 documents" in done.stderr
     assert "up to date" in run(*base).stderr
     done = run(*base, "--append-bos", "--no-append-eod")
     assert done.returncode == 2 and done.stderr.count("\n") == 1

@@ -59,7 +59,7 @@ def test_files_and_loading(corpus: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model_type", ["unigram", "bpe"])
 def test_vocabulary_too_large_or_small(corpus: Path, tmp_path: Path, model_type: Any) -> None:
     with pytest.raises(
-        UserError, match=r"of 50000 is too large for this text: the largest possible is \d+"
+        UserError, match=r"of 50,000 is too large for this text: the largest possible is [\d,]+"
     ) as found:
         train_tokenizer([corpus], tmp_path / "tok", vocab_size=50_000, model_type=model_type)
     assert list(tmp_path.iterdir()) == []
@@ -250,7 +250,7 @@ def test_places_that_cannot_be_written(corpus: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="is a directory's name"):
             train_tokenizer([corpus], name)
     done = run(str(corpus), "--out", str(tmp_path / "x"), "--max-bytes", "inf")
-    assert done.returncode == 2 and "--max-bytes: invalid number value: 'inf'" in done.stderr
+    assert done.returncode == 2 and "--max-bytes: inf is not a whole number of bytes such as" in done.stderr
 
 
 def test_byte_level_bpe_is_a_directory(corpus: Path, tmp_path: Path) -> None:
@@ -282,7 +282,9 @@ def test_byte_level_bpe_is_a_directory(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(UserError, match="does not describe a tokenizer"):
         train("mine", force=True)
-    with pytest.raises(UserError, match=r"of 90000 is too large for this text: the largest possible is \d+"):
+    with pytest.raises(
+        UserError, match=r"of 90,000 is too large for this text: the largest possible is [\d,]+"
+    ):
         train("large", vocab_size=90_000)
     with pytest.raises(UserError, match=r"of 100 is too small: .* are 259 already"):
         train("small", vocab_size=100)

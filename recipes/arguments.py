@@ -1,0 +1,76 @@
+"""The command lines of tools and benchmarks: flags as a user types them, one line for what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from recipes.errors import UserError
+
+
+class Arguments(argparse.ArgumentParser):
+    """An argparse parser whose refusals are one line, with an example, and exit code 2.
+
+    Args:
+        module: what stands after ``python -m``.
+        description: the first line of ``--help``.
+        examples: the end of ``--help``; its first command is shown when arguments are missing.
+        foreign: flags of other projects' tools -> what to write here instead.
+    """
+
+    def __init__(
+        self, module: str, description: str | None, examples: str, foreign: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(
+            prog=f"python -m {module}",
+            description=description,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.foreign = foreign or {}
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Refuses unknown flags first: argparse would rather complain about what is missing."""
+        for argument in sys.argv[1:] if args is None else args:
+            if argument == "--":
+                break
+            self._check_flag(argument.partition("=")[0])
+        return super().parse_known_args(args, namespace)
+
+    def _check_flag(self, flag: str) -> None:
+        known = self._option_string_actions
+        if not flag.startswith("--") or flag in known:
+            return
+        if flag in self.foreign:
+            raise UserError(f"{flag}: {self.foreign[flag]}")
+        close = difflib.get_close_matches(flag, list(known), n=1, cutoff=0.7) or [
+            option for option in known if option.startswith(flag)
+        ]
+        hint = f"did you mean {close[0]}?" if close else f"{self.prog} --help lists all"
+        raise UserError(f"{flag}: there is no such option; {hint}")
+
+    def error(self, message: str) -> NoReturn:
+        """Replaces argparse's usage text.
+
+        Raises:
+            UserError: always.
+        """
+        if "required" in message:
+            message += f"; for example: {first_command(self.epilog or '')}"
+        raise UserError(message)
+
+
+def first_command(examples: str) -> str:
+    """The first command of a help text, on one line."""
+    lines = iter(examples.splitlines())
+    for line in lines:
+        if line.strip().startswith("python -m"):
+            command = line.strip()
+            while command.endswith("\\"):
+                command = f"{command[:-1].strip()} {next(lines).strip()}"
+            return command.split("  ")[0]
+    raise ValueError("no example")

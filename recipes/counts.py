@@ -1,0 +1,66 @@
+"""Whole numbers as people write them: 7_500_000, 7.5e6 or 7.5M; of bytes also 500MB or 1.5GiB."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
+"""Lower-case suffixes of counts; b is a billion."""
+BYTE_UNITS = {
+    "": 1,
+    **{prefix + end: 1000**n for n, prefix in enumerate("kmgt", 1) for end in ("", "b")},
+    **{f"{prefix}ib": 1024**n for n, prefix in enumerate("kmgt", 1)},
+}
+"""Lower-case suffixes of bytes. Not b alone, which could as well be a billion."""
+COUNT_FORMS = "a whole number such as 2000, 2e3, 2k, 1.5M, 2B or 7.5T"
+BYTE_FORMS = "a whole number of bytes such as 2000, 2e6, 2MB, 1.5GB or 2GiB"
+
+_NUMBER = re.compile(r"([+-]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,3})?) ?([a-z]*)", re.ASCII)
+IN_GROUPS = re.compile(r"[+-]?\d{1,3}(,\d{3})+", re.ASCII)
+
+
+def whole_number(value: Any, units: dict[str, int] = COUNT_UNITS) -> int:
+    """The number that ``value`` says, exactly: text never becomes a binary fraction.
+
+    Args:
+        value: a number, or text.
+        units: lower-case suffixes, and what each stands for.
+
+    Raises:
+        ValueError: it says no whole number.
+    """
+    if type(value) is int:
+        return value
+    # A float's shortest form is what was written: 1e23, not the nearest binary number.
+    text = repr(value) if type(value) is float else value
+    if isinstance(text, str):
+        text = text.strip().lower()
+        if IN_GROUPS.fullmatch(text):  # As messages show them.
+            return int(text.replace(",", ""))
+        match = _NUMBER.fullmatch(text)
+        if match is not None and match[2] in units:
+            number = Fraction(Decimal(match[1])) * units[match[2]]
+            if number.denominator == 1:
+                return int(number)
+    raise ValueError(f"{value} is not a whole number")
+
+
+def count(text: str) -> int:
+    """An argument that counts something; argparse's ``type``."""
+    return _argument(text, COUNT_UNITS, COUNT_FORMS)
+
+
+def byte_count(text: str) -> int:
+    """An argument that is a number of bytes."""
+    return _argument(text, BYTE_UNITS, BYTE_FORMS)
+
+
+def _argument(text: str, units: dict[str, int], forms: str) -> int:
+    try:
+        return whole_number(text, units)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not {forms}") from None

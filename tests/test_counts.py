@@ -1,0 +1,83 @@
+"""Whole numbers as people write them."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recipes.counts import BYTE_UNITS, byte_count, count, whole_number
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (20, 20),
+        ("20", 20),
+        ("-3", -3),
+        ("7_500_000", 7_500_000),
+        ("7,500,000", 7_500_000),
+        ("1e9", 10**9),
+        (1e9, 10**9),
+        ("2E+3", 2000),
+        ("10k", 10_000),
+        ("500M", 500_000_000),
+        ("500 m", 500_000_000),
+        ("1.5B", 1_500_000_000),
+        ("2G", 2_000_000_000),
+        ("7.5T", 7_500_000_000_000),
+        (".5k", 500),
+        ("1.000000000001T", 1_000_000_000_001),
+        # Binary fractions would say 9007199254740992 and 99999999999999991611392.
+        ("9007199254740993", 9007199254740993),
+        (1e23, 10**23),
+        ("0.000000000000000000000001e24", 1),
+    ],
+)
+def test_what_is_written_is_meant(written: object, meant: int) -> None:
+    assert whole_number(written) == meant
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *(
+            1.5,
+            "1.5",
+            "1.0005k",
+            "1e-3",
+            "1.0000000000000000000000000001T",
+            True,
+            None,
+            "",
+            "k",
+            "1kk",
+            "2KB",
+        ),
+        *("7,50", "1e", "inf", float("nan"), "1e9999999999", "0x10", "१२", "1 000", [3]),
+    ],
+)
+def test_what_is_no_whole_number_is_refused(written: object) -> None:
+    with pytest.raises(ValueError, match="is not a whole number"):
+        whole_number(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("4MB", 4_000_000), ("500kB", 500_000), ("1.5 MiB", 1_572_864), ("70_000", 70_000), ("2g", 2 * 10**9)],
+)
+def test_bytes(written: str, meant: int) -> None:
+    assert byte_count(written) == meant == whole_number(written, BYTE_UNITS)
+
+
+@pytest.mark.parametrize("written", ["", "MB", "4x", "4 MB MB", "nan", "1.5", "2B"])
+def test_other_sizes_are_refused(written: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number of bytes such as 2000, 2e6"):
+        byte_count(written)
+
+
+@given(st.integers())
+def test_what_messages_show_can_be_written(number: int) -> None:
+    assert count(f"{number:,}") == count(f"{number:_}") == count(str(number)) == number
