@@ -1,16 +1,4 @@
-"""Which source gives each sample of a long run: memory and time, in a stored index and in windows.
-
-    python -m benchmarks.blend_index                          # 1.8 billion samples: 7.5T tokens of 4096 each
-    python -m benchmarks.blend_index --samples 1e8 --stored   # beside it, the index stored as a whole
-
-Every figure comes from a process of its own: its peak memory is what the kernel says of it. Rank 0 and
-another rank each go through the whole run: all windows are built, the rank's own samples looked up here and
-there, and a checkpoint's counts taken after each. Both must end with the same counts. "Resumed" takes the run
-up near its end, from the counts that a checkpoint holds.
-
-`--stored` does what earlier versions did: megatron-core's arrays on rank 0, their files mapped by the others,
-the counts by np.bincount. It needs 20 bytes of memory per sample: 36 GB for 1.8 billion.
-"""
+"""Which source gives each sample of a long run: memory and time, in a stored index and in windows."""
 
 from __future__ import annotations
 
@@ -24,8 +12,24 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.counts import count
 from recipes.errors import UserError
+
+EXAMPLES = """\
+examples:
+  python -m benchmarks.blend_index                          # 1.8 billion samples: 7.5T tokens of 4096 each
+  python -m benchmarks.blend_index --samples 100M --stored  # beside it, the index stored as a whole
+
+Every figure comes from a process of its own: its peak memory is what the kernel says of it. Rank 0 and
+another rank each go through the whole run: all windows are built, the rank's own samples looked up here and
+there, and a checkpoint's counts taken after each. Both must end with the same counts. "Resumed" takes the run
+up near its end, from the counts that a checkpoint holds.
+
+--stored does what earlier versions did: megatron-core's arrays on rank 0, their files mapped by the others,
+the counts by np.bincount. It needs 20 bytes of memory per sample: 36 GB for 1.8 billion.
+"""
 
 EVERY = 1 << 20
 """Samples from one look-up to the next."""
@@ -79,19 +83,15 @@ def stored(weights: list[float], samples: int, rank: int, directory: Path) -> di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.blend_index",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--samples", type=float, default=1.8e9, metavar="N", help="(default %(default)g)")
+    parser = Arguments("benchmarks.blend_index", __doc__, EXAMPLES)
+    parser.add_argument("--samples", type=count, default="1.8B", metavar="N", help="(default %(default)s)")
     parser.add_argument(
         "--weights", default="0.4,0.25,0.15,0.1,0.07,0.03", metavar="W,...", help="(default %(default)s)"
     )
     parser.add_argument("--stored", action="store_true", help="measure the stored index, too")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    weights, samples = [float(weight) for weight in options.weights.split(",")], int(options.samples)
+    weights, samples = [float(weight) for weight in options.weights.split(",")], options.samples
     if options.child:
         what, rank, directory = options.child
         found = (

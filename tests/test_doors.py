@@ -22,6 +22,7 @@ NEED_NOTHING = {
     "tools.settings",
     "tools.quickstart",
     "benchmarks.attention",
+    "benchmarks.blend_index",
     "benchmarks.checkpoint_save",
     "benchmarks.step_time",
 }
