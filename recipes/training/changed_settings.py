@@ -41,6 +41,7 @@ FREE = (
     "trainer.compile",
     "trainer.checkpoint.*",
     "trainer.samples.*",
+    "plan.*",
 )
 SHOWN = 4
 """Differences that a message shows."""

@@ -68,6 +68,7 @@ def test_a_finished_run_with_other_settings_is_refused(output_dir: Path, change:
         "trainer.log_every_n_steps=1",
         "data.num_workers=4",
         "trainer.checkpoint.every_n_steps=5",
+        "plan.mfu=0.5",
         "parallel=tp2",
         "data.train.hi.path=moved/hi",
         "model.megatron={moe_permute_fusion:true}",
