@@ -84,7 +84,7 @@ REFUSALS: list[tuple[str, str]] = [
     ("tools.convert MODEL {}/new --to gguf", "invalid choice: 'gguf'"),
     ("tools.train_tokenizer {}/text.jsonl --out {}/new --type wordpiece", "invalid choice: 'wordpiece'"),
     ("tools.download nothing --out {}/new", "source=nothing: choose one of"),
-    ("tools.describe model=tinny", "model/tinny"),
+    ("tools.describe model=tinny", "did you mean tiny?"),
     ("tools.describe model=tiny model.num_layer=3", "did you mean model.num_layers"),
     ("recipes.pretrain RUN data_dir={}/no resume=maybe", "resume=maybe: choose one of auto, never"),
     ("recipes.generate gpt_model_file=MODEL prompts=[x] precision=fp8", "precision=fp8: choose one of"),

@@ -20,6 +20,8 @@ from recipes.errors import UserError
 
 # Prompts and stop strings are literal text: "${x}" in them is not an interpolation.
 LITERAL_LISTS = ("prompts", "end_strings")
+# data.train.NAME.path. OmegaConf has no such type, so the schema has Any there.
+TEXT_OR_LIST = "path"
 _ESCAPABLE = re.compile(r"(\\*)\$\{")
 # What is a list already, or nothing.
 _WHOLE_LIST = re.compile(r"\[|null$|$")
@@ -54,6 +56,7 @@ def _quoted(argument: str, schema: type, sweep: bool) -> str:
     key, value = match[2], argument[match.end() + 1 :]
     kind = _kind_of(schema, key.split("."))
     is_text = kind is str or set(get_args(kind)) == {str, type(None)}
+    is_text |= kind is Any and key.rpartition(".")[2] == TEXT_OR_LIST and not value.startswith("[")
     if not sweep and int in (kind, *get_args(kind)) and IN_GROUPS.fullmatch(value):
         return f"{match[0]}={value.replace(',', '')}"  # As messages show numbers.
     is_literal = key.rpartition(".")[2] in LITERAL_LISTS

@@ -46,6 +46,12 @@ def test_any_path_is_taken_as_it_is(job: str, key: str, path: str) -> None:
     assert value == path
 
 
+def test_a_source_may_have_a_list_of_paths() -> None:
+    source = "data.train={en:{path:x}}"
+    config = compose("pretrain", [*REQUIRED["pretrain"], source, "data.train.en.path=[a,'b c=1']"])
+    assert config.data.train["en"].path == ["a", "b c=1"]
+
+
 # What has a meaning of its own at the beginning or the end of a value, or in it.
 MEANINGFUL = ("'", '"', "[", "{", "(", "???", "null", "~")
 
