@@ -25,6 +25,8 @@ def run(config: GenerateConfig) -> int:
     output = _output_of(config)
     if output is not None:
         check_writable(output)
+        if output.exists():
+            raise UserError(f"{output} is there already: choose another file, output_jsonl=..., or remove it")
     prompts = list(config.prompts) or _read_prompts(Path(config.prompts_jsonl or ""))
     for number, prompt in enumerate(prompts, 1):
         _check_text(number, prompt)

@@ -82,6 +82,7 @@ def _converted(value: Any, wanted: str) -> Any:
         return None
     if not math.isfinite(number):
         return None
-    if wanted == "int":
+    if wanted in ("int", "VocabSize"):  # Where a run may be told "auto", what is stored is the number.
         return int(number) if number.is_integer() and not isinstance(value, str) else None
+    assert wanted == "float", wanted
     return number
