@@ -67,9 +67,10 @@ def test_the_table_is_printed_though_the_write_fails(
     def spoil() -> None:
         for content in ("", text):  # For its checksum, and for its questions.
             with items.open("w", encoding="utf-8") as stream:  # waits for the reader
+                if content:
+                    place.write_text("")
                 stream.write(content)
-            time.sleep(0.5)
-        place.write_text("")
+            time.sleep(0.1)  # Lest the next opening finds the same reader.
 
     thread = threading.Thread(target=spoil, daemon=True)
     thread.start()

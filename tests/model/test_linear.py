@@ -9,6 +9,7 @@ import pytest
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from torch import Tensor
 
 from recipes.families.model_config import ModelConfig
@@ -17,7 +18,13 @@ from recipes.parallel.setup import seed_random_states
 from tests.support.engine import TINY, initialized
 from tests.support.huggingface_models import CASES
 
-pytestmark = pytest.mark.usefixtures("engine")
+pytestmark = pytest.mark.usefixtures("engine", "no_scale_of_losses")
+
+
+@pytest.fixture
+def no_scale_of_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """megatron-core keeps the first one's shape for the process, and there is none without its schedules."""
+    monkeypatch.setattr(MoEAuxLossAutoScaler, "main_loss_backward_scale", None)
 
 
 def tokens() -> Tensor:
