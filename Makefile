@@ -15,7 +15,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constr
 SHORT = sed -u -e '/^Collecting/d; /^Requirement already/d; /Using cached/d; /\.metadata/d' \
 	-e 's/^\(.\{110\}\).*/\1 .../'
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow test-cuda gpu-check lint clean
 
 quickstart: $(STAMP)
 	@$(BIN)/python -m tools.quickstart $(ARGS)
@@ -25,6 +25,14 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	@$(PYTEST) -m slow $(ARGS)
+
+# On a machine with a GPU. All other tests run on its CPU.
+test-cuda: $(STAMP)
+	@PARAM_RECIPES_TEST_CUDA=1 $(PYTEST) -m cuda tests/cuda $(ARGS)
+
+# ARGS="--nanochat PATH --only param1,tests"
+gpu-check: $(STAMP)
+	@$(BIN)/python -m benchmarks.gpu_check --out outputs/gpu_check $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from benchmarks.records import add_json_option
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
 from recipes.console import quiet_libraries
@@ -27,8 +30,12 @@ def main() -> None:
         "--saves", type=count, default=4, help="measured saves per turn (default %(default)s)"
     )
     parser.add_argument("--turns", type=count, default=2, help="turns of each (default %(default)s)")
+    parser.add_argument(
+        "--data", type=Path, help="directory for corpus and runs, kept; by default a temporary one"
+    )
+    add_json_option(parser)
     parser.add_argument("overrides", nargs="*", help="settings of recipes.pretrain")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     quiet_libraries()  # Before they are imported: some warn as they load.
     from benchmarks.measure.checkpoint_save import run
 

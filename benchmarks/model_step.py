@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.records import add_json_option
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
 from recipes.console import quiet_libraries
@@ -15,8 +16,10 @@ examples:
 Both train a model of the same shapes with the same kind of optimizer on the same random tokens in one
 process, in turns. Prints the ratio of the median step times, ours over theirs; 1.0 or less is the aim. On a
 GPU also tokens per second, the share of the peak FLOP/s, and the peak memory. --compile compiles the other
-model with torch.compile, as nanochat trains it. The nanochat checkout (github.com/karpathy/nanochat, January
-2026) is imported from the given path; nothing of it is part of this project.
+model with torch.compile, as nanochat trains it; ours is compiled as trainer.compile says. --profile shows
+where the time of one of our steps goes, by kind of kernel. The nanochat checkout
+(github.com/karpathy/nanochat, January 2026) is imported from the given path; nothing of it is part of this
+project.
 """
 
 
@@ -31,8 +34,17 @@ def main() -> None:
     )
     parser.add_argument("--warm-up", type=count, default=3, help="steps before them (default %(default)s)")
     parser.add_argument("--turns", type=count, default=3, help="turns of each (default %(default)s)")
+    parser.add_argument(
+        "--micro-batches",
+        type=count,
+        nargs="+",
+        metavar="N",
+        help="measure steps of so many micro-batches in turn, not of trainer.global_batch_size's",
+    )
+    parser.add_argument("--profile", action="store_true", help="show where the time of one of our steps goes")
+    add_json_option(parser)
     parser.add_argument("overrides", nargs="*", help="settings of recipes.pretrain")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     quiet_libraries()  # Before they are imported: some warn as they load.
     from benchmarks.measure.model_step import run
 

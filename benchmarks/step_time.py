@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from benchmarks.records import add_json_option
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
 from recipes.console import quiet_libraries
@@ -13,7 +16,8 @@ examples:
   python -m benchmarks.step_time model=llama_10m data.seq_length=512
 
 Both train the same model on batches of the same shape in one process, in turns, so that changes in machine
-load affect both equally. Prints the ratio of their median step times; below 1.10 is the aim.
+load affect both equally. Prints the ratio of their median step times; below 1.10 is the aim. Time is taken
+every tenth step, when the device is done: launches that wait for nothing say little about a step.
 """
 
 
@@ -22,8 +26,12 @@ def main() -> None:
     parser = Arguments("benchmarks.step_time", __doc__, EXAMPLES)
     parser.add_argument("--steps", type=count, default=100, help="steps per turn (default %(default)s)")
     parser.add_argument("--turns", type=count, default=3, help="turns of each (default %(default)s)")
+    parser.add_argument(
+        "--data", type=Path, help="directory for corpus and runs, kept; by default a temporary one"
+    )
+    add_json_option(parser)
     parser.add_argument("overrides", nargs="*", help="settings of recipes.pretrain")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     quiet_libraries()  # Before they are imported: some warn as they load.
     from benchmarks.measure.step_time import run
 

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 # Workers and subprocesses of tests share two cores: one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Tests mean megatron-core over gloo on the CPU, on every machine: some start several ranks, and NCCL
+# refuses two on one card. So GPUs are hidden before torch looks for any, from subprocesses too.
+# `make test-cuda` shows them to tests/cuda, whose cases have one rank.
+if os.environ.get("PARAM_RECIPES_TEST_CUDA") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from tests.support.corpus import TinyData, make_tiny_data
 from tests.support.pool import GlooPool
 
 TESTS = Path(__file__).resolve().parent
 
-# An example that is slow says nothing here: other test processes use the same cores.
-settings.register_profile("default", settings.get_profile("default"), deadline=None)
-settings.load_profile("default")
+# Not on a GPU machine that has only what tests/cuda needs.
+if importlib.util.find_spec("hypothesis") is not None:
+    from hypothesis import settings
+
+    # An example that is slow says nothing here: other test processes use the same cores.
+    settings.register_profile("default", settings.get_profile("default"), deadline=None)
+    settings.load_profile("default")
 
 # A shell's background job ignores Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Rooms whose tests import megatron-core in their own process. The others do without, and without its seconds.
-ENGINE_ROOMS = ("checkpoint", "data/samples", "families", "inference", "model", "optim", "parallel", "plan")
+ENGINE_ROOMS = (
+    "checkpoint",
+    "cuda",
+    "data/samples",
+    "families",
+    "inference",
+    "model",
+    "optim",
+    "parallel",
+    "plan",
+)
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
@@ -60,3 +80,11 @@ def engine() -> Iterator[None]:
 
     with process_groups():
         yield
+
+
+@pytest.fixture
+def no_scale_of_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """megatron-core keeps the first one's shape for the process, and there is none without its schedules."""
+    from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
+
+    monkeypatch.setattr(MoEAuxLossAutoScaler, "main_loss_backward_scale", None)

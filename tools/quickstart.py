@@ -6,6 +6,7 @@ results already exist.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -287,13 +288,13 @@ def accuracy(before: Any, after: Any, language: str) -> dict[str, Any]:
 
 
 def hardware() -> str:
-    """The GPUs or CPU of this machine."""
-    try:
-        gpus = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True
-        ).stdout.splitlines()
-    except OSError:  # No such program, or an unreadable directory on the PATH.
-        gpus = []
+    """The GPUs that the run could see, or the CPU of this machine."""
+    gpus: list[str] = []
+    if os.environ.get("CUDA_VISIBLE_DEVICES") != "":  # Which nvidia-smi does not look at.
+        with contextlib.suppress(OSError):  # No such program, or an unreadable directory on the PATH.
+            gpus = subprocess.run(
+                ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True
+            ).stdout.splitlines()
     if gpus:
         return f"{len(gpus)} x {gpus[0]}"
     name = platform.processor() or platform.machine()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shutil
 import statistics
 import tempfile
@@ -23,6 +24,7 @@ from lightning.pytorch import Callback
 
 import recipes.training.fit as training
 from benchmarks.measure.step_time import WARM_UP, prepare
+from benchmarks.records import record
 from recipes.config.run_directory import run_directory_of
 from recipes.config.schema import PretrainConfig
 from recipes.config.validate import validate_pretrain
@@ -78,11 +80,13 @@ def clocked_run(config: PretrainConfig, name: str, *, async_save: bool) -> SaveC
     newest = max(directory.checkpoints.iterdir())
     size = sum(file.stat().st_size for file in newest.iterdir())
     print(f"a checkpoint has {size / 1e6:,.0f} MB", flush=True)
-    shutil.rmtree(directory.checkpoints)
+    shutil.rmtree(directory.path)
     return clock
 
 
-def report(waiting: list[list[tuple[float, str]]], background: list[list[tuple[float, str]]]) -> None:
+def report(
+    waiting: list[list[tuple[float, str]]], background: list[list[tuple[float, str]]], json: Path | None
+) -> None:
     """Prints medians in ms and the ratios."""
     times = {
         name: {
@@ -107,6 +111,13 @@ def report(waiting: list[list[tuple[float, str]]], background: list[list[tuple[f
             print(f"  step under way         {1000 * slow:10.1f} ms, ratio {slow / quiet:.3f}")
             print(f"  steps under way        {len(kinds[UNDER_WAY]) / saves:10.1f} per save")
         print(f"  lost per save          {1000 * lost / saves:10.1f} ms")
+        record(
+            json,
+            who=name,
+            step_ms=1000 * quiet,
+            held_up_ms=1000 * statistics.median(held_up),
+            lost_ms_per_save=1000 * lost / saves,
+        )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -115,9 +126,13 @@ def run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         every = f"trainer.checkpoint.every_n_steps={options.every}"
         steps = options.every * (options.saves + 2) - 1
-        config = prepare(Path(temporary), [*options.overrides, every], steps - WARM_UP - 1)
+        config = prepare(options.data or Path(temporary), [*options.overrides, every], steps - WARM_UP - 1)
         validate_pretrain(config)
         for turn in range(options.turns):
-            waiting.append(clocked_run(config, f"waiting{turn}", async_save=False).after_warm_up())
-            background.append(clocked_run(config, f"background{turn}", async_save=True).after_warm_up())
-    report(waiting, background)
+            waiting.append(
+                clocked_run(config, f"waiting_{os.getpid()}_{turn}", async_save=False).after_warm_up()
+            )
+            background.append(
+                clocked_run(config, f"background_{os.getpid()}_{turn}", async_save=True).after_warm_up()
+            )
+    report(waiting, background, options.json)

@@ -8,7 +8,11 @@ import importlib
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -21,6 +25,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+from benchmarks.measure.profile_step import Row, by_kind, print_profile, profiled
+from benchmarks.records import record
 from recipes.config.hydra_app import compose
 from recipes.config.schema import PretrainConfig
 from recipes.config.validate import validate_pretrain
@@ -159,23 +165,49 @@ def _plain_step(
     return step
 
 
-def measure(build: Callable[[], Step], batches: Tensor, warm_up: int) -> tuple[list[float], int]:
-    """Seconds of every step after the warm-up, and the peak GPU memory in bytes (0 on the CPU)."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+@dataclass
+class Measured:
+    """One model's steps in all its turns, by their number of micro-batches."""
+
+    times: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Seconds of every step after the warm-up."""
+    peak: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    """The most GPU memory in bytes; 0 on the CPU."""
+    build_s: float = 0.0
+    """Seconds to build model and optimizer and draw the weights, in the first turn."""
+    warm_up_s: float = 0.0
+    """Seconds of the first steps, which compile, in the first turn."""
+    kernels: list[Row] = field(default_factory=list)
+    """What one step ran on, if it was profiled."""
+
+
+def measure(
+    measured: Measured, build: Callable[[], Step], batches: dict[int, Tensor], warm_up: int, *, profile: bool
+) -> None:
+    """A turn: builds the model, and takes steps of each number of micro-batches; profiles one of the last."""
+    started = time.perf_counter()
     step = build()
-    times = []
-    for tokens in batches:
-        started = time.perf_counter()
-        step(tokens)
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    torch.cuda.synchronize()
+    measured.build_s = measured.build_s or time.perf_counter() - started
+    for count, rows in batches.items():
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        times = []
+        for tokens in rows:
+            started = time.perf_counter()
+            step(tokens)
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
+        measured.warm_up_s = measured.warm_up_s or sum(times[:warm_up])
+        measured.times[count] += times[warm_up:]
+        if torch.cuda.is_available():
+            measured.peak[count] = max(measured.peak[count], torch.cuda.max_memory_allocated())
+    if profile:
+        measured.kernels = profiled(partial(step, tokens))
     del step
     parallel_state.destroy_model_parallel()
     gc.collect()
     torch.cuda.empty_cache()
-    return times[warm_up:], peak
 
 
 def run(options: argparse.Namespace) -> None:
@@ -192,32 +224,56 @@ def run(options: argparse.Namespace) -> None:
         builders["nanochat"] = lambda: nanochat_step(config, options.compile, options.checkout)
     device = device_of(World())
     init_process_group(World())
-    count = options.steps + options.warm_up
-    shape = (count, config.trainer.global_batch_size, config.data.seq_length + 1)
-    batches = torch.randint(config.model.vocab_size, shape, device=device)
-    times: dict[str, list[float]] = {name: [] for name in builders}
-    peaks = dict.fromkeys(builders, 0)
-    for _ in range(options.turns):
+    size = config.trainer.micro_batch_size
+    steps = options.steps + options.warm_up
+    batches = {
+        count: torch.randint(
+            config.model.vocab_size, (steps, count * size, config.data.seq_length + 1), device=device
+        )
+        for count in options.micro_batches or [config.trainer.global_batch_size // size]
+    }
+    measured = {name: Measured() for name in builders}
+    for turn in range(options.turns):
         for name, build in builders.items():
-            seconds, peak = measure(build, batches, options.warm_up)
-            times[name] += seconds
-            peaks[name] = max(peaks[name], peak)
+            profile = options.profile and name == "ours" and turn == options.turns - 1
+            measure(measured[name], build, batches, options.warm_up, profile=profile)
+    report(config, measured, options.json)
     dist.destroy_process_group()
-    report(config, times, peaks)
 
 
-def report(config: PretrainConfig, times: dict[str, list[float]], peaks: dict[str, int]) -> None:
+def report(config: PretrainConfig, measured: dict[str, Measured], json: Path | None) -> None:
     """Prints medians, rates and the ratio."""
-    tokens = config.trainer.global_batch_size * config.data.seq_length
     peak_flops = known_peak_flops(torch.cuda.get_device_name, config.trainer.peak_tflops)
-    median = {name: statistics.median(seconds) for name, seconds in times.items()}
-    for name, seconds in median.items():
-        line = f"{name:<14}{1000 * seconds:10.1f} ms per step {tokens / seconds:12,.0f} tokens/s"
-        if peak_flops:
-            flops = flops_per_token(config.model, config.data.seq_length)
-            line += f"{100 * tokens / seconds * flops / peak_flops:7.1f} % MFU"
-        if peaks[name]:
-            line += f"{peaks[name] / 2**30:8.2f} GiB"
-        print(line)
-    for name in [name for name in median if name != "ours"]:
-        print(f"{'ratio':<14}{median['ours'] / median[name]:10.3f}")
+    flops = flops_per_token(config.model, config.data.seq_length)
+    for count in measured["ours"].times:
+        tokens = count * config.trainer.micro_batch_size * config.data.seq_length
+        median = {name: statistics.median(found.times[count]) for name, found in measured.items()}
+        for name, seconds in median.items():
+            mfu = 100 * tokens / seconds * flops / peak_flops if peak_flops else None
+            peak = measured[name].peak[count] / 2**30
+            line = f"{name:<14}{1000 * seconds:10.1f} ms per step {tokens / seconds:12,.0f} tokens/s"
+            line += f"{mfu:7.1f} % MFU" if mfu else ""
+            line += f"{peak:8.2f} GiB" if peak else ""
+            print(f"{line}  ({count} micro-batches)")
+            record(
+                json,
+                who=name,
+                micro_batches=count,
+                micro_batch_size=config.trainer.micro_batch_size,
+                ms_per_step=1000 * seconds,
+                tokens_per_second=tokens / seconds,
+                mfu_percent=mfu,
+                gib=peak or None,
+                build_s=measured[name].build_s,
+                warm_up_s=measured[name].warm_up_s,
+            )
+        for name in [name for name in median if name != "ours"]:
+            print(f"{'ratio':<14}{median['ours'] / median[name]:10.3f}")
+            record(json, who="ratio", against=name, ours_over_theirs=median["ours"] / median[name])
+    for name, found in measured.items():
+        print(f"{name:<14}{found.build_s:10.1f} s to build {found.warm_up_s:10.1f} s for the first steps")
+    kernels = measured["ours"].kernels
+    if kernels:
+        print_profile(kernels)
+    for row in by_kind(kernels):
+        record(json, who="profile", kind=row.name, ms=row.milliseconds, calls=row.calls)

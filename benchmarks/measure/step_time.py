@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import statistics
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -19,14 +21,10 @@ if not torch.cuda.is_available():
     cpu_stand_in.install()
 
 from lightning.pytorch import Callback
-from megatron.core.distributed import (
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 import recipes.training.fit as training
+from benchmarks.records import record
 from recipes.config.hydra_app import compose
 from recipes.config.schema import PretrainConfig
 from recipes.config.validate import validate_pretrain
@@ -36,39 +34,45 @@ from recipes.data.tokenize.preprocess import preprocess
 from recipes.data.tokenizer.train import train_tokenizer
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights
-from recipes.optim.build import build_optimizer
 from recipes.parallel.setup import device_of, init_model_parallel, init_process_group, resolve_dtype
+from recipes.training.engine import build_engine
 from recipes.training.run import pretrain
 
 WARM_UP = 10
+WINDOW = 10
 
 
 class StepClock(Callback):
-    """The time at the end of every step."""
+    """Seconds per step, over WINDOW steps each."""
 
     def __init__(self) -> None:
+        self.seen = 0
         self.times: list[float] = []
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.times.append(time.perf_counter())
+        self.step_done()
+
+    def step_done(self) -> None:
+        self.seen += 1
+        if self.seen % WINDOW == 0:
+            torch.cuda.synchronize()
+            self.times.append(time.perf_counter())
 
     def steps(self) -> list[float]:
-        return [later - earlier for earlier, later in zip(self.times, self.times[1:], strict=False)][WARM_UP:]
+        """Without the first WARM_UP steps."""
+        windows = [later - earlier for earlier, later in pairwise(self.times)]
+        return [seconds / WINDOW for seconds in windows[WARM_UP // WINDOW - 1 :]]
 
 
 def prepare(directory: Path, overrides: list[str], steps: int) -> PretrainConfig:
-    """A generated corpus, tokenized, and the run's configuration."""
-    make_corpus(directory / "corpus", size=4_000_000, seed=1, world_seed=1, people=32, force=False)
-    texts = [directory / "corpus" / f"train.{language}.jsonl" for language in ("en", "hi")]
-    train_tokenizer(texts, directory / "tokenizer", vocab_size=2048, model_type="bpe")
-    for language, text in zip(("en", "hi"), texts, strict=True):
-        preprocess([text], directory / "tokenizer.model", directory / f"train_{language}")
+    """A generated corpus, tokenized, unless the directory has them, and the run's configuration."""
+    if not (directory / "train_hi.idx").exists():
+        write_data(directory)
     return compose(
         "pretrain",
         [
             "experiment=quickstart",
             f"data_dir={directory}",
-            f"data.valid={{en:{directory}/train_en,hi:{directory}/train_hi}}",
             "trainer.limit_val_batches=1",
             "trainer.val_check_interval=null",
             f"output_dir={directory}",
@@ -78,6 +82,17 @@ def prepare(directory: Path, overrides: list[str], steps: int) -> PretrainConfig
             *overrides,
         ],
     )
+
+
+def write_data(directory: Path) -> None:
+    """What the quick start's run reads."""
+    make_corpus(directory / "corpus", size=4_000_000, seed=1, world_seed=1, people=32, force=False)
+    texts = [directory / "corpus" / f"train.{language}.jsonl" for language in ("en", "hi")]
+    train_tokenizer(texts, directory / "tokenizer", vocab_size=2048, model_type="bpe")
+    for part in ("valid", "train"):  # The last is the sign that all is there.
+        for language in ("en", "hi"):
+            text = directory / "corpus" / f"{part}.{language}.jsonl"
+            preprocess([text], directory / "tokenizer.model", directory / f"{part}_{language}")
 
 
 def recipes_steps(config: PretrainConfig, name: str) -> list[float]:
@@ -103,11 +118,7 @@ def bare_steps(config: PretrainConfig, steps: int) -> list[float]:
     dtype = resolve_dtype(config.trainer.precision)
     gpt = build_gpt_model(config.model, config.parallel, dtype).to(device)
     initialize_weights(gpt, config.model, config.seed)
-    ddp_config = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
-    ddp = DistributedDataParallel(gpt.config, ddp_config, gpt)
-    optimizer = build_optimizer(config.optim, config.parallel, dtype, [ddp])
-    gpt.config.finalize_model_grads_func = finalize_model_grads
-    gpt.config.grad_scale_func = optimizer.scale_loss
+    engine = build_engine(gpt, config, dtype)
     run = get_forward_backward_func()
     size, length = config.trainer.micro_batch_size, config.data.seq_length
     count = config.trainer.global_batch_size // size
@@ -123,24 +134,22 @@ def bare_steps(config: PretrainConfig, steps: int) -> list[float]:
             {},
         )
 
-    times = []
+    clock = StepClock()
     for step in range(steps + WARM_UP):
-        started = time.perf_counter()
-        ddp.zero_grad_buffer()
-        optimizer.zero_grad()
+        engine.zero_gradients()
         run(
             forward_step_func=forward_step,
             data_iterator=iter([tokens[(step + i) % 16] for i in range(count)]),
-            model=[ddp],
+            model=[engine.ddp],
             num_microbatches=count,
             seq_length=length,
             micro_batch_size=size,
             forward_only=False,
         )
-        optimizer.step()
-        times.append(time.perf_counter() - started)
+        engine.optimizer.step()
+        clock.step_done()
     training._leave(0)
-    return times[WARM_UP:]
+    return clock.steps()
 
 
 def run(options: argparse.Namespace) -> None:
@@ -148,12 +157,23 @@ def run(options: argparse.Namespace) -> None:
     ours: list[float] = []
     bare: list[float] = []
     with tempfile.TemporaryDirectory() as temporary:
-        config = prepare(Path(temporary), options.overrides, options.steps)
+        config = prepare(options.data or Path(temporary), options.overrides, options.steps)
         validate_pretrain(config)
         for turn in range(options.turns):
             bare += bare_steps(config, options.steps)
-            ours += recipes_steps(config, f"turn{turn}")
+            ours += recipes_steps(config, f"step_time_{os.getpid()}_{turn}")
     ratio = statistics.median(ours) / statistics.median(bare)
-    print(f"recipes  {1000 * statistics.median(ours):8.2f} ms per step (median of {len(ours)})")
-    print(f"bare     {1000 * statistics.median(bare):8.2f} ms per step (median of {len(bare)})")
+    print(
+        f"recipes  {1000 * statistics.median(ours):8.2f} ms per step (median of {len(ours)} times {WINDOW})"
+    )
+    print(
+        f"bare     {1000 * statistics.median(bare):8.2f} ms per step (median of {len(bare)} times {WINDOW})"
+    )
     print(f"ratio    {ratio:8.3f}")
+    record(
+        options.json,
+        who="trainer over bare loop",
+        ratio=ratio,
+        trainer_ms=1000 * statistics.median(ours),
+        bare_ms=1000 * statistics.median(bare),
+    )

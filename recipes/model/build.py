@@ -211,6 +211,10 @@ def build_gpt_model(
         rotary_base=model.rotary_base,
         **description,
     )
+    if gpt.pre_process and gpt.embedding.add_position_embedding:
+        # megatron-core makes this table in fp32 whatever params_dtype says. Added to the words' embeddings it
+        # would turn every layer's input into fp32, which norms with bf16 weights refuse.
+        gpt.embedding.position_embeddings.to(dtype)
     _mark_experts(gpt)
     return gpt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from megatron.core.transformer.mlp import MLP as MegatronMLP
@@ -20,3 +21,11 @@ class MLP(MegatronMLP):
         """``[s, b, h]`` -> output ``[s, b, h]`` without its bias, and the bias ``[h]`` if there is one."""
         output, bias = super().forward(*inputs, **options)
         return output, bias if bias is None else bias.view_as(bias)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Unknown MLP type")
+
+
+# megatron-core compares classes, not subclasses, and says of every layer that it does not know ours.
+logging.getLogger("megatron.core.transformer.transformer_layer").addFilter(_is_news)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 from datetime import timedelta
@@ -55,9 +56,16 @@ def init_process_group(world: World, rendezvous_timeout_s: float = 1800.0) -> No
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if world.size == 1:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        # Jobs that load a model have no last step that would close the groups, of which NCCL complains.
+        atexit.register(_close)
         return
     store = rendezvous(world, rendezvous_timeout_s)
     dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
+
+
+def _close() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def init_model_parallel(parallel: ParallelConfig, seed: int) -> None:

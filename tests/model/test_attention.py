@@ -117,7 +117,6 @@ def test_layers_that_see_ahead_are_refused() -> None:
 
 
 @pytest.mark.parametrize("layer_number", [1, 3])
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the windowed kernels on the GPU have no dropout")
 def test_dropout_keeps_the_mean(layer_number: int) -> None:
     attention = core_attention(replace(WINDOWED, attention_dropout=0.5), layer_number=layer_number)
     inputs = random(8, 1, 4, 16), random(8, 1, 2, 16), random(8, 1, 2, 16)

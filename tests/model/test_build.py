@@ -130,3 +130,15 @@ def test_unknown_scopes_of_cuda_graphs_are_refused() -> None:
     model = replace(TINY, megatron={"cuda_graph_scope": "everything"})
     with pytest.raises(UserError, match="megatron-core refuses it: 'everything'"):
         transformer_config(model, ParallelConfig(), torch.float32)
+
+
+def test_learned_positions_have_the_models_type() -> None:
+    """In fp32 they would turn every layer's input into fp32, which a norm in bf16 refuses."""
+    model = replace(TINY, position_embedding_type="learned_absolute", normalization="LayerNorm")
+    gpt = build_gpt_model(model, ParallelConfig(), torch.bfloat16)
+    assert {parameter.dtype for parameter in gpt.parameters()} == {torch.bfloat16}
+
+
+def test_our_own_mlp_is_no_unknown_one(caplog: pytest.LogCaptureFixture) -> None:
+    build_gpt_model(TINY, ParallelConfig(), torch.float32)
+    assert "Unknown MLP type" not in caplog.text

@@ -11,8 +11,6 @@ import torch
 from recipes.parallel import cpu_stand_in
 from tests.support.engine import process_groups
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the real CUDA is here")
-
 
 def test_refused_where_cuda_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from recipes.model.causal import causal_attention
 
 
 def dense_attention(
@@ -25,9 +28,8 @@ def dense_attention(
     per_group = query.shape[1] // key.shape[1]
     scores = query @ key.repeat_interleave(per_group, dim=1).mT * scale
     # How far the key lies behind the query.
-    distance = torch.tensor(
-        [[key.shape[2] - query.shape[2] + i - j for j in range(key.shape[2])] for i in range(query.shape[2])]
-    )
+    queries, keys = (torch.arange(tensor.shape[2], device=tensor.device) for tensor in (query, key))
+    distance = (queries + key.shape[2] - query.shape[2])[:, None] - keys
     hidden = (distance < 0) | (distance >= (window or math.inf))
     return scores.masked_fill(hidden, -math.inf).softmax(-1) @ value.repeat_interleave(per_group, dim=1)
 
@@ -45,3 +47,28 @@ def attention_inputs(
         for length, count in shapes
     )
     return query, key, value, gradient
+
+
+def with_gradients(
+    attend: Callable[..., Tensor], inputs: tuple[Tensor, ...], gradient: Tensor
+) -> list[Tensor]:
+    """The output and the gradients of query, key and value."""
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
+    out = attend(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, gradient.to(out.dtype))]
+
+
+def assert_attends_as_dense(
+    queries: int, keys: int, window: int | None, dtype: torch.dtype, tolerance: float, device: str
+) -> None:
+    """Six heads in two groups, output and gradients, of the project's attention on the device."""
+    *inputs, gradient = (tensor.to(device, dtype) for tensor in attention_inputs(2, 6, 2, queries, keys, 64))
+    expected = with_gradients(
+        lambda *tensors: dense_attention(*tensors, 0.125, window), tuple(inputs), gradient
+    )
+    found = with_gradients(
+        lambda *tensors: causal_attention(*tensors, scale=0.125, window=window), tuple(inputs), gradient
+    )
+    for ours, dense in zip(found, expected, strict=True):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours.double(), dense.double(), rtol=0, atol=tolerance)

@@ -43,9 +43,14 @@ def process_groups(parallel: ParallelConfig = ParallelConfig(), world: World | N
         dist.destroy_process_group()
 
 
-def initialized(model: ModelConfig, seed: int = 1, parallel: ParallelConfig | None = None) -> GPTModel:
+def initialized(
+    model: ModelConfig,
+    seed: int = 1,
+    parallel: ParallelConfig | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> GPTModel:
     """This rank's part of the model with its initial weights, on the device."""
-    gpt = build_gpt_model(model, parallel or ParallelConfig(), torch.float32)
+    gpt = build_gpt_model(model, parallel or ParallelConfig(), dtype)
     initialize_weights(gpt, model, seed)
     return gpt.to("cuda")
 

@@ -16,10 +16,6 @@ TIMEOUT_S = 240  # Against hanging alone.
 
 def process_context() -> BaseContext:
     """Makes processes that begin with what :mod:`tests.support.preload` imports."""
-    import torch
-
-    if torch.cuda.is_available():  # A process that has looked at CUDA cannot be forked.
-        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.preload"])
     return context
@@ -93,8 +89,6 @@ def _serve(
     case: Callable[..., Any],
     args: tuple[Any, ...],
 ) -> None:
-    import tests.support.preload  # noqa: F401  Here already, unless this process was not forked.
-
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),

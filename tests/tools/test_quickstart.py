@@ -12,6 +12,7 @@ import pytest
 from recipes.run_directory import read_metrics
 from tests.support.paths import ROOT
 from tests.support.run_cases import environment
+from tools.quickstart import hardware
 
 KEYS = {
     "wall_s",
@@ -69,3 +70,14 @@ def test_chain_and_a_second_run(tmp_path: Path) -> None:
     assert {name: (run / name).stat().st_mtime_ns for name in kept} == before
     assert "is complete: 40 steps" in out
     assert json.loads((run / "summary.json").read_text())["loss"] == summary["loss"]
+
+
+def test_hidden_gpus_are_not_its_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho NVIDIA H200\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert hardware() == "1 x NVIDIA H200"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "cores of" in hardware()

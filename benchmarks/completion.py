@@ -1,0 +1,42 @@
+"""Completion speed of a described model with random weights, against what the GPU's memory allows."""
+
+from __future__ import annotations
+
+from benchmarks.records import add_json_option
+from recipes.arguments import Arguments
+from recipes.cli import run_tool
+from recipes.console import quiet_libraries
+from recipes.counts import count
+
+EXAMPLES = """\
+examples:
+  python -m benchmarks.completion model=param1_2p9b                         # batches of 1 and 16
+  python -m benchmarks.completion --against transformers --batches 1 model=lumen_128m
+
+Every new token reads all weights of the matrix products once, whatever the batch, and the keys and values of
+what was read before: their bytes over the memory's bandwidth are the least time that a token can take.
+Prompts have 128 tokens, as many are generated; time to the first token and time per token are told apart.
+transformers' Llama, with its own cache and with a static one, is measured after ours has been freed.
+"""
+
+
+def main() -> None:
+    """Parses the command line, then loads the engine and measures."""
+    parser = Arguments("benchmarks.completion", __doc__, EXAMPLES)
+    parser.add_argument("--against", choices=("nothing", "transformers"), default="nothing")
+    parser.add_argument("--batches", type=count, nargs="+", default=[1, 16], metavar="N")
+    parser.add_argument("--prompt", type=count, default=128, help="tokens of a prompt (default %(default)s)")
+    parser.add_argument("--new", type=count, default=128, help="tokens to generate (default %(default)s)")
+    parser.add_argument("--warm-up", type=count, default=1, help="generations before (default %(default)s)")
+    parser.add_argument("--precision", default="auto", help="auto, bf16 or fp32 (default %(default)s)")
+    add_json_option(parser)
+    parser.add_argument("overrides", nargs="*", help="settings of recipes.pretrain")
+    options = parser.parse_intermixed_args()
+    quiet_libraries()  # Before they are imported: some warn as they load.
+    from benchmarks.measure.completion import run
+
+    run(options)
+
+
+if __name__ == "__main__":
+    run_tool(main)

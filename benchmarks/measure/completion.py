@@ -1,0 +1,216 @@
+"""Greedy completion with random weights, ours and transformers', against the memory's bandwidth."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from recipes.parallel import cpu_stand_in
+
+if not torch.cuda.is_available():
+    cpu_stand_in.install()
+
+from benchmarks.measure.bandwidth import memory_bandwidth
+from benchmarks.records import record
+from recipes.config.hydra_app import compose
+from recipes.config.schema import PretrainConfig
+from recipes.config.validate import validate_pretrain
+from recipes.config.world import World
+from recipes.data.tokenizer import TextTokenizer
+from recipes.errors import UserError
+from recipes.families.family import family_of
+from recipes.families.model_config import ModelConfig, kv_channels, num_query_groups
+from recipes.inference.text_model import GPTTextModel, build_for_inference
+from recipes.parallel.setup import device_of, resolve_dtype
+
+
+class NumberTokenizer(TextTokenizer):
+    """Ids without text: random weights have nothing to say, and no vocabulary file is needed."""
+
+    name, sha256 = "numbers", ""
+    bos_id, eos_id, unk_id, pad_id = 1, 2, 0, None
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self._vocab_size
+
+    def encode_batch(self, texts: Sequence[str]) -> Any:
+        raise NotImplementedError("benchmarks give ids")
+
+    def id_to_piece(self, token: int) -> str:
+        return str(token)
+
+    def spans(self, text: str) -> Any:
+        raise NotImplementedError("benchmarks give ids")
+
+    def _decode(self, ids: list[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+@torch.no_grad()
+def random_text_model(model: ModelConfig, precision: str) -> GPTTextModel:
+    """The model on the device, its weights drawn there."""
+    gpt = build_for_inference(model, precision)
+    for parameter in gpt.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(0, 0.02)
+    return GPTTextModel(
+        gpt,
+        NumberTokenizer(model.vocab_size),
+        name="random",
+        max_sequence_length=model.max_position_embeddings,
+        document_start_id=None,
+    )
+
+
+@torch.no_grad()
+def random_llama(config: PretrainConfig, precision: str) -> Any:
+    """transformers' Llama of the same shapes on the device, its weights drawn there."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = config.model
+    if family_of(model).architecture(model).name != LlamaForCausalLM.__name__:
+        raise UserError(f"model.family={model.family}: transformers' Llama has no such layers")
+    shapes = LlamaConfig(
+        vocab_size=model.vocab_size,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.ffn_hidden_size,
+        num_hidden_layers=model.num_layers,
+        num_attention_heads=model.num_attention_heads,
+        num_key_value_heads=num_query_groups(model),
+        head_dim=kv_channels(model),
+        max_position_embeddings=model.max_position_embeddings,
+        tie_word_embeddings=model.share_embeddings_and_output_weights,
+        pad_token_id=0,
+        eos_token_id=None,
+    )
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(resolve_dtype(precision))
+    try:
+        with device_of(World()):
+            llama = LlamaForCausalLM(shapes)
+    finally:
+        torch.set_default_dtype(before)
+    llama.generation_config.eos_token_id = None
+    return llama.eval()
+
+
+def ours_seconds(model: GPTTextModel, batch: int, length: int, new: int) -> float:
+    """One greedy generation of ``new`` tokens for each of ``batch`` prompts."""
+    prompts = torch.randint(10, model.vocab_size - 10, (batch, length)).tolist()
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    generated = model.greedy(prompts, new, lambda row, ids: False)
+    torch.cuda.synchronize()
+    assert all(len(ids) == new for ids in generated)
+    return time.perf_counter() - started
+
+
+@torch.no_grad()
+def llama_seconds(llama: Any, batch: int, length: int, new: int, cache: str | None) -> float:
+    """The same of transformers' generate."""
+    rows = torch.randint(10, llama.config.vocab_size - 10, (batch, length), device=llama.device)
+    settings: dict[str, Any] = {"do_sample": False, "min_new_tokens": new, "max_new_tokens": new}
+    if cache is not None:
+        settings["cache_implementation"] = cache
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    out = llama.generate(rows, attention_mask=torch.ones_like(rows), **settings)
+    torch.cuda.synchronize()
+    assert out.shape == (batch, length + new)
+    return time.perf_counter() - started
+
+
+def weight_bytes(model: GPTTextModel) -> int:
+    """Of the weights that every new token needs: all but a table that only looks input tokens up."""
+    tied = model.gpt.share_embeddings_and_output_weights
+    return sum(
+        parameter.nbytes
+        for name, parameter in model.gpt.named_parameters()
+        if tied or not name.endswith("word_embeddings.weight")
+    )
+
+
+def cache_bytes(config: PretrainConfig, precision: str, tokens: int) -> int:
+    """Of the keys and values of so many tokens."""
+    model = config.model
+    width = num_query_groups(model) * kv_channels(model)
+    return 2 * model.num_layers * width * tokens * resolve_dtype(precision).itemsize
+
+
+def measure(
+    who: str,
+    generate: Callable[[int, int, int], float],
+    options: argparse.Namespace,
+    batch: int,
+    token_bytes: int | None,
+) -> None:
+    """Prints a line: time to the first token, tokens per second after it, share of the memory's bandwidth.
+
+    ``token_bytes``: what has to be read for each token; None: not known.
+    """
+    length, new = options.prompt, options.new
+    for _ in range(options.warm_up):
+        generate(batch, length, new)
+    first = min(generate(batch, length, 1) for _ in range(3))
+    seconds = min(generate(batch, length, new) for _ in range(2))
+    per_token = (seconds - first) / (new - 1)
+    bandwidth = memory_bandwidth()
+    limit = None
+    if bandwidth and token_bytes:
+        limit = token_bytes / bandwidth
+    line = f"{who:<28}batch {batch:>3}  first token {1000 * first:8.1f} ms"
+    line += f"  then {1000 * per_token:7.2f} ms per token  {batch / per_token:10,.0f} tokens/s"
+    print(line + (f"  {100 * limit / per_token:5.1f} % of the bandwidth" if limit else ""), flush=True)
+    record(
+        options.json,
+        who=who,
+        batch=batch,
+        first_token_ms=1000 * first,
+        ms_per_token=1000 * per_token,
+        tokens_per_second=batch / per_token,
+        limit_ms=1000 * limit if limit else None,
+        bandwidth_percent=100 * limit / per_token if limit else None,
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures one after the other."""
+    settings = ["name=benchmark", "trainer.max_steps=1", "dry_run=true", "data.seq_length=128"]
+    config = compose("pretrain", [*settings, *options.overrides])
+    validate_pretrain(config)
+    longest = config.model.max_position_embeddings
+    if options.prompt + options.new > longest:
+        raise UserError(f"--prompt {options.prompt} --new {options.new}: the model reads {longest} tokens")
+    model = random_text_model(config.model, options.precision)
+    weights = weight_bytes(model)
+
+    def token_bytes(batch: int) -> int | None:
+        if config.model.num_moe_experts is not None:
+            return None  # Which experts are read depends on the tokens.
+        read = batch * (options.prompt + options.new // 2)
+        return weights + cache_bytes(config, options.precision, read)
+
+    for batch in options.batches:
+        measure("ours", partial(ours_seconds, model), options, batch, token_bytes(batch))
+    del model
+    gc.collect()
+    torch.cuda.empty_cache()
+    if options.against == "nothing":
+        return
+    llama = random_llama(config, options.precision)
+    caches = [None, "static"] if torch.cuda.is_available() else [None]
+    for cache in caches:  # The static one is compiled, and may take long.
+        who = "transformers" + (f", {cache} cache" if cache else "")
+        for batch in options.batches:
+            generate = partial(llama_seconds, llama, cache=cache)
+            measure(who, generate, options, batch, token_bytes(batch))

@@ -1,0 +1,116 @@
+"""The check's parts run, fail, hang and are interrupted without harm to each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.gpu_check import PARTS, Check, Part, chosen
+from recipes.errors import UserError
+from tests.support.paths import ROOT
+
+MEASURES = 'import sys; open(sys.argv[1], "a").write(\'{"who": "x", "ms": 1.5}\\n\'); '
+
+
+def part(name: str, code: str, limit_s: float = 60, **more: Any) -> Part:
+    return Part(name, limit_s, ["-c", MEASURES + code, "{json}"], **more)
+
+
+def check(out: Path, total_s: float = 60) -> Check:
+    return Check(out, nanochat=None, tiny=False, total_s=total_s)
+
+
+def outcomes(out: Path) -> dict[str, dict[str, Any]]:
+    lines = map(json.loads, (out / "gpu_check.jsonl").read_text().splitlines())
+    return {line["part"]: line for line in lines}
+
+
+def test_parts_do_not_stop_each_other(tmp_path: Path) -> None:
+    parts = [
+        part("fails", "sys.exit('it | broke')"),
+        part("hangs", "import time; time.sleep(60)", limit_s=1),
+        part("works", "pass"),
+        part("wants", "pass", needs="nanochat"),
+    ]
+    assert not check(tmp_path).run(parts)
+    found = outcomes(tmp_path)
+    assert {name: each["ended"] for name, each in found.items()} == {
+        "fails": "failed: exit code 1",
+        "hangs": "stopped after 1 s",
+        "works": "done",
+        "wants": "skipped: needs --nanochat",
+    }
+    # What was measured before the end is kept, each time.
+    measured = [{"who": "x", "ms": 1.5}]
+    assert [each["figures"] for each in found.values()] == [measured, measured, measured, []]
+    rows = (tmp_path / "gpu_check.md").read_text().splitlines()
+    assert len(rows) == 2 + 4 and "x: ms 1.5" in rows[4] and "it \\| broke" in rows[2]
+    assert check(tmp_path).run([part("again", "pass")])
+    assert list(outcomes(tmp_path)) == [*found, "again"]
+
+
+def lives(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_hanging_part_leaves_no_process(tmp_path: Path) -> None:
+    """Neither those that it started nor one that ignores SIGTERM."""
+    code = (
+        "import os, signal, subprocess, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
+        f"open({str(tmp_path / 'pids')!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}'); time.sleep(60)"
+    )
+    check(tmp_path).run([part("hangs", code, limit_s=2)])
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    deadline = time.monotonic() + 10
+    while any(map(lives, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(lives, pids))
+
+
+def test_no_part_begins_when_time_is_over(tmp_path: Path) -> None:
+    assert not check(tmp_path, total_s=5).run([part("late", "pass")])
+    assert outcomes(tmp_path)["late"]["ended"] == "left out: no time"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(number: int, tmp_path: Path) -> None:
+    """What is done stays, and what the part under way has measured."""
+    line = [sys.executable, "-m", "benchmarks.gpu_check", "--tiny", "--out", str(tmp_path)]
+    process = subprocess.Popen([*line, "--only", "versions"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "versions.log").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    assert process.wait(30) == 130
+    assert outcomes(tmp_path)["versions"]["ended"] == "interrupted"
+
+
+def test_only_known_parts() -> None:
+    assert [each.name for each in chosen("tests,versions")] == ["versions", "tests"]
+    assert chosen(None) == list(PARTS)
+    with pytest.raises(UserError, match="no part is called 'speed'; there are versions, param1"):
+        chosen("tests,speed")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_part_runs_on_the_cpu(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "benchmarks.gpu_check", "--tiny", "--out", str(tmp_path), "--total", "1100"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = outcomes(tmp_path)
+    assert found.pop("nano")["ended"].startswith("skipped")
+    assert {each["ended"] for each in found.values()} == {"done"} and len(found) == len(PARTS) - 1
+    assert all(each["figures"] for each in found.values())

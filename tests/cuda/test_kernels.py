@@ -1,0 +1,67 @@
+"""Compiled and half-precision kernels on a GPU, against float64. On the CPU: tests/model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recipes.model import windows
+from recipes.model.linear import _can_add_in_fp32
+from tests.support.cross_entropy_cases import assert_agrees
+from tests.support.cuda import NEEDS_CUDA
+from tests.support.dense_attention import assert_attends_as_dense
+from tests.support.linear_cases import MODELS, assert_same_main_gradients, main_gradients, product_error
+
+pytestmark = NEEDS_CUDA
+
+# fp32: products inside of compiled kernels may round to TF32. bf16: a gradient is a sum of hundreds.
+DTYPES = [(torch.float32, 5e-3), (torch.bfloat16, 0.1)]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize(("queries", "keys"), [(1024, 1024), (512, 1024), (100, 300), (5, 900), (1, 900)])
+@pytest.mark.parametrize("window", [None, 256, 17])
+def test_attention(queries: int, keys: int, window: int | None, dtype: torch.dtype, tolerance: float) -> None:
+    """Windows through FlexAttention, compiled, or FlashAttention-3; whole sequences through SDPA."""
+    assert_attends_as_dense(queries, keys, window, dtype, tolerance, "cuda")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_flex_attention_where_flash_attention_3_is(
+    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "_have_flash_attention_3", lambda device: False)
+    assert_attends_as_dense(300, 300, 100, dtype, tolerance, "cuda")
+
+
+@pytest.mark.parametrize("soft_cap", [None, 15.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [7, 1000, 256_000])
+def test_cross_entropy(vocabulary: int, dtype: torch.dtype, soft_cap: float | None) -> None:
+    assert_agrees(vocabulary, dtype, soft_cap, "cuda", slack=5)  # Its exponential is an approximation.
+
+
+@pytest.mark.parametrize(("n", "rows", "columns"), [(50, 7, 9), (64, 8, 16), (4096, 512, 384)])
+def test_bf16_products_are_added_in_fp32(n: int, rows: int, columns: int) -> None:
+    """No bf16 number in between, if torch can: rounding a product of n terms would cost 2^-9 sqrt(n)."""
+    exact = _can_add_in_fp32(torch.zeros(1, device="cuda").device, torch.bfloat16)
+    assert product_error(n, rows, columns, torch.bfloat16, "cuda") < (1e-4 if exact else 0.03)
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.03)])
+@pytest.mark.parametrize("name", MODELS)
+def test_main_gradients(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    assert_same_main_gradients(name, dtype, tolerance)
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("name", ["llama", "gemma3", "nano_hindi"])
+def test_main_gradients_of_compiled_layers(name: str) -> None:
+    """By torch's own compiler, in bf16: fused passes round less often, so gradients differ a little."""
+    torch._dynamo.reset()
+    expected = main_gradients(MODELS[name], False, dtype=torch.bfloat16)
+    found = main_gradients(MODELS[name], True, backend="inductor", dtype=torch.bfloat16)
+    for key, gradient in expected.items():
+        difference = (found[key] - gradient).norm() / gradient.norm().clamp(min=1e-6)
+        assert difference < 0.1, f"{key}: {difference}"

@@ -1,0 +1,81 @@
+"""Main gradients of small models, with and without products that add to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from torch import Tensor
+
+from recipes.families.model_config import ModelConfig
+from recipes.model.linear import add_product, add_to_main_grads
+from recipes.parallel.setup import seed_random_states
+from tests.support.engine import TINY, initialized
+from tests.support.huggingface_models import CASES
+
+MODELS = {
+    "llama": TINY,
+    "tied": replace(TINY, share_embeddings_and_output_weights=True),
+    "biases": replace(TINY, add_bias_linear=True),
+    **{name: CASES[name] for name in ("gemma3", "nano_hindi", "param_moe", "glm4_moe")},
+}
+
+
+def tokens() -> Tensor:
+    rows = torch.randint(100, (2, 16), generator=torch.Generator().manual_seed(3))
+    return rows.to("cuda")
+
+
+def losses(gpt: torch.nn.Module, rows: Tensor) -> Tensor:
+    positions = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+    found: Tensor = gpt(rows, positions, None, labels=rows.roll(-1, 1)).sum()
+    return found
+
+
+def main_gradients(
+    model: ModelConfig,
+    by_product: bool,
+    backend: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """After two micro-batches whose forward passes both come first, as in a pipeline."""
+    gpt = initialized(model, dtype=dtype)
+    config = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
+    ddp = DistributedDataParallel(gpt.config, config, gpt)
+    weights = add_to_main_grads(gpt) if by_product else []
+    assert bool(weights) is by_product
+    if backend is not None:
+        for layer in gpt.decoder.layers:
+            layer.compile(backend=backend)
+    ddp.zero_grad_buffer()
+    for weight in weights:
+        weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
+    seed_random_states(1)  # For dropout and routers' noise.
+    first, second = losses(ddp, tokens()), losses(ddp, tokens().flip(1))
+    first.backward()
+    second.backward()
+    return {name: parameter.main_grad.clone() for name, parameter in gpt.named_parameters()}
+
+
+def assert_same_main_gradients(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    """Products that add and hooks that add agree within ``tolerance`` of a gradient's largest number."""
+    expected, found = (main_gradients(MODELS[name], by, dtype=dtype) for by in (False, True))
+    assert expected.keys() == found.keys()
+    for key, gradient in expected.items():
+        assert found[key].dtype == torch.float32
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(found[key], gradient, rtol=0, atol=tolerance * scale, msg=f"{name} {key}")
+    assert sum(gradient.abs().max().item() > 0 for gradient in found.values()) > len(found) / 2
+
+
+def product_error(n: int, rows: int, columns: int, dtype: torch.dtype, device: str) -> float:
+    """How far a sum with a product of ``n`` terms is from the one in float64, in units of sqrt(n)."""
+    generator = torch.Generator().manual_seed(0)
+    gradient, inputs = (torch.randn(n, width, generator=generator) for width in (rows, columns))
+    gradient, inputs = gradient.to(device, dtype), inputs.to(device, dtype)
+    total = torch.randn(rows, columns, generator=generator).to(device)
+    expected = total.double() + gradient.double().T @ inputs.double()
+    add_product(total, gradient, inputs)
+    assert total.dtype == torch.float32
+    return (total.double() - expected).abs().max().item() / n**0.5
