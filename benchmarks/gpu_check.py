@@ -67,7 +67,7 @@ PARTS = (
     Part("versions", 25, benchmark("versions")),
     Part(
         "param1",
-        75,
+        90,
         benchmark(
             *("model_step", "--against", "nothing", "--profile", "--micro-batches", "2", "4"),
             *("--steps", "5", "--warm-up", "2", "--turns", "1"),

@@ -56,12 +56,14 @@ def test_main_gradients(name: str, dtype: torch.dtype, tolerance: float) -> None
 
 
 @pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 0.02), (torch.bfloat16, 0.25)])
 @pytest.mark.parametrize("name", ["llama", "gemma3", "nano_hindi"])
-def test_main_gradients_of_compiled_layers(name: str) -> None:
-    """By torch's own compiler, in bf16: fused passes round less often, so gradients differ a little."""
+def test_main_gradients_of_compiled_layers(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    """By torch's own compiler. In bf16 fused passes round less often: only a wrong graph is found there."""
     torch._dynamo.reset()
-    expected = main_gradients(MODELS[name], False, dtype=torch.bfloat16)
-    found = main_gradients(MODELS[name], True, backend="inductor", dtype=torch.bfloat16)
-    for key, gradient in expected.items():
+    expected = main_gradients(MODELS[name], False, dtype=dtype)
+    found = main_gradients(MODELS[name], True, backend="inductor", dtype=dtype)
+    matrices = {key: gradient for key, gradient in expected.items() if gradient.dim() > 1}
+    for key, gradient in matrices.items():
         difference = (found[key] - gradient).norm() / gradient.norm().clamp(min=1e-6)
-        assert difference < 0.1, f"{key}: {difference}"
+        assert difference < tolerance, f"{key}: {difference}"

@@ -155,7 +155,7 @@ def assert_completes_as_the_cpu(data: TinyData, output_dir: Path, steps: int) ->
             f"prompts={json.dumps(prompts, ensure_ascii=False)}",
         ],
         cwd=ROOT,
-        env=environment() | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
+        env=environment() | {"CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
     )
