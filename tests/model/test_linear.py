@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 from megatron.core.models.gpt import GPTModel
-from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 
 from tests.support.engine import TINY, initialized
 from tests.support.huggingface_models import CASES
@@ -22,12 +21,6 @@ from tests.support.linear_cases import (
 )
 
 pytestmark = pytest.mark.usefixtures("engine", "no_scale_of_losses")
-
-
-@pytest.fixture
-def no_scale_of_losses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """megatron-core keeps the first one's shape for the process, and there is none without its schedules."""
-    monkeypatch.setattr(MoEAuxLossAutoScaler, "main_loss_backward_scale", None)
 
 
 @pytest.mark.parametrize("name", MODELS)
