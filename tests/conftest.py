@@ -80,11 +80,3 @@ def engine() -> Iterator[None]:
 
     with process_groups():
         yield
-
-
-@pytest.fixture
-def no_scale_of_losses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """megatron-core keeps the first one's shape for the process, and there is none without its schedules."""
-    from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
-
-    monkeypatch.setattr(MoEAuxLossAutoScaler, "main_loss_backward_scale", None)

@@ -48,14 +48,14 @@ def test_bf16_products_are_added_in_fp32(n: int, rows: int, columns: int) -> Non
     assert product_error(n, rows, columns, torch.bfloat16, "cuda") < (1e-4 if exact else 0.03)
 
 
-@pytest.mark.usefixtures("engine", "no_scale_of_losses")
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.03)])
 @pytest.mark.parametrize("name", MODELS)
 def test_main_gradients(name: str, dtype: torch.dtype, tolerance: float) -> None:
     assert_same_main_gradients(name, dtype, tolerance)
 
 
-@pytest.mark.usefixtures("engine", "no_scale_of_losses")
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 0.02), (torch.bfloat16, 0.25)])
 @pytest.mark.parametrize("name", ["llama", "gemma3", "nano_hindi"])
 def test_main_gradients_of_compiled_layers(name: str, dtype: torch.dtype, tolerance: float) -> None:

@@ -20,7 +20,7 @@ from tests.support.linear_cases import (
     tokens,
 )
 
-pytestmark = pytest.mark.usefixtures("engine", "no_scale_of_losses")
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 @pytest.mark.parametrize("name", MODELS)

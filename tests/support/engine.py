@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import World, launched_world
@@ -34,6 +35,8 @@ def process_groups(parallel: ParallelConfig = ParallelConfig(), world: World | N
     """Process groups for the layout, one process unless told otherwise."""
     # A model that another test loaded in this process has left its groups standing.
     parallel_state.destroy_model_parallel()
+    # megatron-core keeps the shape of the first scale for the process; without its schedules it has another.
+    MoEAuxLossAutoScaler.main_loss_backward_scale = None
     init_process_group(world or World())
     init_model_parallel(parallel, seed=1)
     try:

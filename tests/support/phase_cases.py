@@ -32,7 +32,7 @@ def config_of(
     return replace(config, data=replace(config.data, train=sources, phases=phases or []))
 
 
-def phase(until_step: int | None = None, until_tokens: float | None = None, **shares: Any) -> PhaseConfig:
+def phase(until_step: int | None = None, until_tokens: int | None = None, **shares: Any) -> PhaseConfig:
     train = {
         name: ShareConfig(tokens=share[1]) if isinstance(share, tuple) else ShareConfig(weight=share)
         for name, share in shares.items()
@@ -43,6 +43,6 @@ def phase(until_step: int | None = None, until_tokens: float | None = None, **sh
 PHASES = [
     phase(10, en=1.0),
     phase(17, en=1.0, hi=1.0),
-    phase(None, STEP * 30.0 - 5, hi=3.0, code=1.0),
+    phase(None, STEP * 30 - 5, hi=3.0, code=1.0),
     phase(en=1.0),
 ]

@@ -109,7 +109,7 @@ def test_ids_beyond_the_vocabulary(
     layout = "parallel=tp2" if processes == 2 else "parallel=single"
     outcome = run(gloo_pool, settings(tiny_data, tmp_path, prefix, 3, layout), processes)
     assert outcome.code == 2 and outcome.message == (
-        f"data.train.en={prefix}: holds the token id 1010, model.vocab_size=1000 allows 0 to 999; "
+        f"data.train.en={prefix}: holds the token id 1,010, model.vocab_size=1,000 allows 0 to 999; "
         f"{prefix}.json is missing, which would say what tokenizer it was made with"
     )
     assert not (tmp_path / "tiny" / "config.yaml").exists()

@@ -220,7 +220,7 @@ def test_max_time_stops_as_a_signal_does_and_goes_on_later(
     assert outcome.code == SAVED_AND_STOPPED
     (stopped,) = checkpoint_steps(tmp_path)
     assert 0 < stopped < 100000 and outcome.metrics[-1]["step"] == stopped
-    assert f"time limit at step {stopped} of 100000; the same command continues from there" in outcome.stdout
+    assert f"time limit at step {stopped} of 100,000; the same command continues from there" in outcome.stdout
     nemo = tmp_path / "tiny" / "model.nemo"
     assert "done" not in outcome.stdout and not nemo.exists()
     later = run(

@@ -59,5 +59,7 @@ def test_unigram_counts_what_it_drops(text: Path) -> None:
 def test_a_refusal_is_one_line_after_the_progress(text: Path) -> None:
     done = train(text, "--vocab-size", "200000", "--type", "bpe", "--force")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: a vocabulary of 200000 is too large for this text")
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: a vocabulary of 200,000 is too large for this text"
+    )
     assert "trainer" not in done.stderr
