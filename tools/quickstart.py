@@ -59,7 +59,7 @@ class Quickstart:
     def prepare_data(self) -> None:
         """Corpus and benchmark, tokenizer, .bin/.idx."""
         self.title("1  write a bilingual corpus and its held-out benchmark")
-        self.python("tools.make_corpus", "--out", self.corpus)
+        self.python("tools.make_corpus", "--out", self.corpus, "--people", 16)
         self.title("2  train a SentencePiece tokenizer")
         texts = [self.corpus / f"train.{language}.jsonl" for language in LANGUAGES]
         self.python(
@@ -69,8 +69,6 @@ class Quickstart:
             self.data / "tokenizer",
             "--vocab-size",
             2048,
-            "--type",
-            "bpe",
         )
         self.title("3  tokenize to Megatron .bin/.idx")
         for part in ("train", "valid"):
