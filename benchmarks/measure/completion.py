@@ -17,6 +17,7 @@ if not torch.cuda.is_available():
     cpu_stand_in.install()
 
 from benchmarks.measure.bandwidth import memory_bandwidth
+from benchmarks.measure.llama import llama_config
 from benchmarks.records import record
 from recipes.config.hydra_app import compose
 from recipes.config.schema import PretrainConfig
@@ -24,7 +25,6 @@ from recipes.config.validate import validate_pretrain
 from recipes.config.world import World
 from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
-from recipes.families.family import family_of
 from recipes.families.model_config import ModelConfig, kv_channels, num_query_groups
 from recipes.inference.text_model import GPTTextModel, build_for_inference
 from recipes.parallel.setup import device_of, resolve_dtype
@@ -75,24 +75,9 @@ def random_text_model(model: ModelConfig, precision: str) -> GPTTextModel:
 @torch.no_grad()
 def random_llama(config: PretrainConfig, precision: str) -> Any:
     """transformers' Llama of the same shapes on the device, its weights drawn there."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    model = config.model
-    if family_of(model).architecture(model).name != LlamaForCausalLM.__name__:
-        raise UserError(f"model.family={model.family}: transformers' Llama has no such layers")
-    shapes = LlamaConfig(
-        vocab_size=model.vocab_size,
-        hidden_size=model.hidden_size,
-        intermediate_size=model.ffn_hidden_size,
-        num_hidden_layers=model.num_layers,
-        num_attention_heads=model.num_attention_heads,
-        num_key_value_heads=num_query_groups(model),
-        head_dim=kv_channels(model),
-        max_position_embeddings=model.max_position_embeddings,
-        tie_word_embeddings=model.share_embeddings_and_output_weights,
-        pad_token_id=0,
-        eos_token_id=None,
-    )
+    shapes = llama_config(config.model, pad_token_id=0, eos_token_id=None)
     before = torch.get_default_dtype()
     torch.set_default_dtype(resolve_dtype(precision))
     try:

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+from benchmarks.measure.llama import llama_config
 from benchmarks.measure.profile_step import Row, by_kind, print_profile, profiled
 from benchmarks.records import record
 from recipes.config.hydra_app import compose
@@ -32,8 +33,7 @@ from recipes.config.schema import PretrainConfig
 from recipes.config.validate import validate_pretrain
 from recipes.config.world import World
 from recipes.errors import UserError
-from recipes.families.family import family_of
-from recipes.families.model_config import kv_channels, num_query_groups
+from recipes.families.model_config import num_query_groups
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights
 from recipes.parallel.setup import device_of, init_model_parallel, init_process_group, resolve_dtype
@@ -71,26 +71,9 @@ def our_step(config: PretrainConfig) -> Step:
 
 def transformers_step(config: PretrainConfig, compiled: bool) -> Step:
     """LlamaForCausalLM of the same shapes with PyTorch's fused AdamW."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    model = config.model
-    if family_of(model).architecture(model).name != LlamaForCausalLM.__name__:
-        raise UserError(f"model.family={model.family}: transformers' Llama has no such layers")
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=model.vocab_size,
-            hidden_size=model.hidden_size,
-            intermediate_size=model.ffn_hidden_size,
-            num_hidden_layers=model.num_layers,
-            num_attention_heads=model.num_attention_heads,
-            num_key_value_heads=num_query_groups(model),
-            head_dim=kv_channels(model),
-            max_position_embeddings=model.max_position_embeddings,
-            rms_norm_eps=model.layernorm_epsilon,
-            tie_word_embeddings=model.share_embeddings_and_output_weights,
-            attention_dropout=model.attention_dropout,
-        )
-    )
+    llama = LlamaForCausalLM(llama_config(config.model))
     llama.set_attn_implementation("sdpa")
     torch.nn.Module.to(llama, device_of(World()), resolve_dtype(config.trainer.precision))
     optim = config.optim
