@@ -26,6 +26,9 @@ class _AddsToMainGrad(nn.Module):
         # megatron-core's row-parallel layer passes no group here and warns of it in every forward pass, which
         # also breaks compiled layers apart.
         options["tp_group"] = options.get("tp_group") or self.tp_group
+        if not (torch.is_grad_enabled() or options["sequence_parallel"]):
+            # Completion of a small model is bound by Python, a third of it the autograd function's.
+            return nn.functional.linear(input, weight, options["bias"])
         if adds_to_main_grad(weight):
             bias: Tensor | None = options["bias"]
             output: Tensor = _Linear.apply(input, weight, weight.main_grad)
