@@ -24,7 +24,10 @@ NEED_NOTHING = {
     "benchmarks.attention",
     "benchmarks.blend_index",
     "benchmarks.checkpoint_save",
+    "benchmarks.completion",
+    "benchmarks.scoring",
     "benchmarks.step_time",
+    "benchmarks.versions",
 }
 """Without an argument they do their work."""
 

@@ -56,9 +56,9 @@ def test_bpe_dropout_is_switched_off(
     directory = changed(plain[kind], tmp_path / "d", dropout=dropout)
     library = Tokenizer.from_file(str(directory / "tokenizer.json"))
     if dropout < 1:
-        assert len({tuple(library.encode(TEXT * 20).ids) for _ in range(TIMES)}) > 1, (
-            "not random in the first place"
-        )
+        # The library takes up most merges that it has dropped: one encoding in ten differs.
+        first = library.encode(TEXT).ids
+        assert any(library.encode(TEXT).ids != first for _ in range(1000)), "not random in the first place"
     expected = load_tokenizer(plain[kind] / "tokenizer.json")
     found = load_tokenizer(directory / "tokenizer.json")
     assert all(found.encode(TEXT) == expected.encode(TEXT) for _ in range(TIMES))
