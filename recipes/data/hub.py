@@ -12,9 +12,12 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+import httpx2
 from huggingface_hub import constants
 
 PATIENCE_S = 2.5
+NETWORK_ERRORS = (httpx2.HTTPError, OSError)
+"""What the hub's libraries raise where the network fails."""
 
 
 def hub_obstacle() -> str | None:

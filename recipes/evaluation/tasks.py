@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.data.benchmark_mirror import in_place_of_hub, read_manifest
-from recipes.data.hub import hub_obstacle, is_cached, without_hub
+from recipes.data.hub import NETWORK_ERRORS, hub_obstacle, is_cached, without_hub
 from recipes.data.text.json_lines import as_text, checked_text, read_records, text_of
 from recipes.errors import UserError
 from recipes.evaluation.task_files import MINIBENCH_FILES, check_task_names, data_sets_of, unknown_task
@@ -220,8 +220,10 @@ def _load_one(manager: TaskManager, name: str, mirror: Path | None, obstacle: st
         needed = f"the Python package {package}, which is not installed" if package else _reason(error)
         raise UserError(f"task {name} needs {needed}") from error
     # What datasets raises for missing data: ConnectionError, FileNotFoundError, ValueError
-    # (configuration), KeyError (split).
-    except (OSError, ValueError, KeyError) as error:
+    # (configuration), KeyError (split). A hub that answers may still fail later.
+    except (*NETWORK_ERRORS, ValueError, KeyError) as error:
+        if not obstacle and isinstance(error, NETWORK_ERRORS[0]):
+            obstacle = f"the Hugging Face hub fails: {_reason(error)}"
         if obstacle:
             raise UserError(f"cannot load task {name}: {obstacle}{_ask_for_mirror([name])}") from error
         source = f"the mirror {mirror}" if mirror else "the Hugging Face hub"

@@ -1,5 +1,7 @@
 """Benchmarks without network: mirrors, copies of mirrors, and what is wrong with them."""
 
+import subprocess
+import threading
 import os
 import socket
 import sys
@@ -27,6 +29,8 @@ from recipes.evaluation.tasks import load_tasks
 from recipes.report.evaluation_result import EvaluationResult
 from recipes.report.evaluation_table import render
 from tests.support.tiny_text_model import (
+from tests.support.nemo_files import FIXTURES
+from tests.support.paths import ROOT
     FIXTURE,
     LlamaTextModel,
     build_mirror,
@@ -171,3 +175,27 @@ def test_groups_are_weighted_by_size(tmp_path: Path) -> None:
     hits = sum(part.scores["acc,none"].value * part.n for part in parts)
     assert group.scores["acc,none"].value == pytest.approx(hits / group.n)
     assert group.constant_answer == pytest.approx(parts[0].constant_answer)
+
+
+@pytest.mark.slow
+def test_a_hub_that_answers_and_then_fails_is_one_line() -> None:
+    """As behind some proxies: every connection is accepted and cut off."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def cut_off() -> None:
+        while True:
+            server.accept()[0].close()
+
+    threading.Thread(target=cut_off, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+    model = FIXTURES / "classic_te_torch_dist" / "model.nemo"
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.evaluate", f"gpt_model_file={model}", "tasks=[boolq]", "dry_run=false"],
+        env=os.environ | {"HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: cannot load task boolq: the Hugging Face hub fails: ")
+    assert "set mirror=DIR" in done.stderr

@@ -17,12 +17,12 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_ba
 
 from recipes.data.download.corpora import CorpusSource
 from recipes.data.download.corpus_files import DataFile, Listing, wanted
+from recipes.data.hub import NETWORK_ERRORS
 from recipes.errors import UserError
 
 _BLOCK_BYTES = 8 << 20
 _BLOCKS = 8  # kept in memory: a table's columns are read in parallel, each from its own block
 _ATTEMPTS = 4
-_ERRORS = (httpx2.HTTPError, OSError)
 
 Result = TypeVar("Result")
 
@@ -112,7 +112,7 @@ class RangeFile(AbstractBufferedFile):
         try:
             response = http_backoff("GET", self.path, headers=headers, timeout=_timeout())
             hf_raise_for_status(response)
-        except _ERRORS as error:
+        except NETWORK_ERRORS as error:
             _fail(self.path, error)
         content: bytes = response.content
         # A server without range support sends the whole file; its beginning would be taken for the middle.
@@ -138,7 +138,7 @@ def _patiently(ask: Callable[[], Result], what: str) -> Result:
             busy = error.response is not None and error.response.status_code in (429, 500, 502, 503, 504)
             if not busy or attempt == _ATTEMPTS - 1:
                 _fail(what, error)
-        except _ERRORS as error:
+        except NETWORK_ERRORS as error:
             _fail(what, error)
         time.sleep(2.0**attempt)
     raise AssertionError("unreachable")
