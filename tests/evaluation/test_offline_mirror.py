@@ -1,10 +1,10 @@
 """Benchmarks without network: mirrors, copies of mirrors, and what is wrong with them."""
 
-import subprocess
-import threading
 import os
 import socket
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,9 +28,9 @@ from recipes.evaluation.run import evaluate
 from recipes.evaluation.tasks import load_tasks
 from recipes.report.evaluation_result import EvaluationResult
 from recipes.report.evaluation_table import render
-from tests.support.tiny_text_model import (
 from tests.support.nemo_files import FIXTURES
 from tests.support.paths import ROOT
+from tests.support.tiny_text_model import (
     FIXTURE,
     LlamaTextModel,
     build_mirror,
@@ -190,7 +190,7 @@ def test_a_hub_that_answers_and_then_fails_is_one_line() -> None:
     endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
     model = FIXTURES / "classic_te_torch_dist" / "model.nemo"
     done = subprocess.run(
-        [sys.executable, "-m", "recipes.evaluate", f"gpt_model_file={model}", "tasks=[boolq]", "dry_run=false"],
+        [sys.executable, "-m", "recipes.evaluate", f"gpt_model_file={model}", "tasks=[boolq]"],
         env=os.environ | {"HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1"},
         cwd=ROOT,
         capture_output=True,
