@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.records import add_json_option
+from benchmarks.door import measure
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
-from recipes.console import quiet_libraries
 from recipes.counts import count
 
 EXAMPLES = """\
@@ -33,13 +32,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="directory for corpus and runs, kept; by default a temporary one"
     )
-    add_json_option(parser)
-    parser.add_argument("overrides", nargs="*", help="settings of recipes.pretrain")
-    options = parser.parse_intermixed_args()
-    quiet_libraries()  # Before they are imported: some warn as they load.
-    from benchmarks.measure.checkpoint_save import run
-
-    run(options)
+    measure(parser)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.records import add_json_option
+from benchmarks.door import measure
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
-from recipes.console import quiet_libraries
 from recipes.counts import count
 
 EXAMPLES = """\
@@ -42,13 +41,7 @@ def main() -> None:
         help="measure steps of so many micro-batches in turn, not of trainer.global_batch_size's",
     )
     parser.add_argument("--profile", action="store_true", help="show where the time of one of our steps goes")
-    add_json_option(parser)
-    parser.add_argument("overrides", nargs="*", help="settings of recipes.pretrain")
-    options = parser.parse_intermixed_args()
-    quiet_libraries()  # Before they are imported: some warn as they load.
-    from benchmarks.measure.model_step import run
-
-    run(options)
+    measure(parser)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.records import add_json_option
+from benchmarks.door import measure
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
-from recipes.console import quiet_libraries
 from recipes.counts import count
 
 EXAMPLES = """\
@@ -27,13 +26,7 @@ def main() -> None:
         "--batch-tokens", type=count, default=16384, help="default %(default)s, evaluation's own"
     )
     parser.add_argument("--precision", default="auto", help="auto, bf16 or fp32 (default %(default)s)")
-    add_json_option(parser)
-    parser.add_argument("overrides", nargs="*", help="settings of recipes.pretrain")
-    options = parser.parse_intermixed_args()
-    quiet_libraries()  # Before they are imported: some warn as they load.
-    from benchmarks.measure.scoring import run
-
-    run(options)
+    measure(parser)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,10 @@
-"""What GPUs can do at most, from NVIDIA's data sheets."""
+"""How fast this process's GPU can read its memory."""
 
 from __future__ import annotations
 
 import torch
 
-# Bytes per second of SXM parts, by exact name, as in recipes/config/devices.py (FLOP/s).
-BANDWIDTH = {
-    "NVIDIA H200": 4.8e12,
-    "NVIDIA H100 80GB HBM3": 3.35e12,
-    "NVIDIA A100-SXM4-40GB": 1.555e12,
-    "NVIDIA A100-SXM4-80GB": 2.039e12,
-}
+from recipes.config.devices import BANDWIDTH
 
 
 def memory_bandwidth() -> float | None:
