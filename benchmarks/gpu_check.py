@@ -67,7 +67,7 @@ PARTS = (
     Part("versions", 25, benchmark("versions")),
     Part(
         "param1",
-        90,
+        135,
         benchmark(
             *("model_step", "--against", "nothing", "--profile", "--micro-batches", "2", "4"),
             *("--steps", "5", "--warm-up", "2", "--turns", "1"),
@@ -106,7 +106,7 @@ PARTS = (
     ),
     Part(
         "nano",
-        60,
+        75,
         benchmark(
             *("model_step", *NANOCHAT, "model=nano_hindi_25m", "optim=muon", "data.seq_length=1024"),
             *("trainer.micro_batch_size=32", "trainer.global_batch_size=64"),
@@ -119,7 +119,7 @@ PARTS = (
     ),
     Part(
         "lumen",
-        50,
+        65,
         benchmark(
             *("model_step", "--against", "transformers", "--compile", "model=lumen_128m"),
             *("data.seq_length=2048", "trainer.micro_batch_size=12", "trainer.global_batch_size=12"),

@@ -1,22 +1,35 @@
-"""megatron-core's GPTModel with this project's cross entropy."""
+"""megatron-core's GPTModel with this project's embeddings, output layer and cross entropy."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from megatron.core.models.gpt import GPTModel as MegatronGPTModel
+from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
 from recipes.families.model_config import ModelConfig
 from recipes.model.cross_entropy import vocab_parallel_cross_entropy
+from recipes.model.embedding import VocabParallelEmbedding
+from recipes.model.linear import ColumnParallelLinear
+from recipes.model.rotary import RotaryEmbedding
 
 
 class GPTModel(MegatronGPTModel):
-    """All families' model, or its base class. Everything but the loss is megatron-core's."""
+    """All families' model, or its base class. Everything else is megatron-core's."""
 
-    def __init__(self, *, description: ModelConfig, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, config: TransformerConfig, *, description: ModelConfig, **options: Any) -> None:
+        super().__init__(config=config, **options)
         self.soft_cap = description.final_logit_softcapping
+        if self.position_embedding_type == "rope":
+            self.rotary_pos_emb = RotaryEmbedding(
+                config, rotary_base=description.rotary_base, rotary_percent=description.rotary_percent
+            )
+        # megatron-core leaves no choice of these classes. Ours add methods, and nothing that is to be made.
+        if self.pre_process:
+            self.embedding.word_embeddings.__class__ = VocabParallelEmbedding
+        if self.post_process:
+            self.output_layer.__class__ = ColumnParallelLinear
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Labels ``[b, s]`` and this rank's logits ``[s, b, V / t]``, used up by it -> losses ``[b, s]``."""

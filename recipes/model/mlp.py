@@ -1,4 +1,4 @@
-"""megatron-core's MLP, with biases that work under recomputation."""
+"""megatron-core's MLP, with our SwiGLU, and biases that work under recomputation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 
 from megatron.core.transformer.mlp import MLP as MegatronMLP
 from torch import Tensor
+from torch.nn.functional import silu
+
+from recipes.model.swiglu import swiglu
 
 
 class MLP(MegatronMLP):
@@ -17,10 +20,27 @@ class MLP(MegatronMLP):
     forever. tests/model/test_recomputation.py covers this.
     """
 
-    def forward(self, *inputs: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, hidden_states: Tensor, per_token_scale: Tensor | None = None, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
         """``[s, b, h]`` -> output ``[s, b, h]`` without its bias, and the bias ``[h]`` if there is one."""
-        output, bias = super().forward(*inputs, **options)
+        if per_token_scale is None and self._fuses_swiglu():
+            intermediate, bias = self.linear_fc1(hidden_states)
+            output, bias = self.linear_fc2(swiglu(intermediate if bias is None else intermediate + bias))
+        else:
+            output, bias = super().forward(hidden_states, per_token_scale, **options)
         return output, bias if bias is None else bias.view_as(bias)
+
+    def _fuses_swiglu(self) -> bool:
+        """Where megatron-core would do so by its own kernel, without options of that kernel."""
+        config = self.config
+        return (
+            config.bias_activation_fusion
+            and config.gated_linear_unit
+            and config.activation_func is silu
+            and not config.activation_func_fp8_input_store
+            and not config.cpu_offloading
+        )
 
 
 def _is_news(record: logging.LogRecord) -> bool:

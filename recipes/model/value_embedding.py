@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from megatron.core.jit import jit_fuser
-from megatron.core.tensor_parallel import ColumnParallelLinear, set_tensor_model_parallel_attributes
+from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 from megatron.core.transformer import TransformerConfig
-from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.utils import (
     ensure_metadata_has_dp_cp_group,
     make_sharded_tensors_for_checkpoint,
@@ -17,9 +16,12 @@ from megatron.core.utils import divide
 from torch import Tensor, nn
 
 from recipes.families.nano_hindi import VALUE_GATE_CHANNELS
+from recipes.model.embedding import Table
+from recipes.model.linear import ColumnParallelLinear
+from recipes.model.rotary import Beside, SelfAttention
 
 
-class ValueEmbedding(nn.Module):
+class ValueEmbedding(Table):
     """A table ``[vocabulary, KV heads * head width]``; a tensor-parallel rank holds its heads' columns.
 
     Split by heads rather than by rows, as word embeddings are: values are split by heads, so nothing has to
@@ -39,9 +41,7 @@ class ValueEmbedding(nn.Module):
     def forward(self, token_ids: Tensor) -> Tensor:
         """``[s, b]`` -> ``[s, b, this rank's KV heads, head width]``."""
         # As in megatron-core's word embeddings: F.embedding's backward pass sums in no fixed order.
-        rows = (
-            self.weight[token_ids] if self.deterministic else nn.functional.embedding(token_ids, self.weight)
-        )
+        rows = self.weight[token_ids] if self.deterministic else self.rows(token_ids)
         return rows.view(*token_ids.shape, -1, self.head_width)
 
     def sharded_state_dict(
@@ -79,30 +79,26 @@ class ValueEmbeddedAttention(SelfAttention):
             tp_group=self.tp_group,
         )
 
-    def forward(
-        self, hidden_states: Tensor, *args: Any, attention_bias: Tensor, **options: Any
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, hidden_states: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
         """``[s, b, h]`` -> ``[s, b, h]`` and no bias.
 
         ``attention_bias`` holds the token ids ``[s, b]``, of the whole sequence under sequence parallelism.
         megatron-core's layer can pass this argument to its attention, and causal attention does not need it.
         """
-        # Self-attention does not read key_value_states, but passes them to the method below.
-        output: tuple[Tensor, Tensor | None] = super().forward(
-            hidden_states, *args, key_value_states=attention_bias, **options
-        )
-        return output
+        return super().forward(hidden_states, key_value_states=options.pop("attention_bias"), **options)
 
     def get_query_key_value_tensors(
-        self, hidden_states: Tensor, key_value_states: Tensor, *args: Any, **options: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, hidden_states: Tensor, key_value_states: Beside, *args: Any, **options: Any
+    ) -> tuple[Tensor, ...]:
         """``[s, b, h]`` and token ids ``[s, b]`` -> q, k and v, ``[s, b, heads, head width]`` each."""
-        query, key, value = super().get_query_key_value_tensors(hidden_states, None, *args, **options)
+        query, key, value = super().get_query_key_value_tensors(
+            hidden_states, key_value_states, *args, **options
+        )
         gate_input = hidden_states[..., :VALUE_GATE_CHANNELS]
         if self.config.sequence_parallel:
             gate_input = gate_input.contiguous()  # The linear layer cannot gather a strided view.
         gate, _ = self.value_gate(gate_input)
-        return query, key, _add_gated(value, gate, self.value_embedding(key_value_states))
+        return query, key, _add_gated(value, gate, self.value_embedding(key_value_states.key_value_states))
 
 
 @jit_fuser

@@ -15,7 +15,7 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from recipes.config.schema import PretrainConfig
 from recipes.model.backend import have_transformer_engine
-from recipes.model.linear import add_to_main_grads
+from recipes.model.main_grad import add_to_main_grads
 from recipes.optim.build import build_optimizer, uses_distributed_optimizer
 
 
@@ -26,7 +26,7 @@ class Engine:
     ddp: DistributedDataParallel
     optimizer: MegatronOptimizer
     added_by_product: list[torch.nn.Parameter]
-    """Weights whose gradients linear layers add to the main gradients, see recipes/model/linear.py."""
+    """Weights whose layers add to the main gradients themselves, see recipes/model/main_grad.py."""
 
     def zero_gradients(self) -> None:
         """Before a step's first backward pass."""

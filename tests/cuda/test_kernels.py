@@ -10,7 +10,14 @@ from recipes.model.linear import _can_add_in_fp32
 from tests.support.cross_entropy_cases import assert_agrees
 from tests.support.cuda import NEEDS_CUDA
 from tests.support.dense_attention import assert_attends_as_dense
-from tests.support.linear_cases import MODELS, assert_same_main_gradients, main_gradients, product_error
+from tests.support.linear_cases import (
+    MODELS,
+    assert_same_main_gradients,
+    main_gradients,
+    product_error,
+    rows_error,
+    swiglu_error,
+)
 
 pytestmark = NEEDS_CUDA
 
@@ -46,6 +53,17 @@ def test_bf16_products_are_added_in_fp32(n: int, rows: int, columns: int) -> Non
     """No bf16 number in between, if torch can: rounding a product of n terms would cost 2^-9 sqrt(n)."""
     exact = _can_add_in_fp32(torch.zeros(1, device="cuda").device, torch.bfloat16)
     assert product_error(n, rows, columns, torch.bfloat16, "cuda") < (1e-4 if exact else 0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_added_in_fp32(dtype: torch.dtype) -> None:
+    assert rows_error(dtype, "cuda") < 1e-4
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
+@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 1030), (70_000, 64)])
+def test_swiglu(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
+    assert swiglu_error(shape, dtype, "cuda") < tolerance
 
 
 @pytest.mark.usefixtures("engine")

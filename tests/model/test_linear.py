@@ -7,8 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
 
+from recipes.model.embedding import Table, VocabParallelEmbedding
+from recipes.model.main_grad import add_to_main_grads
 from tests.support.engine import TINY, initialized
 from tests.support.huggingface_models import CASES
 from tests.support.linear_cases import (
@@ -17,6 +20,7 @@ from tests.support.linear_cases import (
     losses,
     main_gradients,
     product_error,
+    rows_error,
     tokens,
 )
 
@@ -32,6 +36,32 @@ def test_compiled_layers_add_them_too() -> None:
     expected, found = main_gradients(TINY, False), main_gradients(TINY, True, backend="aot_eager")
     for key, gradient in expected.items():
         torch.testing.assert_close(found[key], gradient, rtol=0, atol=2e-6 * gradient.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["llama", "tied", "nano_hindi"])
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_tables_add_them_too(name: str, backend: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where the hooks have nothing left to add."""
+    expected = main_gradients(MODELS[name], False)
+    monkeypatch.setattr(Table, "can_add_to_main_grad", lambda table, weight: True)
+    monkeypatch.setattr(VocabParallelEmbedding, "can_add_to_main_grad", lambda table, weight: True)
+    found = main_gradients(MODELS[name], True, backend=backend)
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient, rtol=0, atol=2e-6 * gradient.abs().max().item())
+
+
+def test_all_users_of_a_weight_add_its_gradient_or_none() -> None:
+    """On the CPU the word embeddings do not, so a head that shares their weight does not either."""
+    tied = initialized(MODELS["tied"])
+    config = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
+    DistributedDataParallel(tied.config, config, tied)
+    added = {id(weight) for weight in add_to_main_grads(tied)}
+    shared = tied.shared_embedding_or_output_weight()
+    assert added and (id(shared) in added) is shared.is_cuda is tied.output_layer.adds_to_main_grad
+
+
+def test_rows() -> None:
+    assert max(rows_error(dtype, "cpu") for dtype in (torch.float32, torch.bfloat16)) < 1e-4
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 0.03)])

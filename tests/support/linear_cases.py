@@ -9,7 +9,10 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from torch import Tensor
 
 from recipes.families.model_config import ModelConfig
-from recipes.model.linear import add_product, add_to_main_grads
+from recipes.model.embedding import add_rows
+from recipes.model.linear import add_product
+from recipes.model.main_grad import add_to_main_grads
+from recipes.model.swiglu import swiglu
 from recipes.parallel.setup import seed_random_states
 from tests.support.engine import TINY, initialized
 from tests.support.huggingface_models import CASES
@@ -79,3 +82,35 @@ def product_error(n: int, rows: int, columns: int, dtype: torch.dtype, device: s
     add_product(total, gradient, inputs)
     assert total.dtype == torch.float32
     return (total.double() - expected).abs().max().item() / n**0.5
+
+
+def rows_error(dtype: torch.dtype, device: str) -> float:
+    """How far sums of rows are from those in float64; one row gets a hundred of them."""
+    generator = torch.Generator().manual_seed(0)
+    token_ids = torch.randint(30, (400,), generator=generator)
+    token_ids[:100] = 7
+    gradient = torch.randn(400, 24, generator=generator).to(dtype)
+    total = torch.randn(30, 24, generator=generator)
+    expected = total.double()
+    for token, row in zip(token_ids.tolist(), gradient.double(), strict=True):
+        expected[token] += row
+    found = total.to(device)
+    add_rows(found, token_ids.to(device), gradient.to(device))
+    return (found.cpu().double() - expected).abs().max().item()
+
+
+def swiglu_error(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> float:
+    """The larger of the relative errors of SwiGLU and its gradient, against autograd in float64."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(*shape[:-1], 2 * shape[-1], generator=generator).mul(3).to(dtype)
+    gradient = torch.randn(shape, generator=generator).to(dtype)
+    exact = inputs.double().requires_grad_()
+    gate, up = exact.chunk(2, dim=-1)
+    expected = gate / (1 + torch.exp(-gate)) * up
+    expected.backward(gradient.double())
+    found = inputs.to(device).requires_grad_()
+    output = swiglu(found)
+    output.backward(gradient.to(device))
+    assert exact.grad is not None and found.grad is not None and found.grad.dtype == dtype
+    pairs = (output, expected), (found.grad, exact.grad)
+    return max(((a.cpu().double() - b).norm() / b.norm()).item() for a, b in pairs)

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from typing import Any
 
-TIMEOUT_S = 240  # Against hanging alone.
+TIMEOUT_S = 600
 
 
 def process_context() -> BaseContext:

@@ -13,9 +13,7 @@ from typing import Any
 
 import torch
 from megatron.core.models.backends import BackendSpecProvider
-from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.transformer import ModuleSpec, TransformerConfig
-from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from torch import Tensor
 
@@ -24,47 +22,41 @@ from recipes.families.model_config import ModelConfig
 from recipes.model.families import FamilyLayers, llama
 from recipes.model.gpt import GPTModel
 from recipes.model.initial_values import NORM_GAINS, Constant, InitialValues, megatron_initial_values
+from recipes.model.rotary import RotaryEmbedding, SelfAttention
 
 FULL, WINDOWED = 0, 1  # Indices into the stacked rotary embeddings.
 
 
 class TwoBaseRotaryEmbedding(RotaryEmbedding):
-    """Rotary angles for both bases in one tensor, as megatron-core passes only one to its layers.
+    """Rotary embeddings of both bases in one tensor, as megatron-core passes only one to its layers.
 
-    Pipeline stages, context parallelism and recomputation treat it like the angles of a single base.
+    Pipeline stages, context parallelism and recomputation treat it like that of a single base.
     """
 
     def __init__(self, config: TransformerConfig, model: ModelConfig) -> None:
-        options = {
-            "kv_channels": config.kv_channels,
-            "rotary_percent": model.rotary_percent,
-            "rotary_interleaved": config.rotary_interleaved,
-            "use_cpu_initialization": config.use_cpu_initialization,
-        }
-        super().__init__(rotary_base=model.rotary_base, **options)
-        self.windowed = RotaryEmbedding(rotary_base=model.rotary_base_local or model.rotary_base, **options)
+        percent = model.rotary_percent
+        super().__init__(config, rotary_base=model.rotary_base, rotary_percent=percent)
+        self.windowed = RotaryEmbedding(
+            config, rotary_base=model.rotary_base_local or model.rotary_base, rotary_percent=percent
+        )
 
     def forward(self, max_seq_len: int, *args: Any, **options: Any) -> Tensor:
-        """Angles ``[2, s, 1, 1, d]``: FULL, WINDOWED. ``s`` is this context-parallel rank's part."""
+        """FULL and WINDOWED, stacked. The length is this context-parallel rank's part."""
         full = super().forward(max_seq_len, *args, **options)
         return torch.stack((full, self.windowed(max_seq_len, *args, **options)))
 
 
 class Gemma3Attention(SelfAttention):
-    """Self-attention that selects its own layer's rotary angles."""
+    """Self-attention that selects its own layer's rotary embedding."""
 
     def __init__(self, *args: Any, rotary_index: int, **options: Any) -> None:
         super().__init__(*args, **options)
         self.rotary_index = rotary_index
 
-    def forward(
-        self, hidden_states: Tensor, *args: Any, rotary_pos_emb: Tensor, **options: Any
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, hidden_states: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
         """``[s, b, h]`` -> ``[s, b, h]`` and no bias; ``rotary_pos_emb`` is of TwoBaseRotaryEmbedding."""
-        output: tuple[Tensor, Tensor | None] = super().forward(
-            hidden_states, *args, rotary_pos_emb=rotary_pos_emb[self.rotary_index], **options
-        )
-        return output
+        options["rotary_pos_emb"] = options["rotary_pos_emb"][self.rotary_index]
+        return super().forward(hidden_states, **options)
 
 
 class Gemma3Model(GPTModel):
@@ -111,7 +103,7 @@ def with_post_norm(linear: type, norm: type) -> type:
 
 
 def layer_spec(config: TransformerConfig, backend: BackendSpecProvider, *, windowed: bool) -> ModuleSpec:
-    """One transformer layer: the Llama line's, plus post-norms and the choice of rotary angles."""
+    """One transformer layer: the Llama line's, plus post-norms and the choice of rotary embedding."""
     spec = llama.layer_spec(config, backend)
     attention, mlp = spec.submodules.self_attention, spec.submodules.mlp
     row_parallel = with_post_norm(backend.row_parallel_linear(), backend.layer_norm())

@@ -11,7 +11,7 @@ from megatron.core.models.backends import BackendSpecProvider
 from megatron.core.models.gpt.gpt_layer_specs import get_mlp_module_spec_for_backend
 from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec_for_backend
 from megatron.core.transformer import ModuleSpec, TransformerConfig, TransformerLayer
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
@@ -24,6 +24,7 @@ from recipes.families.model_config import ModelConfig, moe_layers
 from recipes.model.families import FamilyLayers
 from recipes.model.gpt import GPTModel
 from recipes.model.mlp import MLP
+from recipes.model.rotary import SelfAttention
 from recipes.model.router import Router
 
 

@@ -15,7 +15,7 @@ from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.jit import jit_fuser
 from megatron.core.models.backends import BackendSpecProvider
 from megatron.core.transformer import ModuleSpec, TransformerConfig, TransformerLayer
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
@@ -27,6 +27,7 @@ from recipes.families.nano_hindi import value_embedding_layers
 from recipes.model.families import FamilyLayers
 from recipes.model.gpt import GPTModel
 from recipes.model.initial_values import OUTPUT_PROJECTIONS, Constant, InitialValues, Normal, Uniform
+from recipes.model.rotary import SelfAttention
 from recipes.model.value_embedding import ValueEmbeddedAttention
 
 

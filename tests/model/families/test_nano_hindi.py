@@ -23,6 +23,7 @@ from recipes.families.model_config import ModelConfig
 from recipes.families.nano_hindi import value_embedding_layers
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights, sharded_tensors
+from recipes.model.rotary import Beside
 from recipes.plan.accounting import count_parameters
 from tests.support.engine import initialized
 from tests.support.nano_cases import initial_parts, losses_and_gradients, shaken
@@ -269,7 +270,7 @@ def test_first_step_sees_the_value_embeddings_as_they_are() -> None:
     layer = gpt.decoder.layers[1].self_attention
     embedded = torch.randn(LENGTH, 3, 64, generator=torch.Generator().manual_seed(4)).to(tokens.device)
     ids = tokens.t().contiguous()
-    _, _, value = layer.get_query_key_value_tensors(embedded, ids)
+    _, _, value = layer.get_query_key_value_tensors(embedded, Beside(rotary=None, key_value_states=ids))
     rows = split_qkv(layer.linear_qkv.weight, NANO)["v"]
     expected = embedded @ rows.T + layer.value_embedding.weight[ids]
     torch.testing.assert_close(value.flatten(2), expected, rtol=0, atol=1e-5)
