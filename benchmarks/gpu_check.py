@@ -36,6 +36,8 @@ TOTAL_S = 415.0
 """Parts that have not begun by then are left out, and a part's limit is no longer than what is left."""
 LEAST_S = 10.0
 """With less left, no part begins."""
+FAILURES = "PARAM_RECIPES_TEST_FAILURES"
+"""Where tests/cuda/conftest.py writes down each failure as it comes: pytest itself does at the end alone."""
 PATIENCE = 6.0
 """How much longer a part may take with --tiny, which is for small machines on which others work too."""
 
@@ -53,6 +55,8 @@ class Part:
     environment: dict[str, str] = field(default_factory=dict)
     needs: str | None = None
     """An option without which the part is skipped."""
+    compiles_long: bool = False
+    """Whether it is run beside the tests too, for the compiler to find its kernels ready afterwards."""
 
 
 def benchmark(module: str, *arguments: str) -> list[str]:
@@ -67,7 +71,7 @@ PARTS = (
     Part("versions", 25, benchmark("versions")),
     Part(
         "param1",
-        135,
+        100,
         benchmark(
             *("model_step", "--against", "nothing", "--profile", "--micro-batches", "2", "4"),
             *("--steps", "5", "--warm-up", "2", "--turns", "1"),
@@ -81,7 +85,7 @@ PARTS = (
     ),
     Part(
         "tests",
-        100,
+        120,
         ["-m", "pytest", "-m", "cuda", "tests/cuda", "-p", "no:cacheprovider", "--tb=short", "-rfE"],
         environment={"PARAM_RECIPES_TEST_CUDA": "1"},
     ),
@@ -106,7 +110,7 @@ PARTS = (
     ),
     Part(
         "nano",
-        75,
+        90,
         benchmark(
             *("model_step", *NANOCHAT, "model=nano_hindi_25m", "optim=muon", "data.seq_length=1024"),
             *("trainer.micro_batch_size=32", "trainer.global_batch_size=64"),
@@ -116,16 +120,18 @@ PARTS = (
             *("model_step", *NANOCHAT, "model=tiny_nano_hindi", "optim=muon", *SHORT, *TWO_EACH),
         ),
         needs="nanochat",
+        compiles_long=True,
     ),
     Part(
         "lumen",
-        65,
+        80,
         benchmark(
             *("model_step", "--against", "transformers", "--compile", "model=lumen_128m"),
             *("data.seq_length=2048", "trainer.micro_batch_size=12", "trainer.global_batch_size=12"),
             *("--steps", "10", "--warm-up", "3", "--turns", "1"),
         ),
         benchmark("model_step", "--against", "transformers", *SHORT, *TWO_EACH),
+        compiles_long=True,
     ),
     Part(
         "trainer",
@@ -182,12 +188,19 @@ class Check:
 
     def run(self, parts: list[Part]) -> bool:
         """Whether all that could run came to their ends."""
-        ended = [self._run(part) for part in parts]
+        ended = []
+        for number, part in enumerate(parts):
+            after = parts[number + 1 :] if part.name == "tests" and not self.tiny else []
+            with self._compiling([later for later in after if later.compiles_long]):
+                ended.append(self._run(part))
         return all(ended)
+
+    def _lacks(self, part: Part) -> bool:
+        return part.needs is not None and getattr(self, part.needs) is None
 
     def _run(self, part: Part) -> bool:
         left = self.deadline - time.monotonic()
-        if part.needs is not None and getattr(self, part.needs) is None:
+        if self._lacks(part):
             return self._write(part, f"skipped: needs --{part.needs}", 0.0, [])
         if left < LEAST_S:
             return self._write(part, "left out: no time", 0.0, [])
@@ -203,19 +216,43 @@ class Check:
 
     def _ended(self, part: Part, figures: Path, limit_s: float) -> str:
         """Runs the part; how it ended."""
+        with self._started(part, figures) as process:
+            try:
+                code = process.wait(limit_s)
+            except subprocess.TimeoutExpired:
+                return f"stopped after {limit_s:.0f} s"
+        return "done" if code == 0 else f"failed: exit code {code}"
+
+    @contextlib.contextmanager
+    def _compiling(self, parts: list[Part]) -> Iterator[None]:
+        """Runs the parts, shortened, for their compiled kernels alone; ends what is not done."""
+        with contextlib.ExitStack() as stack:
+            for part in parts:
+                if self._lacks(part):
+                    continue
+                figures = self.out / f"{part.name}.compiling.json"
+                stack.enter_context(self._started(part, figures, "--steps", "1", "--warm-up", "1"))
+            yield
+
+    @contextlib.contextmanager
+    def _started(self, part: Part, figures: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The part's process in a group of its own, which is ended at the end."""
         paths = {"{json}": figures, "{data}": self.out / "data", "{nanochat}": self.nanochat}
         line = part.tiny if self.tiny and part.tiny is not None else part.command
-        line = [str(paths.get(argument, argument)) for argument in line]
-        if part.name == "tests":
-            line += _several_processes()
+        line = [str(paths.get(argument, argument)) for argument in line] + list(more)
         environment = dict(os.environ) | {
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             "PYTHONUNBUFFERED": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_OFFLINE": "1",
+            "TORCHINDUCTOR_CACHE_DIR": str(self.out / "compiled"),
             **part.environment,
         }
-        with (self.out / f"{part.name}.log").open("wb") as log:
+        if part.name == "tests":
+            line += _several_processes()
+            environment[FAILURES] = str(self.out / "tests.failed")
+            (self.out / "tests.failed").unlink(missing_ok=True)
+        with (self.out / f"{figures.stem}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, *line],
                 cwd=ROOT,
@@ -226,16 +263,13 @@ class Check:
                 start_new_session=True,  # So that nothing of it lives on: workers, its own subprocesses.
             )
             try:
-                code = process.wait(limit_s)
-            except subprocess.TimeoutExpired:
-                return f"stopped after {limit_s:.0f} s"
+                yield process
             finally:
                 _end_group(process)
-        return "done" if code == 0 else f"failed: exit code {code}"
 
     def _write(self, part: Part, ended: str, seconds: float, figures: list[dict[str, Any]]) -> bool:
         if part.name == "tests" and seconds:
-            figures = [_counts(self.out / "tests.log")]
+            figures = [_counts(self.out / "tests.log", self.out / "tests.failed")]
         sound = ended == "done" or ended.startswith("skipped")
         said = [] if sound else [f"`{line}`" for line in _last_lines(self.out / f"{part.name}.log", seconds)]
         with self.results.open("a", encoding="utf-8") as file:
@@ -262,7 +296,7 @@ def _several_processes() -> list[str]:
     """pytest's options for several processes and time limits, if they are installed here."""
     found = []
     if importlib.util.find_spec("xdist") is not None:
-        processes = max(1, min(6, len(os.sched_getaffinity(0)) // 2))
+        processes = max(1, min(8, len(os.sched_getaffinity(0)) // 2))
         found += ["--numprocesses", str(processes), "--dist", "worksteal"]
     if importlib.util.find_spec("pytest_timeout") is not None:
         found += ["--timeout", "80"]
@@ -286,10 +320,11 @@ def _last_lines(path: Path, seconds: float, number: int = 3) -> Iterator[str]:
     yield from (line[:200].replace("`", "'") for line in lines[-number:])
 
 
-def _counts(path: Path) -> dict[str, Any]:
+def _counts(log: Path, failures: Path) -> dict[str, Any]:
     """Outcomes of pytest's tests, and the names of those that failed."""
-    lines = path.read_text("utf-8", "replace").splitlines()
-    failed = [line.split()[1] for line in lines if line.startswith(("FAILED ", "ERROR ")) and " " in line]
+    lines = log.read_text("utf-8", "replace").splitlines()
+    said = failures.read_text("utf-8", "replace").splitlines() if failures.exists() else []
+    failed = [line.split(maxsplit=1)[1] for line in said if line.startswith("FAILED ")]
     totals = [
         line.strip("= ") for line in lines if " in " in line and ("passed" in line or "skipped" in line)
     ]

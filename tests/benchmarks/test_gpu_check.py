@@ -57,6 +57,33 @@ def test_parts_do_not_stop_each_other(tmp_path: Path) -> None:
     assert list(outcomes(tmp_path)) == [*found, "again"]
 
 
+def test_long_compilations_run_beside_the_tests(tmp_path: Path) -> None:
+    """For their compiled kernels: what they measure there does not count, and they end with the tests."""
+    waits = "import os, time; kept = os.environ['TORCHINDUCTOR_CACHE_DIR']; "
+    shortened = f"{waits}open({str(tmp_path / 'arguments')!r}, 'a').write(f'{{sys.argv[2:]}} {{kept}};')"
+    tests = f"{waits}\nwhile not os.path.exists({str(tmp_path / 'arguments')!r}): time.sleep(0.05)"
+    parts = [part("tests", tests), part("slow", shortened, compiles_long=True)]
+    assert check(tmp_path).run(parts)
+    kept = tmp_path / "compiled"
+    assert (tmp_path / "arguments").read_text() == f"['--steps', '1', '--warm-up', '1'] {kept};[] {kept};"
+    assert outcomes(tmp_path)["slow"]["figures"] == [{"who": "x", "ms": 1.5}]
+
+
+def test_failed_tests_are_known_though_they_were_stopped(tmp_path: Path) -> None:
+    tests = tmp_path / "tests" / "cuda"
+    tests.mkdir(parents=True)
+    (tests / "conftest.py").write_text((ROOT / "tests/cuda/conftest.py").read_text())
+    (tests / "test_it.py").write_text(
+        "import time\ndef test_wrong():\n    assert 1 == 2\ndef test_hangs():\n    time.sleep(60)\n"
+    )
+    line = ["-m", "pytest", str(tests), "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tests)]
+    assert not check(tmp_path).run([Part("tests", 30, line)])
+    outcome = outcomes(tmp_path)["tests"]
+    assert outcome["ended"] == "stopped after 30 s"
+    assert [name.split("::")[-1] for name in outcome["figures"][0]["failed"]] == ["test_wrong"]
+    assert "assert 1 == 2" in (tmp_path / "tests.failed").read_text()
+
+
 def lives(pid: int) -> bool:
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
