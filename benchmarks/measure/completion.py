@@ -26,6 +26,8 @@ from recipes.config.world import World
 from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig, kv_channels, num_query_groups
+from recipes.inference.engine import Engine, in_order
+from recipes.inference.requests import Request, Sampling
 from recipes.inference.text_model import GPTTextModel, build_for_inference
 from recipes.parallel.setup import device_of, resolve_dtype
 
@@ -92,12 +94,14 @@ def random_llama(config: PretrainConfig, precision: str) -> Any:
 def ours_seconds(model: GPTTextModel, batch: int, length: int, new: int) -> float:
     """One greedy generation of ``new`` tokens for each of ``batch`` prompts."""
     prompts = torch.randint(10, model.vocab_size - 10, (batch, length)).tolist()
+    engine = Engine(model, slots=batch, max_length=length + new)
+    requests = [Request(tuple(prompt), new, sampling=Sampling(greedy=True)) for prompt in prompts]
     torch.cuda.synchronize()
     started = time.perf_counter()
-    generated = model.greedy(prompts, new, lambda row, ids: False)
-    torch.cuda.synchronize()
-    assert all(len(ids) == new for ids in generated)
-    return time.perf_counter() - started
+    results = list(in_order(engine, requests))
+    seconds = time.perf_counter() - started
+    assert all(len(result.token_ids) == new for result in results)
+    return seconds
 
 
 @torch.no_grad()

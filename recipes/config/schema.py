@@ -155,7 +155,10 @@ class InferenceConfig:
     BOS, EOS or nothing. For a Hugging Face directory that is bos_token_id; for NeMo's own files it is NeMo's
     default, true."""
     tokens_to_generate: int = 30
-    """Counted from the longest prompt of the batch, so shorter ones get more."""
+    """New tokens, see count_from."""
+    count_from: str = "longest"
+    """What tokens_to_generate is counted from. longest: the longest prompt of a batch, as in NeMo, so
+    shorter ones get more; each: the prompt itself."""
     repetition_penalty: float = 1.2
     """Divides the positive logits of tokens seen so far, and multiplies their negative ones; 1: none."""
     min_tokens_to_generate: int = 0

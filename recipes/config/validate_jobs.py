@@ -32,6 +32,7 @@ def validate_inference(inference: InferenceConfig, key: str = "inference") -> No
     if not 1 <= inference.repetition_penalty < math.inf:
         refuse(f"{key}.repetition_penalty", inference.repetition_penalty, "must be at least 1")
     positive(f"{key}.tokens_to_generate", inference.tokens_to_generate)
+    one_of(f"{key}.count_from", inference.count_from, ("longest", "each"))
     if not all(inference.end_strings):
         refuse(f"{key}.end_strings", list(inference.end_strings), "an empty text ends everything; remove it")
     if not 0 <= inference.min_tokens_to_generate <= inference.tokens_to_generate:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,15 @@ from recipes.console import Progress
 from recipes.errors import UserError
 from recipes.evaluation.batching import token_batches
 from recipes.evaluation.scoring import Context, Ids, by_context, context_batches
+from recipes.inference.engine import Engine, in_order
+from recipes.inference.requests import Request, Sampling
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import CacheHook
     from torch import Tensor
 
-    from recipes.inference.text_generator import StopRule, TextGenerator
+    from recipes.inference.text_generator import TextGenerator
 
 logger = logging.getLogger(__name__)
 
@@ -241,16 +243,25 @@ class ParamLM(TemplateLM):
                 until, max_new = self._generation_settings(requests[indices[0]].args[1])
                 prompts = [self._prompt(requests[i].args[0], max_new) for i in indices]
                 order = sorted(range(len(prompts)), key=[(-len(ids), ids) for ids in prompts].__getitem__)
-                lengths = [len(ids) + max_new for ids in prompts]
-                for batch in token_batches(order, lengths.__getitem__, self.max_batch_tokens):
-                    generated = self.model.greedy(
-                        [prompts[k] for k in batch], max_new, self._stop_rule(until)
-                    )
-                    for i, ids in zip([indices[k] for k in batch], generated, strict=True):
-                        texts[i] = self._generated_text(ids, until)
-                        self.cache_hook.add_partial("generate_until", requests[i].args, texts[i])
-                    bar.add(len(batch))
+                longest = len(prompts[order[0]]) + max_new
+                slots = min(len(prompts), max(1, self.max_batch_tokens // longest))
+                engine = Engine(self.model, slots=slots, max_length=longest)
+                asked = [self._request(prompts[k], max_new, until) for k in order]
+                for k, result in zip(order, in_order(engine, asked), strict=True):
+                    texts[indices[k]] = self._generated_text(list(result.token_ids), until)
+                    request = requests[indices[k]]
+                    self.cache_hook.add_partial("generate_until", request.args, texts[indices[k]])
+                    bar.add(1)
         return [texts[i] for i in range(len(requests))]
+
+    def _request(self, prompt: list[int], max_new: int, until: list[str]) -> Request:
+        return Request(
+            tuple(prompt),
+            max_new,
+            sampling=Sampling(greedy=True),
+            end_ids=frozenset({self.eot_token_id}),
+            stop=self._stop_rule(until),
+        )
 
     def _generation_settings(self, settings: dict[str, Any]) -> tuple[list[str], int]:
         """The stop strings and the limit of new tokens that a task asks for."""
@@ -272,15 +283,13 @@ class ParamLM(TemplateLM):
         ids = (self._start() + self.tok_encode(context))[-(self.max_length - max_new) :]
         return ids or [self.prefix_token_id]
 
-    def _stop_rule(self, until: list[str]) -> StopRule:
+    def _stop_rule(self, until: list[str]) -> Callable[[list[int]], bool]:
         # A token of text is at least one byte, so this many last tokens hold any stop string they complete.
         # A token without text could push one out of the window: that row runs longer, and its text is still
         # cut.
         window = max((len(text.encode()) for text in until), default=0) + 4
 
-        def stop(row: int, generated: list[int]) -> bool:
-            if generated[-1] == self.eot_token_id:
-                return True
+        def stop(generated: list[int]) -> bool:
             tail = self.model.decode(generated[-window:])
             return any(text in tail for text in until)
 

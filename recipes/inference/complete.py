@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from recipes.config.schema import InferenceConfig
 from recipes.errors import UserError
-from recipes.inference.sampling import choose_next
+from recipes.inference.check_request import check_prompt
+from recipes.inference.engine import Engine, in_order
+from recipes.inference.requests import Request, Sampling
 from recipes.inference.text_generator import TextGenerator
 
 # In end_strings this stands for the end-of-document token, whatever the tokenizer calls it.
 END_OF_TEXT = "<|endoftext|>"
+SEED_STEP = 0x9E3779B97F4A7C15  # Seeds of neighbours are far apart.
 
 
 @dataclass(frozen=True)
@@ -52,30 +55,64 @@ def complete(
     Raises:
         UserError: a prompt is empty or too long.
     """
-    generator = torch.Generator(device=model.device).manual_seed(seed)
-    for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size]
-        rows = [prompt_ids(model, prompt, settings) for prompt in batch]
-        end = max(len(row) for row in rows) + settings.tokens_to_generate
+    rows = [prompt_ids(model, prompt, settings) for prompt in prompts]
+    requests = requests_for(model, rows, settings, batch_size=batch_size, seed=seed)
+    longest = max((len(request.prompt) + request.max_new_tokens for request in requests), default=1)
+    engine = Engine(model, slots=min(batch_size, max(1, len(requests))), max_length=longest)
+    for prompt, row, result in zip(prompts, rows, in_order(engine, requests), strict=True):
+        ids = list(result.token_ids)
+        yield Completion(prompt, _new_text(model, row, ids), row + ids)
 
-        def choose(logits: Tensor, context: Tensor) -> Tensor:
-            return choose_next(logits, context, settings, generator)
 
-        def stop(row: int, generated: list[int]) -> bool:
-            return _ends(model, generated, settings.end_strings)
+def requests_for(
+    model: TextGenerator, rows: Sequence[list[int]], settings: InferenceConfig, *, batch_size: int, seed: int
+) -> list[Request]:
+    """What the engine is asked for each prompt's ids.
 
-        generated = model.generate(
-            rows, [end] * len(rows), choose, stop, min_new_tokens=settings.min_tokens_to_generate
+    Raises:
+        UserError: a prompt is empty or too long.
+    """
+    stop = stop_rule(model, settings.end_strings)
+    seen: Counter[tuple[int, ...]] = Counter()
+    requests = []
+    for number, row in enumerate(rows):
+        prompt = tuple(row)
+        check_prompt(prompt, model.max_sequence_length)
+        first = number - number % batch_size
+        counted = rows[first : first + batch_size] if settings.count_from == "longest" else [row]
+        end = min(max(map(len, counted)) + settings.tokens_to_generate, model.max_sequence_length)
+        # The same prompt again is to get another text, and any prompt the same one wherever it stands.
+        again = seen[prompt]
+        seen[prompt] += 1
+        requests.append(
+            Request(
+                prompt,
+                end - len(prompt),
+                min(settings.min_tokens_to_generate, end - len(prompt)),
+                sampling_of(settings, (seed + again * SEED_STEP) % 2**63),
+                end_ids=frozenset({model.eos_id}),
+                stop=stop,
+            )
         )
-        for prompt, row, ids in zip(batch, rows, generated, strict=True):
-            yield Completion(prompt, _new_text(model, row, ids), row + ids)
+    return requests
 
 
-def _ends(model: TextGenerator, generated: list[int], end_strings: list[str]) -> bool:
-    if generated[-1] == model.eos_id:
-        return True
-    others = [text for text in end_strings if text != END_OF_TEXT]
-    return bool(others) and model.decode(generated).endswith(tuple(others))
+def sampling_of(settings: InferenceConfig, seed: int) -> Sampling:
+    """How the settings choose tokens."""
+    return Sampling(
+        greedy=settings.greedy,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        repetition_penalty=settings.repetition_penalty,
+        seed=seed,
+    )
+
+
+def stop_rule(model: TextGenerator, end_strings: Sequence[str]) -> Callable[[list[int]], bool] | None:
+    """Whether the generated ids end in one of the texts; None: only the end token ends them."""
+    texts = tuple(text for text in end_strings if text != END_OF_TEXT)
+    return (lambda generated: model.decode(generated).endswith(texts)) if texts else None
 
 
 def _new_text(model: TextGenerator, prompt: list[int], generated: list[int]) -> str:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from recipes.data.tokenizer import TextTokenizer
-from recipes.errors import UserError
-
-Chooser = Callable[[Tensor, Tensor], Tensor]
-"""``choose(logits [b, V], context [b, s]) -> ids [b]``."""
-StopRule = Callable[[int, list[int]], bool]
-"""``stop(row, generated)``: whether the row ends after the ids generated so far; asked after every new id."""
+from recipes.inference.decode.decoder import Decoder, WholeTextDecoder
 
 
 class TextGenerator(ABC):
@@ -95,13 +90,9 @@ class TextGenerator(ABC):
             ]
         )
 
-    @abstractmethod
-    def _next_token_logits(self, rows: Tensor) -> Callable[[int], Tensor]:
-        """A function from a position in ``rows`` ``[b, s]`` to the logits ``[b, V]`` of the token there.
-
-        It is called with rising positions while generation fills in ``rows``. ``V`` is at least vocab_size;
-        the caller may write to the logits.
-        """
+    def decoder(self, slots: int, max_length: int) -> Decoder:
+        """What continues texts of up to ``max_length`` tokens in ``slots`` rows, for the engine."""
+        return WholeTextDecoder(self.logits_at, slots, max_length, self.device)
 
     def encode(self, text: str) -> list[int]:
         """Token ids without BOS and EOS."""
@@ -110,61 +101,3 @@ class TextGenerator(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids; special tokens leave no text."""
         return self.tokenizer.decode(list(ids))
-
-    def greedy(self, prompts: list[list[int]], max_new_tokens: int, stop: StopRule) -> list[list[int]]:
-        """The likeliest continuation of each prompt, at most ``max_new_tokens`` ids, without the prompt.
-
-        Raises:
-            UserError: as :meth:`generate`.
-        """
-        limits = [len(prompt) + max_new_tokens for prompt in prompts]
-        return self.generate(prompts, limits, lambda logits, _: logits.argmax(-1), stop)
-
-    # Not inference_mode: a later training step may use what modules cache here (rotary tables).
-    @torch.no_grad()
-    def generate(
-        self,
-        prompts: list[list[int]],
-        limits: list[int],
-        choose: Chooser,
-        stop: StopRule,
-        *,
-        min_new_tokens: int = 0,
-    ) -> list[list[int]]:
-        """Continues each prompt until ``stop`` or until prompt and continuation have ``limits[row]`` ids.
-
-        As NeMo does: all rows advance together from the end of the shortest prompt; a row with a longer
-        prompt is fed its own prompt until that ends.
-
-        Raises:
-            UserError: a prompt is empty, or longer than the model's sequences.
-        """
-        longest = max(len(prompt) for prompt in prompts)
-        if not all(prompts):
-            raise UserError("a prompt is empty; give it text")
-        if longest >= self.max_sequence_length:
-            raise UserError(
-                f"a prompt has {longest:,} tokens; the model reads {self.max_sequence_length:,}; shorten it"
-            )
-        end = min(max(limits), self.max_sequence_length)
-        rows = torch.full((len(prompts), end), self.eos_id, dtype=torch.long, device=self.device)
-        for row, prompt in enumerate(prompts):
-            rows[row, : len(prompt)] = torch.tensor(prompt, device=self.device)
-        next_logits = self._next_token_logits(rows)
-        generated: list[list[int]] = [[] for _ in prompts]
-        live = set(range(len(prompts)))
-        for position in range(min(len(prompt) for prompt in prompts), end):
-            logits = next_logits(position)[:, : self.vocab_size]
-            past_prompt = [row for row in live if len(prompts[row]) <= position]
-            for row in past_prompt:
-                if len(generated[row]) < min_new_tokens:
-                    logits[row, self.eos_id] = float("-inf")
-            ids = choose(logits, rows[:, :position])
-            for row in past_prompt:
-                rows[row, position] = ids[row]
-                generated[row].append(int(ids[row]))
-                if stop(row, generated[row]) or position + 1 >= limits[row]:
-                    live.discard(row)
-            if not live:
-                break
-        return generated

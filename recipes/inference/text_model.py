@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,6 +26,8 @@ from recipes.data.samples.document_start import document_start_id
 from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
+from recipes.inference.decode.choose_decoder import lean_decoder
+from recipes.inference.decode.decoder import Decoder
 from recipes.inference.text_generator import TextGenerator
 from recipes.model.build import build_gpt_model
 from recipes.parallel.setup import (
@@ -104,19 +105,11 @@ class GPTTextModel(TextGenerator):
         position_ids = torch.arange(offset, offset + length, device=tokens.device).expand_as(tokens)
         return self.gpt(tokens, position_ids, None, inference_context=context, runtime_gather_output=True)
 
-    def _next_token_logits(self, rows: Tensor) -> Callable[[int], Tensor]:
-        # A key-value cache holds what was read before.
-        context = StaticInferenceContext(max_batch_size=rows.shape[0], max_sequence_length=rows.shape[1])
-        read = 0
-
-        def next_logits(position: int) -> Tensor:
-            nonlocal read
-            logits = self._forward(rows[:, read:position], read, context)[:, -1]
-            context.increment_sequence_len_offset(position - read)
-            read = position
-            return logits
-
-        return next_logits
+    def decoder(self, slots: int, max_length: int) -> Decoder:
+        """The lean forward pass, or megatron-core's own for models that it does not compute."""
+        return lean_decoder(self.gpt, self.vocab_size, slots, max_length) or super().decoder(
+            slots, max_length
+        )
 
 
 def load_text_model(path: str, *, precision: str = "auto", num_threads: int | None = None) -> GPTTextModel:

@@ -20,6 +20,7 @@ class GPTModel(MegatronGPTModel):
 
     def __init__(self, config: TransformerConfig, *, description: ModelConfig, **options: Any) -> None:
         super().__init__(config=config, **options)
+        self.description = description
         self.soft_cap = description.final_logit_softcapping
         if self.position_embedding_type == "rope":
             self.rotary_pos_emb = RotaryEmbedding(

@@ -1,6 +1,6 @@
 """ParamLM's own behaviour: batches, shared inputs, stop strings, windows, refusals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch.nn.functional import one_hot
 from recipes.errors import UserError
 from recipes.evaluation.batching import token_batches
 from recipes.evaluation.lm import ParamLM, fingerprint
-from recipes.inference.text_generator import StopRule, TextGenerator
+from recipes.inference.decode.decoder import Decoder
+from recipes.inference.text_generator import TextGenerator
 from tests.support.tiny_text_model import EOS, LlamaTextModel, random_llama, text_tokenizer, train_tokenizer
 
 TOKENIZER = train_tokenizer()
@@ -147,7 +148,7 @@ def test_every_context_begins_as_training_documents_did() -> None:
     ((score, _),) = ParamLM(model).loglikelihood(requests("loglikelihood", (context, target)))
     whole = model.encode(context + target)
     assert score == pytest.approx(plain_score(model, ids, whole[len(ids) - 1 :]), abs=1e-4)
-    script = Script([1])
+    script = Script([TOKENIZER.eos_token_id])
     script.document_start_id = 7
     generate(script, "Q:", until=["\n"])
     assert script.prompts == [[7, *script.encode("Q:")]]
@@ -181,15 +182,31 @@ class Script(TextGenerator):
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
-    def _next_token_logits(self, rows: torch.Tensor) -> Callable[[int], torch.Tensor]:
-        script = iter(self.ids)
-        return lambda _: one_hot(torch.tensor([next(script)] * len(rows)), self.vocab_size).float()
+    def decoder(self, slots: int, max_length: int) -> Decoder:
+        return ScriptDecoder(self)
 
-    def greedy(self, prompts: list[list[int]], max_new_tokens: int, stop: StopRule) -> list[list[int]]:
-        self.prompts = prompts
-        generated = super().greedy(prompts, max_new_tokens, stop)
-        self.written = len(generated[0])
-        return generated
+
+class ScriptDecoder:
+    """Has one slot."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    def read(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        self.script.prompts = [list(prompt) for prompt in prompts]
+        self.script.written = 0
+        return self.written()
+
+    def step(self, tokens: torch.Tensor, positions: torch.Tensor, longest: int | None) -> torch.Tensor:
+        return self.written()
+
+    def move(self, source: int, target: int) -> None:
+        raise NotImplementedError
+
+    def written(self) -> torch.Tensor:
+        token = self.script.ids[self.script.written]
+        self.script.written += 1
+        return one_hot(torch.tensor([token]), self.script.vocab_size).float()
 
 
 def generate(model: Script, context: str = "Q:", **settings: Any) -> str:

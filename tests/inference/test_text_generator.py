@@ -11,6 +11,7 @@ from torch import Tensor
 from recipes.config.schema import InferenceConfig
 from recipes.errors import UserError
 from recipes.inference.complete import complete, prompt_ids, score
+from recipes.inference.decode.forward import LeanDecoder
 from recipes.inference.text_model import GPTTextModel, load_text_model
 from tests.support.nemo_files import MAIN
 
@@ -48,19 +49,6 @@ def test_cache_and_batching_change_nothing(model: GPTTextModel) -> None:
         assert alone.token_ids == expected and alone.completion == result.completion
 
 
-def test_cached_logits_equal_those_of_whole_passes(model: GPTTextModel) -> None:
-    seen: list[Tensor] = []
-
-    def choose(logits: Tensor, context: Tensor) -> Tensor:
-        whole = model.logits(context)[:, -1]
-        seen.append((logits - whole).abs().max())
-        return logits.argmax(-1)
-
-    rows = [prompt_ids(model, prompt, GREEDY) for prompt in PROMPTS[:3]]
-    model.generate(rows, [40] * 3, choose, lambda row, ids: False)
-    assert len(seen) == 40 - min(map(len, rows)) and max(seen) < 2e-5
-
-
 def test_several_batches_keep_the_order(model: GPTTextModel) -> None:
     prompts = PROMPTS * 2
     results = list(complete(model, prompts, GREEDY, batch_size=3, seed=1))
@@ -87,14 +75,14 @@ def test_ids_that_the_tokenizer_lacks_never_come(model: GPTTextModel) -> None:
 
 def loud_eos(model: GPTTextModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """EOS has the highest logit everywhere."""
-    forward = GPTTextModel._forward
+    head = LeanDecoder.head
 
-    def louder(self: GPTTextModel, *args: object) -> Tensor:
-        logits = forward(self, *args).clone()  # type: ignore[arg-type]
-        logits[..., self.eos_id] = 1e4
+    def louder(self: LeanDecoder, hidden: Tensor) -> Tensor:
+        logits = head(self, hidden)
+        logits[..., model.eos_id] = 1e4
         return logits
 
-    monkeypatch.setattr(GPTTextModel, "_forward", louder)
+    monkeypatch.setattr(LeanDecoder, "head", louder)
 
 
 def test_eos_ends_and_min_tokens_puts_it_off(model: GPTTextModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,15 +104,23 @@ def test_end_strings_end_a_completion(model: GPTTextModel) -> None:
     assert free.token_ids[: len(stopped.token_ids)] == stopped.token_ids
 
 
-def test_one_row_may_end_before_the_others(model: GPTTextModel) -> None:
-    rows = [prompt_ids(model, prompt, GREEDY) for prompt in PROMPTS[:2]]
-    free = model.generate(rows, [30, 30], lambda logits, _: logits.argmax(-1), lambda row, ids: False)
-    ended = model.generate(
-        rows, [30, 30], lambda logits, _: logits.argmax(-1), lambda row, ids: row == 0 and len(ids) == 2
-    )
-    assert ended == [free[0][:2], free[1]]
-    limited = model.generate(rows, [30, 15], lambda logits, _: logits.argmax(-1), lambda row, ids: False)
-    assert limited == [free[0], free[1][: 15 - len(rows[1])]]
+def test_counting_from_each_prompt(model: GPTTextModel) -> None:
+    settings = replace(GREEDY, count_from="each")
+    together = list(complete(model, PROMPTS, settings, batch_size=4, seed=1))
+    for prompt, result in zip(PROMPTS, together, strict=True):
+        assert [result] == list(complete(model, [prompt], settings, batch_size=1, seed=1))
+        new = result.token_ids[len(prompt_ids(model, prompt, settings)) :]
+        assert len(new) == 12 or new[-1] == model.eos_id
+
+
+def test_a_prompts_draws_are_its_own(model: GPTTextModel) -> None:
+    """Wherever it stands and whatever stands beside it; the same prompt again gets another text."""
+    settings = InferenceConfig(tokens_to_generate=12, temperature=1.5, top_p=0.9, count_from="each")
+    prompts = [*PROMPTS, PROMPTS[0]]
+    together = list(complete(model, prompts, settings, batch_size=3, seed=7))
+    for prompt, result in list(zip(prompts, together, strict=True))[:-1]:
+        assert [result] == list(complete(model, [prompt], settings, batch_size=1, seed=7))
+    assert together[0].token_ids != together[-1].token_ids
 
 
 def test_generation_ends_at_the_models_length(model: GPTTextModel) -> None:

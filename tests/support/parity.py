@@ -17,6 +17,8 @@ from torch.nn import functional
 
 from recipes.config.schema import ParallelConfig
 from recipes.families.model_config import ModelConfig, kv_channels, moe_layers
+from recipes.inference.engine import Engine, in_order
+from recipes.inference.requests import Request, Sampling
 from recipes.inference.text_model import GPTTextModel
 from recipes.model.router import routers
 
@@ -231,7 +233,9 @@ def assert_completions_are_the_full_forward(gpt: GPTModel) -> None:
     tokenizer: Any = SimpleNamespace(vocab_size=200, bos_id=1, eos_id=2, id_to_piece=str)
     model = GPTTextModel(gpt, tokenizer, name="tiny", max_sequence_length=64, document_start_id=None)
     prompt = [5, 17, 99, 3, 42]
-    (cached,) = model.greedy([prompt], 20, lambda _, ids: False)
+    engine = Engine(model, slots=1, max_length=64)
+    (result,) = in_order(engine, [Request(tuple(prompt), 20, sampling=Sampling(greedy=True))])
+    cached = list(result.token_ids)
     text = list(prompt)
     for _ in range(20):
         text.append(int(model.logits(torch.tensor([text], device=model.device))[0, -1].argmax()))

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as parquet
@@ -87,17 +87,6 @@ class LlamaTextModel(TextGenerator):
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         self.batches.append(tokens.shape)
         return self.llama(tokens).logits
-
-    def _next_token_logits(self, rows: torch.Tensor) -> Callable[[int], torch.Tensor]:
-        cache, read = None, 0
-
-        def next_logits(position: int) -> torch.Tensor:
-            nonlocal cache, read
-            out = self.llama(rows[:, read:position], past_key_values=cache, use_cache=True)
-            cache, read = out.past_key_values, position
-            return out.logits[:, -1]
-
-        return next_logits
 
 
 def build_mirror(directory: Path, mmlu_subjects: Sequence[str] = ()) -> Path:

@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """What recipes/inference/decode has to know of a family besides its settings and its table of tensors.
+
+    It computes pre-norm transformer layers with whatever optional tensors the table has: biases, norms of
+    queries and keys, norms after sub-layers, experts, value embeddings, residual mixing. A norm that the
+    settings ask for and that has no tensor is an RMSNorm without gain.
+    """
+
+    scales_embedding: bool = False
+    """Word embeddings are multiplied by sqrt(hidden_size), rounded to the weights' dtype."""
+    norms_embedding: bool = False
+    """Word embeddings are normed, without gain."""
+
+
+@dataclass(frozen=True)
 class FamilyLayers:
     """How a family is built from a :class:`ModelConfig`."""
 
@@ -32,6 +47,8 @@ class FamilyLayers:
     as ``description``."""
     initial_values: Callable[[str, int, ModelConfig], InitialValues] = megatron_initial_values
     """``(canonical name, fan-in, model)`` -> the values that a parameter is filled with before training."""
+    decoding: Decoding | None = None
+    """For fast completion; None: the family is completed by megatron-core's own forward pass."""
 
 
 def layers_of(model: ModelConfig) -> FamilyLayers:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from recipes.families.family import layer_windows
 from recipes.families.model_config import ModelConfig
-from recipes.model.families import FamilyLayers, llama
+from recipes.model.families import Decoding, FamilyLayers, llama
 from recipes.model.gpt import GPTModel
 from recipes.model.initial_values import NORM_GAINS, Constant, InitialValues, megatron_initial_values
 from recipes.model.rotary import RotaryEmbedding, SelfAttention
@@ -131,4 +131,9 @@ def initial_values(name: str, fan_in: int, model: ModelConfig) -> InitialValues:
     return megatron_initial_values(name, fan_in, model)
 
 
-LAYERS = FamilyLayers(block_spec=block_spec, gpt_model=Gemma3Model, initial_values=initial_values)
+LAYERS = FamilyLayers(
+    block_spec=block_spec,
+    gpt_model=Gemma3Model,
+    initial_values=initial_values,
+    decoding=Decoding(scales_embedding=True),
+)

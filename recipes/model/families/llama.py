@@ -21,7 +21,7 @@ from megatron.core.transformer.transformer_layer import (
 )
 
 from recipes.families.model_config import ModelConfig, moe_layers
-from recipes.model.families import FamilyLayers
+from recipes.model.families import Decoding, FamilyLayers
 from recipes.model.gpt import GPTModel
 from recipes.model.mlp import MLP
 from recipes.model.rotary import SelfAttention
@@ -117,4 +117,4 @@ def stage_layers(config: TransformerConfig, layers: list[ModuleSpec]) -> list[Mo
     return layers[first : first + get_num_layers_to_build(config)]
 
 
-LAYERS = FamilyLayers(block_spec=block_spec, gpt_model=GPTModel)
+LAYERS = FamilyLayers(block_spec=block_spec, gpt_model=GPTModel, decoding=Decoding())

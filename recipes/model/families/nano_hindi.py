@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from recipes.families.model_config import ModelConfig, padded_vocab_size
 from recipes.families.nano_hindi import value_embedding_layers
-from recipes.model.families import FamilyLayers
+from recipes.model.families import Decoding, FamilyLayers
 from recipes.model.gpt import GPTModel
 from recipes.model.initial_values import OUTPUT_PROJECTIONS, Constant, InitialValues, Normal, Uniform
 from recipes.model.rotary import SelfAttention
@@ -193,4 +193,9 @@ def initial_values(name: str, fan_in: int, model: ModelConfig) -> InitialValues:
     raise ValueError(f"{name}: the family has no such parameter")
 
 
-LAYERS = FamilyLayers(block_spec=block_spec, gpt_model=NanoHindiModel, initial_values=initial_values)
+LAYERS = FamilyLayers(
+    block_spec=block_spec,
+    gpt_model=NanoHindiModel,
+    initial_values=initial_values,
+    decoding=Decoding(norms_embedding=True),
+)

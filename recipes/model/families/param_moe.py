@@ -14,7 +14,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 
 from recipes.families.model_config import ModelConfig, moe_layers
-from recipes.model.families import FamilyLayers
+from recipes.model.families import Decoding, FamilyLayers
 from recipes.model.families.llama import experts_spec, layer_spec, qkv_linear, stage_layers
 from recipes.model.gpt import GPTModel
 from recipes.model.initial_values import Constant, InitialValues, megatron_initial_values
@@ -73,4 +73,6 @@ def initial_values(name: str, fan_in: int, model: ModelConfig) -> InitialValues:
     return megatron_initial_values(name, fan_in, model)
 
 
-LAYERS = FamilyLayers(block_spec=block_spec, gpt_model=GPTModel, initial_values=initial_values)
+LAYERS = FamilyLayers(
+    block_spec=block_spec, gpt_model=GPTModel, initial_values=initial_values, decoding=Decoding()
+)

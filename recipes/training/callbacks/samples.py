@@ -16,6 +16,8 @@ from recipes.config.schema import PretrainConfig
 from recipes.console import say
 from recipes.data.samples.document_start import DocumentStart, document_start_id
 from recipes.inference.complete import complete
+from recipes.inference.decode.choose_decoder import lean_decoder
+from recipes.inference.decode.decoder import Decoder
 from recipes.inference.text_generator import TextGenerator
 from recipes.training.callbacks.metrics import Metrics
 from recipes.training.module import ParamGPT
@@ -25,8 +27,9 @@ class TrainedText(TextGenerator):
     """The model in training as a text generator.
 
     Every rank makes the same calls and gets the same text, so any layout works except context parallelism.
-    The whole text is processed again for every token: without a key-value cache, pipeline stages and
-    sequence parallelism work as they do in training.
+    A model that is not split is completed as after training, by the lean forward pass on its weights where
+    they are. Of others the whole text is processed again for every token: pipeline stages and sequence
+    parallelism then work as they do in training.
 
     Args:
         model: in training; its layers may be compiled.
@@ -46,13 +49,19 @@ class TrainedText(TextGenerator):
 
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
-        return self._logits(tokens, slice(0, tokens.shape[1]))[..., : self.vocab_size]
+        rows, places = torch.meshgrid(*map(torch.arange, tokens.shape), indexing="ij")
+        logits = self.logits_at(tokens, *(index.flatten().to(tokens.device) for index in (rows, places)))
+        return logits.view(*tokens.shape, -1)
 
-    def _next_token_logits(self, rows: Tensor) -> Callable[[int], Tensor]:
-        return lambda position: self._logits(rows, slice(position - 1, position))[:, 0]
+    def decoder(self, slots: int, max_length: int) -> Decoder:
+        """See :class:`TextGenerator`."""
+        self.model.gather_parameters()
+        lean = lean_decoder(self.model.gpt, self.vocab_size, slots, max_length)
+        return lean or super().decoder(slots, max_length)
 
-    def _logits(self, tokens: Tensor, positions: slice) -> Tensor:
-        """Logits ``[b, positions, V]`` that follow ``tokens`` ``[b, s]`` there, on every rank."""
+    @torch.no_grad()
+    def logits_at(self, tokens: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        """Logits ``[n, V]`` that follow ``tokens[rows, places]``, on every rank."""
         # Sequence parallelism needs parts of equal size; a causal model cannot see padding on the right.
         parallel = self.model.run.parallel
         parts = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
@@ -63,7 +72,7 @@ class TrainedText(TextGenerator):
 
         def forward_step(_: Iterator[None], ddp: torch.nn.Module) -> tuple[Tensor, Callable[..., Tensor]]:
             logits = ddp(tokens, position_ids, None, runtime_gather_output=True)
-            return logits, lambda output, non_loss_data: output[:, positions].float().contiguous()
+            return logits, lambda output, non_loss_data: output[rows, places].float().contiguous()
 
         outputs = get_forward_backward_func()(
             forward_step_func=forward_step,
@@ -76,16 +85,16 @@ class TrainedText(TextGenerator):
             collect_non_loss_data=True,
         )
         if parallel_state.get_pipeline_model_parallel_world_size() == 1:
-            return outputs[0]
+            return outputs[0][:, : self.vocab_size]
         padded = self.model.gpt.vocab_size
-        shape = (batch, positions.stop - positions.start, padded)
+        shape = (len(rows), padded)
         logits = outputs[0] if outputs else torch.empty(shape, device=tokens.device)
         dist.broadcast(
             logits,
             src=parallel_state.get_pipeline_model_parallel_last_rank(),
             group=parallel_state.get_pipeline_model_parallel_group(),
         )
-        return logits
+        return logits[:, : self.vocab_size]
 
 
 class Samples(Callback):

@@ -1,0 +1,346 @@
+"""A GPTModel's weights as the decode path reads them: views by canonical name, no second copy.
+
+Every tensor of the family's table is looked up exactly once. A family or setting that the decode path does
+not know is found here, before anything is computed: :class:`Unknown` says what it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm, rms_norm
+
+from recipes.checkpoint.formats.names import canonical_names
+from recipes.config.stored_options import STORED_OPTIONS
+from recipes.families.family import layer_windows, tensor_table
+from recipes.families.model_config import (
+    GATED_ACTIVATIONS,
+    ModelConfig,
+    kv_channels,
+    moe_layers,
+    num_query_groups,
+)
+from recipes.families.tensors import OUTPUT_LAYER, WORD_EMBEDDINGS
+from recipes.inference.decode.products import product
+from recipes.model.build import ACTIVATIONS
+from recipes.model.families import layers_of
+
+# Fields of model.megatron that change nothing at these values, or change only how megatron-core computes.
+HARMLESS: dict[str, tuple[Any, ...]] = {
+    "attention_softmax_in_fp32": (True, False),
+    "bias_activation_fusion": (False,),
+    "apply_query_key_layer_scaling": (False,),
+    "rotary_interleaved": (False,),
+    "no_rope_freq": (None,),
+    "softmax_type": ("vanilla",),
+    "fp32_residual_connection": (False,),
+    "activation_func_clamp_value": (None,),
+    "glu_linear_offset": (0, 0.0),
+    "moe_router_dtype": (None, "fp32"),
+    "moe_router_group_topk": (None,),
+    "moe_router_num_groups": (None,),
+    "moe_input_jitter_eps": (None,),
+    "moe_apply_probs_on_input": (False,),
+    "moe_shared_expert_gate": (True, False),
+    "softmax_scale": (),  # Any: it is read below.
+}
+
+
+class Unknown(Exception):
+    """The decode path does not compute this model; the message says why."""
+
+
+class Split(Unknown):
+    """This process has a part of the model."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMSNorm or LayerNorm over the last axis."""
+
+    width: int
+    eps: float
+    gain: Tensor | None = None
+    bias: Tensor | None = None
+    is_layer_norm: bool = False
+    wide: bool = False
+    """Computed in fp32: a gain stored as an offset from 1 needs its digits."""
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """``[..., width]`` -> ``[..., width]``."""
+        source = hidden.float() if self.wide else hidden
+        if self.is_layer_norm:
+            normed = layer_norm(source, (self.width,), self.gain, self.bias, self.eps)
+        else:
+            normed = rms_norm(source, (self.width,), self.gain, self.eps)
+        return normed.to(hidden.dtype)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A matrix ``[out, in]`` and perhaps a bias ``[out]``."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """``[n, in]`` -> ``[n, out]``."""
+        return product(hidden, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Two matrices with the activation between; gated: the first one's rows are gate and up."""
+
+    first: Linear
+    second: Linear
+    activation: Callable[[Tensor], Tensor]
+    gated: bool
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """``[n, h]`` -> ``[n, h]``."""
+        return self.second(self.activated(self.first(hidden)))
+
+    def activated(self, inner: Tensor) -> Tensor:
+        if not self.gated:
+            return self.activation(inner)
+        gate, up = inner.chunk(2, dim=-1)
+        return self.activation(gate) * up
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture: scores in fp32 choose ``top_k`` experts, whose outputs are added by their shares."""
+
+    router: Tensor
+    routed: tuple[MLP, ...]
+    top_k: int
+    sigmoid: bool
+    softmax_first: bool
+    factor: float
+    score_bias: Tensor | None = None
+    shared: MLP | None = None
+    shared_gate: Tensor | None = None
+
+    def route(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """``[n, h]`` -> the chosen experts' shares in fp32 and their numbers, ``[n, top_k]`` both."""
+        logits = hidden.float() @ self.router.float().t()
+        if self.sigmoid:
+            scores = logits.sigmoid()
+            choice = scores if self.score_bias is None else scores + self.score_bias
+            experts = choice.topk(self.top_k, dim=-1).indices
+            shares = scores.gather(1, experts)
+            if self.top_k > 1:
+                shares = shares / (shares.sum(-1, keepdim=True) + 1e-20)
+        elif self.softmax_first:
+            shares, experts = logits.softmax(-1).topk(self.top_k, dim=-1)
+        else:
+            values, experts = logits.topk(self.top_k, dim=-1)
+            shares = values.softmax(-1)
+        return shares * self.factor, experts
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One transformer layer. What is None, the family's layer does not have."""
+
+    input_norm: Norm
+    qkv: Linear
+    """Rows by query group: its queries, its key, its value."""
+    query_norm: Norm | None
+    key_norm: Norm | None
+    output: Linear
+    after_attention: Norm | None
+    mlp_norm: Norm
+    mlp: MLP | Experts
+    after_mlp: Norm | None
+    window: int | None
+    rotary: int
+    """Which of the model's rotary bases; they are none with learned positions."""
+    stream_share: Tensor | None = None
+    """The layer reads this times the residual stream plus ``embedding_share`` times the embedding."""
+    embedding_share: Tensor | None = None
+    value_table: Tensor | None = None
+    """``[vocabulary, groups * d]``, added to values through ``value_gate`` ``[groups, channels]``."""
+    value_gate: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The whole model."""
+
+    words: Tensor
+    positions: Tensor | None
+    word_factor: float
+    word_norm: Norm | None
+    layers: tuple[Layer, ...]
+    final_norm: Norm
+    head: Tensor
+    """``[vocab_size, h]``: rows of the real vocabulary."""
+    soft_cap: float | None
+    heads: int
+    groups: int
+    width: int
+    """Of one head."""
+    scale: float
+    """Of attention scores."""
+    rotary_bases: tuple[int, ...]
+    rotary_width: int
+    max_length: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.words.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.words.device
+
+
+class _Reader:
+    """Looks up tensors by canonical name, and knows which were asked for."""
+
+    def __init__(self, gpt: Any, model: ModelConfig) -> None:
+        named = {**dict(gpt.named_parameters()), **dict(gpt.named_buffers())}
+        self.tensors = {short: named[name].data for name, short in canonical_names(named).items()}
+        self.left = {spec.name for spec in tensor_table(model)}
+        self.model, self.zero_centred = model, gpt.config.layernorm_zero_centered_gamma
+
+    def __call__(self, name: str) -> Tensor:
+        self.left.remove(name)
+        return self.tensors[name]
+
+    def maybe(self, name: str) -> Tensor | None:
+        return self(name) if name in self.left else None
+
+    def linear(self, name: str, number: str = "") -> Linear:
+        return Linear(self(f"{name}weight{number}"), self.maybe(f"{name}bias{number}"))
+
+    def norm(self, name: str, width: int) -> Norm:
+        model = self.model
+        gain, bias = self.maybe(name + "weight"), self.maybe(name + "bias")
+        wide = self.zero_centred and gain is not None
+        if wide and gain is not None:
+            gain = 1.0 + gain.float()
+            bias = None if bias is None else bias.float()
+        layer = model.normalization == "LayerNorm"
+        return Norm(width, model.layernorm_epsilon, gain, bias, layer, wide)
+
+    def maybe_norm(self, name: str, width: int) -> Norm | None:
+        return self.norm(name, width) if name + "weight" in self.left else None
+
+
+def read_weights(gpt: Any, vocab_size: int) -> Weights:
+    """The weights of a GPTModel in one process.
+
+    Raises:
+        Unknown: the decode path does not compute this model.
+    """
+    model: ModelConfig | None = getattr(gpt, "description", None)
+    decoding = None if model is None else layers_of(model).decoding
+    if model is None or decoding is None:
+        raise Unknown(f"the family {model.family if model else type(gpt).__name__} has no decode path")
+    _check(gpt, model)
+    read, hidden = _Reader(gpt, model), model.hidden_size
+    words = read(WORD_EMBEDDINGS)
+    rotary = model.position_embedding_type == "rope"
+    factor = torch.tensor(math.sqrt(hidden), dtype=words.dtype).item() if decoding.scales_embedding else 1.0
+    weights = Weights(
+        words=words,
+        positions=None if rotary else read("embedding.position_embeddings.weight"),
+        word_factor=factor,
+        word_norm=Norm(hidden, model.layernorm_epsilon) if decoding.norms_embedding else None,
+        layers=tuple(
+            _layer(read, f"decoder.layers.{number}.", number, window)
+            for number, window in enumerate(layer_windows(model))
+        ),
+        final_norm=read.norm("decoder.final_layernorm.", hidden),
+        head=(words if model.share_embeddings_and_output_weights else read(OUTPUT_LAYER))[:vocab_size],
+        soft_cap=model.final_logit_softcapping,
+        heads=model.num_attention_heads,
+        groups=num_query_groups(model),
+        width=kv_channels(model),
+        scale=gpt.config.softmax_scale or kv_channels(model) ** -0.5,
+        rotary_bases=_rotary_bases(model) if rotary else (),
+        rotary_width=int(kv_channels(model) * model.rotary_percent),
+        max_length=model.max_position_embeddings,
+    )
+    if read.left:
+        raise Unknown(f"{', '.join(sorted(read.left)[:3])} would not be used")
+    return weights
+
+
+def _check(gpt: Any, model: ModelConfig) -> None:
+    config = gpt.config
+    if config.tensor_model_parallel_size > 1 or config.pipeline_model_parallel_size > 1:
+        raise Split("the model is split over ranks")
+    if config.expert_model_parallel_size > 1 or config.context_parallel_size > 1:
+        raise Split("the model is split over ranks")
+    if model.moe_expert_capacity_factor is not None and any(moe_layers(model)):
+        raise Unknown("experts have a capacity, so tokens depend on others")
+    for name, value in model.megatron.items():
+        known = HARMLESS.get(name)
+        if name in STORED_OPTIONS and (known is None or (known and value not in known)):
+            raise Unknown(f"model.megatron.{name}={value} is not computed by it")
+
+
+def _rotary_bases(model: ModelConfig) -> tuple[int, ...]:
+    local = model.rotary_base_local
+    return (model.rotary_base,) if local is None else (model.rotary_base, local)
+
+
+def _layer(read: _Reader, prefix: str, number: int, window: int | None) -> Layer:
+    model, hidden, width = read.model, read.model.hidden_size, kv_channels(read.model)
+    attention, mlp = f"{prefix}self_attention.", f"{prefix}mlp."
+    is_mixture = moe_layers(model)[number]
+    return Layer(
+        input_norm=read.norm(f"{attention}linear_qkv.layer_norm_", hidden),
+        qkv=read.linear(f"{attention}linear_qkv."),
+        query_norm=read.norm(f"{attention}q_layernorm.", width) if model.qk_layernorm else None,
+        key_norm=read.norm(f"{attention}k_layernorm.", width) if model.qk_layernorm else None,
+        output=read.linear(f"{attention}linear_proj."),
+        after_attention=read.maybe_norm(f"{attention}linear_proj.post_layernorm.", hidden),
+        mlp_norm=read.norm(
+            f"{prefix}pre_mlp_layernorm." if is_mixture else f"{mlp}linear_fc1.layer_norm_", hidden
+        ),
+        mlp=_experts(read, mlp) if is_mixture else _mlp(read, mlp),
+        after_mlp=read.maybe_norm(f"{mlp}linear_fc2.post_layernorm.", hidden),
+        window=window,
+        rotary=int(window is not None and model.rotary_base_local is not None),
+        stream_share=read.maybe(f"{prefix}resid_lambda"),
+        embedding_share=read.maybe(f"{prefix}x0_lambda"),
+        value_table=read.maybe(f"{attention}value_embedding.weight"),
+        value_gate=read.maybe(f"{attention}value_gate.weight"),
+    )
+
+
+def _mlp(read: _Reader, prefix: str, number: str = "") -> MLP:
+    activation = read.model.activation
+    return MLP(
+        read.linear(f"{prefix}linear_fc1.", number),
+        read.linear(f"{prefix}linear_fc2.", number),
+        ACTIVATIONS[activation],
+        activation in GATED_ACTIVATIONS,
+    )
+
+
+def _experts(read: _Reader, prefix: str) -> Experts:
+    model = read.model
+    shared = f"{prefix}shared_experts."
+    read.maybe(f"{prefix}router.noise_weight")  # Noise is for training.
+    return Experts(
+        router=read(f"{prefix}router.weight"),
+        routed=tuple(_mlp(read, f"{prefix}experts.", str(n)) for n in range(model.num_moe_experts or 0)),
+        top_k=model.moe_router_topk,
+        sigmoid=model.moe_router_score_function == "sigmoid",
+        softmax_first=model.moe_router_pre_softmax,
+        factor=model.moe_router_topk_scaling_factor or 1.0,
+        score_bias=read.maybe(f"{prefix}router.expert_bias"),
+        shared=None if model.moe_shared_expert_intermediate_size is None else _mlp(read, shared),
+        shared_gate=read.maybe(f"{shared}gate_weight"),
+    )

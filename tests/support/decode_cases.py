@@ -1,0 +1,73 @@
+"""The decode path against whole forward passes of the GPTModel, for tests on the CPU and on a GPU."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from megatron.core.models.gpt import GPTModel
+from torch import Tensor
+
+from recipes.families.model_config import ModelConfig
+from recipes.inference.decode.forward import LeanDecoder
+from recipes.inference.decode.weights import read_weights
+from recipes.inference.text_model import GPTTextModel
+from tests.support.engine import initialized
+from tests.support.huggingface_models import shaken
+
+PROMPTS = (13, 4, 9)
+"""Lengths, the longest and the last longer than the window of 5, the second shorter."""
+SLOTS = (2, 0, 1)
+STEPS = 20
+
+
+def tiny_model(model: ModelConfig, dtype: torch.dtype = torch.float32) -> GPTModel:
+    """Every number away from its initial value."""
+    return shaken(initialized(model, dtype=dtype)).eval()
+
+
+def text_model(gpt: GPTModel, model: ModelConfig) -> GPTTextModel:
+    """With a tokenizer that has ids only."""
+    tokenizer: Any = SimpleNamespace(vocab_size=model.vocab_size, bos_id=1, eos_id=2, id_to_piece=str)
+    return GPTTextModel(
+        gpt,
+        tokenizer,
+        name="tiny",
+        max_sequence_length=model.max_position_embeddings,
+        document_start_id=None,
+    )
+
+
+@torch.no_grad()
+def assert_every_position_agrees(gpt: GPTModel, model: ModelConfig, chunk: int, tolerance: float) -> None:
+    """Ragged prompts read together, ``chunk`` tokens at a time, and steps after them, out of any window."""
+    length = max(PROMPTS) + STEPS
+    tokens = texts(model, length)
+    whole = whole_logits(gpt, model, tokens)
+    assert whole.std() > 0.3, "the comparison would say nothing"
+    decoder = LeanDecoder(read_weights(gpt, model.vocab_size), len(SLOTS), length)
+    decoder.chunk = chunk
+    prompts = [tokens[row, :count].tolist() for row, count in enumerate(PROMPTS)]
+    read = decoder.read(SLOTS, prompts)
+    for row, count in enumerate(PROMPTS):
+        assert (read[row].float() - whole[row, count - 1]).abs().max() < tolerance
+    rows = torch.tensor(SLOTS, device=tokens.device).argsort()  # The text in each slot.
+    for step in range(STEPS):
+        positions = torch.tensor(PROMPTS, device=tokens.device)[rows] + step
+        longest = int(positions.max()) + 1
+        logits = decoder.step(tokens[rows, positions], positions, longest)
+        assert (logits.float() - whole[rows, positions]).abs().max() < tolerance
+
+
+def texts(model: ModelConfig, length: int) -> Tensor:
+    """``[3, length]``, on the device."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(model.vocab_size, (len(PROMPTS), length), generator=generator).to("cuda")
+
+
+def whole_logits(gpt: GPTModel, model: ModelConfig, tokens: Tensor) -> Tensor:
+    """``[b, s, vocab_size]`` in fp32."""
+    positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    logits: Tensor = gpt(tokens, positions, None, runtime_gather_output=True)
+    return logits[..., : model.vocab_size].float()
