@@ -39,8 +39,8 @@ from recipes.model.init import initialize_weights
 from recipes.parallel.setup import device_of, init_model_parallel, init_process_group, resolve_dtype
 from recipes.plan.accounting import flops_per_token
 from recipes.training.callbacks.metrics import known_peak_flops
+from recipes.training.cuda_graph import step_of, stream_for_training
 from recipes.training.engine import build_engine
-from recipes.training.step import forward_backward
 
 Step = Callable[[Tensor], None]
 """One optimizer step over ``[global batch, s + 1]`` tokens."""
@@ -53,18 +53,16 @@ def our_step(config: PretrainConfig) -> Step:
     gpt = build_gpt_model(config.model, config.parallel, dtype)
     initialize_weights(gpt, config.model, config.seed)
     gpt.to(device_of(World()))
-    engine = build_engine(gpt, config, dtype)
+    halves = step_of(build_engine(gpt, config, dtype), config, device_of(World()))
 
     def step(tokens: Tensor) -> None:
-        engine.zero_gradients()
         batch = {
             "tokens": tokens[:, :-1].contiguous(),
             "labels": tokens[:, 1:].contiguous(),
             "loss_mask": torch.ones(tokens[:, 1:].shape, device=tokens.device),
         }
-        size = config.trainer.micro_batch_size
-        forward_backward(engine.ddp, batch, micro_batch_size=size, forward_only=False)
-        engine.optimizer.step()
+        halves.gradients(batch)
+        halves.update()
 
     return step
 
@@ -216,10 +214,11 @@ def run(options: argparse.Namespace) -> None:
         for count in options.micro_batches or [config.trainer.global_batch_size // size]
     }
     measured = {name: Measured() for name in builders}
-    for turn in range(options.turns):
-        for name, build in builders.items():
-            profile = options.profile and name == "ours" and turn == options.turns - 1
-            measure(measured[name], build, batches, options.warm_up, profile=profile)
+    with stream_for_training(config, World()):
+        for turn in range(options.turns):
+            for name, build in builders.items():
+                profile = options.profile and name == "ours" and turn == options.turns - 1
+                measure(measured[name], build, batches, options.warm_up, profile=profile)
     report(config, measured, options.json)
     dist.destroy_process_group()
 

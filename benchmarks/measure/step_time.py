@@ -21,7 +21,6 @@ if not torch.cuda.is_available():
     cpu_stand_in.install()
 
 from lightning.pytorch import Callback
-from megatron.core.pipeline_parallel import get_forward_backward_func
 
 import recipes.training.fit as training
 from benchmarks.records import record
@@ -35,6 +34,7 @@ from recipes.data.tokenizer.train import train_tokenizer
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights
 from recipes.parallel.setup import device_of, init_model_parallel, init_process_group, resolve_dtype
+from recipes.training.cuda_graph import captures_steps, step_of, stream_for_training
 from recipes.training.engine import build_engine
 from recipes.training.run import pretrain
 
@@ -119,34 +119,16 @@ def bare_steps(config: PretrainConfig, steps: int) -> list[float]:
     gpt = build_gpt_model(config.model, config.parallel, dtype).to(device)
     initialize_weights(gpt, config.model, config.seed)
     engine = build_engine(gpt, config, dtype)
-    run = get_forward_backward_func()
-    size, length = config.trainer.micro_batch_size, config.data.seq_length
-    count = config.trainer.global_batch_size // size
-    tokens = torch.randint(0, config.model.vocab_size, (16, size, length + 1), device=device)
-    positions = torch.arange(length, device=device).expand(size, -1)
-
-    def forward_step(batches: Any, model: Any) -> Any:
-        batch = next(batches)
-        losses = model(batch[:, :-1].contiguous(), positions, None, labels=batch[:, 1:].contiguous())
-        return losses, lambda out: (
-            out.float().sum(),
-            torch.tensor(out.numel(), dtype=torch.int, device=device),
-            {},
-        )
-
+    halves = step_of(engine, config, device)
+    samples, length = config.trainer.global_batch_size, config.data.seq_length
+    tokens = torch.randint(0, config.model.vocab_size, (16, samples, length + 1), device=device)
+    loss_mask = torch.ones(samples, length, device=device)
     clock = StepClock()
     for step in range(steps + WARM_UP):
-        engine.zero_gradients()
-        run(
-            forward_step_func=forward_step,
-            data_iterator=iter([tokens[(step + i) % 16] for i in range(count)]),
-            model=[engine.ddp],
-            num_microbatches=count,
-            seq_length=length,
-            micro_batch_size=size,
-            forward_only=False,
-        )
-        engine.optimizer.step()
+        batch = tokens[step % 16]
+        inputs = {"tokens": batch[:, :-1].contiguous(), "labels": batch[:, 1:].contiguous()}
+        halves.gradients({**inputs, "loss_mask": loss_mask})
+        halves.update()
         clock.step_done()
     training._leave(0)
     return clock.steps()
@@ -160,7 +142,8 @@ def run(options: argparse.Namespace) -> None:
         config = prepare(options.data or Path(temporary), options.overrides, options.steps)
         validate_pretrain(config)
         for turn in range(options.turns):
-            bare += bare_steps(config, options.steps)
+            with stream_for_training(config, World()):
+                bare += bare_steps(config, options.steps)
             ours += recipes_steps(config, f"step_time_{os.getpid()}_{turn}")
     ratio = statistics.median(ours) / statistics.median(bare)
     print(
@@ -169,11 +152,13 @@ def run(options: argparse.Namespace) -> None:
     print(
         f"bare     {1000 * statistics.median(bare):8.2f} ms per step (median of {len(bare)} times {WINDOW})"
     )
-    print(f"ratio    {ratio:8.3f}")
+    how = "steps as CUDA graphs in both" if captures_steps(config) else "no CUDA graphs"
+    print(f"ratio    {ratio:8.3f}, {how}")
     record(
         options.json,
         who="trainer over bare loop",
         ratio=ratio,
         trainer_ms=1000 * statistics.median(ours),
         bare_ms=1000 * statistics.median(bare),
+        cuda_graph=captures_steps(config),
     )

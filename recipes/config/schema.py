@@ -210,6 +210,11 @@ class TrainerConfig:
     compile: bool | str = "auto"
     """torch.compile the transformer layers: slow to start, faster after that. auto: on a GPU without
     Transformer Engine, unless layers have experts or tensors or sequences are split over ranks."""
+    cuda_graph: bool | str = "auto"
+    """Record a step's kernels once as CUDA graphs and replay them, for models that are too small to keep a
+    GPU busy otherwise. auto: on a GPU, if a micro-batch takes at most 10^13 floating-point operations and the
+    step can be recorded: without experts, dropout, recomputation, overlap_grad_reduce, Transformer Engine,
+    and without tensor, pipeline or context parallelism."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
 

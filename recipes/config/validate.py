@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from recipes.checks import not_negative, one_of, positive, refuse
+from recipes.config.cuda_graph import obstacle
 from recipes.config.devices import DEVICES
 from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.lengths import total_steps
@@ -62,6 +63,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
         refuse("trainer.compile", config.trainer.compile, "must be true, false or auto")
     if config.trainer.compile is True and config.model.num_moe_experts is not None:
         refuse("trainer.compile", True, "megatron-core's experts cannot be compiled; leave it auto")
+    _validate_cuda_graph(config)
     cp = config.parallel.context_parallel_size
     if config.data.seq_length % (2 * cp) and cp > 1:
         refuse(
@@ -72,6 +74,13 @@ def validate_pretrain(config: PretrainConfig) -> int:
     if config.parallel.sequence_parallel and config.data.seq_length // cp % tp:
         refuse("data.seq_length", config.data.seq_length, f"sequence_parallel needs a multiple of {tp * cp}")
     return data_parallel_size
+
+
+def _validate_cuda_graph(config: PretrainConfig) -> None:
+    if config.trainer.cuda_graph not in (True, False, "auto"):
+        refuse("trainer.cuda_graph", config.trainer.cuda_graph, "must be true, false or auto")
+    if config.trainer.cuda_graph is True and (reason := obstacle(config)) is not None:
+        refuse("trainer.cuda_graph", True, f"not possible with {reason}; leave it auto")
 
 
 def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch.optim.adamw import adamw
+from torch import Tensor
 
 
 class AdamW(torch.optim.Optimizer):
@@ -35,39 +35,76 @@ class AdamW(torch.optim.Optimizer):
             raise ValueError("only decoupled weight decay is offered")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
+        self._numbers: dict[int, tuple[Tensor, Tensor]] = {}
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         if closure is not None:
             raise ValueError("AdamW.step takes no closure")
-        for group in self.param_groups:
+        groups = [g for g in self.param_groups if any(p.grad is not None for p in g["params"])]
+        if not (groups and _is_captured(groups[0]["params"][0])):
+            self.prepare(groups)
+        for group in groups:
             self._step_group(group)
+
+    @torch.no_grad()
+    def prepare(self, groups: list[dict[str, Any]] | None = None) -> None:
+        """The host's part of a step: counts it, and tells the device the step and the learning rate.
+
+        :meth:`step` begins with it, except where a CUDA graph is captured: whoever replays the graph calls it
+        before, for the groups that have parameters.
+        """
+        for index, group in enumerate(self.param_groups):
+            if not group["params"] or (groups is not None and not any(group is each for each in groups)):
+                continue
+            group["step"] = group.get("step", 0) + 1
+            if index not in self._numbers:
+                device = group["params"][0].device
+                lr, step = (torch.zeros((), dtype=torch.float32, device=device) for _ in range(2))
+                self._numbers[index] = lr, step
+            for tensor, value in zip(self._numbers[index], (group["lr"], group["step"]), strict=True):
+                tensor.fill_(value)
+
+    def take_back(self) -> None:
+        """Undoes :meth:`prepare` where no step has followed."""
+        for group in self.param_groups:
+            if group["params"]:
+                group["step"] -= 1
+
+    def constants(self) -> list[Any]:
+        """The numbers that a captured graph of :meth:`step` has in it."""
+        return [(group["betas"], group["eps"], group["weight_decay"]) for group in self.param_groups]
 
     def _step_group(self, group: dict[str, Any]) -> None:
         params = [p for p in group["params"] if p.grad is not None]
-        if not params:
-            return
-        group["step"] = group.get("step", 0) + 1
         for p in params:
             if not self.state[p]:
                 self.state[p]["exp_avg"] = torch.zeros_like(p)
                 self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
-        # The kernel increments every entry itself, so it is given the steps already taken.
-        steps_taken = float(group["step"] - 1)
+        index = next(i for i, each in enumerate(self.param_groups) if each is group)
+        lr, step = self._numbers[index]
         beta1, beta2 = group["betas"]
-        adamw(
+        # torch.optim's function, which calls this one, would make a tensor for the step of each parameter.
+        on_cuda = lr.is_cuda
+        update = torch.ops.aten._fused_adamw_
+        (update.tensor_lr if on_cuda else update.default)(
             params,
             [p.grad for p in params],
             [self.state[p]["exp_avg"] for p in params],
             [self.state[p]["exp_avg_sq"] for p in params],
             [],
-            [torch.tensor(steps_taken, dtype=torch.float32, device=p.device) for p in params],
-            fused=True,
-            amsgrad=False,
+            [step] * len(params),
+            lr=lr if on_cuda else group["lr"],
             beta1=beta1,
             beta2=beta2,
-            lr=group["lr"],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
+            amsgrad=False,
             maximize=False,
         )
+
+
+def _is_captured(tensor: Tensor) -> bool:
+    """Whether what is done with the tensor becomes part of a CUDA graph instead of being done."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -15,6 +15,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from recipes.config.lengths import schedule_lengths
 from recipes.config.schema import OptimConfig, ParallelConfig
+from recipes.optim import gradients
 from recipes.optim.adamw import AdamW
 from recipes.optim.groups import adamw_overrides, muon_groups
 from recipes.optim.layer_wise import MuonAdamW
@@ -41,6 +42,7 @@ def build_optimizer(
     adamw: always the distributed optimizer (ZeRO-1), even with one process: megatron-core's other optimizers
     write checkpoints in a form that it cannot read, so a run could not change its layout.
     """
+    gradients.install()
     if mcore_optimizer.USING_PYTORCH_OPTIMIZER:
         # Neither Transformer Engine nor Apex is installed: ours replaces Apex's FusedAdam, whose step count
         # per parameter group is what megatron-core can save and reshard.

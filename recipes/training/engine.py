@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from megatron.core.distributed import (
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
+import torch.distributed as dist
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
+from torch import Tensor
 
 from recipes.config.schema import PretrainConfig
 from recipes.model.backend import have_transformer_engine
 from recipes.model.main_grad import add_to_main_grads
 from recipes.optim.build import build_optimizer, uses_distributed_optimizer
+from recipes.optim.gradients import finalize_model_grads
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,23 @@ class Engine:
     optimizer: MegatronOptimizer
     added_by_product: list[torch.nn.Parameter]
     """Weights whose layers add to the main gradients themselves, see recipes/model/main_grad.py."""
+
+    def finalize(self, num_tokens: Tensor) -> None:
+        """After a step's last backward pass, unless megatron-core's schedule has done it; see not_finalized.
+
+        ``num_tokens``: that this rank's losses are of, ``[]``, an integer.
+        """
+        finalize_model_grads([self.ddp], num_tokens)
+
+    @contextmanager
+    def not_finalized(self) -> Iterator[None]:
+        """megatron-core's schedule leaves the gradients as sums over this rank's tokens."""
+        config = self.ddp.config
+        function, config.finalize_model_grads_func = config.finalize_model_grads_func, None
+        try:
+            yield
+        finally:
+            config.finalize_model_grads_func = function
 
     def zero_gradients(self) -> None:
         """Before a step's first backward pass."""
@@ -49,6 +68,10 @@ def build_engine(gpt: GPTModel, run: PretrainConfig, dtype: torch.dtype) -> Engi
         gpt,
     )
     optimizer = build_optimizer(run.optim, run.parallel, dtype, [ddp])
+    if dist.get_world_size() == 1 and not run.parallel.overlap_grad_reduce:
+        # A single rank has nothing to reduce or to gather, which would cost it two launches.
+        for name in ("finish_grad_sync", "start_param_sync"):
+            setattr(ddp, name, _do_nothing)
     gpt.config.finalize_model_grads_func = finalize_model_grads
     gpt.config.grad_scale_func = optimizer.scale_loss
     if run.parallel.overlap_grad_reduce:
@@ -59,6 +82,10 @@ def build_engine(gpt: GPTModel, run: PretrainConfig, dtype: torch.dtype) -> Engi
         for layer in gpt.decoder.layers:
             layer.compile()
     return Engine(ddp, optimizer, add_to_main_grads(gpt))
+
+
+def _do_nothing(*_: Any, **__: Any) -> None:
+    pass
 
 
 def compiles_layers(run: PretrainConfig) -> bool:

@@ -41,6 +41,7 @@ from recipes.training.callbacks.metrics import GuardError, Metrics, known_peak_f
 from recipes.training.callbacks.samples import Samples
 from recipes.training.callbacks.stop import OUT_OF_TIME, SIGNALLED, StopControl
 from recipes.training.callbacks.validation import FinalValidation, ValidationProgress
+from recipes.training.cuda_graph import captures_steps, stream_for_training
 from recipes.training.engine import compiles_layers
 from recipes.training.module import ParamGPT
 from recipes.training.start import Start
@@ -76,7 +77,8 @@ def fit(config: PretrainConfig, world: World, directory: RunDirectory, start: St
     model.init_from = start.init_from
     started = time.monotonic()
     try:
-        trainer.fit(model, ckpt_path=str(checkpoint) if checkpoint else None)
+        with stream_for_training(config, world):
+            trainer.fit(model, ckpt_path=str(checkpoint) if checkpoint else None)
     except GuardError as error:
         # The gradient norm is global, so every rank gets here.
         if world.rank == 0:
@@ -115,7 +117,8 @@ def _machine(config: PretrainConfig, world: World) -> str:
     dtype = resolve_dtype(config.trainer.precision)
     precision = "bf16" if dtype == torch.bfloat16 else "fp32"
     compiled = ", layers compiled" if compiles_layers(config) else ""
-    return f"device {name}, {precision}, {describe_kernels(config.model, dtype, device)}{compiled}"
+    graphs = ", steps as CUDA graphs" if captures_steps(config) else ""
+    return f"device {name}, {precision}, {describe_kernels(config.model, dtype, device)}{compiled}{graphs}"
 
 
 def _announce(config: PretrainConfig, directory: RunDirectory, start: Start) -> None:

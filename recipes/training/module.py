@@ -30,22 +30,25 @@ from recipes.model.init import initialize_weights
 from recipes.optim.build import build_schedule
 from recipes.parallel.setup import resolve_dtype, seed_random_states
 from recipes.run_directory import RunDirectory
+from recipes.training.cuda_graph import step_of
 from recipes.training.engine import Engine, build_engine
 from recipes.training.expert_metrics import expert_usage, reset_expert_usage
+from recipes.training.fetched import Fetched
 from recipes.training.resume import changed_sources, data_record
 from recipes.training.start import load_start_weights
-from recipes.training.step import forward_backward, reduce_losses
+from recipes.training.step import Step, forward_backward, reduce_losses
 
 
 class LightningOptimizerView(torch.optim.Optimizer):
     """Presents megatron-core's optimizer as a torch optimizer, so that Lightning counts its steps."""
 
-    def __init__(self, optimizer: MegatronOptimizer) -> None:
-        self.megatron = optimizer
+    def __init__(self, halves: Step) -> None:
+        self.halves = halves
+        self.megatron = halves.engine.optimizer
         self.defaults: dict[str, Any] = {}
         self.state: Any = {}
-        self.grad_norm: float = 0.0
-        self.update_successful = True
+        self.grad_norm: Tensor | None = None
+        """Of all ranks' gradients before clipping, ``[]``, on the device."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -53,8 +56,7 @@ class LightningOptimizerView(torch.optim.Optimizer):
 
     def step(self, closure: Any = None) -> Any:
         result = closure() if closure is not None else None
-        self.update_successful, norm, _ = self.megatron.step()
-        self.grad_norm = float(norm or 0.0)
+        self.grad_norm = self.halves.update()
         return result
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -113,12 +115,14 @@ class ParamGPT(ModelPT):
             load_start_weights(self.init_from, gpt)
         # Outside torch's module tree: Lightning must not move, count or save what megatron-core manages.
         self.__dict__["gpt"] = gpt
-        self.__dict__["engine"] = build_engine(gpt, run, self.dtype_)
+        engine = self.__dict__["engine"] = build_engine(gpt, run, self.dtype_)
+        self.halves = step_of(engine, run, device)
         if self.init_from is not None and run.init_from_state == "full":
             load_training_checkpoint(self.init_from, gpt, self.megatron_optimizer)
 
     gpt: GPTModel
     engine: Engine
+    halves: Step
 
     @property
     def ddp(self) -> DistributedDataParallel:
@@ -138,7 +142,7 @@ class ParamGPT(ModelPT):
             self.ddp.start_param_sync(force_sync=True)
 
     def configure_optimizers(self) -> Any:
-        self._view = LightningOptimizerView(self.megatron_optimizer)
+        self._view = LightningOptimizerView(self.halves)
         tokens_per_step = self.run.trainer.global_batch_size * self.run.data.seq_length
         self._schedule = build_schedule(
             self.run.optim, self.megatron_optimizer, self.total_steps, tokens_per_step
@@ -155,13 +159,10 @@ class ParamGPT(ModelPT):
             step_seed = (self.run.seed * 1_000_003 + self.trainer.global_step) % 2**31
             seed_random_states(step_seed)
         self.gpt.train()
-        self.engine.zero_gradients()
         has_experts = self.run.model.num_moe_experts is not None
         if has_experts:
             reset_expert_usage(self.gpt)
-        outputs = forward_backward(
-            self.ddp, batch, micro_batch_size=self.run.trainer.micro_batch_size, forward_only=False
-        )
+        outputs = self.halves.gradients(batch)
         # The schedule of optim.lr, not of a group with its own rate (embeddings, head).
         self.learning_rate = get_canonical_lr_for_logging(self.megatron_optimizer.param_groups)
         self.optimizers().step()
@@ -176,10 +177,10 @@ class ParamGPT(ModelPT):
         """Whether metrics are written after ``step`` optimizer steps."""
         return step % self.run.trainer.log_every_n_steps == 0 or step in (1, self.total_steps)
 
-    @property
-    def grad_norm(self) -> float:
+    def fetch_grad_norm(self) -> Fetched:
         """Global gradient norm of the last step, before clipping."""
-        return self._view.grad_norm
+        assert self._view.grad_norm is not None
+        return Fetched(self._view.grad_norm)
 
     # Data
 

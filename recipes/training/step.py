@@ -1,4 +1,4 @@
-"""Forward and backward over one global batch through megatron-core's pipeline schedules."""
+"""Forward and backward over one global batch through megatron-core's pipeline schedules, and the update."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import get_batch_on_this_cp_rank
 from torch import Tensor
+
+from recipes.training.engine import Engine
 
 
 def forward_backward(
@@ -37,6 +39,25 @@ def forward_backward(
         micro_batch_size=micro_batch_size,
         forward_only=forward_only,
     )
+
+
+class Step:
+    """One optimizer step in two halves, launched kernel by kernel."""
+
+    def __init__(self, engine: Engine, micro_batch_size: int) -> None:
+        self.engine, self.micro_batch_size = engine, micro_batch_size
+
+    def gradients(self, batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Gradients of this rank's share ``[n, s]`` of a global batch; what forward_backward returns."""
+        self.engine.zero_gradients()
+        return forward_backward(
+            self.engine.ddp, batch, micro_batch_size=self.micro_batch_size, forward_only=False
+        )
+
+    def update(self) -> Tensor:
+        """Updates the weights; the global gradient norm before clipping, ``[]``, on the device."""
+        _, norm, _ = self.engine.optimizer.step()
+        return norm
 
 
 def _forward_step(

@@ -61,10 +61,10 @@ def held_case(overrides: list[str], steps: int) -> tuple[Outcome, int]:
         gate.clear()
         start(self, *args)
 
-    def opened(self: Any, device: Any, *, wait: bool) -> Path | None:
+    def opened(self: Any, *, wait: bool) -> Path | None:
         if wait:
             gate.set()
-        return finish(self, device, wait=wait)
+        return finish(self, wait=wait)
 
     def at_step(self: Any, trainer: Any, *args: Any) -> None:
         pending = trainer.strategy.background._pending
@@ -94,11 +94,18 @@ def slow_case(overrides: list[str], seconds: float) -> Outcome:
 
 def diverging_case(overrides: list[str], step: int) -> Outcome:
     """A slow writer, and a gradient norm that is no number at ``step``."""
+    import torch
+
+    from recipes.training.fetched import Fetched
     from recipes.training.module import ParamGPT
 
-    original: Any = ParamGPT.grad_norm
-    norm = property(lambda model: float("nan") if model.trainer.global_step == step else original.fget(model))
-    with replaced(ParamGPT, "grad_norm", norm):
+    original: Any = ParamGPT.fetch_grad_norm
+
+    def fetched(model: Any) -> Any:
+        norm = original(model)
+        return Fetched(torch.tensor(float("nan"))) if model.trainer.global_step == step else norm
+
+    with replaced(ParamGPT, "fetch_grad_norm", fetched):
         return slow_case(overrides, 0.5)
 
 

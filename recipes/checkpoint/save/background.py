@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from recipes.checkpoint.save.disk import NOTHING_LEFT
 from recipes.checkpoint.save.publish import discard_partial, new_partial, publish
 from recipes.checkpoint.save.ranks import all_agree
@@ -56,17 +54,15 @@ class BackgroundSave:
         self._pending = _Pending(directory, partial, facts, save, writer)
         writer.start()
 
-    def finish(self, device: torch.device, *, wait: bool) -> Path | None:
+    def finish(self, *, wait: bool) -> Path | None:
         """The checkpoint, if all ranks have written it (``wait``: once they have); else None.
-
-        ``device`` is where ranks vote.
 
         Raises:
             UserError: a rank could not write; nothing is left behind. Every rank raises it.
         """
         if self._pending is None:
             return None
-        if not wait and not all_agree(not self._pending.writer.is_alive(), device):
+        if not wait and not all_agree(not self._pending.writer.is_alive()):
             return None
         pending, self._pending = self._pending, None
         pending.writer.join()

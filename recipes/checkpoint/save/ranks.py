@@ -1,4 +1,7 @@
-"""What ranks tell each other about a save, so that either all continue or all stop."""
+"""What ranks tell each other about a save, so that either all continue or all stop.
+
+Their processes vote, over gloo: a vote of their devices would wait until these have done all their work.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +31,19 @@ def raise_together(failure: UserError | None) -> None:
         raise answer[0]
 
 
-def all_agree(vote: bool, device: torch.device) -> bool:
+def all_agree(vote: bool) -> bool:
     """Whether every rank votes for it."""
     if dist.get_world_size() == 1:
         return vote
-    everywhere = torch.tensor(int(vote), device=device)
+    everywhere = torch.tensor(int(vote))
     dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
     return bool(everywhere.item())
 
 
-def decided_by_first_rank(answer: bool, device: torch.device) -> bool:
+def decided_by_first_rank(answer: bool) -> bool:
     """Rank 0's answer, on every rank."""
     if dist.get_world_size() == 1:
         return answer
-    everywhere = torch.tensor(int(answer), device=device)
+    everywhere = torch.tensor(int(answer))
     dist.broadcast(everywhere, src=0)
     return bool(everywhere.item())

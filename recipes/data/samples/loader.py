@@ -17,7 +17,7 @@ from recipes.data.samples.blend import BlendSource, BlendState, RunBlend, stretc
 from recipes.data.samples.worker_signals import heed_only_the_trainer, held_back
 from recipes.data.tokenizer import TextTokenizer
 
-FIELDS = ("tokens", "labels", "loss_mask")
+FIELDS = {"tokens": torch.int64, "labels": torch.int64, "loss_mask": torch.float32}
 
 
 class StepSampler(Sampler[list[int]]):

@@ -65,15 +65,16 @@ class Gemma3Model(GPTModel):
     def __init__(self, config: TransformerConfig, *, description: ModelConfig, **options: Any) -> None:
         super().__init__(config=config, description=description, **options)
         self.rotary_pos_emb = TwoBaseRotaryEmbedding(config, description)
+        # The factor is rounded to the weights' dtype as in transformers: 25.25 for sqrt(640) in bfloat16.
+        factor = torch.tensor(math.sqrt(config.hidden_size), dtype=config.params_dtype, device="cpu")
+        self.embedding_factor: float = factor.item()
 
     def _preprocess(
         self, input_ids: Tensor, position_ids: Tensor, decoder_input: Tensor | None = None, **options: Any
     ) -> tuple[Any, ...]:
         if decoder_input is None and self.pre_process:
             embedded = self.embedding(input_ids=input_ids, position_ids=position_ids)
-            # The factor is rounded to the weights' dtype as in transformers: 25.25 for sqrt(640) in bfloat16.
-            factor = torch.tensor(math.sqrt(self.config.hidden_size), dtype=self.config.params_dtype)
-            decoder_input = embedded * factor.item()
+            decoder_input = embedded * self.embedding_factor
         prepared: tuple[Any, ...] = super()._preprocess(input_ids, position_ids, decoder_input, **options)
         return prepared
 

@@ -86,7 +86,7 @@ class Checkpoints(Callback):
         if self.config.every_minutes is None:
             return False
         passed = time.monotonic() - self.started
-        return decided_by_first_rank(passed >= 60 * self.config.every_minutes, trainer.strategy.root_device)
+        return decided_by_first_rank(passed >= 60 * self.config.every_minutes)
 
     def save(self, trainer: Trainer, *, in_background: bool = False) -> None:
         """Writes the current step's checkpoint, or starts to, unless it is already saved."""
@@ -95,6 +95,7 @@ class Checkpoints(Callback):
 
     def _save(self, trainer: Trainer, in_background: bool) -> None:
         step = trainer.global_step
+        self.metrics.check_all()
         if in_background:
             self._warn_of_waiting(trainer)
         self._finish(trainer, wait=True)
@@ -121,7 +122,7 @@ class Checkpoints(Callback):
     def _finish(self, trainer: Trainer, *, wait: bool) -> None:
         """Publishes the background save, if there is one and it is written."""
         started = time.monotonic()
-        path = _background(trainer).finish(trainer.strategy.root_device, wait=wait)
+        path = _background(trainer).finish(wait=wait)
         if path is not None:
             self.stall_s += time.monotonic() - started
             self._saved(trainer, path)

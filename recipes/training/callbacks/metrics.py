@@ -16,6 +16,7 @@ from recipes.config.schema import PretrainConfig
 from recipes.console import duration, say
 from recipes.plan.accounting import flops_per_token
 from recipes.run_directory import RunDirectory
+from recipes.training.fetched import Fetched
 from recipes.training.module import ParamGPT
 from recipes.training.time_left import TimeLeft
 
@@ -40,6 +41,8 @@ class Metrics(Callback):
         }
         self.time_left = TimeLeft(total_steps, pauses)
         self.last_time = 0.0
+        self._unchecked: dict[int, Fetched] = {}
+        self._grad_norm = 0.0
         self.flops_per_token = flops_per_token(config.model, config.data.seq_length)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -51,16 +54,15 @@ class Metrics(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         model: ParamGPT = pl_module
         step = trainer.global_step
-        if not math.isfinite(model.grad_norm):
-            raise GuardError(
-                f"step {step:,}: the gradient norm is {model.grad_norm}; the last checkpoint is from before "
-                "it. Lower optim.lr, or look at the data around this step"
-            )
+        self._unchecked[step] = model.fetch_grad_norm()
         if not model.is_logging_step(step):
+            # One step late, so that the device has always something to do; equally late on every rank.
+            self._check(step - 1)
             if step == self.first_step + 1:  # Compilation belongs to no rate.
                 self.last_time, self.last_step = time.monotonic(), step
                 self.time_left.step_ended(step, self.last_time)
             return
+        grad_norm = self.check_all()
         assert model.losses is not None
         loss = (model.losses[0] / model.losses[1]).item()
         now = time.monotonic()
@@ -76,7 +78,7 @@ class Metrics(Callback):
                 "consumed_tokens": step * self.tokens_per_step,
                 "loss": loss,
                 "lr": model.learning_rate,
-                "grad_norm": model.grad_norm,
+                "grad_norm": grad_norm,
                 "tokens_per_second": rate,
                 "mfu": self._mfu(rate, trainer),
                 "elapsed_s": now - self.started,
@@ -86,9 +88,29 @@ class Metrics(Callback):
         left = self.time_left.seconds()
         say(
             f"step {step:>7,}/{self.total_steps:,}  loss {loss:7.4f}  lr {model.learning_rate:.2e}  "
-            f"grad norm {model.grad_norm:6.3f}  {rate:,.0f} tokens/s"
+            f"grad norm {grad_norm:6.3f}  {rate:,.0f} tokens/s"
             + (f"  {duration(left)} left" if left is not None else "")
         )
+
+    def check_all(self) -> float:
+        """The last step's gradient norm, before clipping. To be called before weights are stored or used.
+
+        Raises:
+            GuardError: a gradient norm is not finite. It is global, so every rank raises it.
+        """
+        return self._check(max(self._unchecked, default=0))
+
+    def _check(self, newest: int) -> float:
+        """The same of all steps up to this one that have not been checked."""
+        for step in sorted(self._unchecked):
+            if step <= newest:
+                self._grad_norm = self._unchecked.pop(step).number()
+                if not math.isfinite(self._grad_norm):
+                    raise GuardError(
+                        f"step {step:,}: the gradient norm is {self._grad_norm}; the last checkpoint is from "
+                        "before it. Lower optim.lr, or look at the data around this step"
+                    )
+        return self._grad_norm
 
     def _mfu(self, tokens_per_second: float, trainer: Trainer) -> float | None:
         if self.peak_flops is None:
@@ -109,6 +131,7 @@ class Metrics(Callback):
         self.time_left.paused(kind, seconds)
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.check_all()
         self.validation_began = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:

@@ -109,6 +109,7 @@ class Samples(Callback):
         step, every = trainer.global_step, self.config.every_n_steps
         if every is None or step % every:
             return
+        self.metrics.check_all()
         with self.metrics.pause("samples"):
             self._write_samples(trainer, model, step)
 

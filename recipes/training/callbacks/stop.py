@@ -15,12 +15,31 @@ from recipes.console import say
 from recipes.data.samples.worker_signals import STOP_SIGNALS
 
 NOT_STOPPED, SIGNALLED, OUT_OF_TIME = 0, 1, 2
+_NO_REASON = OUT_OF_TIME + 1
 REPEAT_S = 5.0
 """A signal that comes this soon after the first is taken for the same one."""
 
 
+class Vote:
+    """What all ranks' processes say, over gloo: their devices are not waited for.
+
+    Its result is the smallest reason that any rank has, so a signal takes precedence over the clock.
+    """
+
+    def __init__(self, reason: int) -> None:
+        self._smallest = torch.tensor(reason or _NO_REASON)
+        self._work = dist.all_reduce(self._smallest, op=dist.ReduceOp.MIN, async_op=True)
+
+    def result(self) -> int:
+        """Waits until all ranks have voted."""
+        assert self._work is not None
+        self._work.wait()
+        return int(self._smallest.numpy()) % _NO_REASON
+
+
 class StopControl(Callback):
-    """Ends training after the current step on a signal or when max_time is over; all ranks agree.
+    """Ends training on a signal or when max_time is over: one rank after the current step, several together
+    after the next.
 
     A signal also ends a validation, which may take longer than the sender waits: its partial figures are
     dropped, and the step's checkpoint is written without them.
@@ -37,6 +56,7 @@ class StopControl(Callback):
         self.max_seconds, self.announce = max_seconds, announce
         self.stopped_by = NOT_STOPPED
         self._signalled_at: float | None = None
+        self._vote: Vote | None = None
         # nohup and shells' background jobs make a process ignore the end of its terminal: keep it so.
         self._handled = [
             number
@@ -67,13 +87,23 @@ class StopControl(Callback):
         trainer._signal_connector.received_sigterm = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        self._stop(self._agreed(self._own_reason(), trainer), trainer)
+        if trainer.world_size == 1:
+            self._stop(self._own_reason(), trainer)
+            return
+        # What the ranks have said after the step before: their votes travel while they compute.
+        before, self._vote = self._vote, Vote(self._own_reason())
+        self._stop(before.result() if before is not None else NOT_STOPPED, trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if self._vote is not None and self.stopped_by == NOT_STOPPED:
+            self._stop(self._vote.result(), trainer)
+        self._vote = None
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         reason = self._own_reason()
         if reason == OUT_OF_TIME and trainer.global_step >= trainer.max_steps:
             reason = NOT_STOPPED  # A complete run is validated to the end.
-        if self._stop(self._agreed(reason, trainer), trainer):
+        if self._stop(Vote(reason).result() if trainer.world_size > 1 else reason, trainer):
             pl_module.drop_validation()
             raise StopIteration  # Lightning takes it for the end of the data and still runs later hooks.
 
@@ -94,13 +124,3 @@ class StopControl(Callback):
         # Lightning validates when it stops early; a signal or a time limit leaves no time for that.
         trainer.limit_val_batches = 0
         return True
-
-    @staticmethod
-    def _agreed(reason: int, trainer: Trainer) -> int:
-        """The smallest reason that any rank has, so a signal takes precedence over the clock."""
-        if trainer.world_size == 1:
-            return reason
-        no_reason = OUT_OF_TIME + 1
-        first = torch.tensor(reason or no_reason, device=trainer.strategy.root_device)
-        dist.all_reduce(first, op=dist.ReduceOp.MIN)
-        return int(first.item()) % no_reason

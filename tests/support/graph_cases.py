@@ -1,0 +1,57 @@
+"""Runs on the CPU whose steps are recorded: that fails there, or a stand-in calls the function again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from typing import Any
+from unittest.mock import patch
+
+from tests.support.run_cases import Outcome, run_case
+
+
+class CalledAgain:
+    """Does what a CUDA graph of the function would do."""
+
+    made = 0
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+        CalledAgain.made += 1
+
+    def replay(self) -> None:
+        from recipes.optim import adamw
+
+        # A graph has no part of what is done on the host.
+        with patch.object(adamw, "_is_captured", lambda tensor: True):
+            self.function()
+
+
+def recorded_case(overrides: list[str], *, fails: bool = False) -> tuple[Outcome, int]:
+    """A run as on a GPU that records steps, and how many graphs it has made."""
+    from recipes.training import cuda_graph
+
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(cuda_graph, "captures_steps", lambda run: True))
+        patches.enter_context(patch.object(cuda_graph, "waits_are_errors", nullcontext))
+        if not fails:
+            patches.enter_context(patch.object(cuda_graph, "record", CalledAgain))
+        return run_case(overrides), CalledAgain.made
+
+
+def waiting_case(overrides: list[str]) -> Outcome:
+    """A run whose rehearsal finds that the host would wait."""
+    from contextlib import contextmanager
+
+    from recipes.training import cuda_graph
+
+    @contextmanager
+    def error() -> Any:
+        yield
+        raise RuntimeError("called a synchronizing CUDA operation")
+
+    with (
+        patch.object(cuda_graph, "captures_steps", lambda run: True),
+        patch.object(cuda_graph, "waits_are_errors", error),
+    ):
+        return run_case(overrides)

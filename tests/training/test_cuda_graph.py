@@ -1,0 +1,72 @@
+"""Steps on fixed tensors, in two halves, are those without. Recorded on a GPU: tests/cuda/test_steps.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.corpus import TinyData
+from tests.support.device_runs import FAMILIES
+from tests.support.graph_cases import recorded_case, waiting_case
+from tests.support.pool import GlooPool
+from tests.support.run_cases import run_case
+
+
+def settings(data: TinyData, directory: Path, name: str, *more: str) -> list[str]:
+    """Two micro-batches a step on each of two ranks, four on one."""
+    base = data.overrides(
+        name=name,
+        output_dir=str(directory),
+        save_nemo="false",
+        optim__lr_decay_steps="20",
+        trainer__max_steps="8",
+        trainer__micro_batch_size="1",
+        trainer__global_batch_size="4",
+        trainer__val_check_interval="4",
+    )
+    return [*base, *more]
+
+
+@pytest.mark.parametrize(
+    ("family", "ranks", "graphs"), [("tiny", 1, 2), ("tiny", 2, 1), ("tiny_nano_hindi", 1, 1)]
+)
+def test_recorded_steps_are_the_same(
+    family: str, ranks: int, graphs: int, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    more = [*FAMILIES[family], "trainer.checkpoint.every_n_steps=5", "trainer.precision=bf16"]
+    plain = gloo_pool.run(ranks, run_case, settings(tiny_data, tmp_path, "plain", *more))[0]
+    recorded, made = gloo_pool.run(ranks, recorded_case, settings(tiny_data, tmp_path, "recorded", *more))[0]
+    assert (recorded.code, made) == (0, graphs), recorded.message
+    assert recorded.losses == plain.losses and len(plain.losses) == 8
+    figures = [
+        (r.get("loss"), r.get("grad_norm"), r.get("lr"), r.get("valid.en.loss")) for r in plain.metrics
+    ]
+    assert figures == [
+        (r.get("loss"), r.get("grad_norm"), r.get("lr"), r.get("valid.en.loss")) for r in recorded.metrics
+    ]
+
+
+def test_a_recorded_run_is_resumed_exactly(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    whole = gloo_pool.run(1, run_case, settings(tiny_data, tmp_path, "whole"))[0]
+    first = settings(tiny_data, tmp_path, "parts", "trainer.max_steps=5")
+    assert gloo_pool.run(1, recorded_case, first)[0][0].code == 0
+    rest, _ = gloo_pool.run(1, recorded_case, settings(tiny_data, tmp_path, "parts"))[0]
+    assert rest.code == 0 and rest.losses == whole.losses
+
+
+def failing_case(overrides: list[str]) -> object:
+    return recorded_case(overrides, fails=True)[0]
+
+
+@pytest.mark.parametrize("case", [failing_case, waiting_case])
+def test_what_cannot_be_recorded_goes_on(
+    case: object, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """This build of torch cannot record: one line, and the losses of a run that never tried."""
+    plain = gloo_pool.run(1, run_case, settings(tiny_data, tmp_path, "plain"))[0]
+    outcome = gloo_pool.run(1, case, settings(tiny_data, tmp_path, "other"))[0]  # type: ignore[arg-type]
+    assert outcome.code == 0, outcome.message
+    assert outcome.losses == plain.losses
+    said = [line for line in outcome.stderr.splitlines() if "trainer.cuda_graph" in line]
+    assert len(said) == 1 and "kernel by kernel: RuntimeError: " in said[0]
