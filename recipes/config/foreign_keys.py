@@ -155,9 +155,15 @@ _MODEL = {
     "pretrained_checkpoint": Foreign("gpt_model_file"),
     "device": Foreign(None, "CUDA is used where there is any"),
     "devices": Foreign(None, "one process does it"),
+    "accelerator": Foreign(None, "CUDA is used where there is any"),
+    "checkpoint_dir": Foreign("gpt_model_file", "the directory itself"),
+    "checkpoint_name": Foreign("gpt_model_file", "the checkpoint itself"),
+    "hparams_file": Foreign("gpt_model_file", "which holds its own"),
     "dtype": Foreign("precision"),
 }
 GENERATE = _MODEL | {
+    "devices": Foreign("tensor_model_parallel_size", "its processes are started"),
+    "chat": Foreign("interactive"),
     "max_new_tokens": Foreign("inference.tokens_to_generate"),
     "max_tokens": Foreign("inference.tokens_to_generate"),
     "do_sample": Foreign("inference.greedy", "the opposite"),

@@ -22,6 +22,8 @@ from recipes.errors import UserError
 LITERAL_LISTS = ("prompts", "end_strings")
 # data.train.NAME.path. OmegaConf has no such type, so the schema has Any there.
 TEXT_OR_LIST = "path"
+# Its tokens can be any text, which Hydra does not accept as keys of a mapping: read as YAML later.
+MAPPING_OF_TEXTS = "logit_bias"
 _ESCAPABLE = re.compile(r"(\\*)\$\{")
 # What is a list already, or nothing.
 _WHOLE_LIST = re.compile(r"\[|null$|$")
@@ -70,7 +72,7 @@ def _quoted(argument: str, schema: type, sweep: bool) -> str:
     try:
         parsed = OverridesParser.create().parse_override(argument)
     except HydraException:
-        if is_text:
+        if is_text or key.rpartition(".")[2] == MAPPING_OF_TEXTS:
             return f"{match[0]}={_in_quotes(value)}"
         raise UserError(
             f"{key}={value}: cannot be read; put text with special characters in quotes within the quotes, "

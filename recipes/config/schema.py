@@ -7,6 +7,7 @@ command line; ``None`` means "not set", and the comment says what happens then.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -143,11 +144,14 @@ class InferenceConfig:
     """Sampling, spelled and meant as in NeMo's megatron_gpt_inference.yaml."""
 
     greedy: bool = False
-    """Always the most likely token; temperature, top_k, top_p and repetition_penalty are then ignored."""
+    """Always the most likely token; temperature, top_k, top_p, min_p and, in NeMo's style, repetition_penalty
+    are then ignored."""
     top_k: int = 0
     """0: no limit."""
     top_p: float = 0.9
     """Only the likeliest tokens that together have this probability are drawn; 0: no limit."""
+    min_p: float = 0.0
+    """Only tokens with at least this share of the likeliest one's probability are drawn; 0: no limit."""
     temperature: float = 1.0
     """Logits are divided by it: below 1 likely tokens become likelier."""
     add_BOS: bool | None = None
@@ -160,13 +164,25 @@ class InferenceConfig:
     """What tokens_to_generate is counted from. longest: the longest prompt of a batch, as in NeMo, so
     shorter ones get more; each: the prompt itself."""
     repetition_penalty: float = 1.2
-    """Divides the positive logits of tokens seen so far, and multiplies their negative ones; 1: none."""
+    """Divides the logits of tokens seen so far, prompt included; 1: none."""
+    repetition_penalty_style: str = "nemo"
+    """nemo: negative logits are divided too, which makes their tokens likelier, and greedy ignores the penalty.
+    ctrl: negative ones are multiplied, as in the paper and elsewhere, and greedy choices count it."""
+    logit_bias: Any = field(default_factory=dict)
+    """Added to logits before all else, from -100 (never) to 100, by token: a number is an id, text is a token
+    as the model writes it, or as people do: {1234: -100, " the": 1.5}."""
     min_tokens_to_generate: int = 0
     """Before so many tokens, the end of the text is never drawn."""
     compute_logprob: bool = False
     """Score the prompts instead of continuing them."""
+    all_probs: bool = False
+    """With json or prompts_jsonl: also give each token's log-probability (logprob) and those of the whole
+    vocabulary at its place (full_logprob), prompt included."""
     end_strings: list[str] = field(default_factory=lambda: ["<|endoftext|>"])
-    """A completion ends where it contains one of these."""
+    """A completion ends where it contains one of these; <|endoftext|> is the model's end token, whatever that
+    is called."""
+    keep_end_strings: bool = True
+    """Leave the end string in the text, as NeMo does; false: cut it off."""
 
 
 @dataclass(frozen=True)
@@ -289,6 +305,17 @@ class GenerateConfig:
     """torch CPU threads; None: one per core."""
     json: bool = False
     """Print one JSON object per prompt instead of text."""
+    stream: bool | None = None
+    """Print text as it comes; None: where there is one prompt and a terminal."""
+    interactive: bool = False
+    """Read prompts from the terminal, one after the other; /help lists what else can be typed."""
+    history_file: str | None = None
+    """interactive: where typed lines are kept; None: param-recipes/history in the XDG state directory."""
+    tensor_model_parallel_size: int = 1
+    """Split every layer over this many processes, which are started if they are not there; -1: over as many as
+    the file says that it was trained with."""
+    pipeline_model_parallel_size: int = 1
+    """Split the layers into this many stages; -1: as the file says."""
     dry_run: bool = False
     """Check the settings and the model file, print what would run, and stop."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)

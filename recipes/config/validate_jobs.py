@@ -9,6 +9,7 @@ from pathlib import Path
 
 from recipes.checks import hub_hint, not_negative, one_of, positive, refuse
 from recipes.config.foreign_keys import FOREIGN_VALUES
+from recipes.config.logit_bias import read_logit_bias
 from recipes.config.schema import EvaluateConfig, GenerateConfig, InferenceConfig
 from recipes.errors import UserError
 from recipes.files import path_errors, refuse_lfs_pointer
@@ -29,8 +30,12 @@ def validate_inference(inference: InferenceConfig, key: str = "inference") -> No
         refuse(f"{key}.top_k", inference.top_k, "must not be negative; 0 turns it off")
     if not 0 <= inference.top_p <= 1:
         refuse(f"{key}.top_p", inference.top_p, "must lie between 0 and 1; 0 turns it off")
+    if not 0 <= inference.min_p < 1:
+        refuse(f"{key}.min_p", inference.min_p, "must lie between 0 and 1; 0 turns it off")
     if not 1 <= inference.repetition_penalty < math.inf:
         refuse(f"{key}.repetition_penalty", inference.repetition_penalty, "must be at least 1")
+    one_of(f"{key}.repetition_penalty_style", inference.repetition_penalty_style, ("nemo", "ctrl"))
+    read_logit_bias(inference.logit_bias, f"{key}.logit_bias")
     positive(f"{key}.tokens_to_generate", inference.tokens_to_generate)
     one_of(f"{key}.count_from", inference.count_from, ("longest", "each"))
     if not all(inference.end_strings):
@@ -53,12 +58,44 @@ def validate_generate(config: GenerateConfig) -> None:
         refuse("seed", config.seed, f"must lie between 0 and {2**63 - 1:,}")
     if config.num_threads is not None:
         positive("num_threads", config.num_threads)
-    if bool(config.prompts) == bool(config.prompts_jsonl):
+    for name in ("tensor_model_parallel_size", "pipeline_model_parallel_size"):
+        size = getattr(config, name)
+        if size < 1 and size != -1:
+            refuse(name, size, "must be at least 1, or -1 for what the file says")
+    _validate_way_of_asking(config)
+
+
+def _validate_way_of_asking(config: GenerateConfig) -> None:
+    """Prompts in a list, in a file, or typed; and what goes with each."""
+    if config.interactive:
+        for name in ("prompts", "prompts_jsonl", "json", "stream"):
+            if getattr(config, name):
+                value = getattr(config, name)
+                refuse(name, value, "would be ignored with interactive=true: prompts are typed, text is shown")
+        if config.inference.compute_logprob:
+            refuse("interactive", True, "inference.compute_logprob=true scores prompts; take one of the two")
+    elif bool(config.prompts) == bool(config.prompts_jsonl):
         raise UserError("prompts: give either prompts or prompts_jsonl, for example 'prompts=[\"भारत में\"]'")
+    if config.history_file and not config.interactive:
+        refuse("history_file", config.history_file, "would be ignored: it goes with interactive=true")
     if config.prompts_jsonl and not Path(config.prompts_jsonl).is_file():
         refuse("prompts_jsonl", config.prompts_jsonl, "no such file")
     if config.output_jsonl and not config.prompts_jsonl:
         refuse("output_jsonl", config.output_jsonl, "would be ignored: it goes with prompts_jsonl")
+    if config.inference.all_probs and not (config.json or config.prompts_jsonl):
+        refuse("inference.all_probs", True, "would be ignored: numbers need json=true or prompts_jsonl")
+    if config.stream:
+        _validate_stream(config)
+
+
+def _validate_stream(config: GenerateConfig) -> None:
+    for name in ("prompts_jsonl", "json"):
+        if getattr(config, name):
+            refuse("stream", True, f"text is printed as it comes; {name} wants whole ones: remove one of them")
+    if len(config.prompts) > 1:
+        refuse("stream", True, f"{len(config.prompts)} prompts would be mixed; give one")
+    if config.inference.compute_logprob:
+        refuse("stream", True, "inference.compute_logprob=true writes no text; remove one of them")
 
 
 def validate_evaluate(config: EvaluateConfig) -> None:

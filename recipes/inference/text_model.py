@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from recipes.inference.light_imports import without_loggers
 from recipes.parallel import cpu_stand_in
 
-if not torch.cuda.is_available():  # Before megatron-core is imported: it looks at CUDA as it loads.
-    cpu_stand_in.install()
+with without_loggers():
+    if not torch.cuda.is_available():  # Before megatron-core is imported: it looks at CUDA as it loads.
+        cpu_stand_in.install()
 
-from megatron.core import parallel_state
-from megatron.core.inference.contexts import StaticInferenceContext
-from megatron.core.models.gpt import GPTModel
+    from megatron.core import parallel_state
+    from megatron.core.inference.contexts import StaticInferenceContext
+    from megatron.core.models.gpt import GPTModel
 
 from recipes.checkpoint.open import open_stored_model
 from recipes.checkpoint.stored.fill import load_weights

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from recipes.model.windows import visible, windowed_attention_on_gpu
@@ -60,9 +59,7 @@ def _full(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: floa
         # SDPA aligns is_causal at the start. On CUDA this bias selects flash kernels that align at the end.
         # The CPU uses a mask: blocks of queries, each with the keys it needs, would take 0.83 to 0.98 of its
         # time, but only chunks of split sequences and several new tokens at once get here.
-        mask = (
-            causal_lower_right(queries, keys) if query.is_cuda else visible(queries, keys, None, query.device)
-        )
+        mask = _lower_right(queries, keys) if query.is_cuda else visible(queries, keys, None, query.device)
     return scaled_dot_product_attention(
         query,
         key,
@@ -73,6 +70,12 @@ def _full(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: floa
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+
+
+def _lower_right(queries: int, keys: int) -> Tensor:
+    from torch.nn.attention.bias import causal_lower_right  # It imports the compiler, a quarter of a second.
+
+    return causal_lower_right(queries, keys)
 
 
 def _windowed_on_cpu(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from recipes.checkpoint.formats.blob import Blob
+from recipes.checkpoint.formats.staging import PIECE, Staging
 from recipes.errors import UserError
 
 Shape = tuple[int, ...]
+STAGING = Staging()
 MOST_PARTS = 4096  # Of one tensor of one layer; 64 tensor-parallel ranks have 128.
 
 
@@ -71,16 +73,46 @@ class Stored:
             return
         extent = self._extent()
         contiguous = extent == math.prod(self.shape) and self._row_major()
-        direct = contiguous and out.dtype == self.dtype and out.is_contiguous() and out.device.type == "cpu"
-        flat = out.view(-1) if direct else torch.empty(extent, dtype=self.dtype)
-        buffer = memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
-        if extent:
-            self.blob.read_into(buffer, self.offset * self.dtype.itemsize)
-        checked = verify and self.crc32 is not None and len(buffer) == self.blob.size
-        if checked and zlib.crc32(buffer) != self.crc32:
+        check = verify and self.crc32 is not None and extent * self.dtype.itemsize == self.blob.size
+        checksum = 0
+        if contiguous and out.dtype == self.dtype and out.is_contiguous() and out.device.type == "cpu":
+            buffer = memoryview(out.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+            self._read(buffer)
+            checksum = zlib.crc32(buffer) if check else 0
+        else:
+            in_one = check and not contiguous  # The checksum is that of all bytes, gaps included.
+            for piece, place in [(self, out)] if in_one else self._pieces(out):
+                flat = STAGING.buffer(piece._extent() * self.dtype.itemsize, out.device)
+                buffer = memoryview(flat.numpy())  # type: ignore[arg-type]
+                piece._read(buffer)
+                checksum = zlib.crc32(buffer, checksum) if check else 0
+                STAGING.copy(flat, place, self.dtype, piece.strides)
+        if check and checksum != self.crc32:
             raise UserError(f"{self.blob.name} does not have the recorded CRC-32; it is damaged")
-        if not direct:
-            out.copy_(flat.as_strided(self.shape, self.strides))
+
+    def _read(self, buffer: memoryview) -> None:
+        """All bytes from the first element to the last."""
+        if len(buffer):
+            assert self.blob is not None
+            self.blob.read_into(buffer, self.offset * self.dtype.itemsize)
+
+    def _pieces(self, out: Tensor) -> Iterator[tuple[Stored, Tensor]]:
+        """Runs of rows of at most PIECE bytes with their places in ``out``; all in one if rows interleave."""
+        axis = next((axis for axis, size in enumerate(self.shape) if size > 1), None)
+        if axis is None or self._extent() * self.dtype.itemsize <= PIECE:
+            yield self, out
+            return
+        stride, size = self.strides[axis], self.shape[axis]
+        if stride < self._extent() - (size - 1) * stride:
+            yield self, out
+            return
+        rows = max(1, PIECE // (stride * self.dtype.itemsize))
+        zeros = (0,) * len(self.shape[axis + 1 :])
+        for start in range(0, size, rows):
+            count = min(rows, size - start)
+            shape = (*self.shape[:axis], count, *self.shape[axis + 1 :])
+            piece = self.box((*(0,) * axis, start, *zeros), shape)
+            yield from piece._pieces(out.narrow(axis, start, count))
 
     def _row_major(self) -> bool:
         expected = 1

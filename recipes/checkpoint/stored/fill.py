@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 
 import torch
@@ -9,13 +11,15 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.models.gpt import GPTModel
-from torch import Tensor
 
 from recipes.checkpoint.formats.names import leading_axes, name_at, names_of
 from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.console import Progress
 from recipes.errors import UserError
 from recipes.model.init import sharded_tensors
+
+MOST_READERS = 8
+"""Threads that read tensors: one copies a few GB/s out of the page cache, less than disks and GPUs take."""
 
 
 @torch.no_grad()
@@ -29,15 +33,23 @@ def load_weights(source: StoredModel, gpt: GPTModel) -> None:
     _compare(source, shards)
     total = sum(shard.data.nbytes for shard in shards if shard.data is not None)
     first = not dist.is_initialized() or dist.get_rank() == 0
-    with Progress(total, label=f"loading {source.path.name}", enabled=first) as progress:
-        for shard in shards:
-            assert shard.data is not None
-            _fill(source, shard, shard.data)
-            progress.add(shard.data.nbytes)
+    with (
+        Progress(total, label=f"loading {source.path.name}", enabled=first) as progress,
+        ThreadPoolExecutor(
+            min(MOST_READERS, torch.get_num_threads()),
+            initializer=torch.cuda.set_device,  # Which holds for one thread, too.
+            initargs=(torch.cuda.current_device(),),
+        ) as readers,
+    ):
+        for size in readers.map(partial(_fill, source), shards):
+            progress.add(size)
 
 
-def _fill(source: StoredModel, shard: ShardedTensor, data: Tensor) -> None:
-    """Reads this rank's part of one tensor, or of one in each of several layers and experts."""
+@torch.no_grad()  # Which holds for one thread only.
+def _fill(source: StoredModel, shard: ShardedTensor) -> int:
+    """Reads this rank's part of one tensor, or of one in each of several layers and experts; its bytes."""
+    data = shard.data
+    assert data is not None
     # Leading axes of a sharded key number layers and experts; a stored tensor is of one layer and expert.
     leading = leading_axes(shard.key)
     within = shard.global_offset[leading:]
@@ -47,6 +59,7 @@ def _fill(source: StoredModel, shard: ShardedTensor, data: Tensor) -> None:
         counted = tuple(a + b for a, b in zip(shard.global_offset[leading - own :], place, strict=False))
         tensor = source.tensors[name_at(shard.key, above + counted)]
         tensor.box(within, shard.local_shape[own:]).read_into(data[place])
+    return data.nbytes
 
 
 def _compare(source: StoredModel, shards: list[ShardedTensor]) -> None:
