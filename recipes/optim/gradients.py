@@ -76,5 +76,6 @@ def finalize_model_grads(
     if replicas.size() > 1:
         dist.all_reduce(num_tokens, group=replicas)
     scaling = 1.0 / num_tokens.clamp(min=1)  # Without any token all gradients are zero.
-    for chunk in model:
-        chunk.scale_gradients(scaling)
+    buffers = [buffer for chunk in model for buffer in chunk.buffers + chunk.expert_parallel_buffers]
+    # Twice as fast as megatron-core's multiplication by a tensor without dimensions, which is not vectorized.
+    torch._foreach_mul_([buffer.grad_data for buffer in buffers], scaling)
