@@ -12,6 +12,7 @@ from recipes.checks import not_negative, one_of, positive, refuse
 from recipes.config.cuda_graph import obstacle
 from recipes.config.devices import DEVICES
 from recipes.config.foreign_keys import FOREIGN_VALUES
+from recipes.config.fp8 import validate_fp8
 from recipes.config.lengths import total_steps
 from recipes.config.phases import plan_phases
 from recipes.config.schema import (
@@ -64,6 +65,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     if config.trainer.compile is True and config.model.num_moe_experts is not None:
         refuse("trainer.compile", True, "megatron-core's experts cannot be compiled; leave it auto")
     _validate_cuda_graph(config)
+    validate_fp8(config)
     cp = config.parallel.context_parallel_size
     if config.data.seq_length % (2 * cp) and cp > 1:
         refuse(
@@ -85,7 +87,7 @@ def _validate_cuda_graph(config: PretrainConfig) -> None:
 
 def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
     """Checks batches, lengths and intervals."""
-    one_of("trainer.precision", trainer.precision, PRECISIONS, FOREIGN_VALUES)
+    one_of("trainer.precision", trainer.precision, (*PRECISIONS, "fp8"), FOREIGN_VALUES)
     positive("trainer.micro_batch_size", trainer.micro_batch_size)
     positive("trainer.global_batch_size", trainer.global_batch_size)
     chunk = trainer.micro_batch_size * data_parallel_size

@@ -39,15 +39,40 @@ def have_transformer_engine() -> bool:
     return importlib.util.find_spec("transformer_engine") is not None
 
 
-def describe_kernels(model: ModelConfig, dtype: torch.dtype, device: torch.device) -> str:
-    """What computes attention and the layers, in words."""
+def describe_kernels(
+    model: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    fp8_recipe: str | None = None,
+    compiled: bool = False,
+    graphs: bool = False,
+) -> str:
+    """What computes attention, norms, products and cross entropy, and how a step's kernels are launched.
+
+    Args:
+        fp8_recipe: products are in FP8, scaled so; None: they are in ``dtype``.
+        compiled: whether torch.compile makes the layers' kernels.
+        graphs: whether steps are replayed as CUDA graphs.
+    """
+    on_gpu = device.type == "cuda"
     if have_transformer_engine():
-        return "Transformer Engine"
-    kernels = "PyTorch's kernels, attention by SDPA"
-    if model.window_size is None or device.type == "cpu":
-        return kernels
-    windowed = "FlashAttention-3" if takes_flash_attention_3(dtype, device) else "FlexAttention"
-    return f"{kernels}, in windows by {windowed}"
+        layers = "attention, norms and products by Transformer Engine"
+    else:
+        layers = "attention by SDPA"
+        if model.window_size is not None and on_gpu:
+            third = takes_flash_attention_3(dtype, device)
+            layers += f" (windows: {'FlashAttention-3' if third else 'FlexAttention'})"
+        layers += ", norms and products by PyTorch"
+    if fp8_recipe is not None:
+        layers += f" (products in FP8, {fp8_recipe})"
+    if not on_gpu:
+        return f"{layers}, cross entropy in blocks of rows"
+    launched = "as CUDA graphs" if graphs else "kernel by kernel"
+    return (
+        f"{layers}, cross entropy compiled, layers {'compiled' if compiled else 'not compiled'}, "
+        f"steps launched {launched}"
+    )
 
 
 def spec_provider() -> BackendSpecProvider:

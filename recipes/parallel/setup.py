@@ -31,10 +31,10 @@ def device_of(world: World) -> torch.device:
 
 
 def resolve_dtype(precision: str) -> torch.dtype:
-    """``auto``: bf16 on CUDA, fp32 on the CPU."""
+    """Of weights. ``auto``: bf16 on CUDA, fp32 on the CPU; ``fp8``: bf16, as all but products."""
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() else "fp32"
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    return {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.bfloat16}[precision]
 
 
 def set_cpu_threads(num_threads: int | None, world: World) -> None:

@@ -36,7 +36,8 @@ def run_memory(config: PretrainConfig, data_parallel_size: int, *, on_cuda: bool
 
 def uses_bf16(config: PretrainConfig, *, on_cuda: bool) -> bool:
     """What trainer.precision comes to on the device."""
-    return config.trainer.precision == "bf16" or (config.trainer.precision == "auto" and on_cuda)
+    precision = config.trainer.precision
+    return precision in ("bf16", "fp8") or (precision == "auto" and on_cuda)
 
 
 def expected_memory_bytes(

@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from recipes.checkpoint.nemo.classic_config import note_for_nemo, to_nemo_config
 from recipes.checkpoint.nemo.nemo_file import new_tokenizer_name, save_nemo
 from recipes.cli import DONE, STOPPED_BY_GUARD, STOPPED_BY_SIGNAL
+from recipes.config.fp8 import refuse_fp8_on
 from recipes.config.schema import PretrainConfig
 from recipes.config.validate import parse_duration
 from recipes.config.world import World
@@ -45,6 +46,7 @@ from recipes.training.cuda_graph import captures_steps, stream_for_training
 from recipes.training.engine import compiles_layers
 from recipes.training.module import ParamGPT
 from recipes.training.start import Start
+from recipes.training.start_up import StartUp
 from recipes.training.strategy import MegatronStrategy
 
 
@@ -61,19 +63,29 @@ class NemoConnector(SaveRestoreConnector):
         save_nemo(Path(save_path), model.gpt, config, self.tokenizer_file)
 
 
-def fit(config: PretrainConfig, world: World, directory: RunDirectory, start: Start, steps: int) -> int:
+def fit(
+    config: PretrainConfig,
+    world: World,
+    directory: RunDirectory,
+    start: Start,
+    steps: int,
+    start_up: StartUp,
+) -> int:
     """Trains to ``steps`` from where ``start`` says; returns the exit code."""
     checkpoint = start.checkpoint
     max_time = config.trainer.max_time
     stop = StopControl(parse_duration(max_time) if max_time else None, announce=world.rank == 0)
     stop.install()
     quiet_libraries()  # Again, as Lightning and NeMo set their own levels on import.
+    device = device_of(world)
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    refuse_fp8_on(str(device), capability, config)
     if world.rank == 0:
         say(_machine(config, world))
         _announce(config, directory, start)
     document_start = _document_start(config)
-    trainer = _trainer(config, world, directory, checkpoint, steps, stop, document_start)
-    model = _model(config, directory, steps, trainer, document_start)
+    trainer = _trainer(config, world, directory, checkpoint, steps, stop, document_start, start_up)
+    model = _model(config, directory, steps, trainer, document_start, start_up)
     model.init_from = start.init_from
     started = time.monotonic()
     try:
@@ -116,9 +128,15 @@ def _machine(config: PretrainConfig, world: World) -> str:
     name = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} thread(s)"
     dtype = resolve_dtype(config.trainer.precision)
     precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-    compiled = ", layers compiled" if compiles_layers(config) else ""
-    graphs = ", steps as CUDA graphs" if captures_steps(config) else ""
-    return f"device {name}, {precision}, {describe_kernels(config.model, dtype, device)}{compiled}{graphs}"
+    kernels = describe_kernels(
+        config.model,
+        dtype,
+        device,
+        fp8_recipe=config.trainer.fp8_recipe if config.trainer.precision == "fp8" else None,
+        compiled=compiles_layers(config),
+        graphs=captures_steps(config),
+    )
+    return f"device {name}, {precision}, {kernels}"
 
 
 def _announce(config: PretrainConfig, directory: RunDirectory, start: Start) -> None:
@@ -147,9 +165,10 @@ def _trainer(
     steps: int,
     stop: StopControl,
     document_start: DocumentStart,
+    start_up: StartUp,
 ) -> Trainer:
     peak = known_peak_flops(torch.cuda.get_device_name, config.trainer.peak_tflops)
-    metrics = Metrics(config, directory, steps, peak)
+    metrics = Metrics(config, directory, steps, peak, start_up)
     valid_every = config.trainer.val_check_interval
     validates = bool(config.data.valid)
     return Trainer(
@@ -182,7 +201,12 @@ def _trainer(
 
 
 def _model(
-    config: PretrainConfig, directory: RunDirectory, steps: int, trainer: Any, document_start: DocumentStart
+    config: PretrainConfig,
+    directory: RunDirectory,
+    steps: int,
+    trainer: Any,
+    document_start: DocumentStart,
+    start_up: StartUp,
 ) -> ParamGPT:
     assert config.tokenizer.model is not None
     tokenizer_file = Path(config.tokenizer.model)
@@ -200,7 +224,7 @@ def _model(
         document_start=document_start,
         notes=note_for_nemo(document_start, tokenizer),
     )
-    model = ParamGPT(OmegaConf.create(nemo_config), config, tokenizer, directory, steps, trainer)
+    model = ParamGPT(OmegaConf.create(nemo_config), config, tokenizer, directory, steps, start_up, trainer)
     model._save_restore_connector = NemoConnector(tokenizer_file)
     return model
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from recipes.checkpoint.save.training_state import load_training_checkpoint
 from recipes.checkpoint.stored.description import description_of
+from recipes.config.fp8 import model_of
 from recipes.config.schema import PretrainConfig
 from recipes.data.samples.blend import BlendState, RunBlend, with_restarted
 from recipes.data.samples.indexed import check_prefix
@@ -36,6 +37,7 @@ from recipes.training.expert_metrics import expert_usage, reset_expert_usage
 from recipes.training.fetched import Fetched
 from recipes.training.resume import changed_sources, data_record
 from recipes.training.start import load_start_weights
+from recipes.training.start_up import StartUp
 from recipes.training.step import Step, forward_backward, reduce_losses
 
 
@@ -72,6 +74,7 @@ class ParamGPT(ModelPT):
         tokenizer: the tokenizer that the data was made with.
         run_directory: where the run's files are.
         total_steps: optimizer steps of the whole run.
+        start_up: gets the times of what comes before the first step.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class ParamGPT(ModelPT):
         tokenizer: TextTokenizer,
         run_directory: RunDirectory,
         total_steps: int,
+        start_up: StartUp,
         trainer: Any = None,
     ) -> None:
         super().__init__(cfg=cfg, trainer=trainer)
@@ -88,6 +92,7 @@ class ParamGPT(ModelPT):
         self.automatic_optimization = False
         self.run, self.tokenizer, self.run_directory = run, tokenizer, run_directory
         self.total_steps = total_steps
+        self.start_up = start_up
         self.dtype_ = resolve_dtype(run.trainer.precision)
         self.init_from: Path | None = None
         self.saved_blend: BlendState | None = None
@@ -107,18 +112,22 @@ class ParamGPT(ModelPT):
             return
         run = self.run
         device = self.trainer.strategy.root_device
-        gpt = build_gpt_model(run.model, run.parallel, self.dtype_)
-        if self.init_from is None:
-            initialize_weights(gpt, run.model, run.seed)
-        gpt.to(device)
-        if self.init_from is not None:
-            load_start_weights(self.init_from, gpt)
+        with self.start_up.part("model"):
+            gpt = build_gpt_model(model_of(run), run.parallel, self.dtype_)
+        with self.start_up.part("weights"):
+            if self.init_from is None:
+                initialize_weights(gpt, run.model, run.seed)
+            gpt.to(device)
+            if self.init_from is not None:
+                load_start_weights(self.init_from, gpt)
         # Outside torch's module tree: Lightning must not move, count or save what megatron-core manages.
         self.__dict__["gpt"] = gpt
-        engine = self.__dict__["engine"] = build_engine(gpt, run, self.dtype_)
+        with self.start_up.part("optimizer"):
+            engine = self.__dict__["engine"] = build_engine(gpt, run, self.dtype_)
         self.halves = step_of(engine, run, device)
         if self.init_from is not None and run.init_from_state == "full":
-            load_training_checkpoint(self.init_from, gpt, self.megatron_optimizer)
+            with self.start_up.part("state"):
+                load_training_checkpoint(self.init_from, gpt, self.megatron_optimizer)
 
     gpt: GPTModel
     engine: Engine
@@ -185,6 +194,10 @@ class ParamGPT(ModelPT):
     # Data
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        with self.start_up.part("data"):
+            return self._train_dataloader()
+
+    def _train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         step = self.trainer.global_step
         config, cache_dir = self.run, self.run_directory.index_cache
         sources = training_sources(config, self.tokenizer, cache_dir)

@@ -24,10 +24,12 @@ from recipes.training.changed_settings import announce_changes, refuse_another_r
 from recipes.training.resume import check_resume
 from recipes.training.run_lock import RunLock
 from recipes.training.start import Start, find_start
+from recipes.training.start_up import StartUp
 
 
 def pretrain(config: PretrainConfig) -> int:
     """Trains, resuming if there is a checkpoint to resume from; returns the exit code."""
+    start_up = StartUp()
     world = launched_world()
     directory = run_directory_of(config)
     steps = total_steps(config)
@@ -36,21 +38,23 @@ def pretrain(config: PretrainConfig) -> int:
     if world.size > 1 and world.rank == 0:
         say(f"start  {world.size} processes")
     try:
-        start = _decided_by_first_rank(
-            world,
-            config.parallel.rendezvous_timeout_s,
-            lambda: _prepare(config, world, directory, steps, lock),
-        )
+        with start_up.part("checks"):
+            start = _decided_by_first_rank(
+                world,
+                config.parallel.rendezvous_timeout_s,
+                lambda: _prepare(config, world, directory, steps, lock),
+            )
         if start.complete:
             return DONE
         if world.rank == 0:
             say("load   torch, NeMo and megatron-core")
-        from recipes.parallel.setup import set_cpu_threads
+        with start_up.part("imports"):
+            from recipes.parallel.setup import set_cpu_threads
 
-        set_cpu_threads(config.trainer.num_threads, world)
-        from recipes.training.fit import fit
+            set_cpu_threads(config.trainer.num_threads, world)
+            from recipes.training.fit import fit
 
-        return fit(config, world, directory, start, steps)
+        return fit(config, world, directory, start, steps, start_up)
     finally:
         lock.release()
 

@@ -20,6 +20,7 @@ from recipes.checkpoint.save.training_state import load_training_checkpoint, sav
 from recipes.config.run_directory import config_sha256
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import World
+from recipes.console import say
 from recipes.parallel.setup import device_of, init_model_parallel, init_process_group
 
 # The parts of Lightning's own checkpoint that we keep: plain numbers, lists and dictionaries.
@@ -160,9 +161,11 @@ class MegatronStrategy(ParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: str | Path) -> dict[str, Any]:
         """Reads weights and optimizer state into place; returns Lightning's part."""
-        plain = load_training_checkpoint(
-            Path(checkpoint_path), self._module.gpt, self._module.megatron_optimizer
-        )
+        path = Path(checkpoint_path)
+        if self.world.rank == 0 and (size := sum(file.stat().st_size for file in path.iterdir())) >= 2**30:
+            say(f"load   {size / 2**30:,.1f} GiB of weights and optimizer state")
+        with self._module.start_up.part("state"):
+            plain = load_training_checkpoint(path, self._module.gpt, self._module.megatron_optimizer)
         return {**plain, "state_dict": {}, "optimizer_states": [], "callbacks": {}}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:

@@ -32,7 +32,7 @@ def test_cuda_graphs_change_nothing(family: str, precision: str, tiny_data: Tiny
             finished(tiny_data, tmp_path, f"graphs_{value}", 12, *more, f"trainer.cuda_graph={value}")
             for value in ("false", "true")
         )
-    assert "steps as CUDA graphs" in graphs.stdout and "steps as CUDA graphs" not in plain.stdout
+    assert "launched as CUDA graphs" in graphs.stdout and "launched kernel by kernel" in plain.stdout
     assert "trainer.cuda_graph" not in graphs.stderr, graphs.stderr  # Recorded in fact.
     pairs = [
         (here[key] / there[key] - 1)
@@ -49,7 +49,7 @@ def test_graphs_of_compiled_layers(compiled: str, tiny_data: TinyData, tmp_path:
     outcome = finished(
         tiny_data, tmp_path, "run", 30, "trainer.precision=bf16", f"trainer.compile={compiled}"
     )
-    assert "steps as CUDA graphs" in outcome.stdout and "trainer.cuda_graph" not in outcome.stderr
+    assert "launched as CUDA graphs" in outcome.stdout and "trainer.cuda_graph" not in outcome.stderr
     losses = list(outcome.losses.values())
     assert losses[-1] < losses[0]
 

@@ -18,6 +18,7 @@ from recipes.plan.accounting import flops_per_token
 from recipes.run_directory import RunDirectory
 from recipes.training.fetched import Fetched
 from recipes.training.module import ParamGPT
+from recipes.training.start_up import StartUp
 from recipes.training.time_left import TimeLeft
 
 
@@ -29,10 +30,15 @@ class Metrics(Callback):
     """Writes metrics.jsonl and one progress line per logged step, on rank 0."""
 
     def __init__(
-        self, config: PretrainConfig, directory: RunDirectory, total_steps: int, peak_flops: float | None
+        self,
+        config: PretrainConfig,
+        directory: RunDirectory,
+        total_steps: int,
+        peak_flops: float | None,
+        start_up: StartUp,
     ):
         self.config, self.directory, self.total_steps = config, directory, total_steps
-        self.peak_flops = peak_flops
+        self.peak_flops, self.start_up = peak_flops, start_up
         self.tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
         pauses = {
             "validation": config.trainer.val_check_interval,
@@ -55,6 +61,8 @@ class Metrics(Callback):
         model: ParamGPT = pl_module
         step = trainer.global_step
         self._unchecked[step] = model.fetch_grad_norm()
+        if step == self.first_step + 1:
+            self._report_start_up(trainer)
         if not model.is_logging_step(step):
             # One step late, so that the device has always something to do; equally late on every rank.
             self._check(step - 1)
@@ -91,6 +99,14 @@ class Metrics(Callback):
             f"grad norm {grad_norm:6.3f}  {rate:,.0f} tokens/s"
             + (f"  {duration(left)} left" if left is not None else "")
         )
+
+    def _report_start_up(self, trainer: Trainer) -> None:
+        self.check_all()  # Also for the step to be over.
+        self.start_up.seconds["first step"] = time.monotonic() - self.started
+        if trainer.is_global_zero:
+            record = self.start_up.record()
+            self.directory.append_metrics({"event": "first_step", "step": trainer.global_step, **record})
+            say(self.start_up.line(record))
 
     def check_all(self) -> float:
         """The last step's gradient norm, before clipping. To be called before weights are stored or used.
