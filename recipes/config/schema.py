@@ -212,11 +212,11 @@ class TrainerConfig:
     micro_batch_size: int = MISSING
     """Samples per forward pass of one rank."""
     precision: str = "auto"
-    """auto (bf16 on CUDA, fp32 on the CPU), bf16, fp32, or fp8: as bf16, with the layers' products in FP8, which
-    need Transformer Engine and a GPU of compute capability 8.9 or more."""
+    """auto (bf16 on CUDA, fp32 on the CPU), bf16, fp32, or fp8: as bf16, with the layers' products in FP8,
+    which need Transformer Engine and a GPU of compute capability 8.9 or more."""
     fp8_recipe: str = "delayed"
-    """How tensors are scaled to FP8 (megatron-core's fp8_recipe, with fp8=hybrid: E4M3 forward, E5M2 backward):
-    delayed, tensorwise, blockwise (Hopper) or mxfp8 (Blackwell)."""
+    """How tensors are scaled to FP8 (megatron-core's fp8_recipe, with fp8=hybrid: E4M3 in the forward pass,
+    E5M2 in the backward pass): delayed, tensorwise, blockwise (Hopper) or mxfp8 (Blackwell)."""
     log_every_n_steps: int = 10
     """Every this many steps, one line on the screen and one in metrics.jsonl."""
     val_check_interval: int | None = None
