@@ -160,7 +160,7 @@ class RecordedStep(Step):
     """The same as two graphs, one per micro-batch and one for all that follows the last of them.
 
     The second is recorded with AdamW and where there is a single rank: graphs have no collectives, and Muon
-    has the schedule's numbers on the host. If either cannot be recorded, all goes on without.
+    has the schedule's numbers on the host. What cannot be recorded is launched kernel by kernel.
     """
 
     def __init__(self, engine: Engine, micro_batch_size: int, seq_length: int, device: torch.device) -> None:
@@ -186,7 +186,10 @@ class RecordedStep(Step):
             try:
                 return self._gradients(batch)
             except CannotCaptureError as error:
-                self._give_up(error)
+                warn(f"trainer.cuda_graph: a micro-batch is launched kernel by kernel: {error}")
+                self.given_up = True
+                for parameter in self.engine.ddp.module.parameters():
+                    parameter.grad = None  # Left by hooks that have not run.
         return super().gradients(batch)
 
     def _gradients(self, batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -225,7 +228,8 @@ class RecordedStep(Step):
         try:
             finish()
         except CannotCaptureError as error:
-            self._give_up(error)
+            warn(f"trainer.cuda_graph: the update is launched kernel by kernel: {error}")
+            self.finish = None
             for optimizer in self.adamw:
                 optimizer.take_back()
             self._finish()
@@ -238,9 +242,3 @@ class RecordedStep(Step):
 
     def _constants(self) -> list[object]:
         return [constant for optimizer in self.adamw for constant in optimizer.constants()]
-
-    def _give_up(self, error: CannotCaptureError) -> None:
-        warn(f"trainer.cuda_graph: a step cannot be recorded, and is launched kernel by kernel: {error}")
-        self.given_up = True
-        for parameter in self.engine.ddp.module.parameters():
-            parameter.grad = None  # Left by hooks that have not run.

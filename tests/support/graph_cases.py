@@ -39,6 +39,23 @@ def recorded_case(overrides: list[str], *, fails: bool = False) -> tuple[Outcome
         return run_case(overrides), CalledAgain.made
 
 
+def update_fails_case(overrides: list[str]) -> Outcome:
+    """A run whose micro-batches are recorded, but not its update."""
+    from recipes.training import cuda_graph
+
+    def record(function: Callable[[], None]) -> CalledAgain:
+        if function.__name__ == "_finish":
+            raise cuda_graph.CannotCaptureError("RuntimeError: not this one")
+        return CalledAgain(function)
+
+    with (
+        patch.object(cuda_graph, "captures_steps", lambda run: True),
+        patch.object(cuda_graph, "waits_are_errors", nullcontext),
+        patch.object(cuda_graph, "record", record),
+    ):
+        return run_case(overrides)
+
+
 def waiting_case(overrides: list[str]) -> Outcome:
     """A run whose rehearsal finds that the host would wait."""
     from contextlib import contextmanager
