@@ -71,7 +71,10 @@ def add_rows(main_grad: Tensor, token_ids: Tensor, gradient: Tensor) -> None:
 
     On a GPU always in the same order; on the CPU with one thread.
     """
-    main_grad.index_put_((token_ids,), gradient.to(main_grad.dtype), accumulate=True)
+    # Unsafe: the forward pass has looked up the same ids, and some releases of torch wait to check them.
+    torch._index_put_impl_(
+        main_grad, (token_ids,), gradient.to(main_grad.dtype), accumulate=True, unsafe=True
+    )
 
 
 torch.library.custom_op("param_recipes::add_rows", add_rows, mutates_args=("main_grad",)).register_fake(

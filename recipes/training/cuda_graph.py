@@ -8,6 +8,7 @@ What Python does in between (autograd's hooks, counting steps) is not recorded.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -73,7 +74,7 @@ class Recorded:
 
     def __init__(self, function: Callable[[], None], *, repeatable: bool) -> None:
         self.function, self.repeatable = function, repeatable
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.graph: Recording | None = None
         self.runs = 0
 
     @property
@@ -119,7 +120,21 @@ _failed: list[torch.cuda.CUDAGraph] = []
 """Recordings that failed: the allocator may still ask them which streams are theirs."""
 
 
-def record(function: Callable[[], None]) -> torch.cuda.CUDAGraph:
+class Recording:
+    """A graph, and the tensors that it may read."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph) -> None:
+        self.graph = graph
+        # Rotary tables, masks of windows and whatever else is kept for one shape would give way to
+        # those of others, samples while training say, and the graph would read what took their place.
+        self.kept = [each for each in gc.get_objects() if issubclass(type(each), Tensor) and each.is_cuda]
+
+    def replay(self) -> None:
+        """Does what was recorded."""
+        self.graph.replay()
+
+
+def record(function: Callable[[], None]) -> Recording:
     """A graph of what the function would do; it does nothing yet.
 
     Raises:
@@ -138,7 +153,7 @@ def record(function: Callable[[], None]) -> torch.cuda.CUDAGraph:
             with suppress(Exception):
                 torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
         raise CannotCaptureError(_first_line(error)) from error
-    return graph
+    return Recording(graph)
 
 
 def _first_line(error: BaseException) -> str:

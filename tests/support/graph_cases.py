@@ -10,6 +10,13 @@ from unittest.mock import patch
 from tests.support.run_cases import Outcome, run_case
 
 
+def recorded_step(engine: Any, run: Any, device: Any) -> Any:
+    """What step_of makes on a GPU."""
+    from recipes.training.cuda_graph import RecordedStep
+
+    return RecordedStep(engine, run.trainer.micro_batch_size, run.data.seq_length, device)
+
+
 class CalledAgain:
     """Does what a CUDA graph of the function would do."""
 
@@ -29,10 +36,10 @@ class CalledAgain:
 
 def recorded_case(overrides: list[str], *, fails: bool = False) -> tuple[Outcome, int]:
     """A run as on a GPU that records steps, and how many graphs it has made."""
-    from recipes.training import cuda_graph
+    from recipes.training import cuda_graph, module
 
     with ExitStack() as patches:
-        patches.enter_context(patch.object(cuda_graph, "captures_steps", lambda run: True))
+        patches.enter_context(patch.object(module, "step_of", recorded_step))
         patches.enter_context(patch.object(cuda_graph, "waits_are_errors", nullcontext))
         if not fails:
             patches.enter_context(patch.object(cuda_graph, "record", CalledAgain))
@@ -41,7 +48,7 @@ def recorded_case(overrides: list[str], *, fails: bool = False) -> tuple[Outcome
 
 def update_fails_case(overrides: list[str]) -> Outcome:
     """A run whose micro-batches are recorded, but not its update."""
-    from recipes.training import cuda_graph
+    from recipes.training import cuda_graph, module
 
     def record(function: Callable[[], None]) -> CalledAgain:
         if function.__name__ == "_finish":
@@ -49,7 +56,7 @@ def update_fails_case(overrides: list[str]) -> Outcome:
         return CalledAgain(function)
 
     with (
-        patch.object(cuda_graph, "captures_steps", lambda run: True),
+        patch.object(module, "step_of", recorded_step),
         patch.object(cuda_graph, "waits_are_errors", nullcontext),
         patch.object(cuda_graph, "record", record),
     ):
@@ -60,7 +67,7 @@ def waiting_case(overrides: list[str]) -> Outcome:
     """A run whose rehearsal finds that the host would wait."""
     from contextlib import contextmanager
 
-    from recipes.training import cuda_graph
+    from recipes.training import cuda_graph, module
 
     @contextmanager
     def error() -> Any:
@@ -68,7 +75,7 @@ def waiting_case(overrides: list[str]) -> Outcome:
         raise RuntimeError("called a synchronizing CUDA operation")
 
     with (
-        patch.object(cuda_graph, "captures_steps", lambda run: True),
+        patch.object(module, "step_of", recorded_step),
         patch.object(cuda_graph, "waits_are_errors", error),
     ):
         return run_case(overrides)
