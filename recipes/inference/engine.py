@@ -11,6 +11,7 @@ import torch
 
 from recipes.inference.check_request import check_request
 from recipes.inference.decode.decoder import Decoder
+from recipes.inference.graphs import GraphStepper
 from recipes.inference.requests import CANCELLED, LENGTH, STOP, Event, Request
 from recipes.inference.rows import Needs, Rows, needs_of
 from recipes.inference.sampling import Chosen, choose
@@ -68,7 +69,8 @@ class Engine:
         self.max_length = min(max_length, model.max_sequence_length)
         self.decoder: Decoder = model.decoder(slots, self.max_length)
         self.rows = Rows(slots, model.vocab_size, model.device)
-        self.stepper = Stepper(self.decoder, self.rows)
+        graphs = self.decoder.is_static and model.device.type == "cuda"
+        self.stepper = (GraphStepper if graphs else Stepper)(self.decoder, self.rows)
         self._numbers = 0
         self._waiting: deque[tuple[int, Request]] = deque()
         self._occupied: dict[int, _Running] = {}
@@ -162,8 +164,8 @@ class Engine:
                 running.prompt_logprobs = self._prompt_logprobs(running.request.prompt)
         slots = torch.tensor([running.slot for running in admitted], device=self.model.device)
         needs = self._needs(admitted)
-        chosen = choose(logits, self.rows, slots, needs, exact_shapes=True)
-        self.rows.advance(slots, chosen.ids)
+        chosen = choose(logits, self.rows, slots, needs, exact_shapes=self.stepper.exact_shapes)
+        self.rows.advance(slots, chosen.ids, needs)
         self._launched(list(enumerate(admitted)), chosen)
 
     def _prompt_logprobs(self, prompt: Sequence[int]) -> tuple[float, ...]:

@@ -88,6 +88,7 @@ class Rows:
         """``[slots, MOST_END_IDS]``, filled up with its first; -1 if there are none."""
         self._numbers = torch.ones(slots, 4, device=device)
         self.temperature, self.top_p, self.log_min_p, self.penalty = self._numbers.unbind(1)
+        self._slots = torch.arange(slots, device=device)
         self.seen: Tensor | None = None
         """``[slots, vocab_size]``: whether the token came before; from the first penalty on."""
         self.bias: Tensor | None = None
@@ -142,16 +143,14 @@ class Rows:
                 tensor[target] = tensor[source]
         self.stop(source)
 
-    def advance(self, select: Select, ids: Tensor) -> None:
+    def advance(self, select: Select, ids: Tensor, needs: Needs) -> None:
         """Appends ``ids`` ``[b]`` to the selected rows that are active, and ends those that end."""
         active = self.active[select]
         count = self.count[select] + active
         ended = (ids[:, None] == self.end_ids[select]).any(1) | (count >= self.max_new[select])
-        if self.seen is not None:
-            if isinstance(select, slice):
-                self.seen[select].scatter_(1, ids[:, None], True)
-            else:
-                self.seen[select, ids] = True
+        if needs.penalties and self.seen is not None:
+            place = self._slots[select], ids
+            self.seen.index_put_(place, self.seen[place] | (active == 1))
         self.last[select] = torch.where(active == 1, ids, self.last[select])
         self.position[select] += active
         self.count[select] = count

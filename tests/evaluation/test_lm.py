@@ -189,6 +189,8 @@ class Script(TextGenerator):
 class ScriptDecoder:
     """Has one slot."""
 
+    is_static = False
+
     def __init__(self, script: Script) -> None:
         self.script = script
 

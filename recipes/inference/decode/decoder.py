@@ -12,6 +12,9 @@ from torch import Tensor
 class Decoder(Protocol):
     """Continues texts in numbered slots."""
 
+    is_static: bool
+    """Whether a step does the same work for the same sizes, whatever the tokens, without the host."""
+
     def read(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
         """Reads prompts into slots -> logits ``[n, V]`` after the last token of each."""
 
@@ -41,6 +44,7 @@ class WholeTextDecoder:
     """
 
     def __init__(self, logits_at: LogitsAt, slots: int, max_length: int, device: torch.device) -> None:
+        self.is_static = False
         self.logits_at = logits_at
         self.texts = torch.zeros(slots, max_length, dtype=torch.long, device=device)
 

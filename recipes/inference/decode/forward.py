@@ -14,6 +14,7 @@ from torch.nn.functional import embedding, scaled_dot_product_attention
 
 from recipes.inference.decode.cache import Cache, Writes
 from recipes.inference.decode.experts import mixture
+from recipes.inference.decode.fused import FusedStep, can_fuse
 from recipes.inference.decode.products import product
 from recipes.inference.decode.prompts import prompt_attention, prompt_batches
 from recipes.inference.decode.rotary import RotaryTables, rotate
@@ -36,6 +37,10 @@ class LeanDecoder:
         self.weights, self.max_length = weights, max_length
         self.cache = Cache(weights, slots, max_length)
         self.tables = RotaryTables(weights, max_length)
+        self.fused = FusedStep(weights, self.cache, self.tables) if can_fuse(weights) else None
+        self.is_static = self.fused is not None or not any(
+            isinstance(layer.mlp, Experts) for layer in weights.layers
+        )
         self.chunk = 2048
         """Tokens of a prompt that are read in one pass."""
 
@@ -99,11 +104,13 @@ class LeanDecoder:
 
         Args:
             tokens, positions: ``[b]``.
-            longest: the largest position plus one; None: not known to the host.
+            longest: at least the largest position plus one; None: not known to the host.
 
         Returns:
             Logits ``[b, V]`` that follow the tokens.
         """
+        if self.fused is not None:
+            return self._fused_step(tokens.contiguous(), positions.contiguous(), longest or self.max_length)
         attend = self._step_attention(positions, self.max_length if longest is None else longest)
         return self.head(self._layers(tokens, positions, attend))
 
@@ -140,16 +147,35 @@ class LeanDecoder:
 
         return attend
 
+    def _fused_step(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
+        assert self.fused is not None
+        hidden = embedded = self._embed(tokens, positions)
+        for number, layer in enumerate(self.weights.layers):
+            hidden = _mixed(layer, hidden, embedded)
+            hidden = self.fused.attention(number, layer, hidden, tokens, positions, longest)
+            hidden = self.fused.mlp(number, layer, hidden)
+        return self._capped(self.fused.head(hidden))
+
     def head(self, hidden: Tensor) -> Tensor:
         """The residual stream ``[n, h]`` -> logits ``[n, V]`` of the real vocabulary."""
         weights = self.weights
-        logits = product(weights.final_norm(hidden), weights.head)
-        if weights.soft_cap is None:
-            return logits
-        return weights.soft_cap * torch.tanh(logits.float() / weights.soft_cap)
+        return self._capped(product(weights.final_norm(hidden), weights.head))
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        cap = self.weights.soft_cap
+        return logits if cap is None else cap * torch.tanh(logits.float() / cap)
 
     def _layers(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Tokens and positions ``[n]`` -> the residual stream ``[n, h]`` after the last layer."""
+        hidden = embedded = self._embed(tokens, positions)
+        angles = self.tables.at(positions, hidden.dtype)
+        for number, layer in enumerate(self.weights.layers):
+            hidden = _mixed(layer, hidden, embedded)
+            hidden = self._attention(number, layer, hidden, tokens, angles, attend)
+            hidden = self._mlp(layer, hidden)
+        return hidden
+
+    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         weights = self.weights
         hidden = embedding(tokens, weights.words)
         if weights.positions is not None:
@@ -158,13 +184,6 @@ class LeanDecoder:
             hidden = hidden * weights.word_factor
         if weights.word_norm is not None:
             hidden = weights.word_norm(hidden)
-        embedded = hidden
-        angles = self.tables.at(positions, hidden.dtype)
-        for number, layer in enumerate(weights.layers):
-            if layer.stream_share is not None and layer.embedding_share is not None:
-                hidden = layer.stream_share.squeeze() * hidden + layer.embedding_share.squeeze() * embedded
-            hidden = self._attention(number, layer, hidden, tokens, angles, attend)
-            hidden = self._mlp(layer, hidden)
         return hidden
 
     def _attention(
@@ -195,3 +214,10 @@ class LeanDecoder:
         normed = layer.mlp_norm(hidden)
         out = mixture(layer.mlp, normed) if isinstance(layer.mlp, Experts) else layer.mlp(normed)
         return hidden + (out if layer.after_mlp is None else layer.after_mlp(out))
+
+
+def _mixed(layer: Layer, hidden: Tensor, embedded: Tensor) -> Tensor:
+    """What the layer reads."""
+    if layer.stream_share is None or layer.embedding_share is None:
+        return hidden
+    return layer.stream_share.squeeze() * hidden + layer.embedding_share.squeeze() * embedded
