@@ -25,6 +25,7 @@ NEED_NOTHING = {
     "benchmarks.blend_index",
     "benchmarks.checkpoint_save",
     "benchmarks.completion",
+    "benchmarks.load_time",
     "benchmarks.scoring",
     "benchmarks.step_time",
     "benchmarks.versions",

@@ -41,13 +41,18 @@ def load_weights(source: StoredModel, gpt: GPTModel) -> None:
             initargs=(torch.cuda.current_device(),),
         ) as readers,
     ):
-        for size in readers.map(partial(_fill, source), shards):
+        for size in readers.map(partial(_fill, source, torch.is_inference_mode_enabled()), shards):
             progress.add(size)
 
 
-@torch.no_grad()  # Which holds for one thread only.
-def _fill(source: StoredModel, shard: ShardedTensor) -> int:
+@torch.no_grad()  # Which holds for one thread only, as inference mode does.
+def _fill(source: StoredModel, inference: bool, shard: ShardedTensor) -> int:
     """Reads this rank's part of one tensor, or of one in each of several layers and experts; its bytes."""
+    with torch.inference_mode(inference):
+        return _read(source, shard)
+
+
+def _read(source: StoredModel, shard: ShardedTensor) -> int:
     data = shard.data
     assert data is not None
     # Leading axes of a sharded key number layers and experts; a stored tensor is of one layer and expert.
