@@ -35,5 +35,9 @@ def read_logit_bias(value: Any, key: str = KEY) -> dict[int | str, float]:
         if isinstance(token, int) and token < 0:
             refuse(key, token, "ids are not negative")
         if isinstance(bias, bool) or not isinstance(bias, int | float) or not -MOST_BIAS <= bias <= MOST_BIAS:
-            refuse(f"{key}[{shown(token)}]", shown(bias), f"must be a number from -{MOST_BIAS} to {MOST_BIAS}, {example}")
+            refuse(
+                f"{key}[{shown(token)}]",
+                shown(bias),
+                f"must be a number from -{MOST_BIAS} to {MOST_BIAS}, {example}",
+            )
     return {token: float(bias) for token, bias in value.items()}

@@ -71,7 +71,9 @@ def _validate_way_of_asking(config: GenerateConfig) -> None:
         for name in ("prompts", "prompts_jsonl", "json", "stream"):
             if getattr(config, name):
                 value = getattr(config, name)
-                refuse(name, value, "would be ignored with interactive=true: prompts are typed, text is shown")
+                refuse(
+                    name, value, "would be ignored with interactive=true: prompts are typed, text is shown"
+                )
         if config.inference.compute_logprob:
             refuse("interactive", True, "inference.compute_logprob=true scores prompts; take one of the two")
     elif bool(config.prompts) == bool(config.prompts_jsonl):
@@ -91,7 +93,9 @@ def _validate_way_of_asking(config: GenerateConfig) -> None:
 def _validate_stream(config: GenerateConfig) -> None:
     for name in ("prompts_jsonl", "json"):
         if getattr(config, name):
-            refuse("stream", True, f"text is printed as it comes; {name} wants whole ones: remove one of them")
+            refuse(
+                "stream", True, f"text is printed as it comes; {name} wants whole ones: remove one of them"
+            )
     if len(config.prompts) > 1:
         refuse("stream", True, f"{len(config.prompts)} prompts would be mixed; give one")
     if config.inference.compute_logprob:

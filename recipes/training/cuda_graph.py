@@ -127,7 +127,7 @@ class Recording:
         self.graph = graph
         # Rotary tables, masks of windows and whatever else is kept for one shape would give way to
         # those of others, samples while training say, and the graph would read what took their place.
-        self.kept = [each for each in gc.get_objects() if issubclass(type(each), Tensor) and each.is_cuda]
+        self.kept = [each for each in gc.get_objects() if type(each) is Tensor and each.is_cuda]
 
     def replay(self) -> None:
         """Does what was recorded."""
