@@ -39,7 +39,7 @@ def test_cuda_graphs_change_nothing(family: str, precision: str, tiny_data: Tiny
         for key in ("loss", "grad_norm", "valid.en.loss")
         if key in there
     ]
-    assert len(pairs) > 24 and max(map(abs, pairs)) < 1e-3, pairs
+    assert len(pairs) > 24 and max(map(abs, pairs)) < 5e-3, pairs
 
 
 def test_graphs_of_compiled_layers(tiny_data: TinyData, tmp_path: Path) -> None:
@@ -62,6 +62,7 @@ def test_only_logged_steps_wait(family: str, graphs: str, tiny_data: TinyData, t
         trainer__max_steps="20",
         trainer__log_every_n_steps="8",
         trainer__cuda_graph=graphs,
+        trainer__compile="false",
     )
     outcome, watched = unlogged_steps_may_not_wait([*settings, *FAMILIES[family]])
     assert outcome.code == 0, outcome.message
