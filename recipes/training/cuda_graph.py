@@ -43,6 +43,13 @@ def captures_steps(run: PretrainConfig) -> bool:
     return small and obstacle(run) is None
 
 
+def warn_if_ignored(run: PretrainConfig) -> None:
+    """Says so if trainer.cuda_graph=true has no effect on this machine."""
+    if run.trainer.cuda_graph is True and not captures_steps(run):
+        why = "Transformer Engine's modules" if torch.cuda.is_available() else "a CPU"
+        warn(f"trainer.cuda_graph=true: has no effect with {why}")
+
+
 @contextmanager
 def stream_for_training(run: PretrainConfig, world: World) -> Iterator[None]:
     """Graphs cannot be recorded on the default stream, and autograd keeps to the stream DDP was built on."""
