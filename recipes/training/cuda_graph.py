@@ -43,6 +43,13 @@ def captures_steps(run: PretrainConfig) -> bool:
     return small and obstacle(run) is None
 
 
+def warn_if_ignored(run: PretrainConfig) -> None:
+    """Says so if trainer.cuda_graph=true has no effect on this machine."""
+    if run.trainer.cuda_graph is True and not captures_steps(run):
+        why = "Transformer Engine's modules" if torch.cuda.is_available() else "a CPU"
+        warn(f"trainer.cuda_graph=true: has no effect with {why}")
+
+
 @contextmanager
 def stream_for_training(run: PretrainConfig, world: World) -> Iterator[None]:
     """Graphs cannot be recorded on the default stream, and autograd keeps to the stream DDP was built on."""
@@ -127,7 +134,7 @@ class Recording:
         self.graph = graph
         # Rotary tables, masks of windows and whatever else is kept for one shape would give way to
         # those of others, samples while training say, and the graph would read what took their place.
-        self.kept = [each for each in gc.get_objects() if issubclass(type(each), Tensor) and each.is_cuda]
+        self.kept = [each for each in gc.get_objects() if type(each) is Tensor and each.is_cuda]
 
     def replay(self) -> None:
         """Does what was recorded."""

@@ -42,7 +42,7 @@ from recipes.training.callbacks.metrics import GuardError, Metrics, known_peak_f
 from recipes.training.callbacks.samples import Samples
 from recipes.training.callbacks.stop import OUT_OF_TIME, SIGNALLED, StopControl
 from recipes.training.callbacks.validation import FinalValidation, ValidationProgress
-from recipes.training.cuda_graph import captures_steps, stream_for_training
+from recipes.training.cuda_graph import captures_steps, stream_for_training, warn_if_ignored
 from recipes.training.engine import compiles_layers
 from recipes.training.module import ParamGPT
 from recipes.training.start import Start
@@ -82,6 +82,7 @@ def fit(
     refuse_fp8_on(str(device), capability, config)
     if world.rank == 0:
         say(_machine(config, world))
+        warn_if_ignored(config)
         _announce(config, directory, start)
     document_start = _document_start(config)
     trainer = _trainer(config, world, directory, checkpoint, steps, stop, document_start, start_up)

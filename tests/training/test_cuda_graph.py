@@ -55,6 +55,13 @@ def test_a_recorded_run_is_resumed_exactly(gloo_pool: GlooPool, tiny_data: TinyD
     assert rest.code == 0 and rest.losses == whole.losses
 
 
+def test_on_a_cpu_it_is_ignored(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    asked = settings(tiny_data, tmp_path, "asked", "trainer.cuda_graph=true", "trainer.max_steps=1")
+    (outcome,) = gloo_pool.run(1, run_case, asked)
+    assert outcome.code == 0
+    assert outcome.stderr == "warning: trainer.cuda_graph=true: has no effect with a CPU\n"
+
+
 def failing_case(overrides: list[str]) -> object:
     return recorded_case(overrides, fails=True)[0]
 

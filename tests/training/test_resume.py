@@ -73,7 +73,7 @@ def test_metrics_contract(whole: Outcome) -> None:
         assert record["consumed_samples"] == 8 * record["step"]
         assert record["consumed_tokens"] == 8 * 32 * record["step"]
         assert record["tokens_per_second"] > 0 and record["grad_norm"] > 0 and record["mfu"] is None
-    elapsed = [record["elapsed_s"] for record in whole.metrics]
+    elapsed = [record["elapsed_s"] for record in whole.metrics if "elapsed_s" in record]
     assert elapsed == sorted(elapsed)
     # The schedule written out: linear warm-up over 2 steps, cosine to 0 at step 20.
     (valid,) = [record for record in whole.metrics if "valid.en.loss" in record]
@@ -161,7 +161,7 @@ def test_a_signal_ends_a_validation_too(
     (checkpoint,) = finished_checkpoints(tmp_path / "tiny" / "checkpoints")
     assert VALID_LOSS not in verify(checkpoint)
     metrics = read_metrics(tmp_path / "tiny" / "metrics.jsonl")
-    assert [record["step"] for record in metrics] == [1, 2, 3, 4]
+    assert [record["step"] for record in metrics if "loss" in record] == [1, 2, 3, 4]
     # The same command, but for the patience that a test has not.
     resumed = run(gloo_pool, overrides(tiny_data, tmp_path, **changes | {"trainer__max_steps": "8"}))
     assert resumed.code == 0
@@ -176,7 +176,7 @@ def test_a_signal_to_one_of_two_ranks_ends_the_validation_of_both(
     settings = overrides(tiny_data, tmp_path, **changes, **long_validation(tiny_data))
     outcomes = gloo_pool.run(2, signalled_case, settings, 4, int(signal.SIGTERM), 1, 1, 1.0)
     assert [outcome.code for outcome in outcomes] == [SAVED_AND_STOPPED] * 2
-    assert [record["step"] for record in outcomes[0].metrics] == [1, 2, 3, 4]
+    assert [record["step"] for record in outcomes[0].metrics if "loss" in record] == [1, 2, 3, 4]
     assert checkpoint_steps(tmp_path) == [4]
 
 

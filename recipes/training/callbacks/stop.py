@@ -95,9 +95,11 @@ class StopControl(Callback):
         self._stop(before.result() if before is not None else NOT_STOPPED, trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if self._vote is not None and self.stopped_by == NOT_STOPPED:
-            self._stop(self._vote.result(), trainer)
-        self._vote = None
+        if self._vote is None:
+            return
+        reason, self._vote = self._vote.result(), None
+        if self.stopped_by == NOT_STOPPED:
+            self._stop(reason, trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         reason = self._own_reason()

@@ -92,7 +92,7 @@ def test_workers_deliver_the_same(directory: Path) -> None:
             data_parallel_rank=0,
             data_parallel_size=1,
         )
-        batches.append([batch["tokens"].tolist() for batch in loader])
+        batches.append([{f: (v.dtype, v.tolist()) for f, v in batch.items()} for batch in loader])
     assert batches[0] == batches[1]
 
 
