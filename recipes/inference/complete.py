@@ -104,7 +104,9 @@ def sampling_of(settings: InferenceConfig, seed: int) -> Sampling:
         temperature=settings.temperature,
         top_k=settings.top_k,
         top_p=settings.top_p,
+        min_p=settings.min_p,
         repetition_penalty=settings.repetition_penalty,
+        repetition_penalty_style=settings.repetition_penalty_style,
         seed=seed,
     )
 

@@ -69,7 +69,8 @@ def _blocks(outer: int, inner: int, itemsize: int, gated: bool) -> tuple[int, in
     return block_outer, max(32, block_inner)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+# One kernel for every number of rows: a single row would be compiled on its own.
+@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator, unused-ignore]
 def _product(  # type: ignore[no-untyped-def] # noqa: ANN
     rows,
     weight,
