@@ -18,6 +18,7 @@ if not torch.cuda.is_available():
 
 from benchmarks.measure.bandwidth import memory_bandwidth
 from benchmarks.measure.llama import llama_config
+from benchmarks.measure.products import measure_products
 from benchmarks.records import record
 from recipes.config.hydra_app import compose
 from recipes.config.schema import PretrainConfig
@@ -206,6 +207,8 @@ def run(options: argparse.Namespace) -> None:
         if (capture := ours.capture_seconds) is not None:
             print(f"{'':<28}graphs captured in {capture:.1f} s, kernels compiled in it", flush=True)
             record(options.json, who="ours", batch=batch, capture_seconds=capture)
+        if getattr(ours.engine.decoder, "fused", None) is not None:
+            measure_products(ours.engine.decoder.weights, batch, options.json)
         del ours
     del model
     gc.collect()
