@@ -15,7 +15,7 @@ from recipes.config.validate_jobs import validate_generate
 from recipes.console import quiet_libraries
 from recipes.data.text.json_lines import BadRecord, read_records, text_of
 from recipes.errors import UserError
-from recipes.files import atomic_write, check_writable
+from recipes.files import check_writable
 
 
 def run(config: GenerateConfig) -> int:
@@ -35,22 +35,36 @@ def run(config: GenerateConfig) -> int:
         return 0
     quiet_libraries()
     from recipes.inference.complete import complete, score
+    from recipes.inference.kept_lines import KeptLines
     from recipes.inference.text_model import load_text_model
 
     model = load_text_model(config.gpt_model_file, precision=config.precision, num_threads=config.num_threads)
-    if config.inference.compute_logprob:
-        results: Iterator[Any] = score(model, prompts, config.inference)
-    else:
-        results = complete(model, prompts, config.inference, batch_size=config.batch_size, seed=config.seed)
+
+    def results(first: int) -> Iterator[Any]:
+        if config.inference.compute_logprob:
+            return score(model, prompts[first:], config.inference)
+        return complete(
+            model, prompts, config.inference, batch_size=config.batch_size, seed=config.seed, first=first
+        )
+
     if output is not None:
-        with atomic_write(output) as file:
-            for result in results:
-                file.write(_json(result).encode() + b"\n")
-        print(f"wrote {len(prompts)} lines to {output}")
+        with KeptLines(output, _decisive(config, prompts)) as kept:
+            for result in results(kept.done):
+                kept.append(_json(result))
+        again = f", {kept.done:,} of them from before" if kept.done else ""
+        print(f"wrote {len(prompts):,} lines to {output}{again}")
         return 0
-    for result in results:
+    for result in results(0):
         print(_json(result) if config.json else _text(result), flush=True)
     return 0
+
+
+def _decisive(config: GenerateConfig, prompts: list[str]) -> list[Any]:
+    """Everything that completions depend on."""
+    model = Path(config.gpt_model_file).resolve()
+    changed = model.stat().st_mtime_ns
+    settings = [asdict(config.inference), config.batch_size, config.seed, config.precision]
+    return [str(model), changed, settings, prompts]
 
 
 def _output_of(config: GenerateConfig) -> Path | None:

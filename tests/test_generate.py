@@ -18,6 +18,7 @@ from recipes.config.hydra_app import compose
 from recipes.config.schema import GenerateConfig
 from recipes.errors import UserError
 from recipes.generate import run
+from recipes.inference.kept_lines import KeptLines
 from tests.support.nemo_files import FIXTURES, MAIN
 from tests.support.paths import ROOT
 from tests.support.run_cases import environment
@@ -50,6 +51,30 @@ def generate(tmp_path: Path, prompts: list[Any], **changes: Any) -> list[dict[st
     assert run(replace(config, num_threads=1, precision="fp32", **changes)) == 0
     output = Path(f"{file}.completions.jsonl")
     return [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n") if line]
+
+
+def test_an_interrupted_file_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [f"The farmer of village {number} walks" for number in range(9)]
+    whole = generate(tmp_path, prompts, batch_size=2)
+    output = tmp_path / "prompts.jsonl.completions.jsonl"
+    output.unlink()
+    append, appended = KeptLines.append, []
+
+    def interrupted(self: KeptLines, line: str) -> None:
+        if len(appended) == 5:
+            raise KeyboardInterrupt
+        appended.append(line)
+        append(self, line)
+
+    monkeypatch.setattr(KeptLines, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generate(tmp_path, prompts, batch_size=2)
+    assert not output.exists()
+    monkeypatch.setattr(KeptLines, "append", append)
+    with pytest.raises(UserError, match="results of other prompts, settings or another model"):
+        generate(tmp_path, prompts, batch_size=2, seed=99)
+    assert generate(tmp_path, prompts, batch_size=2) == whole
+    assert [json.loads(line) for line in appended] == whole[:5]
 
 
 def test_prompts_survive_a_jsonl_file(tmp_path: Path) -> None:

@@ -48,18 +48,26 @@ def prompt_ids(model: TextGenerator, prompt: str, settings: InferenceConfig) -> 
 
 
 def complete(
-    model: TextGenerator, prompts: list[str], settings: InferenceConfig, *, batch_size: int, seed: int
+    model: TextGenerator,
+    prompts: list[str],
+    settings: InferenceConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    first: int = 0,
 ) -> Iterator[Completion]:
-    """Yields a completion per prompt, in order.
+    """Yields a completion per prompt, in order, from prompt number ``first`` on.
+
+    ``batch_size`` are completed together. A finished one's place goes to the next prompt.
 
     Raises:
         UserError: a prompt is empty or too long.
     """
     rows = [prompt_ids(model, prompt, settings) for prompt in prompts]
-    requests = requests_for(model, rows, settings, batch_size=batch_size, seed=seed)
+    requests = requests_for(model, rows, settings, batch_size=batch_size, seed=seed)[first:]
     longest = max((len(request.prompt) + request.max_new_tokens for request in requests), default=1)
     engine = Engine(model, slots=min(batch_size, max(1, len(requests))), max_length=longest)
-    for prompt, row, result in zip(prompts, rows, in_order(engine, requests), strict=True):
+    for prompt, row, result in zip(prompts[first:], rows[first:], in_order(engine, requests), strict=True):
         ids = list(result.token_ids)
         yield Completion(prompt, _new_text(model, row, ids), row + ids)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -76,6 +76,8 @@ class Engine:
         self._occupied: dict[int, _Running] = {}
         self._pending: deque[_Pending] = deque()
         self._cancelled: list[int] = []
+        self._needs: Needs | None = None
+        """Of all rows; None: since they were joined, a request has come or gone."""
 
     @property
     def waiting(self) -> int:
@@ -157,13 +159,14 @@ class Engine:
             return
         prompts = [running.request.prompt for running in admitted]
         logits = self.decoder.read([running.slot for running in admitted], prompts)
+        self._needs = None
         for running in admitted:
             self._occupied[running.slot] = running
             self.rows.set(running.slot, running.request)
             if running.request.prompt_logprobs:
                 running.prompt_logprobs = self._prompt_logprobs(running.request.prompt)
         slots = torch.tensor([running.slot for running in admitted], device=self.model.device)
-        needs = self._needs(admitted)
+        needs = self._joined_needs(admitted)
         chosen = choose(logits, self.rows, slots, needs, exact_shapes=self.stepper.exact_shapes)
         self.rows.advance(slots, chosen.ids, needs)
         self._launched(list(enumerate(admitted)), chosen)
@@ -190,10 +193,11 @@ class Engine:
     def _launch_step(self) -> None:
         running = list(self._occupied.values())
         longest = max(len(one.request.prompt) + one.launched for one in running)
-        chosen = self.stepper.step(max(self._occupied) + 1, longest, self._needs(running))
+        self._needs = self._needs or self._joined_needs(running)
+        chosen = self.stepper.step(max(self._occupied) + 1, longest, self._needs)
         self._launched([(one.slot, one) for one in running], chosen)
 
-    def _needs(self, running: Sequence[_Running]) -> Needs:
+    def _joined_needs(self, running: Iterable[_Running]) -> Needs:
         return reduce(Needs.__or__, (needs_of(one.request, self.model.vocab_size) for one in running))
 
     def _launched(self, running: list[tuple[int, _Running]], chosen: Chosen) -> None:
@@ -208,6 +212,7 @@ class Engine:
             one.launched += 1
             if one.launched == one.request.max_new_tokens:
                 del self._occupied[one.slot]
+                self._needs = None
 
     def _collect(self, pending: _Pending) -> list[Event]:
         pending.wait()
@@ -226,6 +231,7 @@ class Engine:
         running.finished = reason
         if self._occupied.get(running.slot) is running:
             del self._occupied[running.slot]
+            self._needs = None
             self.rows.stop(running.slot)
 
 

@@ -35,7 +35,8 @@ class GraphStepper(Stepper):
         self.capture_seconds = 0.0
         self._graphs: dict[Key, tuple[torch.cuda.CUDAGraph, Chosen]] = {}
         self._pool: Any = None
-        self._fails = False
+        self.fails = False
+        """Whether a capture has failed."""
 
     def bucket(self, rows: int) -> int:
         """The next power of two, at most all rows."""
@@ -46,12 +47,12 @@ class GraphStepper(Stepper):
         span = max(SHORTEST_SPAN, 1 << (longest - 1).bit_length())
         key = self.bucket(count), span, needs
         if key not in self._graphs:
-            if self._fails:
+            if self.fails:
                 return super().step(count, longest, needs)
             try:
                 self._graphs[key] = self._captured(key)
             except RuntimeError as error:
-                self._fails = True
+                self.fails = True
                 reason = str(error).splitlines()[0]
                 warn(f"completion runs without CUDA graphs, several times slower: {reason}")
                 return super().step(count, longest, needs)

@@ -40,6 +40,10 @@ class Cache:
         return self.keys[layer][index].transpose(1, 2), self.values[layer][index].transpose(1, 2)
 
 
+FEW = 2
+"""So few prompts are copied one by one, which takes less time than the indices of all their tokens."""
+
+
 class Writes:
     """Where the tokens of one pass over prompts go, for all layers of one capacity."""
 
@@ -52,9 +56,18 @@ class Writes:
             ends: where each row's tokens end, as a position.
             start: the position of the pass's first token.
         """
+        begins = [max(start, end - capacity) for end in ends]
+        spans = list(zip(slots, begins, ends, strict=True))
+        self.slices: list[tuple[int, slice, int, slice]] | None = None
+        if len(spans) <= FEW and all(b % capacity + e - b <= capacity for _, b, e in spans):
+            self.slices = [
+                (slot, slice(b % capacity, b % capacity + e - b), row, slice(b - start, e - start))
+                for row, (slot, b, e) in enumerate(spans)
+            ]
+            return
         rows, places, targets, positions = [], [], [], []
-        for row, (slot, end) in enumerate(zip(slots, ends, strict=True)):
-            for position in range(max(start, end - capacity), end):
+        for row, (slot, begin, end) in enumerate(spans):
+            for position in range(begin, end):
                 rows.append(row)
                 places.append(position - start)
                 targets.append(slot)
@@ -64,4 +77,8 @@ class Writes:
 
     def write(self, tensor: Tensor, new: Tensor) -> None:
         """Puts ``new`` ``[n, s, groups, d]`` into a layer's keys or values."""
+        if self.slices is not None:
+            for slot, positions, row, places in self.slices:
+                tensor[slot, :, positions] = new[row, places].transpose(0, 1)
+            return
         tensor[self.targets, :, self.positions] = new[self.rows, self.places]

@@ -1,7 +1,8 @@
 """A step of one token per row on a GPU, by kernels that are few and keep the memory busy.
 
-What a layer has beside the Llama line's parts (norms after sub-layers, biases, experts) is computed by torch
-between the kernels.
+What a layer has beside the Llama line's parts (norms after sub-layers, biases) is computed by torch between
+the kernels. The kernels compute every row in the same way whatever stands beside it: up to MOST_ROWS rows
+change nothing of each other, bit for bit.
 """
 
 from __future__ import annotations
@@ -72,12 +73,12 @@ class FusedStep:
             out = self._mixture(number, mlp, norm(hidden))
             return hidden + (out if layer.after_mlp is None else layer.after_mlp(out))
         gate = PLAIN if mlp.first.bias is not None or norm.is_layer_norm else _gate(mlp)
+        first = mlp.first.weight
+
         if gate == PLAIN or not _fits(hidden):
             inner = mlp.activated(_after_norm(norm, mlp.first, hidden))
         else:
-            inner = fused_product(
-                hidden, mlp.first.weight, norm=True, gain=norm.gain, eps=norm.eps, gate=gate
-            )
+            inner = fused_product(hidden, first, norm=True, gain=norm.gain, eps=norm.eps, gate=gate)
         return _add(mlp.second, inner, hidden, layer.after_mlp)
 
     def _mixture(self, number: int, experts: Experts, normed: Tensor) -> Tensor:
@@ -114,9 +115,7 @@ def _after_norm(norm: Norm | None, linear: Linear, hidden: Tensor) -> Tensor:
     """The product of the normed rows."""
     from recipes.inference.decode.product_kernel import fused_product
 
-    if norm is not None and norm.is_layer_norm:
-        hidden, norm = norm(hidden), None
-    if linear.bias is not None or not _fits(hidden):
+    if linear.bias is not None or (norm is not None and norm.is_layer_norm) or not _fits(hidden):
         return linear(hidden if norm is None else norm(hidden))
     if norm is None:
         return fused_product(hidden, linear.weight)
@@ -127,10 +126,7 @@ def _add(linear: Linear, rows: Tensor, residual: Tensor, after: Norm | None) -> 
     """The residual stream plus the product, which is normed if there is a norm ``after`` it."""
     from recipes.inference.decode.product_kernel import fused_product
 
-    if linear.bias is not None or not _fits(rows):
-        out = linear(rows)
-    elif after is not None:
-        out = fused_product(rows, linear.weight)
-    else:
-        return fused_product(rows, linear.weight, residual=residual)
-    return residual + (out if after is None else after(out))
+    if after is not None or linear.bias is not None or not _fits(rows):
+        out = _after_norm(None, linear, rows)
+        return residual + (out if after is None else after(out))
+    return fused_product(rows, linear.weight, residual=residual)

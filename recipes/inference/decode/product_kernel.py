@@ -69,7 +69,8 @@ def _blocks(outer: int, inner: int, itemsize: int, gated: bool) -> tuple[int, in
     return block_outer, max(32, block_inner)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+# One kernel for every number of rows: a single row would be compiled on its own.
+@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator, unused-ignore]
 def _product(  # type: ignore[no-untyped-def] # noqa: ANN
     rows,
     weight,
@@ -94,7 +95,7 @@ def _product(  # type: ignore[no-untyped-def] # noqa: ANN
     is_output = outputs[:, None] < outer
     total = tl.zeros((block_outer, block_rows), tl.float32)
     up_total = tl.zeros((block_outer, block_rows), tl.float32)
-    squares = tl.zeros((block_rows,), tl.float32)
+    squares = tl.zeros((block_inner, block_rows), tl.float32)  # Summed once: that takes all threads.
     for start in range(0, inner, block_inner):
         place = start + tl.arange(0, block_inner)
         within = place < inner
@@ -106,7 +107,7 @@ def _product(  # type: ignore[no-untyped-def] # noqa: ANN
         x = tl.load(rows + row[None, :] * inner + place[:, None], mask=is_row & within[:, None], other=0.0)
         if norm:
             wide = x.to(tl.float32)
-            squares += tl.sum(wide * wide, axis=0)
+            squares += wide * wide
             if gain is not None:
                 wide *= tl.load(gain + place, mask=within, other=0.0).to(tl.float32)[:, None]
             x = wide.to(matrix.dtype)
@@ -119,7 +120,7 @@ def _product(  # type: ignore[no-untyped-def] # noqa: ANN
             up_total = tl.dot(up, x, up_total, input_precision=precision)
     if norm:
         # The norm's factor is the row's: it may be multiplied after the product.
-        factor = tl.rsqrt(squares / inner + eps)[None, :]
+        factor = tl.rsqrt(tl.sum(squares, axis=0) / inner + eps)[None, :]
         total *= factor
         up_total *= factor
     if gate == 1:

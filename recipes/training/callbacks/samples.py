@@ -57,7 +57,10 @@ class TrainedText(TextGenerator):
         """See :class:`TextGenerator`."""
         self.model.gather_parameters()
         lean = lean_decoder(self.model.gpt, self.vocab_size, slots, max_length)
-        return lean or super().decoder(slots, max_length)
+        if lean is None:
+            return super().decoder(slots, max_length)
+        lean.is_static = False  # No CUDA graphs: for a few tokens they are not worth a capture amid training.
+        return lean
 
     @torch.no_grad()
     def logits_at(self, tokens: Tensor, rows: Tensor, places: Tensor) -> Tensor:

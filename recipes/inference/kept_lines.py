@@ -1,0 +1,71 @@
+"""A file of results that grows in order, is there as a whole or not at all, and survives an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from recipes.errors import UserError
+from recipes.files import atomic_write, path_errors
+
+
+class KeptLines:
+    """Lines are appended to ``<path>.partial``, which becomes ``path`` when all are there.
+
+    The partial file's first line says what its lines are results of. If it is there already and says the
+    same, its lines are kept, and :attr:`done` is how many there are.
+
+    Args:
+        path: must not exist yet.
+        of: everything that the lines depend on, as JSON values.
+
+    Raises:
+        UserError: the partial file holds results of something else.
+    """
+
+    def __init__(self, path: Path, of: Any) -> None:
+        self.path, self.partial = path, path.with_name(path.name + ".partial")
+        digest = hashlib.sha256(json.dumps(of, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+        header = json.dumps({"results_of": digest}).encode() + b"\n"
+        kept = self.partial.read_bytes() if self.partial.exists() else b""
+        whole = kept[: kept.rfind(b"\n") + 1]  # A line that was being written is written again.
+        if whole and not whole.startswith(header):
+            raise UserError(
+                f"{self.partial} holds results of other prompts, settings or another model; remove it, or "
+                "choose another file, output_jsonl=..."
+            )
+        self.done = max(0, whole.count(b"\n") - 1)
+        """Lines that were there."""
+        self._start = len(header)
+        with path_errors(self.partial):
+            self._file = self.partial.open("r+b" if kept else "wb")
+            self._file.truncate(len(whole))
+            self._file.seek(len(whole))
+            if not whole:
+                self._file.write(header)
+                self._file.flush()
+
+    def append(self, line: str) -> None:
+        """Adds a line, which stays whatever happens to this process."""
+        with path_errors(self.partial):
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+
+    def __enter__(self) -> KeptLines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Puts the whole file in its place, unless something has interrupted it."""
+        self._file.close()
+        if kind is not None:
+            return
+        with self.partial.open("rb") as lines, atomic_write(self.path) as file:
+            lines.seek(self._start)
+            shutil.copyfileobj(lines, file)
+        self.partial.unlink()
