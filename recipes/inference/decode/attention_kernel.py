@@ -13,7 +13,8 @@ from torch import Tensor
 
 PART = 256
 """Tokens that one program reads."""
-BLOCK = 64
+BLOCK, BLOCK_BYTES = 64, 32768
+"""Tokens that it reads at once, and how many bytes of keys that may be: several blocks are on their way."""
 
 
 def place_heads(
@@ -89,7 +90,7 @@ def attend(
         block_queries=max(16, triton.next_power_of_2(per_group)),
         block_width=block,
         part=PART,
-        block=BLOCK,
+        block=max(16, min(BLOCK, BLOCK_BYTES // (block * keys.element_size()))),
         parts=parts,
         precision="ieee" if queries.dtype == torch.float32 else "tf32",
         num_warps=4,
