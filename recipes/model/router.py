@@ -14,10 +14,15 @@ from typing import Any
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.moe import moe_utils
 from megatron.core.transformer.moe.moe_utils import z_loss_func
 from megatron.core.transformer.moe.router import TopKRouter
 from torch import Tensor
 from torch.distributed import ProcessGroup
+
+if not hasattr(moe_utils, "te_general_gemm"):
+    # megatron-core 0.16.1 asks whether it is None, but without Transformer Engine the name is never defined.
+    moe_utils.te_general_gemm = None
 
 
 class Router(TopKRouter):

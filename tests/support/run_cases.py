@@ -35,6 +35,15 @@ class Outcome:
         return {record["step"]: record["loss"] for record in self.metrics if "loss" in record}
 
 
+def _forget_process_groups() -> None:
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def run_case(overrides: list[str], limit_file_size: int | None = None) -> Outcome:
     """A run in this process; ``limit_file_size``: no file may grow beyond so many bytes."""
     from recipes.config.hydra_app import compose
@@ -53,6 +62,9 @@ def run_case(overrides: list[str], limit_file_size: int | None = None) -> Outcom
             code, message = run(config), ""
     except UserError as error:
         code, message = 2, str(error)
+    except BaseException:
+        _forget_process_groups()  # Lest the next run in this process fail for this one.
+        raise
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     return Outcome(code, message, read_metrics(metrics), out.getvalue(), err.getvalue())
