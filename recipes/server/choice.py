@@ -60,14 +60,16 @@ class Choice:
         text, tokens = self._prompt(event)
         wants_tokens = self._asked.request.logprobs
         for number, token in enumerate(event.token_ids):
-            if wants_tokens:
-                assert event.logprobs is not None
-                top = event.top[number] if event.top else ()
-                self._waiting.append(Token(token, self._decoded, event.logprobs[number], top))
             new = self._stream.push([token])
             text += new
             self._length += len(new)
-            self._decoded = self._length + self._stream.held
+            before, self._decoded = self._decoded, self._length + self._stream.held
+            if wants_tokens:
+                assert event.logprobs is not None
+                # It may show that bytes before it fit nowhere, which then are text too.
+                offset = max(before, self._decoded - len(_text_within(self._tokenizer, token)))
+                top = event.top[number] if event.top else ()
+                self._waiting.append(Token(token, offset, event.logprobs[number], top))
         if event.finished is not None:
             rest = self._stream.finish()
             text += rest
@@ -105,9 +107,7 @@ class Choice:
 
 def token_text(tokenizer: TextTokenizer, token: int) -> str:
     """What a token adds to a text; of special tokens and parts of characters, how the model writes them."""
-    anchor, before = _anchor(tokenizer)
-    text = tokenizer.decode([anchor, token])[len(before) :]
-    return tokenizer.id_to_piece(token) if "\ufffd" in text or not text else text
+    return _text_within(tokenizer, token) or tokenizer.id_to_piece(token)
 
 
 def top_texts(tokenizer: TextTokenizer, top: Iterable[tuple[int, float | None]]) -> dict[str, float | None]:
@@ -117,6 +117,13 @@ def top_texts(tokenizer: TextTokenizer, top: Iterable[tuple[int, float | None]])
         text = token_text(tokenizer, token)
         texts[tokenizer.id_to_piece(token) if text in texts else text] = logprob
     return texts
+
+
+def _text_within(tokenizer: TextTokenizer, token: int) -> str:
+    """What a token adds to a text; empty for special tokens and parts of characters."""
+    anchor, before = _anchor(tokenizer)
+    text = tokenizer.decode([anchor, token])[len(before) :]
+    return "" if "\ufffd" in text else text
 
 
 @lru_cache(maxsize=4)
