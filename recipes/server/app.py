@@ -26,6 +26,7 @@ from recipes.server.engine_thread import EngineThread
 from recipes.server.errors import Refusal
 from recipes.server.generation import Generation, unless_disconnected
 from recipes.server.metrics import CONTENT_TYPE, Metrics
+from recipes.server.nemo_generate import NemoBody, nemo_answer
 
 _OPEN = ("/health",)
 """Answered without a token: load balancers have none."""
@@ -53,6 +54,7 @@ def make_app(
             Route("/v1/models", addresses.models, methods=["GET"]),
             Route("/v1/models/{name:path}", addresses.model, methods=["GET"]),
             Route("/v1/completions", addresses.completions, methods=["POST"]),
+            Route("/generate", addresses.nemo_generate, methods=["PUT"]),
         ],
         exception_handlers={
             Refusal: _refused,
@@ -94,6 +96,16 @@ class _Addresses:
             "owned_by": "param-recipes",
             "max_model_len": self._served.max_length,
         }
+
+    async def nemo_generate(self, request: Request) -> Response:
+        body = await read_body(request, NemoBody, self._served.limits.max_body_bytes)
+        asked = await run_in_threadpool(body.asked, self._served)
+        generation = Generation(self._engine, self._served, asked, self._metrics)
+        try:
+            parts = await unless_disconnected(request.receive, generation.whole())
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_LEFT)
+        return JSONResponse(nemo_answer(self._served, body, asked, parts))
 
     async def completions(self, request: Request) -> Response:
         body = await read_body(request, CompletionBody, self._served.limits.max_body_bytes)

@@ -32,8 +32,8 @@ class Part:
     text: str
     tokens: list[Token]
     """Those of the text."""
-    generated: int
-    """How many tokens were computed for it, the end token included."""
+    ids: tuple[int, ...]
+    """What was generated for it, the end token included."""
     finish_reason: str | None = None
 
 
@@ -74,7 +74,7 @@ class Choice:
             rest = self._stream.finish()
             text += rest
             self._length += len(rest)
-        return Part(text, [*tokens, *self._final(event)], len(event.token_ids), event.finished)
+        return Part(text, [*tokens, *self._final(event)], event.token_ids, event.finished)
 
     def _final(self, event: Event) -> list[Token]:
         """Tokens whose text is given out. Neither the end token nor a stop string's tokens are ever."""

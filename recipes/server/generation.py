@@ -61,10 +61,10 @@ class Generation:
                 if isinstance(event, Refusal):
                     raise event
                 part = self._choices[number].add(event)
-                if not self.generated and part.generated:
+                if not self.generated and part.ids:
                     self._metrics.first_token_s.observe(time.monotonic() - self._begun)
-                self.generated += part.generated
-                self._metrics.generated_tokens.inc(part.generated)
+                self.generated += len(part.ids)
+                self._metrics.generated_tokens.inc(len(part.ids))
                 left -= part.finish_reason is not None
                 yield number, part
             self._ended = True
@@ -85,7 +85,7 @@ class Generation:
             Part(
                 "".join(part.text for part in choice),
                 [token for part in choice for token in part.tokens],
-                sum(part.generated for part in choice),
+                tuple(token for part in choice for token in part.ids),
                 choice[-1].finish_reason,
             )
             for choice in parts
