@@ -42,7 +42,7 @@ def test_greedy_as_nemo(server: Server, case: str) -> None:
 
 
 def test_scores(server: Server) -> None:
-    """Over the real vocabulary. NeMo counts its padding too, except after the end of the shortest sentence."""
+    """Over the real vocabulary. NeMo counts padding too, except after the end of the shortest sentence."""
     expected = EXPECTED["compute_logprob"]["output"]
     answer = put(server, sentences=EXPECTED["compute_logprob"]["prompts"], compute_logprob=True).json()
     for name in ("sentences", "tokens", "token_ids"):
