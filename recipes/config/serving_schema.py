@@ -22,7 +22,7 @@ class ServingConfig:
     max_length: int | None = None
     """Tokens of a prompt and its completion together; memory for so many is reserved per place. null: as many
     as the model reads."""
-    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
     """Most new tokens of a completion; null: as many as max_length leaves."""
     max_completions: int = 128
     """Completions of one request: its prompts times n."""

@@ -33,7 +33,7 @@ def validate_serving(config: GenerateConfig) -> None:
     if not 0 <= config.port < 2**16:
         refuse("port", config.port, f"must lie between 0 and {2**16 - 1:,}")
     serving = config.serving
-    for key in ("max_length", "max_tokens"):
+    for key in ("max_length", "max_completion_tokens"):
         if (limit := getattr(serving, key)) is not None:
             positive(f"serving.{key}", limit)
     positive("serving.max_completions", serving.max_completions)

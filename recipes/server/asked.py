@@ -46,8 +46,8 @@ class Served:
         """
         if not prompt:
             raise Refusal("a prompt is empty, and the model's documents begin with no token of their own")
-        if self.limits.max_tokens is not None and new_tokens > self.limits.max_tokens:
-            raise Refusal(f"{field}: this server allows {self.limits.max_tokens:,}", param=field)
+        if self.limits.max_completion_tokens is not None and new_tokens > self.limits.max_completion_tokens:
+            raise Refusal(f"{field}: this server allows {self.limits.max_completion_tokens:,}", param=field)
         if len(prompt) + new_tokens > self.max_length:
             raise Refusal(
                 f"a prompt has {len(prompt):,} tokens and {field} is {new_tokens:,}; this server's limit for "

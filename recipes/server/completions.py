@@ -117,7 +117,7 @@ class SamplingBody(Body):
             new_tokens = max_tokens
             if new_tokens is None:
                 room = served.max_length - len(ids)
-                new_tokens = max(1, min(room, served.limits.max_tokens or room))
+                new_tokens = max(1, min(room, served.limits.max_completion_tokens or room))
             served.check_length(ids, new_tokens, "max_tokens")
             if self.min_tokens > new_tokens:
                 raise Refusal(f"min_tokens: must not be above max_tokens, {new_tokens:,}", param="min_tokens")
