@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import hmac
-import json
-import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from recipes.errors import UserError
+from recipes.server.answers import CLIENT_LEFT, Form, answer, client_left, whole_parts
 from recipes.server.asked import Served
 from recipes.server.bodies import read_body
-from recipes.server.completions import CompletionBody, completion_choice, usage
+from recipes.server.chats import ChatBody, ChatForm
+from recipes.server.completions import CompletionBody, CompletionForm, SamplingBody
 from recipes.server.engine_thread import EngineThread
 from recipes.server.errors import Refusal
-from recipes.server.generation import Generation, unless_disconnected
+from recipes.server.generation import Generation
 from recipes.server.metrics import CONTENT_TYPE, Metrics
 from recipes.server.nemo_generate import NemoBody, nemo_answer
 
 _OPEN = ("/health",)
 """Answered without a token: load balancers have none."""
-CLIENT_LEFT = 499
-"""As nginx counts clients that did not wait."""
+B = TypeVar("B", CompletionBody, ChatBody, NemoBody)
 
 
 def make_app(
@@ -54,6 +51,7 @@ def make_app(
             Route("/v1/models", addresses.models, methods=["GET"]),
             Route("/v1/models/{name:path}", addresses.model, methods=["GET"]),
             Route("/v1/completions", addresses.completions, methods=["POST"]),
+            Route("/v1/chat/completions", addresses.chats, methods=["POST"]),
             Route("/generate", addresses.nemo_generate, methods=["PUT"]),
         ],
         exception_handlers={
@@ -97,90 +95,42 @@ class _Addresses:
             "max_model_len": self._served.max_length,
         }
 
-    async def nemo_generate(self, request: Request) -> Response:
-        body = await read_body(request, NemoBody, self._served.limits.max_body_bytes)
-        asked = await run_in_threadpool(body.asked, self._served)
-        generation = Generation(self._engine, self._served, asked, self._metrics)
-        try:
-            parts = await unless_disconnected(request.receive, generation.whole())
-        except ClientDisconnect:
-            return Response(status_code=CLIENT_LEFT)
-        return JSONResponse(nemo_answer(self._served, body, asked, parts))
-
     async def completions(self, request: Request) -> Response:
-        body = await read_body(request, CompletionBody, self._served.limits.max_body_bytes)
+        body, generation = await self._begin(request, CompletionBody)
+        return await self._answer(
+            request, body, generation, CompletionForm(self._served, body.logprobs is not None)
+        )
+
+    async def chats(self, request: Request) -> Response:
+        body, generation = await self._begin(request, ChatBody)
+        return await self._answer(request, body, generation, ChatForm(self._served, bool(body.logprobs)))
+
+    async def nemo_generate(self, request: Request) -> Response:
+        body, generation = await self._begin(request, NemoBody)
+        parts = await whole_parts(request, generation)
+        if parts is None:
+            return client_left()
+        return JSONResponse(nemo_answer(self._served, body, generation.asked, parts))
+
+    async def _begin(self, request: Request, kind: type[B]) -> tuple[B, Generation]:
+        """Reads what is asked for, and hands it to the engine."""
+        body = await read_body(request, kind, self._served.limits.max_body_bytes)
         # In a thread: a long prompt must not hold up the others' answers.
         asked = await run_in_threadpool(body.asked, self._served)
-        generation = Generation(self._engine, self._served, asked, self._metrics)
-        n, with_logprobs = body.n or 1, body.logprobs is not None
-        head = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": self._served.name,
-        }
+        return body, Generation(self._engine, self._served, asked, self._metrics)
 
-        async def chunks() -> AsyncGenerator[dict[str, Any]]:
-            more = {"usage": None} if body.include_usage else {}
-            async with aclosing(generation.parts()) as parts:
-                async for number, part in parts:
-                    if part.text or part.tokens or part.finish_reason:
-                        choice = completion_choice(self._served, part, number, with_logprobs=with_logprobs)
-                        yield {**head, "choices": [choice], **more}
-            if body.include_usage:
-                yield {**head, "choices": [], "usage": usage(asked, generation.generated, n)}
-
-        if body.stream:
-            return EventStream(chunks(), generation.cancel)
-        try:
-            parts = await unless_disconnected(request.receive, generation.whole())
-        except ClientDisconnect:
-            return Response(status_code=CLIENT_LEFT)
-        choices = [
-            completion_choice(self._served, part, number, with_logprobs=with_logprobs)
-            for number, part in enumerate(parts)
-        ]
-        return JSONResponse({**head, "choices": choices, "usage": usage(asked, generation.generated, n)})
-
-
-class EventStream(Response):
-    """Server-sent events: one JSON object each, then ``[DONE]``.
-
-    Args:
-        chunks: the objects.
-        cancel: called when the stream is over, however it ends.
-    """
-
-    media_type = "text/event-stream"
-
-    def __init__(self, chunks: AsyncGenerator[dict[str, Any]], cancel: Callable[[], None]) -> None:
-        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
-        self._chunks, self._cancel = chunks, cancel
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await unless_disconnected(receive, self._send(send))
-        except ClientDisconnect:
-            pass
-        finally:
-            self._cancel()
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        try:
-            async with aclosing(self._chunks) as chunks:
-                async for chunk in chunks:
-                    await send(_event(json.dumps(chunk, ensure_ascii=False, separators=(",", ":"))))
-        except Refusal as refusal:  # Too late for a status; clients read this as an error.
-            await send(_event(json.dumps(refusal.body)))
-        else:
-            await send(_event("[DONE]"))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _event(data: str) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True}
+    async def _answer(
+        self, request: Request, body: SamplingBody, generation: Generation, form: Form
+    ) -> Response:
+        return await answer(
+            request,
+            generation,
+            form,
+            self._served.name,
+            n=body.n or 1,
+            stream=bool(body.stream),
+            include_usage=body.include_usage,
+        )
 
 
 class _Doorman:

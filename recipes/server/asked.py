@@ -11,6 +11,7 @@ from recipes.config.serving_schema import ServingConfig
 from recipes.inference.requests import Request
 from recipes.inference.text_generator import TextGenerator
 from recipes.inference.text_stream import TextStream
+from recipes.server.chat_template import ChatTemplate
 from recipes.server.errors import Refusal
 
 LARGEST_SEED = 2**63 - 1
@@ -25,6 +26,8 @@ class Served:
     max_length: int
     """Tokens of prompt and completion together."""
     limits: ServingConfig
+    chat: ChatTemplate | None = None
+    """None: the model was not trained for chats."""
 
     def check_name(self, name: str) -> None:
         """Refuses the name of another model."""

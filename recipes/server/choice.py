@@ -60,7 +60,8 @@ class Choice:
         text, tokens = self._prompt(event)
         wants_tokens = self._asked.request.logprobs
         for number, token in enumerate(event.token_ids):
-            new = self._stream.push([token])
+            # Some models end a turn with a token that also is text.
+            new = "" if token in self._asked.request.end_ids else self._stream.push([token])
             text += new
             self._length += len(new)
             before, self._decoded = self._decoded, self._length + self._stream.held

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -227,31 +228,37 @@ def _is_id(entry: object) -> bool:
     return isinstance(entry, int) and not isinstance(entry, bool)
 
 
-def completion_choice(served: Served, part: Part, index: int, *, with_logprobs: bool) -> dict[str, Any]:
-    """An entry of ``choices``: of a whole answer, or of a streamed one."""
-    return {
-        "text": part.text,
-        "index": index,
-        "logprobs": _logprobs(served, part) if with_logprobs else None,
-        "finish_reason": part.finish_reason,
-    }
+@dataclass(frozen=True)
+class CompletionForm:
+    """How completions are answered."""
 
+    served: Served
+    with_logprobs: bool
+    id_prefix = "cmpl"
+    kind = chunk_kind = "text_completion"
 
-def _logprobs(served: Served, part: Part) -> dict[str, Any]:
-    tokenizer = served.model.tokenizer
-    tops = [
-        top_texts(tokenizer, {**dict(token.top), token.id: token.logprob}.items()) if token.top else None
-        for token in part.tokens
-    ]
-    return {
-        "tokens": [token_text(tokenizer, token.id) for token in part.tokens],
-        "token_logprobs": [token.logprob for token in part.tokens],
-        "top_logprobs": tops if any(top is not None for top in tops) else None,
-        "text_offset": [token.offset for token in part.tokens],
-    }
+    def choice(self, part: Part, index: int) -> dict[str, Any]:
+        """A whole completion."""
+        return {
+            "text": part.text,
+            "index": index,
+            "logprobs": self._logprobs(part) if self.with_logprobs else None,
+            "finish_reason": part.finish_reason,
+        }
 
+    def chunk(self, part: Part, index: int, *, first: bool) -> dict[str, Any]:
+        """A part of one looks the same."""
+        return self.choice(part, index)
 
-def usage(asked: Sequence[Asked], generated: int, n: int) -> dict[str, int]:
-    """The tokens of a request; a prompt counts once, however many completions it has."""
-    prompt = sum(len(one.request.prompt) for one in asked[::n])
-    return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
+    def _logprobs(self, part: Part) -> dict[str, Any]:
+        tokenizer = self.served.model.tokenizer
+        tops = [
+            top_texts(tokenizer, {**dict(token.top), token.id: token.logprob}.items()) if token.top else None
+            for token in part.tokens
+        ]
+        return {
+            "tokens": [token_text(tokenizer, token.id) for token in part.tokens],
+            "token_logprobs": [token.logprob for token in part.tokens],
+            "top_logprobs": tops if any(top is not None for top in tops) else None,
+            "text_offset": [token.offset for token in part.tokens],
+        }

@@ -66,17 +66,22 @@ def serve(config: GenerateConfig, model: GPTTextModel, listener: socket.socket) 
     Returns:
         The exit code.
     """
+    from recipes.checkpoint.open import open_stored_model
     from recipes.cli import DONE
     from recipes.inference.engine import Engine
     from recipes.server.app import make_app
     from recipes.server.asked import Served
+    from recipes.server.chat_template import stored_template
     from recipes.server.engine_thread import EngineThread
     from recipes.server.metrics import Metrics
     from recipes.server.stopping import StoppingServer
 
     serving = config.serving
     length = min(model.max_sequence_length, serving.max_length or model.max_sequence_length)
-    served = Served(model, serving.model_name or Path(config.gpt_model_file).stem, length, serving)
+    path = Path(config.gpt_model_file)
+    with open_stored_model(path, verify=False) as source:
+        chat = stored_template(source)
+    served = Served(model, serving.model_name or path.stem, length, serving, chat)
     engine = EngineThread(
         Engine(model, slots=config.batch_size, max_length=length),
         capacity=config.batch_size + serving.max_waiting,
