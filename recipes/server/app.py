@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import time
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from recipes.server.nemo_generate import NemoBody, nemo_answer
 
 _OPEN = ("/health",)
 """Answered without a token: load balancers have none."""
+_PORT = re.compile(r":\d*$")
 B = TypeVar("B", CompletionBody, ChatBody, NemoBody)
 
 
@@ -61,6 +63,7 @@ def make_app(
             Exception: _our_fault,
         },
     )
+    app.router.redirect_slashes = False  # The address to be sent to would be made of the request's Host.
     paths = frozenset(route.path for route in app.routes if isinstance(route, Route))
     return _Doorman(app, metrics, paths, token, hosts)
 
@@ -170,9 +173,10 @@ class _Doorman:
 
     def _refusal(self, request: Request) -> Refusal | None:
         # A web page can let its own name lead here, and its visitors' browsers would send requests.
-        if self._hosts is not None and (request.url.hostname or "") not in self._hosts:
+        host = _PORT.sub("", request.headers.get("host", "")).strip("[]").lower()
+        if self._hosts is not None and host not in self._hosts:
             return Refusal("this server does not answer to that host name", status=403, code="wrong_host")
-        if self._expected is None or request.url.path in _OPEN:
+        if self._expected is None or request.scope["path"] in _OPEN:
             return None
         given = request.headers.get("authorization", "").encode("latin-1")
         if hmac.compare_digest(given, self._expected):
@@ -201,7 +205,7 @@ async def _our_fault(_: Request, error: Exception) -> Response:
 
 async def _no_such_address(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    what = f"{request.method} {request.url.path[:100]}"
+    what = f"{request.method} {request.scope['path'][:100]}"
     return Refusal(
         f"{what}: {str(error.detail).lower()}", status=error.status_code, headers=error.headers
     ).response()

@@ -77,7 +77,9 @@ def serve(config: GenerateConfig, model: GPTTextModel, listener: socket.socket) 
     from recipes.server.stopping import StoppingServer
 
     serving = config.serving
-    length = min(model.max_sequence_length, serving.max_length or model.max_sequence_length)
+    length = serving.max_length or model.max_sequence_length
+    if length > model.max_sequence_length:
+        refuse("serving.max_length", length, f"the model reads {model.max_sequence_length:,} tokens")
     path = Path(config.gpt_model_file)
     with open_stored_model(path, verify=False) as source:
         chat = stored_template(source)

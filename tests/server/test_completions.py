@@ -283,14 +283,18 @@ def test_only_json(server: Server) -> None:
 
 def test_other_addresses(server: Server) -> None:
     assert httpx.get(f"{server.url}/v1/nothing").json()["error"]["type"] == "not_found_error"
+    assert httpx.get(f"{server.url}/v1/models/").status_code == 404  # Not sent elsewhere.
     answer = httpx.get(f"{server.url}/v1/completions")
     assert answer.status_code == 405 and answer.json()["error"]["message"].startswith("GET /v1/completions")
 
 
 def test_another_host_name(server: Server) -> None:
     """A page can let its own name lead to this machine."""
-    answer = httpx.get(f"{server.url}/v1/models", headers={"Host": "evil.example"})
-    assert answer.status_code == 403 and answer.json()["error"]["code"] == "wrong_host"
+    for host in ("evil.example", "evil.example:5555", "[", "127.0.0.1.evil.example", "localhost:x", ""):
+        answer = httpx.get(f"{server.url}/v1/models", headers={"Host": host})
+        assert answer.status_code == 403 and answer.json()["error"]["code"] == "wrong_host"
+    for host in ("localhost", "LOCALHOST:5555", "127.0.0.1", "[::1]:80"):
+        assert httpx.get(f"{server.url}/v1/models", headers={"Host": host}).status_code == 200
 
 
 def test_metrics(server: Server, client: OpenAI) -> None:

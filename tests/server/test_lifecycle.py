@@ -21,6 +21,7 @@ from tests.support.nemo_files import MAIN
 from tests.support.paths import ROOT
 from tests.support.run_cases import environment
 from tests.support.server import LENGTH, NAME, Server, long_model
+from tests.support.spy import ENGINE, spy
 
 TOKEN = "0123456789abcdef-token"
 #: Runs until somebody ends it.
@@ -159,6 +160,19 @@ def test_a_taken_port() -> None:
         )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: port={port}: cannot listen there at 127.0.0.1: Address already in use\n"
+
+
+def test_more_tokens_than_the_model_reads(model: Path) -> None:
+    with pytest.raises(AssertionError, match=r"serving\.max_length=4,097: the model reads 4,096 tokens"):
+        Server(model, "serving.max_length=4097")
+
+
+def test_dry_run(model: Path) -> None:
+    """The settings and the address are checked, and nothing heavy is imported."""
+    settings = [f"gpt_model_file={model}", "server=true", "port=0", "dry_run=true"]
+    (answer,) = spy(["recipes.generate", *settings])
+    assert (answer.code, answer.err, answer.imported & ENGINE) == (0, "", set())
+    assert answer.out.startswith(f"would serve {model} at http://127.0.0.1:")
 
 
 def test_missing_packages(tmp_path: Path) -> None:
