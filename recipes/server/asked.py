@@ -110,6 +110,8 @@ class Asked:
     request: Request
     prompt_text: str
     """What it was made of."""
+    top: int = 0
+    """Of how many likeliest tokens the answer tells; the engine may be asked for more."""
     stop: tuple[str, ...] = ()
     echo: bool = False
     """The answer repeats the prompt."""

@@ -69,7 +69,7 @@ class Choice:
                 assert event.logprobs is not None
                 # It may show that bytes before it fit nowhere, which then are text too.
                 offset = max(before, self._decoded - len(_text_within(self._tokenizer, token)))
-                top = event.top[number] if event.top else ()
+                top = event.top[number][: self._asked.top] if event.top else ()
                 self._waiting.append(Token(token, offset, event.logprobs[number], top))
         if event.finished is not None:
             rest = self._stream.finish()

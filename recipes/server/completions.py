@@ -113,6 +113,9 @@ class SamplingBody(Body):
         n = self.n or 1
         served.check_count(len(prompts) * n)
         bias = self._bias(served)
+        top = logprobs or 0
+        # To a power of two: on a GPU a graph is captured for each number that is asked for.
+        computed = min(1 << (top - 1).bit_length(), served.model.vocab_size) if top else 0
         asked = []
         for text, ids in prompts:
             new_tokens = max_tokens
@@ -131,10 +134,10 @@ class SamplingBody(Body):
                     ends if ends is not None else frozenset({served.model.eos_id}),
                     StopRule(served.model, ids, self.stop) if self.stop else None,
                     logprobs=logprobs is not None,
-                    top_logprobs=logprobs or 0,
+                    top_logprobs=computed,
                     prompt_logprobs=echo and logprobs is not None,
                 )
-                asked.append(Asked(request, text, self.stop, echo))
+                asked.append(Asked(request, text, top, self.stop, echo))
         return asked
 
     def _sampling(self, bias: dict[int, float], number: int) -> Sampling:
