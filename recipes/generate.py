@@ -22,6 +22,8 @@ def run(config: GenerateConfig) -> int:
     """Completes or scores the prompts; prints them, or writes them beside the prompts' file."""
     validate_generate(config)
     check_stored(Path(config.gpt_model_file))
+    if config.server:
+        return _serve(config)
     output = _output_of(config)
     if output is not None:
         check_writable(output)
@@ -65,6 +67,24 @@ def _decisive(config: GenerateConfig, prompts: list[str]) -> list[Any]:
     changed = model.stat().st_mtime_ns
     settings = [asdict(config.inference), config.batch_size, config.seed, config.precision]
     return [str(model), changed, settings, prompts]
+
+
+def _serve(config: GenerateConfig) -> int:
+    """Answers requests over HTTP until it is stopped."""
+    from recipes.server.serve import check_installed, listen, serve, url_of
+
+    check_installed()
+    with listen(config.serving.host, config.port) as listener:
+        if config.dry_run:
+            print(f"would serve {config.gpt_model_file} at {url_of(listener)}")
+            return 0
+        quiet_libraries()
+        from recipes.inference.text_model import load_text_model
+
+        model = load_text_model(
+            config.gpt_model_file, precision=config.precision, num_threads=config.num_threads
+        )
+        return serve(config, model, listener)
 
 
 def _output_of(config: GenerateConfig) -> Path | None:

@@ -27,6 +27,7 @@ NEED_NOTHING = {
     "benchmarks.completion",
     "benchmarks.load_time",
     "benchmarks.scoring",
+    "benchmarks.server_load",
     "benchmarks.step_time",
     "benchmarks.versions",
 }

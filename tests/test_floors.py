@@ -29,6 +29,7 @@ FLOORS = (
     ("plan",),
     ("checkpoint",),
     ("inference",),
+    ("server",),
     ("evaluation",),
     ("training",),
     ("pretrain", "generate", "evaluate", "tools"),

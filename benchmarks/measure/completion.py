@@ -52,6 +52,9 @@ class NumberTokenizer(TextTokenizer):
     def id_to_piece(self, token: int) -> str:
         return str(token)
 
+    def special_tokens(self) -> dict[str, int]:
+        return {}
+
     def spans(self, text: str) -> Any:
         raise NotImplementedError("benchmarks give ids")
 

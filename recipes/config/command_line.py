@@ -7,7 +7,8 @@ import re
 from typing import NoReturn
 
 from recipes.config.explain import known_key, no_such_key
-from recipes.config.jobs import CONF_DIR, config_groups, example, group_options
+from recipes.config.jobs import CONF_DIR, SCHEMAS, config_groups, example, group_options
+from recipes.config.meanings import settings_of
 from recipes.errors import UserError
 
 TAKE_A_WORD = (
@@ -45,6 +46,8 @@ def check_arguments(job: str, arguments: list[str]) -> None:
             raise UserError(f"{argument}: settings are written key=value; see --help")
         elif _NO_NAME.fullmatch(value) and (CONF_DIR / flag).is_dir():
             raise UserError(f"{argument}: choose one of {', '.join(group_options(flag))}, or leave it out")
+        elif _is_below_a_value(job, flag):
+            raise UserError(no_such_key(job, flag))
         follows_option = argument in TAKE_A_WORD
 
 
@@ -58,6 +61,12 @@ def _refuse_flag(job: str, flag: str, value: str) -> NoReturn:
     if close:
         raise UserError(f"{flag}: there is no such option; did you mean {close[0]}?")
     raise UserError(f"{flag}: settings are key=value, without dashes; {no_such_key(job, key)}")
+
+
+def _is_below_a_value(job: str, key: str) -> bool:
+    """Whether the key is meant as an entry of a plain setting, as server.port is of server=true."""
+    parent = settings_of(SCHEMAS[job]).get(key.rpartition(".")[0])
+    return parent is not None and parent.kind in ("true or false", "whole number", "number", "text")
 
 
 def _refuse_word(job: str, word: str) -> NoReturn:

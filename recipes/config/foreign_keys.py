@@ -161,6 +161,7 @@ _MODEL = {
     "hparams_file": Foreign("gpt_model_file", "which holds its own"),
     "dtype": Foreign("precision"),
 }
+_TOKEN = "the server's token is read from the environment variable RECIPES_SERVER_TOKEN"
 GENERATE = _MODEL | {
     "devices": Foreign("tensor_model_parallel_size", "its processes are started"),
     "chat": Foreign("interactive"),
@@ -169,6 +170,13 @@ GENERATE = _MODEL | {
     "do_sample": Foreign("inference.greedy", "the opposite"),
     "stop": Foreign("inference.end_strings"),
     "prompt": Foreign("prompts", "'prompts=[\"...\"]'"),
+    # Servers
+    "web_server": Foreign(None, "server=true answers programs; it shows no page"),
+    "token": Foreign(None, _TOKEN),
+    "api_key": Foreign(None, _TOKEN),
+    "served_model_name": Foreign("serving.model_name"),
+    "max_model_len": Foreign("serving.max_length"),
+    "max_num_seqs": Foreign("batch_size"),
 }
 EVALUATE = _MODEL | {
     "batch_size": Foreign("max_batch_tokens", "in tokens"),

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from recipes.config.data_schema import DataConfig
+from recipes.config.serving_schema import ServingConfig
 from recipes.families.model_config import ModelConfig
 
 
@@ -320,6 +321,11 @@ class GenerateConfig:
     the file says that it was trained with."""
     pipeline_model_parallel_size: int = 1
     """Split the layers into this many stages; -1: as the file says."""
+    server: bool = False
+    """Answer requests over HTTP instead of completing prompts: OpenAI's API and NeMo's PUT /generate."""
+    port: int = 5555
+    """Where the server listens; 0: at any free port."""
+    serving: ServingConfig = field(default_factory=ServingConfig)
     dry_run: bool = False
     """Check the settings and the model file, print what would run, and stop."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)

@@ -11,6 +11,7 @@ from recipes.checks import hub_hint, not_negative, one_of, positive, refuse
 from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.logit_bias import read_logit_bias
 from recipes.config.schema import EvaluateConfig, GenerateConfig, InferenceConfig
+from recipes.config.validate_serving import validate_no_serving, validate_serving
 from recipes.errors import UserError
 from recipes.files import path_errors, refuse_lfs_pointer
 
@@ -62,7 +63,11 @@ def validate_generate(config: GenerateConfig) -> None:
         size = getattr(config, name)
         if size < 1 and size != -1:
             refuse(name, size, "must be at least 1, or -1 for what the file says")
-    _validate_way_of_asking(config)
+    if config.server:
+        validate_serving(config)
+    else:
+        validate_no_serving(config)
+        _validate_way_of_asking(config)
 
 
 def _validate_way_of_asking(config: GenerateConfig) -> None:

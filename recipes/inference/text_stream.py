@@ -70,6 +70,11 @@ class TextStream:
             self._take(self._new_text(), whole=True)
         return self._release(len(self._held))
 
+    @property
+    def held(self) -> int:
+        """How many characters are decoded but held back."""
+        return len(self._held)
+
     def _new_text(self) -> str:
         text = self._tokenizer.decode(self._ids)
         if text.startswith(self._before):

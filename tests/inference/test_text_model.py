@@ -10,10 +10,11 @@ import torch
 
 from recipes.data.tokenizer import load_tokenizer
 from recipes.inference.text_generator import TextGenerator
-from recipes.inference.text_model import GPTTextModel
+from recipes.inference.text_model import GPTTextModel, load_text_model
 from tests.support.corpus import TinyData
 from tests.support.engine import initialized
 from tests.support.huggingface_models import CASES, shaken
+from tests.support.nemo_files import FIXTURES
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -51,3 +52,14 @@ def test_continuations_of_a_context_that_is_read_once(case: str, tiny_data: Tiny
     expected = TextGenerator.logits_after(model, contexts, owners, continuations, rows, places)
     assert found.shape == (8, tokenizer.vocab_size)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_weights_of_another_type(inference: bool) -> None:
+    """bf16 weights into an fp32 model: read in pieces, by threads, into parameters that want gradients."""
+    with torch.inference_mode(inference):
+        model = load_text_model(
+            str(FIXTURES / "classic_te_torch_dist_bf16" / "model.nemo"), precision="fp32", num_threads=2
+        )
+    logits = model.logits(torch.tensor([[1, 5, 6]]))
+    assert logits.dtype == torch.float32 and logits.isfinite().all()

@@ -55,7 +55,12 @@ class Forked:
         self._process.join(timeout)
         if self.poll() is None:
             raise subprocess.TimeoutExpired("forked process", timeout)
-        out, err = (Path(self._directory.name, name).read_text("utf-8") for name in ("out", "err"))
+        return self.written()
+
+    def written(self) -> tuple[str, str]:
+        """Standard output and error so far."""
+        files = (Path(self._directory.name, name) for name in ("out", "err"))
+        out, err = (file.read_text("utf-8") if file.exists() else "" for file in files)
         return out, err
 
 

@@ -41,6 +41,38 @@ def chat_template(files: Mapping[str, Blob]) -> dict[str, bytes]:
     return kept
 
 
+def default_template(tokenizer: StoredTokenizer) -> str | None:
+    """The template that transformers would use; None: there is none.
+
+    Raises:
+        UserError: a file is damaged, or too large.
+    """
+    kept = chat_template({**tokenizer.blobs, **tokenizer.beside})
+    if TEMPLATE in kept:
+        try:
+            return kept[TEMPLATE].decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{TEMPLATE} is not UTF-8: {error.reason}") from None
+    found = json.loads(kept[SETTINGS])[SETTING] if SETTINGS in kept else None
+    if isinstance(found, list):  # Several, each with its name.
+        named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
+        found = named.get("default")
+    if found is not None and not isinstance(found, str):
+        raise UserError(f"{SETTINGS}: its {SETTING} is no text")
+    return found
+
+
+def turn_ends(tokenizer: StoredTokenizer) -> frozenset[int]:
+    """The ids that end a turn, as generation_config.json says.
+
+    Raises:
+        UserError: it is damaged, or too large.
+    """
+    ends = generation_of(tokenizer).get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    return frozenset(end for end in ends if type(end) is int)
+
+
 def kept_beside(tokenizer: StoredTokenizer, eos_id: int) -> dict[str, bytes]:
     """The small files to store with a SentencePiece model; {} if they would only repeat its own ids.
 

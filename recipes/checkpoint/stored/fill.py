@@ -45,10 +45,10 @@ def load_weights(source: StoredModel, gpt: GPTModel) -> None:
             progress.add(size)
 
 
-@torch.no_grad()  # Which holds for one thread only, as inference mode does.
 def _fill(source: StoredModel, inference: bool, shard: ShardedTensor) -> int:
     """Reads this rank's part of one tensor, or of one in each of several layers and experts; its bytes."""
-    with torch.inference_mode(inference):
+    # Both hold for one thread only; leaving inference mode would turn gradients on.
+    with torch.inference_mode(inference), torch.no_grad():
         return _read(source, shard)
 
 

@@ -60,6 +60,10 @@ class TextTokenizer(ABC):
         """How the model writes the token."""
 
     @abstractmethod
+    def special_tokens(self) -> dict[str, int]:
+        """Names of the tokens that stand for no text, with their ids. :meth:`encode` never gives them."""
+
+    @abstractmethod
     def spans(self, text: str) -> list[Span]:
         """The characters of an NFC text that each of its tokens stands for.
 

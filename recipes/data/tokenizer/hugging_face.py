@@ -117,6 +117,10 @@ class HuggingFaceTokenizer(TextTokenizer):
         piece = self._tokenizer.id_to_token(token)
         return f"<unused {token}>" if piece is None else str(piece)
 
+    def special_tokens(self) -> dict[str, int]:
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {token.content: number for number, token in added.items() if token.special}
+
     def spans(self, text: str) -> list[Span]:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         # A space put before the text claims its first character.

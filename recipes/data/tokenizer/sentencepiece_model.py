@@ -93,6 +93,10 @@ class SentencePieceTokenizer(TextTokenizer):
     def id_to_piece(self, token: int) -> str:
         return str(self._processor.IdToPiece(token))
 
+    def special_tokens(self) -> dict[str, int]:
+        ids = filter(self._processor.IsControl, range(self.vocab_size))
+        return {self.id_to_piece(token): token for token in ids}
+
     def spans(self, text: str) -> list[Span]:
         """See TextTokenizer.
 

@@ -49,6 +49,9 @@ class Cutter(TextTokenizer):
     def id_to_piece(self, token: int) -> str:
         return str(token)
 
+    def special_tokens(self) -> dict[str, int]:
+        return {}
+
     def spans(self, text: str) -> list[Span]:
         return self._spans
 

@@ -1,0 +1,108 @@
+"""Starting and stopping the server."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.checks import refuse
+from recipes.config.schema import GenerateConfig
+from recipes.config.validate_serving import is_loopback, server_token
+from recipes.console import say
+from recipes.errors import UserError
+
+if TYPE_CHECKING:
+    from recipes.inference.text_model import GPTTextModel
+
+PACKAGES = ("starlette", "uvicorn", "prometheus_client", "pydantic")
+
+
+def check_installed() -> None:
+    """Refuses to serve without the packages of the extra ``server``."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"server=true: {', '.join(missing)} not installed: they come with the extra 'server', "
+            "pip install -e '.[server]' -c constraints.txt"
+        )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at this address, on which nobody is answered yet.
+
+    Raises:
+        UserError: it is not an address of this machine, or the port is taken.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        refuse("serving.host", host, f"no address of this machine ({error.strerror})")
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        refuse("port", str(port), f"cannot listen there at {host}: {error.strerror}")
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where clients reach it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(config: GenerateConfig, model: GPTTextModel, listener: socket.socket) -> int:
+    """Answers requests until a signal stops it: SIGTERM or Ctrl-C.
+
+    Running requests may finish within serving.shutdown_timeout; a second signal does not wait for them.
+
+    Returns:
+        The exit code.
+    """
+    from recipes.checkpoint.open import open_stored_model
+    from recipes.cli import DONE
+    from recipes.inference.engine import Engine
+    from recipes.server.app import make_app
+    from recipes.server.asked import Served
+    from recipes.server.chat_template import stored_template
+    from recipes.server.engine_thread import EngineThread
+    from recipes.server.metrics import Metrics
+    from recipes.server.stopping import StoppingServer
+
+    serving = config.serving
+    length = serving.max_length or model.max_sequence_length
+    if length > model.max_sequence_length:
+        refuse("serving.max_length", length, f"the model reads {model.max_sequence_length:,} tokens")
+    path = Path(config.gpt_model_file)
+    with open_stored_model(path, verify=False) as source:
+        chat = stored_template(source)
+    served = Served(model, serving.model_name or path.stem, length, serving, chat)
+    engine = EngineThread(
+        Engine(model, slots=config.batch_size, max_length=length),
+        capacity=config.batch_size + serving.max_waiting,
+    )
+    hosts = None
+    if is_loopback(serving.host):
+        hosts = tuple({"localhost", "127.0.0.1", "::1", serving.host})
+    app = make_app(served, engine, Metrics(engine), server_token(), hosts)
+    server = StoppingServer(app, engine, serving.shutdown_timeout)
+
+    async def run() -> None:
+        engine.start(server.stop)
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            engine.close()
+
+    say(f"serving {served.name} at {url_of(listener)} (stop with Ctrl-C)")
+    asyncio.run(run())
+    if engine.failure is not None:
+        raise engine.failure
+    return DONE
