@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.data.benchmark_mirror import in_place_of_hub, read_manifest
-from recipes.data.hub import NETWORK_ERRORS, hub_obstacle, is_cached, without_hub
+from recipes.data.hub import hub_error, hub_obstacle, is_cached, network_errors, without_hub
 from recipes.data.text.json_lines import as_text, checked_text, read_records, text_of
 from recipes.errors import UserError
 from recipes.evaluation.task_files import MINIBENCH_FILES, check_task_names, data_sets_of, unknown_task
@@ -221,8 +221,8 @@ def _load_one(manager: TaskManager, name: str, mirror: Path | None, obstacle: st
         raise UserError(f"task {name} needs {needed}") from error
     # What datasets raises for missing data: ConnectionError, FileNotFoundError, ValueError
     # (configuration), KeyError (split). A hub that answers may still fail later.
-    except (*NETWORK_ERRORS, ValueError, KeyError) as error:
-        if not obstacle and isinstance(error, NETWORK_ERRORS[0]):
+    except (*network_errors(), ValueError, KeyError) as error:
+        if not obstacle and isinstance(error, hub_error()):
             obstacle = f"the Hugging Face hub fails: {_reason(error)}"
         if obstacle:
             raise UserError(f"cannot load task {name}: {obstacle}{_ask_for_mirror([name])}") from error
