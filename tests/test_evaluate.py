@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tarfile
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ import pytest
 from recipes.config.hydra_app import compose
 from recipes.errors import UserError
 from recipes.evaluate import run
+from recipes.evaluation.journal import Answers, JournalWriter
 from recipes.report.evaluation_result import read_results
 from tests.support.nemo_files import MAIN
 from tests.support.spy import ENGINE, spy
@@ -56,27 +54,22 @@ def test_a_typing_mistake_is_told_before_all_else(tmp_path: Path, benchmark: Pat
 
 
 def test_the_table_is_printed_though_the_write_fails(
-    tmp_path: Path, benchmark: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    benchmark: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After the output was tried, and the benchmark read once, the output's directory becomes a file."""
-    model, place, items = MAIN / "model.nemo", tmp_path / "place", benchmark / "en.jsonl"
-    text = items.read_text(encoding="utf-8")
-    items.unlink()
-    os.mkfifo(items)
+    """While the model answers, the output's directory becomes a file."""
+    place, add = tmp_path / "place", JournalWriter.add
 
-    def spoil() -> None:
-        for content in ("", text):  # For its checksum, and for its questions.
-            with items.open("w", encoding="utf-8") as stream:  # waits for the reader
-                if content:
-                    place.write_text("")
-                stream.write(content)
-            time.sleep(0.1)  # Lest the next opening finds the same reader.
+    def add_and_spoil(self: JournalWriter, unit: str, answers: Answers) -> None:
+        add(self, unit, answers)
+        place.rename(tmp_path / "moved")
+        place.write_text("")
 
-    thread = threading.Thread(target=spoil, daemon=True)
-    thread.start()
+    monkeypatch.setattr(JournalWriter, "add", add_and_spoil)
     with pytest.raises(UserError, match=f"{place}: a file is there"):
-        evaluate(model, benchmark, f"output={place}/x.json")
-    thread.join()
+        evaluate(MAIN / "model.nemo", benchmark, f"output={place}/x.json")
     assert "| minibench_hi | acc " in capsys.readouterr().out
 
 

@@ -379,6 +379,10 @@ class EvaluateConfig:
     """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
     num_threads: int | None = None
     """torch CPU threads; None: one per core."""
+    tensor_model_parallel_size: int = 1
+    """Every layer's matrices are split over this many processes, for models that do not fit into one."""
+    pipeline_model_parallel_size: int = 1
+    """The layers are split into this many stages. Processes beyond these two share the questions."""
     dry_run: bool = False
     """Check the settings, the model file and the place of the results, print what would run, and stop."""
     columns: list[str] = field(default_factory=list)

@@ -11,6 +11,7 @@ from recipes.checks import hub_hint, not_negative, one_of, positive, refuse
 from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.logit_bias import read_logit_bias
 from recipes.config.schema import EvaluateConfig, GenerateConfig, InferenceConfig
+from recipes.config.world import launched_world
 from recipes.errors import UserError
 from recipes.files import path_errors, refuse_lfs_pointer
 
@@ -124,7 +125,24 @@ def validate_evaluate(config: EvaluateConfig) -> None:
     not_negative("bootstrap_iters", config.bootstrap_iters)
     positive("max_batch_tokens", config.max_batch_tokens)
     positive("max_logits_bytes", config.max_logits_bytes)
+    _validate_layout(config)
     _validate_table(config)
+
+
+def _validate_layout(config: EvaluateConfig) -> None:
+    """How it fits the model, only the model can tell."""
+    for key in ("tensor_model_parallel_size", "pipeline_model_parallel_size"):
+        positive(key, getattr(config, key))
+    tp, pp, launched = (
+        config.tensor_model_parallel_size,
+        config.pipeline_model_parallel_size,
+        launched_world().size,
+    )
+    if launched % (tp * pp) and not config.dry_run:
+        raise UserError(
+            f"tensor_model_parallel_size={tp}, pipeline_model_parallel_size={pp}: they need a multiple of "
+            f"{tp * pp} processes, there are {launched}; launch with torchrun --nproc-per-node {tp * pp}"
+        )
 
 
 def _validate_table(config: EvaluateConfig) -> None:

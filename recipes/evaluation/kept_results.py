@@ -46,7 +46,7 @@ def find_place(config: EvaluateConfig) -> Place:
         return _named_place(config, Path(config.output))
     first = _directory(Path(config.gpt_model_file)) / f"{_label(config)}.json"
     if not config.repeat and first.exists():
-        wanted = _identity(config)
+        wanted = identity_of(config, settings_of(config))
         for path in itertools.takewhile(Path.exists, _numbered(first)):
             with suppress(UserError):  # Some other file of that name.
                 if _difference(path, wanted) is None:
@@ -69,7 +69,7 @@ def _named_place(config: EvaluateConfig, path: Path) -> Place:
     if not path.exists():
         return Place(path, finished=False)
     try:
-        other = _difference(path, _identity(config))
+        other = _difference(path, identity_of(config, settings_of(config)))
     except UserError as error:
         raise UserError(f"{error}; choose another file, output=...") from None
     if other is not None:
@@ -109,8 +109,9 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in ("lm_eval", "datasets", "torch")}
 
 
-def _identity(config: EvaluateConfig) -> dict[str, Any]:
-    return {"name": model_name(config), "tasks": sorted(set(config.tasks)), **settings_of(config)}
+def identity_of(config: EvaluateConfig, settings: dict[str, Any]) -> dict[str, Any]:
+    """All by which an evaluation is recognised."""
+    return {"name": model_name(config), "tasks": sorted(set(config.tasks)), **settings}
 
 
 def _difference(path: Path, wanted: dict[str, Any]) -> str | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from recipes.config.world import launched_world
+from recipes.console import Progress
 from recipes.data.benchmark_mirror import verified_hash
+from recipes.data.hub import setting
 from recipes.errors import UserError
 from recipes.evaluation.kept_results import versions
 from recipes.evaluation.task_files import MINIBENCH_FILES
@@ -19,7 +22,10 @@ from recipes.report.evaluation_result import EvaluationResult, Score, TaskResult
 if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict
 
+    from recipes.evaluation.work import Work
     from recipes.inference.text_generator import TextGenerator
+
+T = TypeVar("T")
 
 FEWSHOT_SEED = 1234  # lm-eval's own
 
@@ -36,6 +42,7 @@ def evaluate(
     max_batch_tokens: int = 16384,
     max_logits_bytes: int = 2**29,
     bootstrap_iters: int = 1000,
+    work: Work | None = None,
 ) -> EvaluationResult:
     """Run tasks on a model.
 
@@ -51,11 +58,12 @@ def evaluate(
         max_logits_bytes: the most bytes of its scores over the vocabulary.
         bootstrap_iters: resamplings for standard errors that have no formula; 0 for no standard errors at
             all.
+        work: shares the work among processes and keeps what is done; None: this process does it all.
 
     Raises:
         UserError: an unknown task, data that cannot be loaded, or a task this model cannot run.
     """
-    from lm_eval import evaluator
+    from lm_eval import api, evaluator
 
     from recipes.evaluation.lm import ParamLM
 
@@ -65,10 +73,11 @@ def evaluate(
     loaded = loaded or load_tasks(tasks, minibench=minibench, mirror=mirror)
     _set_fewshot(loaded, num_fewshot)
     # `evaluate`, not `simple_evaluate`: the latter hides the results from all but the first local rank.
-    lm = ParamLM(model, max_batch_tokens, max_logits_bytes)
-    report: Any = evaluator.evaluate(
-        lm, loaded, limit=limit, bootstrap_iters=bootstrap_iters, log_samples=False
-    )
+    lm = ParamLM(model, max_batch_tokens, max_logits_bytes, work)
+    with setting(api.task, "tqdm", _preparing), setting(api.model, "tqdm", _preparing):
+        report: Any = evaluator.evaluate(
+            lm, loaded, limit=limit, bootstrap_iters=bootstrap_iters, log_samples=False
+        )
     return EvaluationResult(
         model=model.name,
         requested=list(tasks),
@@ -82,6 +91,15 @@ def evaluate(
         },
         seconds=round(time.monotonic() - start, 1),
     )
+
+
+def _preparing(items: Sequence[T], **_: Any) -> Iterator[T]:
+    """In place of lm-eval's own progress, which every rank shows for every task."""
+    first = launched_world().rank == 0
+    with Progress(len(items), "document", label="preparing the questions", enabled=first) as progress:
+        for item in items:
+            yield item
+            progress.add(1)
 
 
 def _set_fewshot(loaded: TaskDict, num_fewshot: int) -> None:
