@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +35,18 @@ from recipes.files import check_writable
 from recipes.parallel.first_rank import close_process_group, decided_by_first_rank
 from recipes.report.evaluation_result import EvaluationResult, read_results, write_results
 from recipes.report.evaluation_table import TableSpec, render
+from recipes.report.published import (
+    PublishedRow,
+    agreement_table,
+    agreements,
+    read_published,
+    refuse_disagreement,
+)
 
 if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict
+
+    from recipes.evaluation.run import Evaluation
 
 RENDEZVOUS_TIMEOUT_S = 1800.0
 
@@ -56,12 +67,13 @@ def run(config: EvaluateConfig) -> int:
     check_task_names(config.tasks)
     validate_evaluate(config)
     check_stored(Path(config.gpt_model_file))
+    published = read_published(Path(config.check), config.check_column, config.rows) if config.check else []
     quiet_libraries()
     world = launched_world()
     loaded: list[TaskDict] = []
 
     def prepare() -> _Start | None:
-        start = _prepare(config)
+        start = _prepare(config, published)
         if start is not None:
             loaded.append(_load(config))
         return start
@@ -72,20 +84,23 @@ def run(config: EvaluateConfig) -> int:
         return 0
     # The others find what the first rank has put into the cache.
     tasks = loaded[0] if loaded else _load(config)
-    result = dataclasses.replace(_evaluate(config, start, tasks, world), settings=start.settings)
+    evaluation = _evaluate(config, start, tasks, world)
     if world.rank == 0:
-        _print_table(result, config)  # First, so that hours are not lost if the write fails.
-        _write(result, start.place)
+        _print_table(evaluation.result, config)  # First, so that hours are not lost if the write fails.
+        _write(evaluation, start.place, config)
         remove_journal(start.journal)
+        _check(evaluation.result, published, config)
     return 0
 
 
-def _prepare(config: EvaluateConfig) -> _Start | None:
+def _prepare(config: EvaluateConfig, published: list[PublishedRow]) -> _Start | None:
     """None: there is nothing to do."""
     place = find_place(config)
     if place.finished:
-        _print_table(read_results(place.path), config)
+        found = read_results(place.path)
+        _print_table(found, config)
         say(f"results: {place.path}, evaluated before; repeat=true evaluates again, into another file")
+        _check(found, published, config)
         return None
     check_writable(place.path)
     check_tasks(config.tasks, Path(config.mirror) if config.mirror else None)
@@ -109,11 +124,12 @@ def _load(config: EvaluateConfig) -> TaskDict:
     )
 
 
-def _evaluate(config: EvaluateConfig, start: _Start, loaded: TaskDict, world: World) -> EvaluationResult:
+def _evaluate(config: EvaluateConfig, start: _Start, loaded: TaskDict, world: World) -> Evaluation:
     from recipes.evaluation.ranks import model_ranks
-    from recipes.evaluation.run import evaluate
+    from recipes.evaluation.run import evaluate_documents
     from recipes.evaluation.work import Work
     from recipes.inference.text_model import load_text_model
+    from recipes.parallel.setup import resolve_dtype
 
     parallel = ParallelConfig(config.tensor_model_parallel_size, config.pipeline_model_parallel_size)
     model = load_text_model(
@@ -131,7 +147,7 @@ def _evaluate(config: EvaluateConfig, start: _Start, loaded: TaskDict, world: Wo
         start.known,
         JournalWriter(start.journal, ranks.rank) if ranks.answers else None,
     )
-    return evaluate(
+    evaluation = evaluate_documents(
         model,
         list(config.tasks),
         loaded=loaded,
@@ -143,17 +159,36 @@ def _evaluate(config: EvaluateConfig, start: _Start, loaded: TaskDict, world: Wo
         bootstrap_iters=config.bootstrap_iters,
         work=work,
     )
+    made_with = {
+        **evaluation.result.made_with,
+        "dtype": str(resolve_dtype(config.precision)).removeprefix("torch."),
+        "processes": world.size,
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+    }
+    result = dataclasses.replace(evaluation.result, settings=start.settings, made_with=made_with)
+    return dataclasses.replace(evaluation, result=result)
 
 
 def _print_table(result: EvaluationResult, config: EvaluateConfig) -> None:
     print(render([result], TableSpec(config.rows, config.columns)), flush=True)
 
 
-def _write(result: EvaluationResult, place: Place) -> None:
+def _write(evaluation: Evaluation, place: Place, config: EvaluateConfig) -> None:
     """Another evaluation may have taken the place meanwhile."""
+    from recipes.evaluation.files import write_files
+
     path = free_path(place.path)
-    write_results(result, path)
+    write_results(evaluation.result, path)
+    write_files(evaluation, path.with_suffix(""), TableSpec(config.rows, config.columns), config.log_samples)
     say(f"results: {path}")
+    say(f"beside them: table, chart and lm-eval's own files in {path.with_suffix('')}")
+
+
+def _check(result: EvaluationResult, published: list[PublishedRow], config: EvaluateConfig) -> None:
+    if published:
+        found = agreements(result, published)
+        print(agreement_table(found), flush=True)
+        refuse_disagreement(found, config.check)
 
 
 if __name__ == "__main__":

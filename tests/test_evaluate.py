@@ -81,7 +81,7 @@ def test_finished_results_are_kept(
     assert evaluate(model, benchmark) == 0
     results = tmp_path / "evaluation" / "model-minibench.json"
     table, _, told = capsys.readouterr().out.rpartition("results: ")
-    assert told == f"{results}\n" and read_results(results).requested == ["minibench_en", "minibench_hi"]
+    assert told.splitlines()[0] == str(results) and read_results(results).requested == ["minibench_en", "minibench_hi"]
     before = results.read_bytes()
     (again,) = spy(
         ["recipes.evaluate", f"gpt_model_file={model}", "eval=minibench", f"minibench={benchmark}"]
@@ -93,3 +93,33 @@ def test_finished_results_are_kept(
     )
     assert evaluate(model, benchmark, "limit=1") == 0
     assert results.read_bytes() == before and results.with_stem("model-minibench-limit1").exists()
+
+
+def test_published_figures_are_checked(
+    tmp_path: Path, benchmark: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, published = tmp_path / "model.nemo", tmp_path / "published.yaml"
+    shutil.copyfile(MAIN / "model.nemo", model)
+    items = benchmark / "en.jsonl"  # One of four is right, whatever the model answers.
+    item = json.loads(items.read_text("utf-8"))
+    items.write_text("\n".join(json.dumps(item | {"answer": answer}) for answer in range(4)), "utf-8")
+    rows = "rows=[{name: English, task: minibench_en, metric: 'acc,none'}]"
+    assert evaluate(model, benchmark, rows, "log_samples=true") == 0
+    written = {
+        path.name.partition("_2")[0] for path in (tmp_path / "evaluation" / "model-minibench").iterdir()
+    }
+    kinds = {"table.md", "chart.svg", "documents.json", "results"}
+    assert written == kinds | {"samples_minibench_en", "samples_minibench_hi"}
+    found = read_results(tmp_path / "evaluation" / "model-minibench.json")
+    assert found.made_with["dtype"] == "float32" and "recipes" not in found.settings["versions"]
+
+    # Of results that are there already, which are not made again.
+    published.write_text("rows: {English: 25.0}")
+    assert evaluate(model, benchmark, rows, f"check={published}") == 0
+    assert "| English | yes    |" in capsys.readouterr().out
+    published.write_text("rows: {English: 99.0}")
+    with pytest.raises(UserError, match=rf"^check={published}: 1 of 1 rows differ .*: English \(-"):
+        evaluate(model, benchmark, rows, f"check={published}")
+    published.write_text("rows: {Englisch: 5}")
+    with pytest.raises(UserError, match="no row is named 'Englisch'; did you mean English"):
+        evaluate(tmp_path / "model.nemo", benchmark, rows, f"check={published}")

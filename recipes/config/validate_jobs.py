@@ -125,8 +125,23 @@ def validate_evaluate(config: EvaluateConfig) -> None:
     not_negative("bootstrap_iters", config.bootstrap_iters)
     positive("max_batch_tokens", config.max_batch_tokens)
     positive("max_logits_bytes", config.max_logits_bytes)
+    _validate_check(config)
     _validate_layout(config)
     _validate_table(config)
+
+
+def _validate_check(config: EvaluateConfig) -> None:
+    """What the file holds, recipes/report/published.py reads."""
+    if config.check_column is not None and config.check is None:
+        refuse("check_column", config.check_column, "would be ignored: it belongs to check=FILE")
+    if config.check is None:
+        return
+    if not Path(config.check).is_file():
+        refuse("check", config.check, "no such file; give a YAML file with the published figures")
+    if not config.rows:
+        refuse("check", config.check, "there are no rows to compare; choose a table, eval=param1_table")
+    if config.bootstrap_iters == 0:
+        refuse("bootstrap_iters", 0, "check needs standard errors; set 1,000")
 
 
 def _validate_layout(config: EvaluateConfig) -> None:

@@ -26,6 +26,11 @@ Manifest = dict[str, dict[str, Any]]
 """{"<org>/<name>/<config>/<split>": {"rows": int, "sha256": str, "tasks": [str]}}"""
 
 
+def config_entry(data_set: str, configuration: str | None) -> str:
+    """What the manifest's entries of one data set in one configuration begin with."""
+    return f"{data_set}/{configuration or 'default'}"
+
+
 def split_file(mirror: Path, entry: str) -> Path:
     """The parquet file of a manifest entry."""
     return mirror / f"{entry}-00000-of-00001.parquet"

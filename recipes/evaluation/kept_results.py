@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +104,13 @@ def settings_of(config: EvaluateConfig) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that figures may depend on."""
-    return {package: version(package) for package in ("lm_eval", "datasets", "torch")}
+def versions(packages: Sequence[str] = ("lm_eval", "datasets", "torch")) -> dict[str, str]:
+    """Of those packages that are installed; by default those that figures depend on."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def identity_of(config: EvaluateConfig, settings: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,9 @@ class ParamLM(TemplateLM):
         self.model, self.work = model, work or Work()
         self.max_batch_tokens, self.max_logits_bytes = max_batch_tokens, max_logits_bytes
         self.max_length = model.max_sequence_length
+        self.truncated = Counter[str]()
+        """Requests of each task whose beginning did not fit into the model's sequences."""
+        self._cut_texts = set[tuple[str, str]]()
         self.max_gen_toks = min(DEFAULT_MAX_GENERATED, self.max_length // 2)
 
     @property
@@ -104,12 +107,20 @@ class ParamLM(TemplateLM):
                 )
         super().set_cache_hook(cache_hook)
 
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Scored]:
+        answers: list[Scored] = super().loglikelihood(requests, disable_tqdm)
+        for request in requests:
+            self.truncated[request.task_name] += request.args in self._cut_texts
+        return answers
+
     @torch.no_grad()
     def _loglikelihood_tokens(
         self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[Scored]:
-        for text, _, continuation in requests:
+        for text, context, continuation in requests:
             self._check_continuation(text, continuation)
+            if text is not None and len(context) + len(continuation) > self.max_length + 1:
+                self._cut_texts.add(text)
         contexts = by_context([request[1:] for request in requests], self.max_length)
         once = [context for context in contexts if context.is_worth_reading_once()]
         whole = [context for context in contexts if not context.is_worth_reading_once()]
@@ -255,7 +266,7 @@ class ParamLM(TemplateLM):
     def _texts_to_write(self, requests: list[tuple[int, Instance]]) -> Iterator[Unit[Prompt]]:
         """For requests of equal settings."""
         until, max_new = self._generation_settings(requests[0][1].args[1])
-        prompts = [(i, self._prompt(request.args[0], max_new)) for i, request in requests]
+        prompts = [(i, self._prompt(request, max_new)) for i, request in requests]
         prompts.sort(key=lambda prompt: (-len(prompt[1]), prompt[1]))
         longest = len(prompts[0][1]) + max_new
         writer = Writer(
@@ -294,9 +305,10 @@ class ParamLM(TemplateLM):
             logger.warning("generation settings without effect in greedy decoding: %s", asked)
         return [text for text in until if text], max_new
 
-    def _prompt(self, context: str, max_new: int) -> list[int]:
-        ids = (self._start() + self.tok_encode(context))[-(self.max_length - max_new) :]
-        return ids or [self.prefix_token_id]
+    def _prompt(self, request: Instance, max_new: int) -> list[int]:
+        ids, room = self._start() + self.tok_encode(request.args[0]), self.max_length - max_new
+        self.truncated[request.task_name] += len(ids) > room
+        return ids[-room:] or [self.prefix_token_id]
 
     def _stop_rule(self, until: list[str]) -> Callable[[list[int]], bool]:
         # A token of text is at least one byte, so this many last tokens hold any stop string they complete.

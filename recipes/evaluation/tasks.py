@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.data.benchmark_mirror import in_place_of_hub, read_manifest
+from recipes.data.benchmark_mirror import config_entry, in_place_of_hub, read_manifest
 from recipes.data.hub import hub_error, hub_obstacle, is_cached, network_errors, without_hub
 from recipes.data.text.json_lines import as_text, checked_text, read_records, text_of
 from recipes.errors import UserError
@@ -40,7 +40,7 @@ def check_tasks(names: Sequence[str], mirror: Path | None = None) -> None:
 def _check_mirror(names: Sequence[str], mirror: Path) -> None:
     held = {entry.rpartition("/")[0] for entry in read_manifest(mirror)}
     for task, data_set, configuration in data_sets_of(names):
-        if f"{data_set}/{configuration or 'default'}" not in held:
+        if config_entry(data_set, configuration) not in held:
             raise UserError(
                 f"cannot load task {task} from the mirror {mirror}: it has no {data_set}"
                 + (f", {configuration}" if configuration else "")
