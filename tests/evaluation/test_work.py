@@ -82,12 +82,6 @@ class SmallMemory(LlamaTextModel):
             torch.empty(2**50)  # What the CPU says.
         return super().logits(tokens)
 
-    def greedy(self, prompts: list[list[int]], *args: object) -> list[list[int]]:
-        if len(prompts) > self.rows:
-            self.refused += 1
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return super().greedy(prompts, *args)  # type: ignore[arg-type]
-
 
 def test_batches_that_do_not_fit_are_halved() -> None:
     llama = random_llama(len(TOKENIZER), 0, 128)
