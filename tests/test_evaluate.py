@@ -81,7 +81,10 @@ def test_finished_results_are_kept(
     assert evaluate(model, benchmark) == 0
     results = tmp_path / "evaluation" / "model-minibench.json"
     table, _, told = capsys.readouterr().out.rpartition("results: ")
-    assert told.splitlines()[0] == str(results) and read_results(results).requested == ["minibench_en", "minibench_hi"]
+    assert told.splitlines()[0] == str(results) and read_results(results).requested == [
+        "minibench_en",
+        "minibench_hi",
+    ]
     before = results.read_bytes()
     (again,) = spy(
         ["recipes.evaluate", f"gpt_model_file={model}", "eval=minibench", f"minibench={benchmark}"]

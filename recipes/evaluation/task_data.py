@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from recipes.data.benchmark_mirror import Manifest, config_entry
+from recipes.data.benchmark_mirror import Manifest, config_entry, prefetch_command, read_manifest
+from recipes.errors import UserError
 
 # hf://datasets/<org>/<name>@<commit>/<file>
 _REVISION = re.compile(r"@([0-9a-f]{40})/")
@@ -38,3 +42,27 @@ def hub_revision(task: Any) -> str | None:
             if found := _REVISION.search(url):
                 return found[1]
     return None
+
+
+def made_for(task: Any) -> dict[str, str]:
+    """What a mirror notes of a task for which it holds data."""
+    return {"version": str(task.VERSION), "lm_eval": version("lm_eval")}
+
+
+def check_versions(tasks: Mapping[str, Any], mirror: Path) -> None:
+    """Refuses a mirror that was made for another version of a task, which may ask other documents.
+
+    Raises:
+        UserError: naming the first such task.
+    """
+    noted: dict[str, dict[str, str]] = {}
+    for facts in read_manifest(mirror).values():
+        noted |= facts.get("made_for", {})
+    for name, task in tasks.items():
+        then, now = noted.get(name), made_for(task)
+        if then is not None and then["version"] != now["version"]:
+            raise UserError(
+                f"the mirror {mirror} was made for version {then['version']} of the task {name} (lm-eval "
+                f"{then['lm_eval']}); lm-eval {now['lm_eval']} has version {now['version']}: fetch it again "
+                f"with {prefetch_command(mirror, [name])}"
+            )
