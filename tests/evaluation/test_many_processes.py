@@ -8,10 +8,15 @@ import pytest
 
 from recipes.evaluation.journal import read_journal
 from recipes.report.evaluation_result import read_results
-from tests.support.evaluation_cases import answers_case, kill_after_three_units, write_benchmark
+from tests.support.evaluation_cases import (
+    answers_case,
+    evaluate_case,
+    kill_after_three_units,
+    write_benchmark,
+)
 from tests.support.forked import Forked
 from tests.support.nemo_files import MAIN
-from tests.support.pool import GlooPool
+from tests.support.pool import CaseFailed, GlooPool
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,33 @@ def test_a_split_model_answers_as_a_whole_one(
     # Each part of the work was done, and kept, once.
     assert sum(units for *_, units in results) == alone[2] * tensor * pipeline
     assert len(list(tmp_path.iterdir())) == size // (tensor * pipeline)
+
+
+def test_the_first_process_writes_for_all(gloo_pool: GlooPool, tmp_path: Path) -> None:
+    benchmark = write_benchmark(tmp_path / "benchmark", items=12)
+    settings = [f"gpt_model_file={MAIN / 'model.nemo'}", "eval=minibench", f"minibench={benchmark}"]
+    settings += ["num_threads=1", "max_batch_tokens=150"]
+    codes = [
+        gloo_pool.run(size, evaluate_case, [*settings, f"output={tmp_path / f'{size}.json'}"])
+        for size in (1, 2)
+    ]
+    # It is there, so none of them has anything to do.
+    codes.append(gloo_pool.run(2, evaluate_case, [*settings, f"output={tmp_path / '2.json'}"]))
+    assert codes == [[0], [0, 0], [0, 0]]
+    one, two = (read_results(tmp_path / f"{size}.json") for size in (1, 2))
+    assert one.tasks == two.tasks and one.settings == two.settings
+    assert (one.made_with["processes"], two.made_with["processes"]) == (1, 2)
+    files = [{path.name.partition("_2")[0] for path in (tmp_path / str(size)).iterdir()} for size in (1, 2)]
+    assert files[0] == files[1] and not list(tmp_path.glob("*.unfinished-*"))
+
+
+def test_what_the_first_process_refuses_ends_all(gloo_pool: GlooPool, tmp_path: Path) -> None:
+    output = tmp_path / "x.json"
+    output.write_text("notes")
+    benchmark = write_benchmark(tmp_path / "benchmark", items=2)
+    settings = [f"gpt_model_file={MAIN / 'model.nemo'}", "eval=minibench", f"minibench={benchmark}"]
+    with pytest.raises(CaseFailed, match=r"UserError: .*x\.json is not an evaluation result"):
+        gloo_pool.run(2, evaluate_case, [*settings, f"output={output}"])
 
 
 def test_an_evaluation_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:

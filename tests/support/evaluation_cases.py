@@ -10,8 +10,10 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
+from recipes.config.hydra_app import compose
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import launched_world
+from recipes.evaluate import run
 from recipes.evaluation.journal import JournalWriter
 from recipes.evaluation.lm import ParamLM
 from recipes.evaluation.ranks import model_ranks
@@ -55,6 +57,11 @@ def answers_case(
     scored = lm.loglikelihood(scoring_requests(), disable_tqdm=True)
     written = lm.generate_until(writing_requests(), disable_tqdm=True)
     return scored, written, work.done
+
+
+def evaluate_case(settings: list[str]) -> int:
+    """recipes.evaluate in this process."""
+    return run(compose("evaluate", settings))
 
 
 class CountedWork(Work):
