@@ -3,19 +3,63 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from recipes.checkpoint.formats.recognise import check_stored
 from recipes.config.hydra_app import run_job
-from recipes.config.schema import EvaluateConfig
+from recipes.config.schema import EvaluateConfig, ParallelConfig
 from recipes.config.validate_jobs import validate_evaluate
+from recipes.config.world import World, launched_world
 from recipes.console import quiet_libraries, say
-from recipes.evaluation.kept_results import Place, find_place, free_path, model_name, settings_of
+from recipes.evaluation.journal import (
+    Answers,
+    JournalWriter,
+    journal_directory,
+    read_journal,
+    remove_journal,
+)
+from recipes.evaluation.kept_results import (
+    Place,
+    find_place,
+    free_path,
+    identity_of,
+    model_name,
+    settings_of,
+)
 from recipes.evaluation.task_files import check_task_names
 from recipes.evaluation.tasks import check_tasks, load_tasks
 from recipes.files import check_writable
+from recipes.parallel.first_rank import close_process_group, decided_by_first_rank
 from recipes.report.evaluation_result import EvaluationResult, read_results, write_results
 from recipes.report.evaluation_table import TableSpec, render
+from recipes.report.published import (
+    PublishedRow,
+    agreement_table,
+    agreements,
+    read_published,
+    refuse_disagreement,
+)
+
+if TYPE_CHECKING:
+    from lm_eval.tasks.manager import TaskDict
+
+    from recipes.evaluation.run import Evaluation
+
+RENDEZVOUS_TIMEOUT_S = 1800.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """Where an evaluation begins, and where its results go."""
+
+    place: Place
+    settings: dict[str, Any]
+    journal: Path
+    known: dict[str, Answers]
+    """The answers of an evaluation that was interrupted."""
 
 
 def run(config: EvaluateConfig) -> int:
@@ -23,57 +67,128 @@ def run(config: EvaluateConfig) -> int:
     check_task_names(config.tasks)
     validate_evaluate(config)
     check_stored(Path(config.gpt_model_file))
+    published = read_published(Path(config.check), config.check_column, config.rows) if config.check else []
+    quiet_libraries()
+    world = launched_world()
+    loaded: list[TaskDict] = []
+
+    def prepare() -> _Start | None:
+        start = _prepare(config, published)
+        if start is not None:
+            loaded.append(_load(config))
+        return start
+
+    start = decided_by_first_rank(world, RENDEZVOUS_TIMEOUT_S, prepare)
+    if start is None:
+        close_process_group(world)
+        return 0
+    # The others find what the first rank has put into the cache.
+    tasks = loaded[0] if loaded else _load(config)
+    evaluation = _evaluate(config, start, tasks, world)
+    if world.rank == 0:
+        _print_table(evaluation.result, config)  # First, so that hours are not lost if the write fails.
+        _write(evaluation, start.place, config)
+        remove_journal(start.journal)
+        _check(evaluation.result, published, config)
+    return 0
+
+
+def _prepare(config: EvaluateConfig, published: list[PublishedRow]) -> _Start | None:
+    """None: there is nothing to do."""
     place = find_place(config)
     if place.finished:
-        _print_table(read_results(place.path), config)
+        found = read_results(place.path)
+        _print_table(found, config)
         say(f"results: {place.path}, evaluated before; repeat=true evaluates again, into another file")
-        return 0
+        _check(found, published, config)
+        return None
     check_writable(place.path)
     check_tasks(config.tasks, Path(config.mirror) if config.mirror else None)
     if config.dry_run:
         print(f"would evaluate {config.gpt_model_file} on {', '.join(config.tasks)} and write {place.path}")
-        return 0
-    _print_table(result := _evaluate(config), config)  # First, so that hours are not lost if the write fails.
-    _write(result, place)
-    return 0
-
-
-def _evaluate(config: EvaluateConfig) -> EvaluationResult:
-    quiet_libraries()
-    minibench = Path(config.minibench) if config.minibench else None
-    mirror = Path(config.mirror) if config.mirror else None
+        return None
     settings = settings_of(config)  # Before the model is read, in case its file is replaced meanwhile.
-    # Before torch is imported and the model read, which takes much longer.
-    loaded = load_tasks(config.tasks, minibench=minibench, mirror=mirror)
-    from recipes.evaluation.run import evaluate
-    from recipes.inference.text_model import load_text_model
+    journal = journal_directory(place.path, identity_of(config, settings))
+    known = read_journal(journal)
+    if known:
+        count = sum(map(len, known.values()))
+        say(f"goes on where an earlier evaluation stopped: {count:,} answers are kept in {journal}")
+    return _Start(place, settings, journal, known)
 
-    model = load_text_model(config.gpt_model_file, precision=config.precision, num_threads=config.num_threads)
+
+def _load(config: EvaluateConfig) -> TaskDict:
+    """Before torch is imported and the model read, which takes much longer."""
+    minibench = Path(config.minibench) if config.minibench else None
+    return load_tasks(
+        config.tasks, minibench=minibench, mirror=Path(config.mirror) if config.mirror else None
+    )
+
+
+def _evaluate(config: EvaluateConfig, start: _Start, loaded: TaskDict, world: World) -> Evaluation:
+    from recipes.evaluation.ranks import model_ranks
+    from recipes.evaluation.run import evaluate_documents
+    from recipes.evaluation.work import Work
+    from recipes.inference.text_model import load_text_model
+    from recipes.parallel.setup import resolve_dtype
+
+    parallel = ParallelConfig(config.tensor_model_parallel_size, config.pipeline_model_parallel_size)
+    model = load_text_model(
+        config.gpt_model_file,
+        precision=config.precision,
+        num_threads=config.num_threads,
+        parallel=parallel,
+        world=world,
+    )
     model.name = model_name(config)
-    result = evaluate(
+    ranks = model_ranks()
+    work = Work(
+        ranks,
+        f"{model.device.type} {config.precision} {parallel}",
+        start.known,
+        JournalWriter(start.journal, ranks.rank) if ranks.answers else None,
+    )
+    evaluation = evaluate_documents(
         model,
         list(config.tasks),
         loaded=loaded,
-        minibench=minibench,
-        mirror=mirror,
+        mirror=Path(config.mirror) if config.mirror else None,
         limit=config.limit,
         num_fewshot=config.num_fewshot,
         max_batch_tokens=config.max_batch_tokens,
         max_logits_bytes=config.max_logits_bytes,
         bootstrap_iters=config.bootstrap_iters,
+        work=work,
     )
-    return dataclasses.replace(result, settings=settings)
+    made_with = {
+        **evaluation.result.made_with,
+        "dtype": str(resolve_dtype(config.precision)).removeprefix("torch."),
+        "processes": world.size,
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+    }
+    result = dataclasses.replace(evaluation.result, settings=start.settings, made_with=made_with)
+    return dataclasses.replace(evaluation, result=result)
 
 
 def _print_table(result: EvaluationResult, config: EvaluateConfig) -> None:
     print(render([result], TableSpec(config.rows, config.columns)), flush=True)
 
 
-def _write(result: EvaluationResult, place: Place) -> None:
+def _write(evaluation: Evaluation, place: Place, config: EvaluateConfig) -> None:
     """Another evaluation may have taken the place meanwhile."""
+    from recipes.evaluation.files import write_files
+
     path = free_path(place.path)
-    write_results(result, path)
+    write_results(evaluation.result, path)
+    write_files(evaluation, path.with_suffix(""), TableSpec(config.rows, config.columns), config.log_samples)
     say(f"results: {path}")
+    say(f"beside them: table, chart and lm-eval's own files in {path.with_suffix('')}")
+
+
+def _check(result: EvaluationResult, published: list[PublishedRow], config: EvaluateConfig) -> None:
+    if published:
+        found = agreements(result, published)
+        print(agreement_table(found), flush=True)
+        refuse_disagreement(found, config.check)
 
 
 if __name__ == "__main__":

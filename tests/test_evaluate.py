@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tarfile
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ import pytest
 from recipes.config.hydra_app import compose
 from recipes.errors import UserError
 from recipes.evaluate import run
+from recipes.evaluation.journal import Answers, JournalWriter
 from recipes.report.evaluation_result import read_results
 from tests.support.nemo_files import MAIN
 from tests.support.spy import ENGINE, spy
@@ -56,27 +54,22 @@ def test_a_typing_mistake_is_told_before_all_else(tmp_path: Path, benchmark: Pat
 
 
 def test_the_table_is_printed_though_the_write_fails(
-    tmp_path: Path, benchmark: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    benchmark: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After the output was tried, and the benchmark read once, the output's directory becomes a file."""
-    model, place, items = MAIN / "model.nemo", tmp_path / "place", benchmark / "en.jsonl"
-    text = items.read_text(encoding="utf-8")
-    items.unlink()
-    os.mkfifo(items)
+    """While the model answers, the output's directory becomes a file."""
+    place, add = tmp_path / "place", JournalWriter.add
 
-    def spoil() -> None:
-        for content in ("", text):  # For its checksum, and for its questions.
-            with items.open("w", encoding="utf-8") as stream:  # waits for the reader
-                if content:
-                    place.write_text("")
-                stream.write(content)
-            time.sleep(0.1)  # Lest the next opening finds the same reader.
+    def add_and_spoil(self: JournalWriter, unit: str, answers: Answers) -> None:
+        add(self, unit, answers)
+        place.rename(tmp_path / "moved")
+        place.write_text("")
 
-    thread = threading.Thread(target=spoil, daemon=True)
-    thread.start()
+    monkeypatch.setattr(JournalWriter, "add", add_and_spoil)
     with pytest.raises(UserError, match=f"{place}: a file is there"):
-        evaluate(model, benchmark, f"output={place}/x.json")
-    thread.join()
+        evaluate(MAIN / "model.nemo", benchmark, f"output={place}/x.json")
     assert "| minibench_hi | acc " in capsys.readouterr().out
 
 
@@ -88,7 +81,10 @@ def test_finished_results_are_kept(
     assert evaluate(model, benchmark) == 0
     results = tmp_path / "evaluation" / "model-minibench.json"
     table, _, told = capsys.readouterr().out.rpartition("results: ")
-    assert told == f"{results}\n" and read_results(results).requested == ["minibench_en", "minibench_hi"]
+    assert told.splitlines()[0] == str(results) and read_results(results).requested == [
+        "minibench_en",
+        "minibench_hi",
+    ]
     before = results.read_bytes()
     (again,) = spy(
         ["recipes.evaluate", f"gpt_model_file={model}", "eval=minibench", f"minibench={benchmark}"]
@@ -100,3 +96,33 @@ def test_finished_results_are_kept(
     )
     assert evaluate(model, benchmark, "limit=1") == 0
     assert results.read_bytes() == before and results.with_stem("model-minibench-limit1").exists()
+
+
+def test_published_figures_are_checked(
+    tmp_path: Path, benchmark: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, published = tmp_path / "model.nemo", tmp_path / "published.yaml"
+    shutil.copyfile(MAIN / "model.nemo", model)
+    items = benchmark / "en.jsonl"  # One of four is right, whatever the model answers.
+    item = json.loads(items.read_text("utf-8"))
+    items.write_text("\n".join(json.dumps(item | {"answer": answer}) for answer in range(4)), "utf-8")
+    rows = "rows=[{name: English, task: minibench_en, metric: 'acc,none'}]"
+    assert evaluate(model, benchmark, rows, "log_samples=true") == 0
+    written = {
+        path.name.partition("_2")[0] for path in (tmp_path / "evaluation" / "model-minibench").iterdir()
+    }
+    kinds = {"table.md", "chart.svg", "documents.json", "results"}
+    assert written == kinds | {"samples_minibench_en", "samples_minibench_hi"}
+    found = read_results(tmp_path / "evaluation" / "model-minibench.json")
+    assert found.made_with["dtype"] == "float32" and "recipes" not in found.settings["versions"]
+
+    # Of results that are there already, which are not made again.
+    published.write_text("rows: {English: 25.0}")
+    assert evaluate(model, benchmark, rows, f"check={published}") == 0
+    assert "| English | yes    |" in capsys.readouterr().out
+    published.write_text("rows: {English: 99.0}")
+    with pytest.raises(UserError, match=rf"^check={published}: 1 of 1 rows differ .*: English \(-"):
+        evaluate(model, benchmark, rows, f"check={published}")
+    published.write_text("rows: {Englisch: 5}")
+    with pytest.raises(UserError, match="no row is named 'Englisch'; did you mean English"):
+        evaluate(tmp_path / "model.nemo", benchmark, rows, f"check={published}")

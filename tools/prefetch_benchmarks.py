@@ -41,6 +41,7 @@ def prefetch(mirror: Path, names: list[str], source: Path | None = None) -> tupl
         UserError: an unknown task, data that cannot be loaded, a mirror that cannot be written.
     """
     from recipes.data.benchmark_mirror import MANIFEST, read_manifest, split_file, write_index
+    from recipes.evaluation.task_data import hub_revision, made_for
     from recipes.evaluation.task_files import MINIBENCH_FILES
     from recipes.evaluation.tasks import load_tasks
     from recipes.files import check_writable
@@ -52,15 +53,26 @@ def prefetch(mirror: Path, names: list[str], source: Path | None = None) -> tupl
     check_writable(mirror / MANIFEST)
     manifest = read_manifest(mirror) if (mirror / MANIFEST).exists() else {}
     tasks = load_tasks(names, mirror=source)["tasks"]
+    copied = read_manifest(source) if source else {}
     written: Manifest = {}
     for name, task in tasks.items():
         for entry, split in _splits(name, task):
             if entry not in written:
-                written[entry] = {**_write_parquet(split, split_file(mirror, entry)), "tasks": []}
+                written[entry] = {
+                    **_write_parquet(split, split_file(mirror, entry)),
+                    "tasks": [],
+                    "revision": copied[entry].get("revision") if source else hub_revision(task),
+                    "made_for": {},
+                }
             written[entry]["tasks"].append(name)
+            written[entry]["made_for"][name] = made_for(task)
     for entry, facts in written.items():
-        users = manifest.get(entry, {}).get("tasks", [])
-        manifest[entry] = {**facts, "tasks": sorted({*users, *facts["tasks"]})}
+        before = manifest.get(entry, {})
+        manifest[entry] = {
+            **facts,
+            "tasks": sorted({*before.get("tasks", []), *facts["tasks"]}),
+            "made_for": {**before.get("made_for", {}), **facts["made_for"]},
+        }
     write_index(mirror, manifest)
     return len(written), sum(facts["rows"] for facts in written.values())
 

@@ -381,10 +381,21 @@ class EvaluateConfig:
     Results that are there are never replaced: other ones get the next free number, <name>-<table>-2.json."""
     repeat: bool = False
     """Evaluate once more what has been evaluated already, into another file."""
+    log_samples: bool = False
+    """Write every document with its prompts and answers too, in lm-eval's format."""
+    check: str | None = None
+    """YAML file of published figures: prints which rows agree within two standard errors. Exit code 2 if one
+    does not."""
+    check_column: str | None = None
+    """Which of its columns; None: the first."""
     precision: str = "auto"
     """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
     num_threads: int | None = None
     """torch CPU threads; None: one per core."""
+    tensor_model_parallel_size: int = 1
+    """Every layer's matrices are split over this many processes, for models that do not fit into one."""
+    pipeline_model_parallel_size: int = 1
+    """The layers are split into this many stages. Processes beyond these two share the questions."""
     dry_run: bool = False
     """Check the settings, the model file and the place of the results, print what would run, and stop."""
     columns: list[str] = field(default_factory=list)

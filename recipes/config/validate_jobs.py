@@ -12,6 +12,7 @@ from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.logit_bias import read_logit_bias
 from recipes.config.schema import EvaluateConfig, GenerateConfig, InferenceConfig
 from recipes.config.validate_serving import validate_no_serving, validate_serving
+from recipes.config.world import launched_world
 from recipes.errors import UserError
 from recipes.files import path_errors, refuse_lfs_pointer
 
@@ -129,7 +130,39 @@ def validate_evaluate(config: EvaluateConfig) -> None:
     not_negative("bootstrap_iters", config.bootstrap_iters)
     positive("max_batch_tokens", config.max_batch_tokens)
     positive("max_logits_bytes", config.max_logits_bytes)
+    _validate_check(config)
+    _validate_layout(config)
     _validate_table(config)
+
+
+def _validate_check(config: EvaluateConfig) -> None:
+    """What the file holds, recipes/report/published.py reads."""
+    if config.check_column is not None and config.check is None:
+        refuse("check_column", config.check_column, "would be ignored: it belongs to check=FILE")
+    if config.check is None:
+        return
+    if not Path(config.check).is_file():
+        refuse("check", config.check, "no such file; give a YAML file with the published figures")
+    if not config.rows:
+        refuse("check", config.check, "there are no rows to compare; choose a table, eval=param1_table")
+    if config.bootstrap_iters == 0:
+        refuse("bootstrap_iters", 0, "check needs standard errors; set 1,000")
+
+
+def _validate_layout(config: EvaluateConfig) -> None:
+    """How it fits the model, only the model can tell."""
+    for key in ("tensor_model_parallel_size", "pipeline_model_parallel_size"):
+        positive(key, getattr(config, key))
+    tp, pp, launched = (
+        config.tensor_model_parallel_size,
+        config.pipeline_model_parallel_size,
+        launched_world().size,
+    )
+    if launched % (tp * pp) and not config.dry_run:
+        raise UserError(
+            f"tensor_model_parallel_size={tp}, pipeline_model_parallel_size={pp}: they need a multiple of "
+            f"{tp * pp} processes, there are {launched}; launch with torchrun --nproc-per-node {tp * pp}"
+        )
 
 
 def _validate_table(config: EvaluateConfig) -> None:

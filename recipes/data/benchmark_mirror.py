@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,18 @@ from recipes.files import atomic_write, sha256_file
 MANIFEST = "manifest.json"
 
 Manifest = dict[str, dict[str, Any]]
-"""{"<org>/<name>/<config>/<split>": {"rows": int, "sha256": str, "tasks": [str]}}"""
+"""{"<org>/<name>/<config>/<split>": {"rows": int, "sha256": str, "tasks": [str], "revision": str or null,
+"made_for": {task: {"version": str, "lm_eval": str}}}}; the last two are not in mirrors of early releases."""
+
+
+def prefetch_command(mirror: Path | str, tasks: Iterable[str]) -> str:
+    """What fetches the data of tasks into a mirror."""
+    return f"python -m tools.prefetch_benchmarks {mirror} --tasks {','.join(tasks)}"
+
+
+def config_entry(data_set: str, configuration: str | None) -> str:
+    """What the manifest's entries of one data set in one configuration begin with."""
+    return f"{data_set}/{configuration or 'default'}"
 
 
 def split_file(mirror: Path, entry: str) -> Path:
@@ -74,8 +85,12 @@ def verified_hash(mirror: Path) -> str:
     """
     manifest = read_manifest(mirror)
     for entry, facts in manifest.items():
-        if sha256_file(split_file(mirror, entry)) != facts["sha256"]:
-            raise UserError(f"{split_file(mirror, entry)} differs from {MANIFEST}: fetch the mirror again")
+        file = split_file(mirror, entry)
+        again = f"fetch it again with {prefetch_command(mirror, facts['tasks'])}"
+        if not file.is_file():
+            raise UserError(f"{file} is missing, which {MANIFEST} names: {again}")
+        if sha256_file(file) != facts["sha256"]:
+            raise UserError(f"{file} differs from {MANIFEST}: {again}")
     content = {entry: facts["sha256"] for entry, facts in sorted(manifest.items())}
     content |= {str(p.relative_to(mirror)): sha256_file(p) for p in sorted(mirror.glob("*/*/README.md"))}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -12,12 +12,25 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import httpx2
 from huggingface_hub import constants
 
 PATIENCE_S = 2.5
-NETWORK_ERRORS = (httpx2.HTTPError, OSError)
-"""What the hub's libraries raise where the network fails."""
+HTTP_CLIENTS = ("httpx", "httpx2", "requests")
+"""What releases of huggingface_hub are built on, one each; which one is installed depends on the release."""
+
+
+def hub_error() -> type[Exception]:
+    """The base of what the HTTP client of the installed huggingface_hub raises."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    clients = [base for base in HfHubHTTPError.__mro__ if base.__module__.partition(".")[0] in HTTP_CLIENTS]
+    error: type[Exception] = clients[-1]
+    return error
+
+
+def network_errors() -> tuple[type[Exception], type[OSError]]:
+    """What the hub's libraries raise where the network fails."""
+    return (hub_error(), OSError)
 
 
 def hub_obstacle() -> str | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def find_place(config: EvaluateConfig) -> Place:
         return _named_place(config, Path(config.output))
     first = _directory(Path(config.gpt_model_file)) / f"{_label(config)}.json"
     if not config.repeat and first.exists():
-        wanted = _identity(config)
+        wanted = identity_of(config, settings_of(config))
         for path in itertools.takewhile(Path.exists, _numbered(first)):
             with suppress(UserError):  # Some other file of that name.
                 if _difference(path, wanted) is None:
@@ -69,7 +69,7 @@ def _named_place(config: EvaluateConfig, path: Path) -> Place:
     if not path.exists():
         return Place(path, finished=False)
     try:
-        other = _difference(path, _identity(config))
+        other = _difference(path, identity_of(config, settings_of(config)))
     except UserError as error:
         raise UserError(f"{error}; choose another file, output=...") from None
     if other is not None:
@@ -104,13 +104,18 @@ def settings_of(config: EvaluateConfig) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that figures may depend on."""
-    return {package: version(package) for package in ("lm_eval", "datasets", "torch")}
+def versions(packages: Sequence[str] = ("lm_eval", "datasets", "torch")) -> dict[str, str]:
+    """Of those packages that are installed; by default those that figures depend on."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
-def _identity(config: EvaluateConfig) -> dict[str, Any]:
-    return {"name": model_name(config), "tasks": sorted(set(config.tasks)), **settings_of(config)}
+def identity_of(config: EvaluateConfig, settings: dict[str, Any]) -> dict[str, Any]:
+    """All by which an evaluation is recognised."""
+    return {"name": model_name(config), "tasks": sorted(set(config.tasks)), **settings}
 
 
 def _difference(path: Path, wanted: dict[str, Any]) -> str | None:

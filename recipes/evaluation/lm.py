@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,11 +13,11 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from recipes.console import Progress
 from recipes.errors import UserError
 from recipes.evaluation.batching import token_batches
-from recipes.evaluation.scoring import Context, Ids, by_context, context_batches
-from recipes.inference.engine import Engine, in_order
+from recipes.evaluation.scoring import Context, Ids, Row, by_context, context_batches
+from recipes.evaluation.work import Unit, Work
+from recipes.evaluation.writing import Prompt, Writer
 from recipes.inference.requests import Request, Sampling
 
 if TYPE_CHECKING:
@@ -50,12 +48,19 @@ class ParamLM(TemplateLM):
     """
 
     def __init__(
-        self, model: TextGenerator, max_batch_tokens: int = 16384, max_logits_bytes: int = 2**29
+        self,
+        model: TextGenerator,
+        max_batch_tokens: int = 16384,
+        max_logits_bytes: int = 2**29,
+        work: Work | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.work = model, work or Work()
         self.max_batch_tokens, self.max_logits_bytes = max_batch_tokens, max_logits_bytes
         self.max_length = model.max_sequence_length
+        self.truncated = Counter[str]()
+        """Requests of each task whose beginning did not fit into the model's sequences."""
+        self._cut_texts = set[tuple[str, str]]()
         self.max_gen_toks = min(DEFAULT_MAX_GENERATED, self.max_length // 2)
 
     @property
@@ -102,74 +107,83 @@ class ParamLM(TemplateLM):
                 )
         super().set_cache_hook(cache_hook)
 
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Scored]:
+        answers: list[Scored] = super().loglikelihood(requests, disable_tqdm)
+        for request in requests:
+            self.truncated[request.task_name] += request.args in self._cut_texts
+        return answers
+
     @torch.no_grad()
     def _loglikelihood_tokens(
         self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[Scored]:
-        for text, _, continuation in requests:
+        for text, context, continuation in requests:
             self._check_continuation(text, continuation)
+            if text is not None and len(context) + len(continuation) > self.max_length + 1:
+                self._cut_texts.add(text)
         contexts = by_context([request[1:] for request in requests], self.max_length)
         once = [context for context in contexts if context.is_worth_reading_once()]
         whole = [context for context in contexts if not context.is_worth_reading_once()]
+        units: list[Unit[Any]] = [*self._rows_to_read(whole), *self._contexts_to_read(once)]
         answers: dict[int, Scored] = {}
-        with _progress("scoring", len(requests), disable_tqdm) as bar:
-            for scored in chain(self._read_whole(whole), self._read_contexts_once(once)):
-                answers |= scored
-                for i, answer in scored.items():
-                    if (text := requests[i][0]) is not None:
-                        self.cache_hook.add_partial("loglikelihood", text, answer)
-                bar.add(len(scored))
+        for scored in self.work.answers(units, "scoring", quiet=disable_tqdm):
+            answers |= scored
+            for i, answer in scored.items():
+                if (text := requests[i][0]) is not None:
+                    self.cache_hook.add_partial("loglikelihood", text, answer)
         return [answers[i] for i in range(len(requests))]
 
-    def _read_whole(self, contexts: list[Context]) -> Iterator[dict[int, Scored]]:
+    def _rows_to_read(self, contexts: list[Context]) -> Iterator[Unit[Row]]:
         """Context and continuation in one pass; requests that need the same one share it."""
         sharing: dict[Ids, list[tuple[Ids, list[int]]]] = defaultdict(list)
         for context in contexts:
             for continuation, indices in context.requests.items():
                 sharing[context.ids + continuation[:-1]].append((continuation, indices))
-
-        def scored(row: Ids) -> int:
-            """The positions before which a continuation of the row begins or goes on: the last ones."""
-            return max(len(continuation) for continuation, _ in sharing[row])
-
-        inputs = sorted(sharing, key=lambda row: (-len(row), row))
-        for rows in token_batches(
-            inputs, len, self.max_batch_tokens, scored, self._max_scored(), self._enough()
+        rows = [Row(ids, sharing[ids]) for ids in sorted(sharing, key=lambda ids: (-len(ids), ids))]
+        for batch in token_batches(
+            rows, Row.length, self.max_batch_tokens, Row.scored, self._max_scored(), self._enough()
         ):
-            places = [(i, place) for i, ids in enumerate(rows) for place in _last(scored(ids), len(ids))]
-            which, where = torch.tensor(places, device=self.device).unbind(1)
-            logits = self.model.logits_at(self._padded(rows), which, where)
-            wanted, first = [], 0
-            for ids in rows:
-                first += scored(ids)  # Where the next row's positions begin.
-                for continuation, indices in sharing[ids]:
-                    wanted.append((range(first - len(continuation), first), continuation, indices))
-            yield self._scores(logits, wanted)
+            yield Unit("rows", batch, len(batch) * batch[0].length(), self._read_rows)
 
-    def _read_contexts_once(self, contexts: list[Context]) -> Iterator[dict[int, Scored]]:
+    def _read_rows(self, rows: Sequence[Row]) -> dict[int, Scored]:
+        places = [(i, place) for i, row in enumerate(rows) for place in _last(row.scored(), row.length())]
+        which, where = torch.tensor(places, device=self.device).unbind(1)
+        logits = self.model.logits_at(self._padded([row.ids for row in rows]), which, where)
+        wanted, first = [], 0
+        for row in rows:
+            first += row.scored()  # Where the next row's positions begin.
+            for continuation, indices in row.requests:
+                wanted.append((range(first - len(continuation), first), continuation, indices))
+        return self._scores(logits, wanted)
+
+    def _contexts_to_read(self, contexts: list[Context]) -> Iterator[Unit[Context]]:
         """Each context in a first pass, what comes after it in a second."""
         for batch in context_batches(contexts, self.max_batch_tokens, self._max_scored()):
-            inputs = [(number, row) for number, context in enumerate(batch) for row in sorted(context.inputs)]
-            starts: dict[tuple[int, Ids], int] = {}
-            places: list[tuple[int, int]] = []
-            for i, (number, row) in enumerate(inputs):
-                starts[number, row] = len(batch) + len(places)
-                places += [(i, place) for place in range(len(row))]
-            which, where = torch.tensor(places, device=self.device).unbind(1)
-            logits = self.model.logits_after(
-                self._padded([context.ids for context in batch]),
-                torch.tensor([number for number, _ in inputs], device=self.device),
-                self._padded([row for _, row in inputs]),
-                which,
-                where,
-            )
-            wanted = []
-            for number, context in enumerate(batch):
-                for continuation, indices in context.requests.items():
-                    start = starts[number, continuation[:-1]]
-                    positions = [number, *range(start, start + len(continuation) - 1)]
-                    wanted.append((positions, continuation, indices))
-            yield self._scores(logits, wanted)
+            cost = sum(len(context.ids) + len(context.inputs) * context.longest for context in batch)
+            yield Unit("contexts", batch, cost, self._read_contexts)
+
+    def _read_contexts(self, batch: Sequence[Context]) -> dict[int, Scored]:
+        inputs = [(number, row) for number, context in enumerate(batch) for row in sorted(context.inputs)]
+        starts: dict[tuple[int, Ids], int] = {}
+        places: list[tuple[int, int]] = []
+        for i, (number, row) in enumerate(inputs):
+            starts[number, row] = len(batch) + len(places)
+            places += [(i, place) for place in range(len(row))]
+        which, where = torch.tensor(places, device=self.device).unbind(1)
+        logits = self.model.logits_after(
+            self._padded([context.ids for context in batch]),
+            torch.tensor([number for number, _ in inputs], device=self.device),
+            self._padded([row for _, row in inputs]),
+            which,
+            where,
+        )
+        wanted = []
+        for number, context in enumerate(batch):
+            for continuation, indices in context.requests.items():
+                start = starts[number, continuation[:-1]]
+                positions = [number, *range(start, start + len(continuation) - 1)]
+                wanted.append((positions, continuation, indices))
+        return self._scores(logits, wanted)
 
     def _max_scored(self) -> int:
         """Positions of one pass at which the output head is computed."""
@@ -237,22 +251,34 @@ class ParamLM(TemplateLM):
         for i, request in enumerate(requests):
             same_settings[repr(request.args[1])].append(i)
 
+        units = [
+            unit
+            for same in same_settings.values()
+            for unit in self._texts_to_write([(i, requests[i]) for i in same])
+        ]
         texts: dict[int, str] = {}
-        with _progress("generating", len(requests), disable_tqdm) as bar:
-            for indices in same_settings.values():
-                until, max_new = self._generation_settings(requests[indices[0]].args[1])
-                prompts = [self._prompt(requests[i].args[0], max_new) for i in indices]
-                order = sorted(range(len(prompts)), key=[(-len(ids), ids) for ids in prompts].__getitem__)
-                longest = len(prompts[order[0]]) + max_new
-                slots = min(len(prompts), max(1, self.max_batch_tokens // longest))
-                engine = Engine(self.model, slots=slots, max_length=longest)
-                asked = [self._request(prompts[k], max_new, until) for k in order]
-                for k, result in zip(order, in_order(engine, asked), strict=True):
-                    texts[indices[k]] = self._generated_text(list(result.token_ids), until)
-                    request = requests[indices[k]]
-                    self.cache_hook.add_partial("generate_until", request.args, texts[indices[k]])
-                    bar.add(1)
+        for written in self.work.answers(units, "generating", quiet=disable_tqdm):
+            texts |= written
+            for i, text in written.items():
+                self.cache_hook.add_partial("generate_until", requests[i].args, text)
         return [texts[i] for i in range(len(requests))]
+
+    def _texts_to_write(self, requests: list[tuple[int, Instance]]) -> Iterator[Unit[Prompt]]:
+        """For requests of equal settings."""
+        until, max_new = self._generation_settings(requests[0][1].args[1])
+        prompts = [(i, self._prompt(request, max_new)) for i, request in requests]
+        prompts.sort(key=lambda prompt: (-len(prompt[1]), prompt[1]))
+        longest = len(prompts[0][1]) + max_new
+        writer = Writer(
+            self.model,
+            slots=min(len(prompts), max(1, self.max_batch_tokens // longest)),
+            max_length=longest,
+            request=lambda ids: self._request(ids, max_new, until),
+            text=lambda ids: self._generated_text(ids, until),
+        )
+        for some in writer.units(prompts):
+            cost = sum(len(ids) + max_new for _, ids in some)
+            yield Unit(f"texts until {until}, {max_new} tokens", some, cost, writer.write)
 
     def _request(self, prompt: list[int], max_new: int, until: list[str]) -> Request:
         return Request(
@@ -279,9 +305,10 @@ class ParamLM(TemplateLM):
             logger.warning("generation settings without effect in greedy decoding: %s", asked)
         return [text for text in until if text], max_new
 
-    def _prompt(self, context: str, max_new: int) -> list[int]:
-        ids = (self._start() + self.tok_encode(context))[-(self.max_length - max_new) :]
-        return ids or [self.prefix_token_id]
+    def _prompt(self, request: Instance, max_new: int) -> list[int]:
+        ids, room = self._start() + self.tok_encode(request.args[0]), self.max_length - max_new
+        self.truncated[request.task_name] += len(ids) > room
+        return ids[-room:] or [self.prefix_token_id]
 
     def _stop_rule(self, until: list[str]) -> Callable[[list[int]], bool]:
         # A token of text is at least one byte, so this many last tokens hold any stop string they complete.
@@ -320,8 +347,3 @@ def fingerprint(model: TextGenerator) -> str:
     seen = hashlib.sha256(repr((model.name, model.vocab_size, model.max_sequence_length, ids)).encode())
     seen.update(logits.float().cpu().numpy().tobytes())
     return seen.hexdigest()
-
-
-def _progress(what: str, total: int, disabled: bool) -> Progress:
-    enabled = not disabled and os.environ.get("RANK", "0") == "0"
-    return Progress(total, "request", label=what, enabled=enabled)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from recipes.data.benchmark_mirror import verified_hash
+from recipes.config.world import launched_world
+from recipes.console import Progress
+from recipes.data.benchmark_mirror import read_manifest, verified_hash
+from recipes.data.hub import setting
 from recipes.errors import UserError
 from recipes.evaluation.kept_results import versions
+from recipes.evaluation.task_data import data_of
 from recipes.evaluation.task_files import MINIBENCH_FILES
 from recipes.evaluation.tasks import load_tasks
 from recipes.report.evaluation_result import EvaluationResult, Score, TaskResult
@@ -19,12 +26,31 @@ from recipes.report.evaluation_result import EvaluationResult, Score, TaskResult
 if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict
 
+    from recipes.evaluation.lm import ParamLM
+    from recipes.evaluation.work import Work
     from recipes.inference.text_generator import TextGenerator
 
+T = TypeVar("T")
+
+MADE_WITH = ("param-recipes", "lm_eval", "datasets", "torch", "transformers", "tokenizers", "megatron-core")
 FEWSHOT_SEED = 1234  # lm-eval's own
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Evaluation:
+    """All that an evaluation found."""
+
+    result: EvaluationResult
+    report: dict[str, Any]
+    """lm-eval's own, with every document's answers under "samples"."""
+
+
+def evaluate(model: TextGenerator, tasks: list[str], **options: Any) -> EvaluationResult:
+    """The result of :func:`evaluate_documents`, which explains the arguments."""
+    return evaluate_documents(model, tasks, **options).result
+
+
+def evaluate_documents(
     model: TextGenerator,
     tasks: list[str],
     *,
@@ -36,7 +62,8 @@ def evaluate(
     max_batch_tokens: int = 16384,
     max_logits_bytes: int = 2**29,
     bootstrap_iters: int = 1000,
-) -> EvaluationResult:
+    work: Work | None = None,
+) -> Evaluation:
     """Run tasks on a model.
 
     Args:
@@ -51,28 +78,34 @@ def evaluate(
         max_logits_bytes: the most bytes of its scores over the vocabulary.
         bootstrap_iters: resamplings for standard errors that have no formula; 0 for no standard errors at
             all.
+        work: shares the work among processes and keeps what is done; None: this process does it all.
 
     Raises:
         UserError: an unknown task, data that cannot be loaded, or a task this model cannot run.
     """
-    from lm_eval import evaluator
+    from lm_eval import api, evaluator
 
     from recipes.evaluation.lm import ParamLM
 
     if not tasks:
         raise UserError("no tasks to evaluate")
-    start = time.monotonic()
+    start, started = time.monotonic(), datetime.now(UTC)
     loaded = loaded or load_tasks(tasks, minibench=minibench, mirror=mirror)
     _set_fewshot(loaded, num_fewshot)
     # `evaluate`, not `simple_evaluate`: the latter hides the results from all but the first local rank.
-    lm = ParamLM(model, max_batch_tokens, max_logits_bytes)
-    report: Any = evaluator.evaluate(
-        lm, loaded, limit=limit, bootstrap_iters=bootstrap_iters, log_samples=False
-    )
-    return EvaluationResult(
+    lm = ParamLM(model, max_batch_tokens, max_logits_bytes, work)
+    with setting(api.task, "tqdm", _preparing), setting(api.model, "tqdm", _preparing):
+        report: Any = evaluator.evaluate(
+            lm, loaded, limit=limit, bootstrap_iters=bootstrap_iters, log_samples=True
+        )
+    results = _task_results(loaded, report, limit, mirror)
+    result = EvaluationResult(
         model=model.name,
         requested=list(tasks),
-        tasks=_task_results(loaded, report, limit),
+        tasks={
+            name: replace(found, truncated=sum(lm.truncated[task] for task in found.tasks or [name]))
+            for name, found in results.items()
+        },
         settings={
             "limit": limit,
             "num_fewshot": num_fewshot,
@@ -81,7 +114,44 @@ def evaluate(
             "versions": versions(),
         },
         seconds=round(time.monotonic() - start, 1),
+        made_with=_made_with(lm, started),
     )
+    return Evaluation(result, report)
+
+
+def _made_with(lm: ParamLM, started: datetime) -> dict[str, Any]:
+    import torch
+
+    model = lm.model
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.machine()
+    return {
+        "started": started.isoformat(timespec="seconds"),
+        "tokenizer": {
+            "kind": type(model.tokenizer).__name__,
+            "sha256": model.tokenizer.sha256,
+            "vocab_size": model.vocab_size,
+        },
+        # What stands before a text that is scored as a whole, and before continuations without a context.
+        "prefix_token": {
+            "id": lm.prefix_token_id,
+            "text": model.tokenizer.id_to_piece(lm.prefix_token_id),
+        },
+        # What stands before every context too, as before the documents in training.
+        "document_start_id": model.document_start_id,
+        "eot_token_id": lm.eot_token_id,
+        "max_length": lm.max_length,
+        "device": f"{model.device.type} ({device})",
+        "versions": {"python": platform.python_version(), **versions(MADE_WITH)},
+    }
+
+
+def _preparing(items: Sequence[T], **_: Any) -> Iterator[T]:
+    """In place of lm-eval's own progress, which every rank shows for every task."""
+    first = launched_world().rank == 0
+    with Progress(len(items), "document", label="preparing the questions", enabled=first) as progress:
+        for item in items:
+            yield item
+            progress.add(1)
 
 
 def _set_fewshot(loaded: TaskDict, num_fewshot: int) -> None:
@@ -125,7 +195,10 @@ def _asks_its_examples(task: Any) -> bool:
     return bool(examples == (config.test_split or config.validation_split))
 
 
-def _task_results(loaded: TaskDict, report: dict[str, Any], limit: int | None) -> dict[str, TaskResult]:
+def _task_results(
+    loaded: TaskDict, report: dict[str, Any], limit: int | None, mirror: Path | None
+) -> dict[str, TaskResult]:
+    manifest = read_manifest(mirror) if mirror else {}
     docs = {
         name: [doc for _, doc in task.doc_iterator(limit=limit)] for name, task in loaded["tasks"].items()
     }
@@ -140,6 +213,7 @@ def _task_results(loaded: TaskDict, report: dict[str, Any], limit: int | None) -
             version=str(report["versions"].get(name)),
             constant_answer=_most_frequent_share(golds[name]),
             constant_text=_most_frequent_share(texts),
+            data=data_of(loaded["tasks"][name], manifest),
         )
     for name, group in loaded["groups"].items():
         members = [task.task_name for task in group.get_all_tasks()]

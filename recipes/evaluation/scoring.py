@@ -12,6 +12,22 @@ WORTHWHILE = 0.75
 
 
 @dataclass
+class Row:
+    """What the model reads in one pass for the requests that need no more than it."""
+
+    ids: Ids
+    requests: list[tuple[Ids, list[int]]]
+    """(a continuation that ends one token after the row, the requests that ask for it)"""
+
+    def length(self) -> int:
+        return len(self.ids)
+
+    def scored(self) -> int:
+        """The positions before which a continuation begins or goes on: the row's last ones."""
+        return max(len(continuation) for continuation, _ in self.requests)
+
+
+@dataclass
 class Context:
     """A context with the continuations that are to be scored after it."""
 

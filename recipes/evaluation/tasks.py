@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.data.benchmark_mirror import in_place_of_hub, read_manifest
-from recipes.data.hub import NETWORK_ERRORS, hub_obstacle, is_cached, without_hub
+from recipes.data.benchmark_mirror import config_entry, in_place_of_hub, prefetch_command, read_manifest
+from recipes.data.hub import hub_error, hub_obstacle, is_cached, network_errors, without_hub
 from recipes.data.text.json_lines import as_text, checked_text, read_records, text_of
 from recipes.errors import UserError
+from recipes.evaluation.task_data import check_versions
 from recipes.evaluation.task_files import MINIBENCH_FILES, check_task_names, data_sets_of, unknown_task
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def check_tasks(names: Sequence[str], mirror: Path | None = None) -> None:
 def _check_mirror(names: Sequence[str], mirror: Path) -> None:
     held = {entry.rpartition("/")[0] for entry in read_manifest(mirror)}
     for task, data_set, configuration in data_sets_of(names):
-        if f"{data_set}/{configuration or 'default'}" not in held:
+        if config_entry(data_set, configuration) not in held:
             raise UserError(
                 f"cannot load task {task} from the mirror {mirror}: it has no {data_set}"
                 + (f", {configuration}" if configuration else "")
@@ -49,7 +50,7 @@ def _check_mirror(names: Sequence[str], mirror: Path) -> None:
 
 
 def _fetch_into(mirror: Path, task: str) -> str:
-    return f"; fetch it with python -m tools.prefetch_benchmarks {mirror} --tasks {task}"
+    return f"; fetch it with {prefetch_command(mirror, [task])}"
 
 
 def _hub_obstacle(names: Sequence[str]) -> str | None:
@@ -66,11 +67,8 @@ def _check_cached(names: Sequence[str], obstacle: str | None) -> None:
 
 
 def _ask_for_mirror(names: Sequence[str]) -> str:
-    stock = ",".join(name for name in names if name not in MINIBENCH_FILES)
-    return (
-        "; set mirror=DIR to a copy of the data, which python -m tools.prefetch_benchmarks DIR "
-        f"--tasks {stock} makes where there is network"
-    )
+    command = prefetch_command("DIR", [name for name in names if name not in MINIBENCH_FILES])
+    return f"; set mirror=DIR to a copy of the data, which {command} makes where there is network"
 
 
 def load_tasks(
@@ -96,6 +94,8 @@ def load_tasks(
             _merge(loaded, _load_minibench(own, minibench))
         if stock:
             _merge(loaded, _load_stock(stock, mirror))
+    if mirror is not None:
+        check_versions(loaded["tasks"], mirror)
     return loaded
 
 
@@ -221,8 +221,8 @@ def _load_one(manager: TaskManager, name: str, mirror: Path | None, obstacle: st
         raise UserError(f"task {name} needs {needed}") from error
     # What datasets raises for missing data: ConnectionError, FileNotFoundError, ValueError
     # (configuration), KeyError (split). A hub that answers may still fail later.
-    except (*NETWORK_ERRORS, ValueError, KeyError) as error:
-        if not obstacle and isinstance(error, NETWORK_ERRORS[0]):
+    except (*network_errors(), ValueError, KeyError) as error:
+        if not obstacle and isinstance(error, hub_error()):
             obstacle = f"the Hugging Face hub fails: {_reason(error)}"
         if obstacle:
             raise UserError(f"cannot load task {name}: {obstacle}{_ask_for_mirror([name])}") from error

@@ -1,8 +1,11 @@
-"""A trained model ready to read and write text, in one process."""
+"""A trained model ready to read and write text, in one process or split over several."""
 
 from __future__ import annotations
 
+import contextlib
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +26,7 @@ from recipes.checkpoint.open import open_stored_model
 from recipes.checkpoint.stored.fill import load_weights
 from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.config.schema import ParallelConfig
+from recipes.config.validate_parallel import validate_parallel
 from recipes.config.world import World
 from recipes.data.samples.document_start import document_start_id
 from recipes.data.tokenizer import TextTokenizer
@@ -30,6 +34,7 @@ from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
 from recipes.inference.decode.choose_decoder import lean_decoder
 from recipes.inference.decode.decoder import Decoder
+from recipes.inference.pipeline import forward_through_stages
 from recipes.inference.text_generator import TextGenerator
 from recipes.model.build import build_gpt_model
 from recipes.parallel.setup import (
@@ -40,9 +45,11 @@ from recipes.parallel.setup import (
     set_cpu_threads,
 )
 
+ALONE, ONE_PROCESS = World(), ParallelConfig()
+
 
 class GPTTextModel(TextGenerator):
-    """A GPTModel with its tokenizer, in one process. See :class:`TextGenerator` for the arguments."""
+    """A GPTModel or this rank's part of one, with its tokenizer. See :class:`TextGenerator` for arguments."""
 
     def __init__(
         self,
@@ -64,12 +71,12 @@ class GPTTextModel(TextGenerator):
 
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
-        return self._forward(tokens, 0, None)[..., : self.vocab_size]
+        return self._forward(tokens, 0, None, *tokens.shape)[..., : self.vocab_size]
 
     @torch.no_grad()
     def logits_at(self, tokens: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         with self._head_at(rows, places):
-            return self.logits(tokens)[0]
+            return self._forward(tokens, 0, None, 1, len(rows))[0, :, : self.vocab_size]
 
     @torch.no_grad()
     def logits_after(
@@ -77,7 +84,8 @@ class GPTTextModel(TextGenerator):
     ) -> Tensor:
         length, new = contexts.shape[1], continuations.shape[1]
         context = StaticInferenceContext(max_batch_size=len(contexts), max_sequence_length=length)
-        first = self._forward(contexts, 0, context)[:, -1]  # The head is computed for the last token alone.
+        # The head is computed for the last token alone.
+        first = self._forward(contexts, 0, context, len(contexts), 1)[:, -1]
         shared = StaticInferenceContext(max_batch_size=len(owners), max_sequence_length=length + new)
         shared.materialize_only_last_token_logits = False
         shared.sequence_len_offset = length
@@ -87,10 +95,10 @@ class GPTTextModel(TextGenerator):
                 for part in cached
             )
         with self._head_at(rows, places):
-            after = self._forward(continuations, length, shared)[0]
+            after = self._forward(continuations, length, shared, 1, len(rows))[0]
         return torch.cat([first, after])[:, : self.vocab_size]
 
-    def _head_at(self, rows: Tensor, places: Tensor) -> RemovableHandle:
+    def _head_at(self, rows: Tensor, places: Tensor) -> AbstractContextManager[Any]:
         """While it is entered, the output head is computed at these positions alone, as ``[1, n, V]``.
 
         A hook between the last layer and the head: whatever the family does after that stays as it is.
@@ -100,11 +108,24 @@ class GPTTextModel(TextGenerator):
             hidden_states, *others = inputs
             return hidden_states[places, rows][:, None], *others  # [s, b, h] -> [n, 1, h]
 
-        return self.gpt.output_layer.register_forward_pre_hook(select)
+        if not self.gpt.post_process:
+            return contextlib.nullcontext()
+        handle: RemovableHandle = self.gpt.output_layer.register_forward_pre_hook(select)
+        return handle
 
-    def _forward(self, tokens: Tensor, offset: int, context: StaticInferenceContext | None) -> Tensor:
+    def _forward(
+        self,
+        tokens: Tensor,
+        offset: int,
+        context: StaticInferenceContext | None,
+        rows: int,
+        positions: int,
+    ) -> Tensor:
+        """Logits ``[rows, positions, V]``; only in a pipeline must their number be known beforehand."""
         length = tokens.shape[1]
         position_ids = torch.arange(offset, offset + length, device=tokens.device).expand_as(tokens)
+        if self.gpt.config.pipeline_model_parallel_size > 1:
+            return forward_through_stages(self.gpt, tokens, position_ids, context, rows, positions)
         return self.gpt(tokens, position_ids, None, inference_context=context, runtime_gather_output=True)
 
     def decoder(self, slots: int, max_length: int) -> Decoder:
@@ -114,17 +135,29 @@ class GPTTextModel(TextGenerator):
         )
 
 
-def load_text_model(path: str, *, precision: str = "auto", num_threads: int | None = None) -> GPTTextModel:
+def load_text_model(
+    path: str,
+    *,
+    precision: str = "auto",
+    num_threads: int | None = None,
+    parallel: ParallelConfig = ONE_PROCESS,
+    world: World = ALONE,
+) -> GPTTextModel:
     """Loads a stored model of any kind that recipes.checkpoint.open reads.
 
+    Args:
+        parallel: how one model is split; every rank of ``world`` makes this call and gets its part.
+        world: all processes; as many whole models are loaded as fit.
+
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or cannot be split so.
     """
-    set_cpu_threads(num_threads, World())
+    set_cpu_threads(num_threads, world)
     with open_stored_model(Path(path)) as source:
         tokenizer = source.text_tokenizer
         source.check_rows_for(tokenizer)
-        gpt = build_for_inference(source.model, precision)
+        _check_split(source.model, parallel)
+        gpt = build_for_inference(source.model, precision, parallel, world)
         load_weights(source, gpt)
         return GPTTextModel(
             gpt,
@@ -135,19 +168,27 @@ def load_text_model(path: str, *, precision: str = "auto", num_threads: int | No
         )
 
 
-def build_for_inference(model: ModelConfig, precision: str) -> GPTModel:
-    """The model on this process's device, its weights not yet loaded."""
-    device = prepare_process()
-    gpt = build_gpt_model(model, ParallelConfig(), resolve_dtype(precision), parallel_output=False)
+def _check_split(model: ModelConfig, parallel: ParallelConfig) -> None:
+    try:
+        validate_parallel(parallel, model, check_launcher=True)
+    except UserError as error:
+        raise UserError(str(error).removeprefix("parallel.")) from None
+
+
+def build_for_inference(
+    model: ModelConfig, precision: str, parallel: ParallelConfig = ONE_PROCESS, world: World = ALONE
+) -> GPTModel:
+    """The model, or this process's part of it, on its device, the weights not yet loaded."""
+    device = prepare_process(parallel, world)
+    gpt = build_gpt_model(model, parallel, resolve_dtype(precision), parallel_output=False)
     return gpt.to(device)
 
 
-def prepare_process() -> torch.device:
+def prepare_process(parallel: ParallelConfig = ONE_PROCESS, world: World = ALONE) -> torch.device:
     """Whatever megatron-core's modules need around them; the device to build on."""
-    world = World()
     init_process_group(world)
     if not parallel_state.model_parallel_is_initialized():  # By an earlier model of this process.
-        init_model_parallel(ParallelConfig(), seed=1)
+        init_model_parallel(parallel, seed=1)
     return device_of(world)
 
 

@@ -41,6 +41,10 @@ class TaskResult:
     """For minibench: the accuracy of always choosing the same answer text, the best one."""
     tasks: list[str] = field(default_factory=list)
     """For a group or a tag: the tasks it is made of."""
+    truncated: int = 0
+    """Requests whose beginning was cut off because they were longer than the model's sequences."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """The task's data set, configuration, revision on the hub, and the sha256 of its files in the mirror."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class EvaluationResult:
     settings: dict[str, Any] = field(default_factory=dict)
     """What the numbers depend on: limit, num_fewshot, the mirror's hash, versions."""
     seconds: float = 0.0
+    made_with: dict[str, Any] = field(default_factory=dict)
+    """Tokenizer, prefix token, device, versions, command: for whoever wants the numbers again."""
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2, ensure_ascii=False) + "\n"
@@ -81,7 +87,7 @@ def _check(result: EvaluationResult) -> None:
     texts, numbers = [result.model, *result.requested], []
     for task in result.tasks.values():
         texts += task.tasks
-        numbers += [task.n, task.constant_answer or 0.0, task.constant_text or 0.0]
+        numbers += [task.n, task.truncated, task.constant_answer or 0.0, task.constant_text or 0.0]
         for score in task.scores.values():
             numbers += [score.value, score.stderr or 0.0]
     for values, kinds in ((texts, str), (numbers, int | float)):

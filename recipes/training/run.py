@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from recipes.checkpoint.formats.archive import read_member
 from recipes.checkpoint.save.manifest import newest_whole_checkpoint, remove_partial, set_aside_newer
@@ -17,6 +15,7 @@ from recipes.config.world import World, launched_world
 from recipes.console import quiet_libraries, say, warn
 from recipes.data.samples.inputs import check_token_ids
 from recipes.errors import UserError
+from recipes.parallel.first_rank import close_process_group, decided_by_first_rank
 from recipes.plan.memory_check import check_memory
 from recipes.plan.opening import opening
 from recipes.run_directory import RunDirectory
@@ -39,12 +38,14 @@ def pretrain(config: PretrainConfig) -> int:
         say(f"start  {world.size} processes")
     try:
         with start_up.part("checks"):
-            start = _decided_by_first_rank(
+            # On rank 0 alone, for it reads every checkpoint file.
+            start = decided_by_first_rank(
                 world,
                 config.parallel.rendezvous_timeout_s,
                 lambda: _prepare(config, world, directory, steps, lock),
             )
         if start.complete:
+            close_process_group(world)
             return DONE
         if world.rank == 0:
             say("load   torch, NeMo and megatron-core")
@@ -57,35 +58,6 @@ def pretrain(config: PretrainConfig) -> int:
         return fit(config, world, directory, start, steps, start_up)
     finally:
         lock.release()
-
-
-def _decided_by_first_rank(world: World, timeout_s: float, decide: Callable[[], Start]) -> Start:
-    """Calls ``decide``, which reads every checkpoint file, on rank 0 only and broadcasts its result.
-
-    Raises:
-        UserError: what rank 0 raised, on every rank.
-    """
-    if world.size == 1:
-        return decide()
-    import torch
-    import torch.distributed as dist
-
-    from recipes.parallel.setup import init_process_group
-
-    init_process_group(world, timeout_s)
-    answer: list[Any] = [None]
-    if world.rank == 0:
-        try:
-            answer = [decide()]
-        except UserError as error:
-            answer = [error]
-    dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
-    if isinstance(answer[0], UserError) or answer[0].complete:
-        dist.destroy_process_group()
-    if isinstance(answer[0], UserError):
-        raise answer[0]
-    start: Start = answer[0]
-    return start
 
 
 def _prepare(

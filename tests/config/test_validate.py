@@ -382,6 +382,16 @@ EVALUATE_REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"bootstrap_iters": -1}, "bootstrap_iters=-1: must not be negative"),
     ({"max_batch_tokens": 0}, "max_batch_tokens=0: must be positive"),
     ({"max_logits_bytes": 0}, "max_logits_bytes=0: must be positive"),
+    ({"tensor_model_parallel_size": 0}, "tensor_model_parallel_size=0: must be positive"),
+    (
+        {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2},
+        "tensor_model_parallel_size=2, pipeline_model_parallel_size=2: they need a multiple of 4 processes, "
+        "there are 1; launch with torchrun --nproc-per-node 4",
+    ),
+    ({"check": "no.yaml"}, "check=no.yaml: no such file"),
+    ({"check": __file__}, f"check={__file__}: there are no rows to compare; choose a table"),
+    ({"check": __file__, "rows": [ROW], "bootstrap_iters": 0}, "bootstrap_iters=0: check needs standard"),
+    ({"check_column": "a"}, "check_column=a: would be ignored: it belongs to check=FILE"),
     ({"columns": ["a"]}, "columns=['a']: would be ignored: they belong to rows; set rows, or columns=[]"),
     ({"rows": [ROW, TableRow("X", " ", "acc,none")]}, "rows[1].task=' ': is empty; every row needs one"),
     ({"rows": [TableRow("", "x", "acc,none")]}, "rows[0].name='': is empty"),

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
+import httpx2
 import pytest
+import requests
 from huggingface_hub import constants
 
-from recipes.data.hub import hub_obstacle
+from recipes.data.hub import hub_obstacle, network_errors
 from tests.support.hub import StandInHub
 from tests.support.paths import ROOT
 from tests.support.tiny_text_model import FIXTURE
@@ -30,6 +33,28 @@ def closed_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
+
+
+@pytest.mark.parametrize(
+    ("base", "failure"),
+    [
+        ((httpx.HTTPError, OSError), httpx.ConnectTimeout("")),  # huggingface_hub 1
+        ((httpx2.HTTPError, OSError), httpx2.ConnectTimeout("")),  # 2
+        ((requests.HTTPError,), requests.ConnectTimeout("")),  # 0
+    ],
+)
+def test_failures_of_any_http_client_are_known(
+    monkeypatch: pytest.MonkeyPatch, base: tuple[type, ...], failure: Exception
+) -> None:
+    monkeypatch.setattr("huggingface_hub.errors.HfHubHTTPError", type("HfHubHTTPError", base, {}))
+    assert isinstance(failure, network_errors()) and not isinstance(ValueError(), network_errors())
+
+
+def test_no_http_client_is_needed_to_start() -> None:
+    """Which of them is there depends on the release of huggingface_hub."""
+    clients = "import sys; sys.modules |= dict.fromkeys(['httpx', 'httpx2', 'requests'])"
+    modules = "recipes.evaluate, recipes.evaluation.tasks, recipes.data.hub, tools.prefetch_benchmarks"
+    subprocess.run([sys.executable, "-c", f"{clients}\nimport {modules}"], cwd=ROOT, check=True)
 
 
 def test_a_hub_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:

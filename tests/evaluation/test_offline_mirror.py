@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -104,6 +105,40 @@ def test_a_changed_mirror_gives_its_new_rows(tmp_path: Path) -> None:
     write_index(mirror, manifest)
     after = evaluate(tiny_model(), ["boolq"], mirror=mirror, bootstrap_iters=0).tasks["boolq"]
     assert (before.n, after.n) == (2, 1)
+
+
+def test_a_damaged_mirror_is_told_with_the_command_that_mends_it(tmp_path: Path) -> None:
+    mirror = build_mirror(tmp_path / "mirror")
+    file = split_file(mirror, "truthfulqa/truthful_qa/multiple_choice/validation")
+    mend = rf"python -m tools.prefetch_benchmarks {mirror} --tasks .*truthfulqa_mc1,truthfulqa_mc2"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match=f"{file} differs from manifest.json: fetch it again with {mend}"):
+        load_tasks(["boolq"], mirror=mirror)
+    file.unlink()
+    with pytest.raises(UserError, match=f"{file} is missing, which manifest.json names: .*{mend}"):
+        load_tasks(["boolq"], mirror=mirror)
+
+
+def test_a_mirror_for_another_version_of_a_task_is_refused(tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    prefetch(mirror, ["boolq", "wic"], source=FIXTURE)
+    manifest = read_manifest(mirror)
+    for facts in manifest.values():
+        facts["made_for"] = {
+            task: noted | {"lm_eval": "0.4.9", "version": "1.9" if task == "boolq" else noted["version"]}
+            for task, noted in facts["made_for"].items()
+        }
+    write_index(mirror, manifest)
+    assert set(load_tasks(["wic"], mirror=mirror)["tasks"]) == {"wic"}
+    with pytest.raises(UserError) as refused:
+        load_tasks(["wic", "boolq"], mirror=mirror)
+    assert str(refused.value) == (
+        f"the mirror {mirror} was made for version 1.9 of the task boolq (lm-eval 0.4.9); lm-eval "
+        f"{version('lm_eval')} has version 2.0: fetch it again with python -m tools.prefetch_benchmarks "
+        f"{mirror} --tasks boolq"
+    )
+    prefetch(mirror, ["boolq"], source=FIXTURE)
+    assert "boolq" in load_tasks(["boolq"], mirror=mirror)["tasks"]
 
 
 def test_everything_is_as_before_after_loading(tmp_path: Path) -> None:

@@ -104,11 +104,24 @@ def test_the_published_table_puts_ours_beside_theirs() -> None:
         "ARC Challenge", "acc_norm", "-", "46.7", "49.7", "46.0", "47.2", "45.2", "47.4", "-", "-", "-",
     ]  # fmt: skip
     stock, true = (line for line in lines if line.startswith("| SuperGLUE - multirc"))
-    assert "| 41.00 ± 1.00 |" in stock and " 39.52 |" in stock and " 57.20 |" in stock
-    assert "| 59.00 ± 1.00 |" in true and " 60.48 |" in true and "| 1 - acc " in true
+    assert "| 41.00 ± 1.00 |" in stock and " 39.52 (+1.5) |" in stock and " 57.20 |" in stock
+    assert "| 59.00 ± 1.00 |" in true and " 60.48 (-1.5) |" in true and "| 1 - acc " in true
     # It was asked for, so it is shown, without a row in the published table.
     assert all(line.startswith("| minibench_hi  ") for line in lines[18:20])
     assert lines[-1].startswith("SuperGLUE - multirc: the stock task has its labels the wrong way round")
+    (key,) = (line for line in lines if line.startswith("In brackets: by how many of its standard errors"))
+    # Of two models' figures none could be told to be meant.
+    both = render([result("ours", 0.41), result("yours", 0.5)], published())
+    assert "(+" not in both and key not in both
+
+
+def test_truncated_questions_are_told() -> None:
+    short = TaskResult({"acc,none": Score(0.5)}, n=2, truncated=1234)
+    whole = TaskResult({"acc,none": Score(0.5)}, n=2)
+    note = "m: requests cut off at the front, being longer than it reads: boolq 1,234."
+    table = render([of_tasks(["boolq", "wic"], boolq=short, wic=whole)])
+    assert table.splitlines()[-1] == note
+    assert "cut off" not in render([of_tasks(["wic"], wic=whole)])
 
 
 def of_tasks(requested: list[str], **tasks: TaskResult) -> EvaluationResult:

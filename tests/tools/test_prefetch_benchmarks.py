@@ -1,12 +1,19 @@
 """The command line that fills a benchmark mirror, run with a mirror as its source: no network."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import datasets
 import pytest
 
-from recipes.data.benchmark_mirror import read_manifest, sha256_file, split_file, verified_hash
+from recipes.data.benchmark_mirror import (
+    read_manifest,
+    sha256_file,
+    split_file,
+    verified_hash,
+    write_index,
+)
 from recipes.errors import UserError
 from tests.support.paths import ROOT
 from tests.support.spy import spy
@@ -70,6 +77,27 @@ def test_the_tasks_of_a_file_are_kept(tmp_path: Path) -> None:
     (facts,) = read_manifest(mirror).values()
     assert facts["tasks"] == ["truthfulqa_mc1", "truthfulqa_mc2"]
     assert verified_hash(mirror) == before
+
+
+def test_a_mirror_notes_what_it_was_made_for(tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    prefetch(mirror, ["truthfulqa_mc1"], source=FIXTURE)
+    prefetch(mirror, ["truthfulqa_mc2"], source=FIXTURE)
+    (facts,) = read_manifest(mirror).values()
+    noted = facts["made_for"]["truthfulqa_mc1"]
+    assert set(facts["made_for"]) == {"truthfulqa_mc1", "truthfulqa_mc2"} and facts["revision"] is None
+    assert noted == {"version": "2.0", "lm_eval": version("lm_eval")}
+
+
+def test_the_revision_is_handed_on(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    prefetch(first, ["boolq"], source=FIXTURE)
+    manifest = read_manifest(first)
+    for facts in manifest.values():
+        facts["revision"] = "210d026faf9955653af8916fad021475a3f00453"
+    write_index(first, manifest)
+    prefetch(second, ["boolq"], source=first)
+    assert read_manifest(second) == manifest
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

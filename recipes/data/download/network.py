@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, NoReturn, TypeVar, cast
 
-import httpx2
 from fsspec.spec import AbstractBufferedFile
 from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
@@ -17,7 +16,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_ba
 
 from recipes.data.download.corpora import CorpusSource
 from recipes.data.download.corpus_files import DataFile, Listing, wanted
-from recipes.data.hub import NETWORK_ERRORS
+from recipes.data.hub import network_errors
 from recipes.errors import UserError
 
 _BLOCK_BYTES = 8 << 20
@@ -63,7 +62,7 @@ def _web_listing(source: CorpusSource) -> Listing:
     """A corpus that is one file on a web server."""
     url = source.file_url
 
-    def ask() -> httpx2.Response:
+    def ask() -> Any:
         response = http_backoff("HEAD", url, follow_redirects=True, timeout=_timeout(), max_retries=0)
         hf_raise_for_status(response)
         return response
@@ -112,7 +111,7 @@ class RangeFile(AbstractBufferedFile):
         try:
             response = http_backoff("GET", self.path, headers=headers, timeout=_timeout())
             hf_raise_for_status(response)
-        except NETWORK_ERRORS as error:
+        except network_errors() as error:
             _fail(self.path, error)
         content: bytes = response.content
         # A server without range support sends the whole file; its beginning would be taken for the middle.
@@ -138,7 +137,7 @@ def _patiently(ask: Callable[[], Result], what: str) -> Result:
             busy = error.response is not None and error.response.status_code in (429, 500, 502, 503, 504)
             if not busy or attempt == _ATTEMPTS - 1:
                 _fail(what, error)
-        except NETWORK_ERRORS as error:
+        except network_errors() as error:
             _fail(what, error)
         time.sleep(2.0**attempt)
     raise AssertionError("unreachable")

@@ -1,0 +1,124 @@
+"""The work of an evaluation in units: dealt to processes, kept as they are done, halved if memory is short.
+
+What a unit holds depends on the requests alone, not on the number of processes: the order in which a
+processor adds numbers depends on what it computes together, so only equal units give equal answers, bit for
+bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from recipes.config.world import launched_world
+from recipes.console import Progress, warn_once
+from recipes.errors import UserError
+from recipes.evaluation.journal import Answers, JournalWriter
+from recipes.evaluation.ranks import Ranks
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Unit(Generic[T]):
+    """What one process reads in one go."""
+
+    what: str
+    """Together with the items all that the answers depend on, besides the model."""
+    items: Sequence[T]
+    cost: int
+    """In tokens that are read or written."""
+    answer: Callable[[Sequence[T]], Answers]
+    """Answers all requests of some of the items."""
+
+    def digest(self, on: str) -> str:
+        everything = repr((on, self.what, self.items))
+        return hashlib.sha256(everything.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass
+class Work:
+    """Has units answered: those that were answered before are not asked again, the others shared out.
+
+    Args:
+        ranks: the processes among which they are shared out.
+        on: what answers depend on besides units and model: the kind of device, the precision.
+        known: answers of an earlier, unfinished evaluation, by the digests of units; equal on all ranks.
+        journal: where this process keeps its answers.
+    """
+
+    ranks: Ranks = field(default_factory=Ranks)
+    on: str = ""
+    known: dict[str, Answers] = field(default_factory=dict)
+    journal: JournalWriter | None = None
+
+    def answers(self, units: Sequence[Unit[Any]], label: str, *, quiet: bool = False) -> Iterator[Answers]:
+        """The answers to all units, as they come; on every rank all of them.
+
+        Args:
+            label: what is being done, for the progress.
+            quiet: shows none.
+        """
+        digests = [unit.digest(self.on) for unit in units] if self.known or self.journal else []
+        left = list(range(len(units)))
+        if self.known:
+            yield from (self.known[digest] for digest in digests if digest in self.known)
+            left = [i for i in left if digests[i] not in self.known]
+        mine = [left[k] for k in deal([units[i].cost for i in left], self.ranks.parts)[self.ranks.part]]
+        own: Answers = {}
+        total, shown = sum(units[i].cost for i in mine), launched_world().rank == 0 and not quiet
+        with Progress(total, " tokens", label=label, enabled=shown) as progress:
+            for i in mine:
+                answers = self._answer(units[i], units[i].items)
+                if self.journal:
+                    self.journal.add(digests[i], answers)
+                own |= answers
+                yield answers
+                progress.add(units[i].cost)
+        yield from self.ranks.of_others(own)
+
+    def _answer(self, unit: Unit[T], items: Sequence[T]) -> Answers:
+        try:
+            return unit.answer(items)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            self._check_can_be_halved(len(items), error)
+        # Only here, for the error holds what its functions had allocated.
+        torch.cuda.empty_cache()
+        warn_once(
+            "a batch did not fit into memory and is read in halves; a lower max_batch_tokens avoids this"
+        )
+        half = len(items) // 2
+        return self._answer(unit, items[:half]) | self._answer(unit, items[half:])
+
+    def _check_can_be_halved(self, count: int, error: RuntimeError) -> None:
+        reason = str(error).strip().partition("\n")[0]
+        if self.ranks.size > self.ranks.parts:
+            # The other ranks of this model wait for the rest of the pass: they cannot be told to read less.
+            raise UserError(f"a batch does not fit into memory; lower max_batch_tokens ({reason})") from None
+        if count == 1:
+            raise UserError(
+                "one document does not fit into memory; split the model over more devices with "
+                f"tensor_model_parallel_size ({reason})"
+            ) from None
+
+
+def deal(costs: Sequence[int], parts: int) -> list[list[int]]:
+    """Indices of the costs in ``parts`` lists whose sums are about equal, each in the given order."""
+    hands: list[list[int]] = [[] for _ in range(parts)]
+    loads = [(0, part) for part in range(parts)]
+    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        load, part = loads[0]
+        heapq.heapreplace(loads, (load + costs[i], part))
+        hands[part].append(i)
+    return [sorted(hand) for hand in hands]
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

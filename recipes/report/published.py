@@ -1,0 +1,145 @@
+"""Which rows of a table agree with published figures."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recipes.checks import refuse
+from recipes.config.schema import TableRow
+from recipes.console import shown
+from recipes.errors import UserError
+from recipes.files import path_errors
+from recipes.report.evaluation_result import EvaluationResult
+from recipes.report.evaluation_table import MISSING, figure_of
+from recipes.report.markdown import markdown_table
+
+AGREES_WITHIN = 2.0
+"""Standard errors of our figure. The published one is taken as it stands."""
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One published figure, in percent, and where ours stands."""
+
+    name: str
+    task: str
+    metric: str
+    figure: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A published figure beside ours."""
+
+    row: PublishedRow
+    ours: float | None
+    """None: it was not evaluated."""
+    stderr: float | None
+
+    @property
+    def distance(self) -> float | None:
+        """Of ours from the published one, in standard errors."""
+        if self.ours is None or self.stderr is None:
+            return None
+        difference = self.ours - self.row.figure
+        if self.stderr:
+            return difference / self.stderr
+        return math.copysign(math.inf, difference) if difference else 0.0
+
+
+def read_published(path: Path, column: str | None, table: Sequence[TableRow]) -> list[PublishedRow]:
+    """One column of a file of published figures.
+
+    The file holds ``columns``, titles, and ``rows``: either {row: figure or list of figures}, the rows being
+    named as in the table or as their tasks, or a list of rows as in ``conf/eval``.
+
+    Args:
+        column: its title; None: the first.
+        table: names, tasks and metrics of the rows that the evaluation prints.
+
+    Raises:
+        UserError: it is no such file, or a row is unknown.
+    """
+    try:
+        with path_errors(path):
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        columns, rows = list(content.get("columns") or ["published"]), content["rows"]
+        known = {row.name: row for row in table} | {row.task: row for row in reversed(table)}
+        if isinstance(rows, list):
+            known |= {row["name"]: TableRow(row["name"], row["task"], row["metric"]) for row in rows}
+            rows = {row["name"]: row["published"] for row in rows if row.get("published")}
+        figures = {
+            name: [float(figure) for figure in (given if isinstance(given, list) else [given])]
+            for name, given in rows.items()
+        }
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"check={path}: it does not hold `rows` of published figures: {reason}") from None
+    if column is not None and column not in columns:
+        refuse("check_column", column, f"{path} has {', '.join(map(shown, columns))}")
+    place = columns.index(column) if column is not None else 0
+    for name, given in figures.items():
+        if name not in known:
+            close = difflib.get_close_matches(str(name), [*known], n=1)
+            hint = f"did you mean {close[0]}?" if close else f"the table has {', '.join(known)}"
+            raise UserError(f"check={path}: no row is named {shown(name)}; {hint}")
+        if len(given) != len(columns):
+            raise UserError(f"check={path}: {name} has {len(given)} figures for {len(columns)} columns")
+    return [
+        PublishedRow(known[name].name, known[name].task, known[name].metric, given[place])
+        for name, given in figures.items()
+    ]
+
+
+def agreements(result: EvaluationResult, rows: Sequence[PublishedRow]) -> list[Agreement]:
+    """Each published figure beside the model's."""
+    found = []
+    for row in rows:
+        figure = figure_of(result.tasks.get(row.task), row.metric)
+        found.append(Agreement(row, *(figure.value, figure.stderr) if figure else (None, None)))
+    return found
+
+
+def agreement_table(found: Sequence[Agreement]) -> str:
+    """As Markdown."""
+    lines = []
+    for entry in found:
+        ours = MISSING if entry.ours is None else f"{entry.ours:.2f}"
+        if entry.ours is not None and entry.stderr is not None:
+            ours += f" ± {entry.stderr:.2f}"
+        distance = MISSING if entry.distance is None else f"{entry.distance:+.1f}"
+        lines.append([entry.row.name, _verdict(entry), ours, str(entry.row.figure), distance])
+    header = ["row", "agrees", "ours", "published", "standard errors"]
+    return "\n".join(markdown_table(header, lines)) + "\n"
+
+
+def _verdict(entry: Agreement) -> str:
+    if entry.ours is None:
+        return "not evaluated"
+    if entry.distance is None:
+        return "no standard error"
+    return "yes" if abs(entry.distance) <= AGREES_WITHIN else "NO"
+
+
+def refuse_disagreement(found: Sequence[Agreement], source: Any) -> None:
+    """
+    Raises:
+        UserError: a row does not agree, or there was nothing to compare.
+    """
+    compared = [entry for entry in found if entry.distance is not None]
+    if not compared:
+        raise UserError(f"check={source}: none of its rows was evaluated on two documents or more")
+    off = [entry for entry in compared if abs(entry.distance or 0.0) > AGREES_WITHIN]
+    if off:
+        names = ", ".join(f"{entry.row.name} ({entry.distance:+.1f})" for entry in off)
+        raise UserError(
+            f"check={source}: {len(off)} of {len(compared)} rows differ from the published figures by more "
+            f"than {AGREES_WITHIN:g} standard errors: {names}"
+        )

@@ -1,0 +1,105 @@
+"""Evaluation in several processes, which share the questions, the model, or both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recipes.evaluation.journal import read_journal
+from recipes.report.evaluation_result import read_results
+from tests.support.evaluation_cases import (
+    answers_case,
+    evaluate_case,
+    kill_after_three_units,
+    write_benchmark,
+)
+from tests.support.forked import Forked
+from tests.support.nemo_files import MAIN
+from tests.support.pool import CaseFailed, GlooPool
+
+
+@pytest.fixture(scope="module")
+def alone() -> tuple[list[tuple[float, bool]], list[str], int]:
+    (result,) = GlooPool().run(1, answers_case)
+    return result
+
+
+def test_processes_that_share_the_questions_answer_as_one(
+    gloo_pool: GlooPool, alone: tuple[list[tuple[float, bool]], list[str], int], tmp_path: Path
+) -> None:
+    results = gloo_pool.run(2, answers_case, 1, 1, str(tmp_path))
+    for scored, written, _ in results:
+        assert (scored, written) == alone[:2]  # To the last bit, in order.
+    done = [units for *_, units in results]
+    assert sum(done) == alone[2] and min(done) >= 2
+    assert len(read_journal(tmp_path)) == alone[2]
+
+
+@pytest.mark.parametrize(("size", "tensor", "pipeline"), [(2, 2, 1), (2, 1, 2), (4, 1, 2)])
+def test_a_split_model_answers_as_a_whole_one(
+    gloo_pool: GlooPool,
+    alone: tuple[list[tuple[float, bool]], list[str], int],
+    size: int,
+    tensor: int,
+    pipeline: int,
+    tmp_path: Path,
+) -> None:
+    results = gloo_pool.run(size, answers_case, tensor, pipeline, str(tmp_path))
+    for scored, written, _ in results:
+        assert [score for score, _ in scored] == pytest.approx([score for score, _ in alone[0]], abs=1e-5)
+        assert ([greedy for _, greedy in scored], written) == ([greedy for _, greedy in alone[0]], alone[1])
+        assert scored == results[0][0]
+    # Each part of the work was done, and kept, once.
+    assert sum(units for *_, units in results) == alone[2] * tensor * pipeline
+    assert len(list(tmp_path.iterdir())) == size // (tensor * pipeline)
+
+
+def test_the_first_process_writes_for_all(gloo_pool: GlooPool, tmp_path: Path) -> None:
+    benchmark = write_benchmark(tmp_path / "benchmark", items=12)
+    settings = [f"gpt_model_file={MAIN / 'model.nemo'}", "eval=minibench", f"minibench={benchmark}"]
+    settings += ["num_threads=1", "max_batch_tokens=150"]
+    codes = [
+        gloo_pool.run(size, evaluate_case, [*settings, f"output={tmp_path / f'{size}.json'}"])
+        for size in (1, 2)
+    ]
+    # It is there, so none of them has anything to do.
+    codes.append(gloo_pool.run(2, evaluate_case, [*settings, f"output={tmp_path / '2.json'}"]))
+    assert codes == [[0], [0, 0], [0, 0]]
+    one, two = (read_results(tmp_path / f"{size}.json") for size in (1, 2))
+    assert one.tasks == two.tasks and one.settings == two.settings
+    assert (one.made_with["processes"], two.made_with["processes"]) == (1, 2)
+    files = [{path.name.partition("_2")[0] for path in (tmp_path / str(size)).iterdir()} for size in (1, 2)]
+    assert files[0] == files[1] and not list(tmp_path.glob("*.unfinished-*"))
+
+
+def test_what_the_first_process_refuses_ends_all(gloo_pool: GlooPool, tmp_path: Path) -> None:
+    output = tmp_path / "x.json"
+    output.write_text("notes")
+    benchmark = write_benchmark(tmp_path / "benchmark", items=2)
+    settings = [f"gpt_model_file={MAIN / 'model.nemo'}", "eval=minibench", f"minibench={benchmark}"]
+    with pytest.raises(CaseFailed, match=r"UserError: .*x\.json is not an evaluation result"):
+        gloo_pool.run(2, evaluate_case, [*settings, f"output={output}"])
+
+
+def test_an_evaluation_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    benchmark = write_benchmark(tmp_path / "benchmark", items=30)
+    settings = [f"gpt_model_file={MAIN / 'model.nemo'}", "eval=minibench", f"minibench={benchmark}"]
+    settings += ["num_threads=1", "max_batch_tokens=150"]
+
+    whole = Forked("recipes.evaluate", [*settings, f"output={tmp_path / 'whole.json'}"])
+    whole.communicate(120)
+    killed = Forked("recipes.evaluate", [*settings, f"output={tmp_path / 'x.json'}"], kill_after_three_units)
+    killed.communicate(120)
+    assert (whole.returncode, killed.returncode) == (0, -9)
+    (journal,) = tmp_path.glob("x.unfinished-*")
+    known = read_journal(journal)
+    assert len(known) == 3 and not (tmp_path / "x.json").exists()
+
+    again = Forked("recipes.evaluate", [*settings, f"output={tmp_path / 'x.json'}"])
+    out, err = again.communicate(120)
+    assert again.returncode == 0, err
+    count = sum(map(len, known.values()))
+    assert f"goes on where an earlier evaluation stopped: {count:,} answers are kept in {journal}\n" in out
+    results = [read_results(tmp_path / file) for file in ("whole.json", "x.json")]
+    assert results[0].tasks == results[1].tasks and not journal.exists()

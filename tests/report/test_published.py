@@ -1,0 +1,97 @@
+"""Published figures: which rows agree with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recipes.config.hydra_app import compose
+from recipes.config.jobs import CONF_DIR
+from recipes.config.schema import TableRow
+from recipes.errors import UserError
+from recipes.report.evaluation_result import EvaluationResult, Score, TaskResult
+from recipes.report.published import agreement_table, agreements, read_published, refuse_disagreement
+
+TABLE = [
+    TableRow("ARC Easy", "arc_easy", "acc_norm,none", [74.6]),
+    TableRow("SuperGLUE - boolq", "boolq", "acc,none", [70.6]),
+    TableRow("HellaSwag", "hellaswag", "acc_norm,none", []),
+]
+
+
+def result(**scores: Score) -> EvaluationResult:
+    tasks = {
+        "arc_easy": TaskResult({"acc_norm,none": scores["arc"]}, n=4),
+        "boolq": TaskResult({"acc,none": scores["boolq"]}, n=2),
+    }
+    return EvaluationResult("ours", list(tasks), tasks)
+
+
+def file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "published.yaml"
+    path.write_text(text)
+    return path
+
+
+FIGURES = """
+columns: [Param 1, Other]
+rows:
+  ARC Easy: [74.6, 80.3]
+  boolq: [70.6, 73.7]
+  HellaSwag: [71.4, 73.0]
+"""
+
+
+def test_rows_agree_within_two_standard_errors(tmp_path: Path) -> None:
+    path = file(tmp_path, FIGURES)
+    ours = result(arc=Score(0.730, 0.009), boolq=Score(0.720, 0.0068))
+    found = agreements(ours, read_published(path, None, TABLE))
+    assert agreement_table(found).splitlines() == [
+        "| row               | agrees        |         ours | published | standard errors |",
+        "| ----------------- | ------------- | -----------: | --------: | --------------: |",
+        "| ARC Easy          | yes           | 73.00 ± 0.90 |      74.6 |            -1.8 |",
+        "| SuperGLUE - boolq | NO            | 72.00 ± 0.68 |      70.6 |            +2.1 |",
+        "| HellaSwag         | not evaluated |            - |      71.4 |               - |",
+    ]
+    with pytest.raises(
+        UserError, match=r"^check=x: 1 of 2 rows differ .* errors: SuperGLUE - boolq \(\+2.1\)$"
+    ):
+        refuse_disagreement(found, "x")
+    other = agreements(ours, read_published(path, "Other", TABLE))
+    assert [round(entry.distance or 0.0, 1) for entry in other] == [-8.1, -2.5, 0.0]
+    refuse_disagreement(found[:1] + found[2:], "x")
+    with pytest.raises(UserError, match=r"^check=x: none of its rows was evaluated"):
+        refuse_disagreement(found[2:], "x")
+
+
+def test_a_figure_without_spread_agrees_with_itself_alone(tmp_path: Path) -> None:
+    path = file(tmp_path, "rows: {ARC Easy: 50, boolq: 50.0}")
+    found = agreements(result(arc=Score(0.5, 0.0), boolq=Score(0.0, 0.0)), read_published(path, None, TABLE))
+    assert [entry.distance for entry in found] == [0.0, float("-inf")]
+
+
+def test_a_table_of_conf_is_read_as_well() -> None:
+    rows = compose("evaluate", ["gpt_model_file=x", "eval=param1_table"]).rows
+    published = read_published(CONF_DIR / "eval" / "param1_table.yaml", "qwen-2.5-3B (PT)", rows)
+    assert [row.figure for row in published] == [row.published[5] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rows: {ARC Eazy: 3}", "no row is named 'ARC Eazy'; did you mean ARC Easy?"),
+        ("columns: [a, b]\nrows: {boolq: 3}", "boolq has 1 figures for 2 columns"),
+        ("rows: {boolq: high}", "it does not hold `rows` of published figures"),
+        ("boolq: 3", "it does not hold `rows`"),
+        ("[", "it does not hold `rows`"),
+        ("5", "it does not hold `rows`"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = file(tmp_path, text)
+    with pytest.raises(UserError) as refused:
+        read_published(path, None, TABLE)
+    assert str(refused.value).startswith(f"check={path}: {message}")
+    with pytest.raises(UserError, match=r"^check_column=X: .* has 'a'"):
+        read_published(file(tmp_path, "columns: [a]\nrows: {boolq: 3}"), "X", TABLE)
