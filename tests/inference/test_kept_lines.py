@@ -45,6 +45,6 @@ def test_results_of_something_else_are_kept_apart(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with pytest.raises(Interrupted):
         write(path, until=1)
-    with pytest.raises(UserError, match="out.jsonl.partial holds results of other prompts"):
+    with pytest.raises(UserError, match=r"out\.jsonl\.partial holds results of other prompts"):
         write(path, of="other prompts")
     assert write(path) == 1

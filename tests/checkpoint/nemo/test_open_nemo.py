@@ -38,7 +38,7 @@ GREEDY = InferenceConfig(greedy=True, tokens_to_generate=16, repetition_penalty=
 def all_logits(model: GPTTextModel, tokens: torch.Tensor) -> torch.Tensor:
     """Over the padded vocabulary, as NeMo computed them."""
     with torch.inference_mode():
-        return model._forward(tokens, 0, None)
+        return model._forward(tokens, 0, None, *tokens.shape)
 
 
 @pytest.fixture(scope="module")
