@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
 # Completes prompts with a trained model.
 #
-#   ./nemo_inference.sh [MODEL] PROMPT...
+#   ./nemo_inference.sh [MODEL] PROMPT... [SETTING=VALUE...]
 #
 # MODEL is a .nemo file or the directory it was extracted to, a NeMo 2 or Hugging Face directory, or a run; if the
 # first argument exists, it is MODEL. Or set gpt_model_file here or in the environment.
-# NeMo's inference options are also read from the environment: greedy, temperature, top_k, top_p,
-# repetition_penalty, tokens_to_generate, min_tokens_to_generate, add_BOS.
+# Settings are those of python -m recipes.generate (--help lists them), with NeMo's names:
+#
+#   ./nemo_inference.sh model.nemo "India is" inference.greedy=true inference.tokens_to_generate=50
+#   ./nemo_inference.sh model.nemo interactive=true
+#
+# After --, everything is a prompt. The commonest settings are also read from the environment: greedy, temperature,
+# top_k, top_p, repetition_penalty, tokens_to_generate, min_tokens_to_generate, add_BOS.
 set -euo pipefail
 
-gpt_model_file="${gpt_model_file:-/path/to/model.nemo}"
+gpt_model_file="${gpt_model_file:-/path_to_.nemo_file}"
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [[ $# -ge 1 && ( "$1" == *.nemo || -e "$1" ) ]]; then
@@ -17,9 +22,13 @@ if [[ $# -ge 1 && ( "$1" == *.nemo || -e "$1" ) ]]; then
     shift
 fi
 if [[ $# -eq 0 || "$1" == -h || "$1" == --help ]]; then
-    sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     [[ $# -gt 0 ]] && exit 0 || exit 2
 fi
+for argument in "$@"; do
+    [[ "$argument" == -- ]] && break
+    [[ "$argument" == gpt_model_file=* ]] && gpt_model_file=${argument#*=}
+done
 if [[ ! -e "$gpt_model_file" ]]; then
     echo "error: gpt_model_file=$gpt_model_file: no such file; set it, or give the model as first argument" >&2
     exit 2
@@ -40,30 +49,8 @@ for name in greedy temperature top_k top_p repetition_penalty tokens_to_generate
     [[ -n "${!name:-}" ]] && options+=("inference.$name=${!name}")
 done
 
-# Prompts are passed in a file, so that nothing in them can be taken for a setting.
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-"$python" - "$work/prompts.jsonl" "$@" <<'PYTHON'
-import json
-import sys
-
-with open(sys.argv[1], "w", encoding="utf-8") as file:
-    for prompt in sys.argv[2:]:
-        file.write(json.dumps({"text": prompt}) + "\n")
-PYTHON
-# Paths are passed in the environment, so that Hydra does not parse their characters.
-NEMO_MODEL=$(realpath "$gpt_model_file")
-export NEMO_MODEL NEMO_WORK=$work
-cd "$here"
-# shellcheck disable=SC2016 # Hydra expands these, not the shell.
-"$python" -m recipes.generate 'gpt_model_file=${oc.env:NEMO_MODEL}' \
-    'prompts_jsonl=${oc.env:NEMO_WORK}/prompts.jsonl' 'output_jsonl=${oc.env:NEMO_WORK}/completions.jsonl' \
-    ${options[@]+"${options[@]}"} >"$work/log"
-"$python" - "$work/completions.jsonl" <<'PYTHON'
-import json
-import sys
-
-for line in open(sys.argv[1], encoding="utf-8"):
-    completion = json.loads(line)
-    print(completion["prompt"] + completion["completion"])
-PYTHON
+# -P: whatever lies in the present directory is not imported.
+export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+exec "$python" -P -c 'import sys
+from recipes.config.script_arguments import complete
+complete(sys.argv[1:])' "$gpt_model_file" ${options[@]+"${options[@]}"} "$@"

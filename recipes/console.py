@@ -94,6 +94,16 @@ def printable(text: str) -> str:
     )
 
 
+def on_terminal(text: str) -> str:
+    """`text` with its lines and tabs; other characters that would steer a terminal as escapes.
+
+    Only where one reads it: a pipe or a file gets every character.
+    """
+    if not sys.stdout.isatty():
+        return text
+    return "".join(char if char in "\n\t" else printable(char) for char in text)
+
+
 def shown(value: Any) -> str:
     """A value from a file, for a message: short, however deep or long the value is."""
     try:

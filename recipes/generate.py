@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipes.checkpoint.formats.recognise import check_stored
 from recipes.config.hydra_app import run_job
-from recipes.config.schema import GenerateConfig
+from recipes.config.schema import GenerateConfig, ParallelConfig
 from recipes.config.validate_jobs import validate_generate
-from recipes.console import quiet_libraries
+from recipes.config.world import launched_world
+from recipes.console import on_terminal, quiet_libraries
 from recipes.data.text.json_lines import BadRecord, read_records, text_of
 from recipes.errors import UserError
 from recipes.files import check_writable
+from recipes.parallel.first_rank import decided_by_first_rank
+from recipes.parallel.local_processes import run_in_processes
+
+if TYPE_CHECKING:
+    from recipes.inference.text_model import GPTTextModel
+
+
+def start(config: GenerateConfig) -> int:
+    """Runs the job, in as many processes as the model is split over."""
+    validate_generate(config)
+    check_stored(Path(config.gpt_model_file))
+    if launched_world().size == 1 and not config.dry_run:
+        from recipes.inference.layout import layout_of, processes_of
+
+        processes = processes_of(layout_of(config))
+        if processes > 1:
+            return run_in_processes(processes)
+    return run(config)
 
 
 def run(config: GenerateConfig) -> int:
-    """Completes or scores the prompts; prints them, or writes them beside the prompts' file."""
+    """Completes or scores prompts, or serves; see the settings."""
     validate_generate(config)
     check_stored(Path(config.gpt_model_file))
     if config.server:
@@ -29,36 +51,82 @@ def run(config: GenerateConfig) -> int:
         check_writable(output)
         if output.exists():
             raise UserError(f"{output} is there already: choose another file, output_jsonl=..., or remove it")
-    prompts = list(config.prompts) or _read_prompts(Path(config.prompts_jsonl or ""))
-    for number, prompt in enumerate(prompts, 1):
-        _check_text(number, prompt)
+    prompts = _prompts_of(config)
     if config.dry_run:
-        print(f"would complete {len(prompts)} prompt(s) with {config.gpt_model_file}")
+        what = "typed prompts" if config.interactive else f"{len(prompts)} prompt(s)"
+        print(f"would complete {what} with {config.gpt_model_file}")
         return 0
     quiet_libraries()
-    from recipes.inference.complete import complete, score
-    from recipes.inference.kept_lines import KeptLines
+    from recipes.inference.surprises import say_surprises
+
+    if _is_first():
+        say_surprises(config.inference)
+    model = _loaded(config)
+    if config.interactive:
+        from recipes.inference.interactive import converse
+
+        converse(model, config)
+    elif output is not None:
+        _write(config, model, prompts, output)
+    else:
+        _show(_texts(config, model, prompts))
+    return 0
+
+
+def _loaded(config: GenerateConfig) -> GPTTextModel:
+    from recipes.inference.layout import layout_of, world_of
     from recipes.inference.text_model import load_text_model
 
-    model = load_text_model(config.gpt_model_file, precision=config.precision, num_threads=config.num_threads)
+    parallel = layout_of(config)
+    return load_text_model(
+        config.gpt_model_file,
+        precision=config.precision,
+        num_threads=config.num_threads,
+        parallel=parallel,
+        world=world_of(parallel),
+    )
 
-    def results(first: int) -> Iterator[Any]:
-        if config.inference.compute_logprob:
-            return score(model, prompts[first:], config.inference)
-        return complete(
-            model, prompts, config.inference, batch_size=config.batch_size, seed=config.seed, first=first
-        )
 
-    if output is not None:
-        with KeptLines(output, _decisive(config, prompts)) as kept:
-            for result in results(kept.done):
-                kept.append(_json(result))
-        again = f", {kept.done:,} of them from before" if kept.done else ""
+def _texts(config: GenerateConfig, model: GPTTextModel, prompts: list[str]) -> Iterator[str]:
+    """What is printed, as it comes."""
+    from recipes.inference.complete import prompt_ids, stream
+
+    if _is_streamed(config):
+        row = prompt_ids(model, prompts[0], config.inference)
+        yield from chain(prompts, stream(model, row, config.inference, seed=config.seed), ["\n"])
+        return
+    for result in _results(config, model, prompts, 0):
+        yield f"{_json(result) if config.json else _text(result)}\n"
+
+
+def _results(config: GenerateConfig, model: GPTTextModel, prompts: list[str], first: int) -> Iterator[Any]:
+    from recipes.inference.complete import complete, score
+
+    if config.inference.compute_logprob:
+        return score(model, prompts[first:], config.inference)
+    return complete(
+        model, prompts, config.inference, batch_size=config.batch_size, seed=config.seed, first=first
+    )
+
+
+def _write(config: GenerateConfig, model: GPTTextModel, prompts: list[str], output: Path) -> None:
+    """Every completion is kept as soon as it is there; every rank makes them, the first one writes."""
+    from recipes.inference.kept_lines import KeptLines
+
+    kept: list[KeptLines] = []
+
+    def begin() -> int:
+        kept.append(KeptLines(output, _decisive(config, prompts)))
+        return kept[0].done
+
+    done = decided_by_first_rank(launched_world(), ParallelConfig.rendezvous_timeout_s, begin)
+    with kept[0] if kept else nullcontext():
+        for result in _results(config, model, prompts, done):
+            if kept:
+                kept[0].append(_json(result))
+    if kept:
+        again = f", {done:,} of them from before" if done else ""
         print(f"wrote {len(prompts):,} lines to {output}{again}")
-        return 0
-    for result in results(0):
-        print(_json(result) if config.json else _text(result), flush=True)
-    return 0
 
 
 def _decisive(config: GenerateConfig, prompts: list[str]) -> list[Any]:
@@ -79,12 +147,36 @@ def _serve(config: GenerateConfig) -> int:
             print(f"would serve {config.gpt_model_file} at {url_of(listener)}")
             return 0
         quiet_libraries()
-        from recipes.inference.text_model import load_text_model
+        return serve(config, _loaded(config), listener)
 
-        model = load_text_model(
-            config.gpt_model_file, precision=config.precision, num_threads=config.num_threads
-        )
-        return serve(config, model, listener)
+
+def _is_streamed(config: GenerateConfig) -> bool:
+    """Whether text is shown while it is made: one prompt's, on a terminal, if nothing else is asked for."""
+    if config.stream is not None:
+        return config.stream
+    plain = not (config.json or config.prompts_jsonl or config.inference.compute_logprob)
+    # Another rank has no terminal: what all do may depend on settings alone.
+    return plain and len(config.prompts) == 1 and (launched_world().size > 1 or sys.stdout.isatty())
+
+
+def _show(parts: Iterable[str]) -> None:
+    """Prints them as they come; every rank makes them, the first one's are shown."""
+    for part in parts:
+        if _is_first():
+            print(on_terminal(part), end="", flush=True)
+
+
+def _is_first() -> bool:
+    return launched_world().rank == 0
+
+
+def _prompts_of(config: GenerateConfig) -> list[str]:
+    if config.interactive:
+        return []
+    prompts = list(config.prompts) or _read_prompts(Path(config.prompts_jsonl or ""))
+    for number, prompt in enumerate(prompts, 1):
+        _check_text(number, prompt)
+    return prompts
 
 
 def _output_of(config: GenerateConfig) -> Path | None:
@@ -114,7 +206,8 @@ def _check_text(number: int, prompt: str) -> None:
 
 
 def _json(result: Any) -> str:
-    return json.dumps(asdict(result), ensure_ascii=False)
+    given = {name: value for name, value in asdict(result).items() if value is not None}
+    return json.dumps(given, ensure_ascii=False)
 
 
 def _text(result: Any) -> str:
@@ -124,4 +217,4 @@ def _text(result: Any) -> str:
 
 
 if __name__ == "__main__":
-    run_job("generate", run)
+    run_job("generate", start)

@@ -16,6 +16,7 @@ from recipes.checkpoint.convert import convert
 from recipes.checkpoint.formats.archive import extract_archive
 from recipes.config.hydra_app import compose
 from recipes.config.schema import GenerateConfig
+from recipes.console import warn_once
 from recipes.errors import UserError
 from recipes.generate import run
 from recipes.inference.kept_lines import KeptLines
@@ -80,7 +81,8 @@ def test_an_interrupted_file_goes_on_where_it_was(tmp_path: Path, monkeypatch: p
 def test_prompts_survive_a_jsonl_file(tmp_path: Path) -> None:
     results = generate(tmp_path, AWKWARD)
     assert [result["prompt"] for result in results] == AWKWARD
-    assert all(set(result) == {"prompt", "completion", "token_ids"} for result in results)
+    fields = {"prompt", "completion", "token_ids", "tokens", "offsets"}
+    assert all(set(result) == fields for result in results)
 
 
 def test_lines_that_are_not_escaped(tmp_path: Path) -> None:
@@ -128,6 +130,52 @@ def test_text_json_and_scores_on_the_terminal(capsys: pytest.CaptureFixture[str]
     assert [len(entry["logprobs"]) for entry in scored] == [len(entry["tokens"]) - 1 for entry in scored]
     assert run(compose("generate", [*settings, "inference.compute_logprob=true"])) == 0
     assert f"log-probability {sum(scored[0]['logprobs']):.4f} over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["prompts=[A]", "inference.greedy=true"], ""),
+        (["prompts=[A]", "inference.greedy=true", "inference.repetition_penalty_style=ctrl"], ""),
+        (["prompts=[A]", "inference.greedy=true", "inference.top_k=3"], "inference.top_k=3: without effect"),
+        (
+            ["prompts=[A]", "inference.greedy=true", "inference.repetition_penalty=1.3"],
+            "inference.repetition_penalty=1.3: without effect, as inference.greedy=true takes the likeliest "
+            "token; inference.repetition_penalty_style=ctrl counts the penalty",
+        ),
+        (["prompts=[A]"], "inference.repetition_penalty=1.2: as in NeMo, it divides negative logits too"),
+        (["prompts=[A]", "inference.repetition_penalty=1"], ""),
+    ],
+)
+def test_surprises_are_said_once(
+    settings: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn_once.cache_clear()
+    common = [f"gpt_model_file={MODEL}", "num_threads=1", "precision=fp32", "inference.tokens_to_generate=1"]
+    for _ in range(2):
+        assert run(compose("generate", [*common, *settings])) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: inference.")]
+    assert len(said) == bool(message) and message in "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["prompts=['A','B']", "stream=true"], "stream=True: 2 prompts would be mixed; give one"),
+        (["prompts=[A]", "stream=true", "json=true"], "stream=True: text is printed as it comes; json wants"),
+        (["prompts=[A]", "stream=true", "inference.compute_logprob=true"], "writes no text"),
+        (["prompts=[A]", "interactive=true"], "prompts=['A']: would be ignored with interactive=true"),
+        (["prompts=[A]", "history_file=x"], "history_file=x: would be ignored"),
+        (["prompts=[A]", "inference.all_probs=true"], "inference.all_probs=True: would be ignored"),
+        (["prompts=[A]", "inference.min_p=1"], "inference.min_p=1.0: must lie between 0 and 1"),
+        (["prompts=[A]", "tensor_model_parallel_size=0"], "tensor_model_parallel_size=0: must be at least 1"),
+        (["prompts=[A]", "inference.repetition_penalty_style=hf"], "inference.repetition_penalty_style=hf"),
+    ],
+)
+def test_ways_of_asking_that_do_not_go_together(settings: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        run(compose("generate", [f"gpt_model_file={MODEL}", *settings]))
+    assert message in str(caught.value)
 
 
 def python(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -190,6 +238,27 @@ def test_awkward_prompts_and_paths_through_the_script(tmp_path: Path) -> None:
 def test_newlines_through_the_script() -> None:
     done = script(MODEL, "two\nlines")
     assert done.returncode == 0 and done.stdout.startswith("two\nlines")
+
+
+@pytest.mark.slow
+def test_settings_after_the_script(tmp_path: Path) -> None:
+    """From any directory; what is a file there is found, and its modules are not imported."""
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "__init__.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "prompts.jsonl").write_text('{"text": "A"}\n', encoding="utf-8")
+    settings = [
+        "inference.tokens_to_generate=2",
+        "trainer.devices=1",
+        "trainer.precision=32",
+        "num_threads=1",
+    ]
+    done = script(MODEL, "prompts_jsonl=prompts.jsonl", *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = (tmp_path / "prompts.jsonl.completions.jsonl").read_text("utf-8").splitlines()
+    shown = script(MODEL, "A", *settings, "stream=true", cwd=tmp_path)
+    assert shown.stdout == f"A{json.loads(line)['completion']}\n" and shown.stderr == ""
+    done = script(f"gpt_model_file={MODEL}", "--", "A", "json=true", gpt_model_file="")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) >= 2
 
 
 def test_script_errors() -> None:

@@ -64,7 +64,7 @@ def _quoted(argument: str, schema: type, sweep: bool) -> str:
     is_literal = key.rpartition(".")[2] in LITERAL_LISTS
     if kind == list[str] and not _WHOLE_LIST.match(value):
         if is_literal and not sweep:
-            return f"{match[0]}=[{_in_quotes(_ESCAPABLE.sub(_escaped, value))}]"
+            return f"{match[0]}=[{in_quotes(_ESCAPABLE.sub(_escaped, value))}]"
         if not _STANDS_FOR_A_LIST.match(value):
             return f"{match[0]}={_as_list(value, sweep)}"
     if is_literal:
@@ -73,19 +73,19 @@ def _quoted(argument: str, schema: type, sweep: bool) -> str:
         parsed = OverridesParser.create().parse_override(argument)
     except HydraException:
         if is_text or key.rpartition(".")[2] == MAPPING_OF_TEXTS:
-            return f"{match[0]}={_in_quotes(value)}"
+            return f"{match[0]}={in_quotes(value)}"
         raise UserError(
             f"{key}={value}: cannot be read; put text with special characters in quotes within the quotes, "
             f'for example \'{key}=["...","..."]\' for a list'
         ) from None
     # A number where the schema has text: 2024_01 would become 202401.
     if is_text and isinstance(parsed.value(), bool | int | float):
-        return f"{match[0]}={_in_quotes(value)}"
+        return f"{match[0]}={in_quotes(value)}"
     return argument
 
 
-def _in_quotes(value: str) -> str:
-    """Quoted for Hydra's grammar: quotes inside, and backslashes before a quote, are escaped."""
+def in_quotes(value: str) -> str:
+    """`value` quoted for Hydra's grammar: quotes inside, and backslashes before a quote, are escaped."""
     return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value) + "'"
 
 
@@ -96,7 +96,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 def _as_list(words: str, sweep: bool) -> str:
     """``tasks=arc_easy,hellaswag``: one list of words or, in a sweep, a list of one word for each run."""
-    quoted = [_in_quotes(word.strip()) for word in words.split(",")]
+    quoted = [in_quotes(word.strip()) for word in words.split(",")]
     return ",".join(f"[{word}]" for word in quoted) if sweep else f"[{','.join(quoted)}]"
 
 

@@ -167,8 +167,8 @@ class InferenceConfig:
     repetition_penalty: float = 1.2
     """Divides the logits of tokens seen so far, prompt included; 1: none."""
     repetition_penalty_style: str = "nemo"
-    """nemo: negative logits are divided too, which makes their tokens likelier, and greedy ignores the penalty.
-    ctrl: negative ones are multiplied, as in the paper and elsewhere, and greedy choices count it."""
+    """nemo: negative logits are divided too, which makes their tokens likelier, and greedy ignores the
+    penalty. ctrl: negative ones are multiplied, as in the paper, and greedy choices count it."""
     logit_bias: Any = field(default_factory=dict)
     """Added to logits before all else, from -100 (never) to 100, by token: a number is an id, text is a token
     as the model writes it, or as people do: {1234: -100, " the": 1.5}."""
@@ -317,8 +317,8 @@ class GenerateConfig:
     history_file: str | None = None
     """interactive: where typed lines are kept; None: param-recipes/history in the XDG state directory."""
     tensor_model_parallel_size: int = 1
-    """Split every layer over this many processes, which are started if they are not there; -1: over as many as
-    the file says that it was trained with."""
+    """Split every layer over this many processes, which are started if they are not there; -1: over as many
+    as the file says that it was trained with."""
     pipeline_model_parallel_size: int = 1
     """Split the layers into this many stages; -1: as the file says."""
     server: bool = False

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from recipes.config.schema import InferenceConfig
 from recipes.errors import UserError
 from recipes.inference.check_request import check_prompt
 from recipes.inference.engine import Engine, in_order
-from recipes.inference.requests import Request, Sampling
+from recipes.inference.growing_text import GrowingText
+from recipes.inference.requests import Event, Request, Sampling
 from recipes.inference.text_generator import TextGenerator
+from recipes.inference.token_bias import token_biases
+from recipes.inference.token_text import offsets
 
-# In end_strings this stands for the end-of-document token, whatever the tokenizer calls it.
-END_OF_TEXT = "<|endoftext|>"
 SEED_STEP = 0x9E3779B97F4A7C15  # Seeds of neighbours are far apart.
 
 
 @dataclass(frozen=True)
 class Completion:
+    """What NeMo's generate() returns, for one prompt."""
+
     prompt: str
     completion: str
     token_ids: list[int]
     """Prompt and completion, the leading BOS included."""
+    tokens: list[str]
+    """As the tokenizer spells them."""
+    offsets: list[int]
+    """The character at which each token begins in the text of all; of a character's byte tokens the same."""
+    logprob: list[float] | None = None
+    """Natural log-probability of each token after the first, by the model alone: without temperature, penalty
+    or bias."""
+    full_logprob: list[list[float]] | None = None
+    """Those of the whole vocabulary at the same places."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,8 @@ class Score:
     tokens: list[int]
     logprobs: list[float]
     """Natural log-probability of each token after the first."""
+    full_logprob: list[list[float]] | None = None
+    """Those of the whole vocabulary at the same places."""
 
 
 def prompt_ids(model: TextGenerator, prompt: str, settings: InferenceConfig) -> list[int]:
@@ -61,15 +76,37 @@ def complete(
     ``batch_size`` are completed together. A finished one's place goes to the next prompt.
 
     Raises:
-        UserError: a prompt is empty or too long.
+        UserError: a prompt is empty or too long, or a biased token does not exist.
     """
     rows = [prompt_ids(model, prompt, settings) for prompt in prompts]
     requests = requests_for(model, rows, settings, batch_size=batch_size, seed=seed)[first:]
     longest = max((len(request.prompt) + request.max_new_tokens for request in requests), default=1)
     engine = Engine(model, slots=min(batch_size, max(1, len(requests))), max_length=longest)
     for prompt, row, result in zip(prompts[first:], rows[first:], in_order(engine, requests), strict=True):
-        ids = list(result.token_ids)
-        yield Completion(prompt, _new_text(model, row, ids), row + ids)
+        new = list(result.token_ids)
+        text = GrowingText(model, row, settings).finish(new)
+        logprob, full = _all_probs(model, row, result) if settings.all_probs else (None, None)
+        ids = row + new
+        spelled = [model.tokenizer.id_to_piece(token) for token in ids]
+        yield Completion(prompt, text, ids, spelled, offsets(model.tokenizer, ids), logprob, full)
+
+
+def stream(model: TextGenerator, row: list[int], settings: InferenceConfig, *, seed: int) -> Iterator[str]:
+    """The parts of one completion's text, each as soon as it is final. Closing it early is allowed.
+
+    Args:
+        row: the prompt's ids.
+    """
+    text = GrowingText(model, row, settings)
+    (request,) = requests_for(model, [row], settings, batch_size=1, seed=seed)
+    engine = Engine(model, slots=1, max_length=len(row) + request.max_new_tokens)
+    engine.submit(replace(request, stop=text.ends))
+    ids: list[int] = []
+    while not engine.idle:
+        for event in engine.step():
+            ids += event.token_ids
+        yield text.take()
+    yield text.finish(ids)
 
 
 def requests_for(
@@ -78,9 +115,9 @@ def requests_for(
     """What the engine is asked for each prompt's ids.
 
     Raises:
-        UserError: a prompt is empty or too long.
+        UserError: a prompt is empty or too long, or a biased token does not exist.
     """
-    stop = stop_rule(model, settings.end_strings)
+    sampling = sampling_of(model, settings)
     seen: Counter[tuple[int, ...]] = Counter()
     requests = []
     for number, row in enumerate(rows):
@@ -92,40 +129,57 @@ def requests_for(
         # The same prompt again is to get another text, and any prompt the same one wherever it stands.
         again = seen[prompt]
         seen[prompt] += 1
+        text = GrowingText(model, row, settings)
         requests.append(
             Request(
                 prompt,
                 end - len(prompt),
                 min(settings.min_tokens_to_generate, end - len(prompt)),
-                sampling_of(settings, (seed + again * SEED_STEP) % 2**63),
+                replace(sampling, seed=(seed + again * SEED_STEP) % 2**63),
                 end_ids=frozenset({model.eos_id}),
-                stop=stop,
+                stop=text.ends if text.end_strings else None,
+                logprobs=settings.all_probs,
+                full_logprob=settings.all_probs,
             )
         )
     return requests
 
 
-def sampling_of(settings: InferenceConfig, seed: int) -> Sampling:
-    """How the settings choose tokens."""
+def sampling_of(model: TextGenerator, settings: InferenceConfig) -> Sampling:
+    """How the settings choose tokens.
+
+    Raises:
+        UserError: a biased token does not exist.
+    """
     return Sampling(
         greedy=settings.greedy,
         temperature=settings.temperature,
         top_k=settings.top_k,
         top_p=settings.top_p,
+        min_p=settings.min_p,
         repetition_penalty=settings.repetition_penalty,
-        seed=seed,
+        repetition_penalty_style=settings.repetition_penalty_style,
+        logit_bias=token_biases(settings.logit_bias, model.tokenizer),
     )
 
 
-def stop_rule(model: TextGenerator, end_strings: Sequence[str]) -> Callable[[list[int]], bool] | None:
-    """Whether the generated ids end in one of the texts; None: only the end token ends them."""
-    texts = tuple(text for text in end_strings if text != END_OF_TEXT)
-    return (lambda generated: model.decode(generated).endswith(texts)) if texts else None
+def _all_probs(
+    model: TextGenerator, prompt: list[int], result: Event
+) -> tuple[list[float], list[list[float]]]:
+    """Log-probabilities of the tokens after the first, and of the whole vocabulary there."""
+    assert result.logprobs is not None and result.full is not None
+    before = _prompt_logprobs(model, prompt)
+    chosen = before.gather(1, torch.tensor(prompt[1:], dtype=torch.long)[:, None]).squeeze(1)
+    every = [*before.tolist(), *(logprobs.tolist() for logprobs in result.full)]
+    return [*chosen.tolist(), *result.logprobs], every
 
 
-def _new_text(model: TextGenerator, prompt: list[int], generated: list[int]) -> str:
-    # Decoded together with the prompt: a first piece may carry the space between the two.
-    return model.decode(prompt + generated)[len(model.decode(prompt)) :]
+def _prompt_logprobs(model: TextGenerator, ids: list[int]) -> Tensor:
+    """``[s - 1, V]`` on the CPU: of what follows each token but the last."""
+    if len(ids) == 1:
+        return torch.empty(0, model.vocab_size)
+    tokens = torch.tensor([ids[:-1]], device=model.device)
+    return model.logits(tokens)[0].float().log_softmax(-1).cpu()
 
 
 def score(model: TextGenerator, prompts: list[str], settings: InferenceConfig) -> Iterator[Score]:
@@ -138,7 +192,6 @@ def score(model: TextGenerator, prompts: list[str], settings: InferenceConfig) -
             raise UserError(
                 f"a prompt has {len(ids):,} tokens; the model reads {model.max_sequence_length:,}"
             )
-        tokens = torch.tensor([ids], device=model.device)
-        logprobs = model.logits(tokens[:, :-1])[0].float().log_softmax(-1)
-        chosen = logprobs.gather(1, tokens[0, 1:, None]).squeeze(1)
-        yield Score(prompt, ids, chosen.tolist())
+        logprobs = _prompt_logprobs(model, ids)
+        chosen = logprobs.gather(1, torch.tensor(ids[1:])[:, None]).squeeze(1)
+        yield Score(prompt, ids, chosen.tolist(), logprobs.tolist() if settings.all_probs else None)

@@ -51,26 +51,28 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def _build(name: str, layout: dict[str, int]) -> Any:
+def _build(name: str, layout: dict[str, int], **more: Any) -> Any:
     from recipes.config.schema import ParallelConfig
     from recipes.config.world import launched_world
     from recipes.families.model_config import ModelConfig
     from recipes.model.build import build_gpt_model
     from recipes.parallel.setup import init_model_parallel, init_process_group, resolve_dtype
 
-    model, parallel = ModelConfig(**COMMON, **MODELS[name]), ParallelConfig(**layout)
+    model, parallel = ModelConfig(**(COMMON | MODELS[name] | more)), ParallelConfig(**layout)
     init_process_group(launched_world())
     init_model_parallel(parallel, seed=1)
     return model, build_gpt_model(model, parallel, resolve_dtype("fp32"))
 
 
-def write_case(name: str, directory: str, layout: dict[str, int], tokenizer: str) -> None:
+def write_case(
+    name: str, directory: str, layout: dict[str, int], tokenizer: str, vocab_size: int = COMMON["vocab_size"]
+) -> None:
     """Writes directory/name.nemo with initial weights of seed 5, which no layout changes."""
     from recipes.checkpoint.nemo.classic_config import to_nemo_config
     from recipes.checkpoint.nemo.nemo_file import new_tokenizer_name, save_nemo
     from recipes.model.init import initialize_weights
 
-    model, gpt = _build(name, layout)
+    model, gpt = _build(name, layout, vocab_size=vocab_size)
     initialize_weights(gpt, model, 5)
     config = to_nemo_config(
         model,

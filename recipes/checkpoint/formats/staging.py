@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 PIECE = 4 << 20
-"""Bytes read at once. It is the host memory that a thread takes beside the tensor's; for a GPU, twice that."""
+"""Bytes read at once. A thread takes that much host memory beside the tensor's; for a GPU, twice that."""
 
 
 class Staging(threading.local):

@@ -1,0 +1,97 @@
+"""What is written after nemo_inference.sh: prompts, settings of recipes.generate, and NeMo's own settings."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import sys
+from collections.abc import Iterable, Iterator
+
+from recipes.cli import run_tool
+from recipes.config.foreign_keys import FOREIGN_VALUES
+from recipes.config.jobs import SCHEMAS
+from recipes.config.meanings import settings_of
+from recipes.config.overrides import in_quotes
+from recipes.errors import UserError
+
+ASSIGNMENT = re.compile(r"\+{0,2}~?([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
+# Sections of NeMo's configuration beside ours: whoever writes one means a setting.
+SECTIONS = ("trainer", "hydra")
+AS_WE_DO = {
+    "trainer.devices": ("1", "-1"),
+    "trainer.num_nodes": ("1",),
+    "trainer.accelerator": ("gpu", "auto", "cpu"),
+    "trainer.logger": ("false",),
+    "trainer.enable_checkpointing": ("false",),
+    "trainer.use_distributed_sampler": ("false",),
+    "checkpoint_dir": ("null",),
+    "checkpoint_name": ("null",),
+    "hparams_file": ("null",),
+    "chat": ("false",),
+    "web_server": ("false",),
+}
+"""NeMo's settings with values that ask for nothing else than what happens anyway."""
+
+
+def complete(arguments: list[str]) -> None:
+    """Runs recipes.generate; does not return.
+
+    Args:
+        arguments: the model, then what the user wrote.
+    """
+    run_tool(lambda: _become(arguments))
+    raise AssertionError
+
+
+def _become(arguments: list[str]) -> None:
+    model, *written = arguments
+    os.environ["NEMO_MODEL"] = model  # Its characters mean nothing to Hydra there.
+    sys.argv = ["nemo_inference.sh", "gpt_model_file=${oc.env:NEMO_MODEL}", *as_settings(written)]
+    runpy.run_module("recipes.generate", run_name="__main__")
+
+
+def as_settings(written: Iterable[str]) -> list[str]:
+    """Settings as recipes.generate takes them, with all prompts as one of them.
+
+    Everything is a prompt but what begins like a setting, ``key=`` or ``section.key=``; after ``--``,
+    everything is.
+
+    Raises:
+        UserError: a word looks like a setting that does not exist.
+    """
+    settings: list[str] = []
+    prompts: list[str] = []
+    rest = iter(written)
+    for argument in rest:
+        if argument == "--":
+            prompts += rest
+        elif (match := ASSIGNMENT.fullmatch(argument)) and _is_setting(argument, match[1]):
+            settings += _ours(argument, match[1], match[2])
+        else:
+            prompts.append(argument)
+    if prompts:
+        settings.append(f"prompts=[{','.join(in_quotes(prompt) for prompt in prompts)}]")
+    return settings
+
+
+def _is_setting(argument: str, key: str) -> bool:
+    known = settings_of(SCHEMAS["generate"])
+    if key in known or key in AS_WE_DO:
+        return True
+    section = key.partition(".")[0]
+    if "." in key and (section in SECTIONS or section in known):
+        return True
+    if argument.split() != [argument]:
+        return False  # A sentence.
+    raise UserError(f"{argument}: no setting is called {key}; to complete it as a prompt, write -- before it")
+
+
+def _ours(argument: str, key: str, value: str) -> Iterator[str]:
+    plain = value.strip("'\"")
+    if key == "gpt_model_file":
+        return  # The script has passed it on.
+    if key == "trainer.precision":
+        yield f"precision={FOREIGN_VALUES.get(plain, plain)}"
+    elif plain.lower() not in AS_WE_DO.get(key, ()):
+        yield argument

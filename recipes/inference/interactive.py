@@ -1,0 +1,167 @@
+"""Completion by typing: what is typed and what the model writes are one text, which goes on until /reset."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from recipes.config.schema import GenerateConfig, ParallelConfig
+from recipes.config.world import launched_world
+from recipes.console import on_terminal, printable, warn
+from recipes.errors import UserError
+from recipes.files import path_errors
+from recipes.inference.complete import prompt_ids, stream
+from recipes.inference.text_generator import TextGenerator
+from recipes.parallel.first_rank import decided_by_first_rank
+
+PROMPT, CONTINUED = "> ", "... "
+MOST_LINES = 1000
+HELP = """\
+What you type and what the model writes are one text, which your next line continues.
+  /reset   begin a new text
+  /text    show the text so far
+  /help    this
+  /exit    the end, as Ctrl-D
+A line that ends with \\ goes on in the next. Ctrl-C stops the model; at the prompt, it drops the line."""
+
+
+def converse(model: TextGenerator, config: GenerateConfig) -> None:
+    """Reads lines and continues them until the end of the input."""
+    by_hand = sys.stdin.isatty() and launched_world().rank == 0
+    if launched_world().rank:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Rank 0 decides what Ctrl-C ends.
+    if by_hand:
+        print(f"{model.name}: /help lists what can be typed")
+    text, count = "", 0
+    with _history(config.history_file) if by_hand else contextlib.nullcontext():
+        for line in _lines():
+            if line == "/exit":
+                break
+            if line == "/reset":
+                text = ""
+            elif line == "/text":
+                _say(text)
+            elif line == "/help" or line.startswith("/"):
+                _say(HELP if line == "/help" else f"{printable(line)}: no such command; /help lists them")
+            elif line or text:
+                text += f"\n{line}" if text and line else line
+                text += _continued(model, config, text, count)
+                count += 1
+
+
+def _continued(model: TextGenerator, config: GenerateConfig, text: str, count: int) -> str:
+    """What the model adds, shown as it comes; every line has random numbers of its own."""
+    written = ""
+    try:
+        row = prompt_ids(model, text, config.inference)
+        parts = stream(model, row, config.inference, seed=(config.seed + count) % 2**63)
+        with _Interrupted() as interrupted:
+            for part in parts:
+                _say(part, end="")
+                written += part
+                if _decided(lambda: interrupted.asked):
+                    break
+    except UserError as error:
+        _say(f"error: {printable(str(error))} (/reset begins a new text)", end="")
+    _say("")
+    return written
+
+
+class _Interrupted:
+    """While it is entered, Ctrl-C is noted, so that a step of the model is not torn apart."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> _Interrupted:
+        self._before = signal.getsignal(signal.SIGINT)
+        if self._before is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, *_: object) -> None:
+        self.asked = True
+
+
+def _lines() -> Iterator[str]:
+    """Typed lines on every rank; those that end with a backslash together with the next."""
+    begun = ""
+    while True:
+        line = _decided(partial(_read_line, CONTINUED if begun else PROMPT))
+        if line is None:
+            return
+        if line is False:  # Ctrl-C
+            begun = ""
+        elif line.endswith("\\"):
+            begun += line[:-1] + "\n"
+        else:
+            yield begun + line
+            begun = ""
+
+
+def _read_line(prompt: str) -> str | bool | None:
+    """The next line; None at the end, False for Ctrl-C."""
+    try:
+        # With a prompt, input() writes to the terminal even if the output goes to a file.
+        return input(prompt) if sys.stdin.isatty() else input()
+    except EOFError:
+        if sys.stdin.isatty():
+            print()
+        return None
+    except KeyboardInterrupt:
+        print()
+        return False
+    except UnicodeDecodeError:
+        warn("that line is not UTF-8; it is left out")
+        return False
+
+
+def _decided(decide: Callable[[], Any]) -> Any:
+    """What rank 0 finds, on every rank."""
+    return decided_by_first_rank(launched_world(), ParallelConfig.rendezvous_timeout_s, decide)
+
+
+def _say(text: str, end: str = "\n") -> None:
+    if launched_world().rank == 0:
+        print(on_terminal(text), end=end, flush=True)
+
+
+@contextlib.contextmanager
+def _history(file: str | None) -> Iterator[None]:
+    """Line editing, with the lines of earlier sessions; what is typed now is kept when it ends."""
+    try:
+        import readline
+    except ImportError:  # Python can be built without it; then lines are read plainly.
+        yield
+        return
+    path = Path(file) if file else history_file()
+    readline.set_history_length(MOST_LINES)
+    with path_errors(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Others may not read what was typed: the file is made before anything is in it.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        path.chmod(0o600)
+        readline.read_history_file(path)
+    try:
+        yield
+    finally:
+        with path_errors(path):
+            readline.write_history_file(path)
+            path.chmod(0o600)
+
+
+def history_file() -> Path:
+    """In the XDG state directory."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    # The specification has relative paths ignored.
+    home = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
+    return home / "param-recipes" / "history"

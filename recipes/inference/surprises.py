@@ -1,0 +1,25 @@
+"""What completion says once about settings whose meaning surprises people."""
+
+from __future__ import annotations
+
+from recipes.config.schema import InferenceConfig
+from recipes.console import warn_once
+
+
+def say_surprises(settings: InferenceConfig) -> None:
+    """Settings that greedy completion ignores, and NeMo's penalty."""
+    usual = "inference.repetition_penalty_style=ctrl"
+    plain = InferenceConfig()
+    nemo_style = settings.repetition_penalty_style == "nemo"
+    if settings.greedy:
+        ignored = ["temperature", "top_k", "top_p", "min_p", *(["repetition_penalty"] if nemo_style else [])]
+        changed = [name for name in ignored if getattr(settings, name) != getattr(plain, name)]
+        if changed:
+            named = ", ".join(f"inference.{name}={getattr(settings, name)}" for name in changed)
+            hint = f"; {usual} counts the penalty" if "repetition_penalty" in changed else ""
+            warn_once(f"{named}: without effect, as inference.greedy=true takes the likeliest token{hint}")
+    elif nemo_style and settings.repetition_penalty != 1:
+        warn_once(
+            f"inference.repetition_penalty={settings.repetition_penalty}: as in NeMo, it divides negative "
+            f"logits too, which makes their tokens likelier; {usual} is the usual penalty, 1 is none"
+        )

@@ -1,0 +1,86 @@
+"""Starts this same command once per rank, on this machine, for jobs that a model is too large for alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from typing import IO
+
+POLL_S = 0.1
+PATIENCE_S = 5.0
+
+
+def run_in_processes(count: int) -> int:
+    """Runs this process's own command in ``count`` processes with torchrun's environment variables.
+
+    Rank 0 has this terminal; what another one says is shown only if it fails while rank 0 does not.
+
+    Returns:
+        Rank 0's exit code, or that of the first rank to fail; the others are then ended.
+    """
+    command = [sys.executable, *sys.orig_argv[1:]]
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    environment = os.environ | shared | {"MASTER_PORT": str(_free_port())}
+    handled = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Every process gets Ctrl-C itself.
+    processes: list[subprocess.Popen[bytes]] = []
+    with contextlib.ExitStack() as files:
+        said = [files.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
+        try:
+            for rank, output in enumerate(said):
+                ranked = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                processes.append(_started(command, ranked, None if rank == 0 else output))
+            failed = _wait(processes)
+            if failed:
+                said[failed].seek(0)
+                sys.stderr.buffer.write(said[failed].read())
+            return processes[failed].returncode
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    process.terminate()
+                process.wait()
+            signal.signal(signal.SIGINT, handled)
+
+
+def _started(
+    command: list[str], environment: dict[str, str], output: IO[bytes] | None
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdin=None if output is None else subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        preexec_fn=_can_be_interrupted,
+    )
+
+
+def _can_be_interrupted() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # A process passes on what it ignores.
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
+    """Until all have ended or one has failed; which one's end counts."""
+    while True:
+        codes = [process.poll() for process in processes]
+        if codes[0] is not None and (codes[0] != 0 or all(code is not None for code in codes)):
+            return next((rank for rank, code in enumerate(codes) if code), 0)
+        failed = [rank for rank, code in enumerate(codes) if code]
+        if failed:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                processes[0].wait(PATIENCE_S)  # It has the terminal, and says why if it fails, too.
+            return 0 if processes[0].returncode else failed[0]
+        time.sleep(POLL_S)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

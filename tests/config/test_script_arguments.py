@@ -1,0 +1,82 @@
+"""What nemo_inference.sh takes for a prompt, for a setting and for NeMo's own settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from recipes.config.hydra_app import compose
+from recipes.config.script_arguments import as_settings
+from recipes.errors import UserError
+
+SENTENCES = [
+    "भारत में",
+    "key=value [a,b] {c:d} # e",
+    'it\'s "quoted" \\',
+    "${HOME} $(x) \\${y}",
+    "two\nlines",
+    "-n",
+    "a = b",
+    "x == y",
+    "",
+]
+
+
+def composed(*written: str) -> object:
+    return compose("generate", ["gpt_model_file=x", *as_settings(written)])
+
+
+def test_sentences_are_prompts() -> None:
+    assert composed(*SENTENCES).prompts == SENTENCES  # type: ignore[attr-defined]
+
+
+def test_settings_are_settings_wherever_they_stand() -> None:
+    config = composed("inference.top_k=3", "A", "precision=fp32", "inference.end_strings=[x y]", "B = C")
+    assert (config.prompts, config.precision) == (["A", "B = C"], "fp32")  # type: ignore[attr-defined]
+    assert (config.inference.top_k, config.inference.end_strings) == (3, ["x y"])  # type: ignore[attr-defined]
+
+
+def test_after_two_dashes_everything_is_a_prompt() -> None:
+    assert composed("--", "precision=fp32", "--", "x=1").prompts == [  # type: ignore[attr-defined]
+        "precision=fp32",
+        "--",
+        "x=1",
+    ]
+
+
+def test_nemos_own_command_line() -> None:
+    written = [
+        *(
+            "trainer.devices=1",
+            "trainer.num_nodes=1",
+            "trainer.accelerator=gpu",
+            "trainer.precision=bf16-mixed",
+        ),
+        *("checkpoint_dir=null", "hparams_file=null", "tensor_model_parallel_size=-1"),
+        *("pipeline_model_parallel_size=-1", "inference.greedy=True", "inference.add_BOS=True"),
+        *("inference.tokens_to_generate=20", "inference.all_probs=False", "inference.compute_logprob=False"),
+        *("inference.repetition_penalty=1.2", "inference.min_tokens_to_generate=0", "prompts=[A, B]"),
+        "inference.end_strings=['<|endoftext|>']",
+    ]
+    config = composed(*written)
+    assert config.prompts == ["A", "B"] and config.precision == "bf16"  # type: ignore[attr-defined]
+    assert config.tensor_model_parallel_size == -1 and config.inference.greedy  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (
+            "gredy=true",
+            "gredy=true: no setting is called gredy; to complete it as a prompt, write -- before it",
+        ),
+        ("x=1", "x=1: no setting is called x"),
+        ("inference.gredy=true", "did you mean inference.greedy?"),
+        ("trainer.devices=2", "tensor_model_parallel_size"),
+        ("trainer.num_nodes=2", "trainer.num_nodes: there is no such key"),
+        ("checkpoint_dir=/a", "gpt_model_file"),
+    ],
+)
+def test_mistakes_are_not_completed(written: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        composed(written)
+    assert message in str(caught.value)

@@ -1,0 +1,145 @@
+"""Typed prompts: what goes on, what begins anew, what is kept, and what Ctrl-C ends."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from recipes.config.schema import InferenceConfig
+from recipes.inference.complete import complete
+from recipes.inference.interactive import history_file
+from recipes.inference.text_model import load_text_model
+from tests.support.nemo_files import MAIN
+from tests.support.paths import ROOT
+from tests.support.run_cases import environment
+
+MODEL = str(MAIN / "model.nemo")
+COMMAND = [
+    *(sys.executable, "-m", "recipes.generate", f"gpt_model_file={MODEL}", "interactive=true"),
+    *("inference.greedy=true", "num_threads=1", "precision=fp32"),
+]
+SHORT = "inference.tokens_to_generate=5"
+
+
+def typed(lines: str, *settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, SHORT, *settings],
+        cwd=ROOT,
+        env=environment(),
+        input=lines,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_lines_go_on_until_a_reset() -> None:
+    done = typed("भारत\nA\n/text\n/reset\nA\\\nB\n/nonsense\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    model = load_text_model(MODEL, precision="fp32", num_threads=1)
+    settings = InferenceConfig(greedy=True, tokens_to_generate=5)
+
+    def written(prompt: str) -> str:
+        (result,) = complete(model, [prompt], settings, batch_size=1, seed=1)
+        return result.completion
+
+    first = "भारत" + written("भारत")
+    second = f"{first}\nA" + written(f"{first}\nA")
+    shown = [first.removeprefix("भारत"), second.removeprefix(f"{first}\nA"), second, written("A\nB")]
+    assert done.stdout == "\n".join([*shown, "/nonsense: no such command; /help lists them", ""])
+
+
+def test_a_text_that_has_grown_too_long() -> None:
+    done = typed("A " * 200 + "\n/reset\nA\n")
+    assert done.returncode == 0 and "the model reads" in done.stdout.splitlines()[0]
+    assert len(done.stdout.splitlines()) >= 2
+
+
+class Terminal:
+    """The command on a terminal of its own."""
+
+    def __init__(self, *settings: str, **variables: str) -> None:
+        self.ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [*COMMAND, *settings],
+            cwd=ROOT,
+            env=environment() | {"TERM": "dumb"} | variables,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.shown = ""
+
+    def wait_for(self, text: str, seconds: float = 100) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.shown:
+            assert time.monotonic() < deadline, self.shown
+            if select.select([self.ours], [], [], 1)[0]:
+                self.shown += os.read(self.ours, 1 << 16).decode("utf-8", "replace")
+
+    def type(self, text: str) -> None:
+        self.shown = ""
+        os.write(self.ours, text.encode())
+
+    def end(self) -> int:
+        self.type("\x04")
+        code = self.process.wait(60)
+        os.close(self.ours)
+        return code
+
+
+def test_history_is_ones_own(tmp_path: Path) -> None:
+    """And comes back in the next session; nobody else can read it."""
+    kept = tmp_path / "state" / "param-recipes" / "history"
+    terminal = Terminal(SHORT, XDG_STATE_HOME=str(tmp_path / "state"))
+    terminal.wait_for("> ")
+    terminal.type("secret line\n")
+    terminal.wait_for("\n> ")
+    assert terminal.end() == 0
+    assert kept.read_text("utf-8").splitlines() == ["secret line"]
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+    terminal = Terminal(SHORT, f"history_file={kept}", XDG_STATE_HOME=str(tmp_path / "other"))
+    terminal.wait_for("> ")
+    terminal.type("\x10\n")  # Ctrl-P: the line before.
+    terminal.wait_for("secret line")
+    terminal.wait_for("\n> ")
+    assert terminal.end() == 0 and not (tmp_path / "other").exists()
+
+
+def test_ctrl_c_ends_the_completion_not_the_session(tmp_path: Path) -> None:
+    terminal = Terminal(
+        *("inference.tokens_to_generate=100", "inference.end_strings=[never]"),
+        *(f"history_file={tmp_path / 'history'}", "inference.logit_bias={2: -100}"),
+    )
+    terminal.wait_for("> ")
+    terminal.type("A")
+    terminal.wait_for("A")
+    os.kill(terminal.process.pid, signal.SIGINT)  # At the prompt: the line is dropped.
+    terminal.wait_for("\n> ")
+    terminal.type("B\n")
+    terminal.wait_for("\n")
+    time.sleep(0.1)
+    os.kill(terminal.process.pid, signal.SIGINT)
+    terminal.wait_for("\n> ")
+    assert terminal.process.poll() is None
+    assert terminal.end() == 0
+
+
+def test_where_history_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/x")
+    for state in ("", "relative"):
+        monkeypatch.setenv("XDG_STATE_HOME", state)
+        assert history_file() == Path("/home/x/.local/state/param-recipes/history")
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert history_file() == Path("/state/param-recipes/history")
