@@ -14,6 +14,7 @@ from recipes.config.schema import EvaluateConfig, ParallelConfig
 from recipes.config.validate_jobs import validate_evaluate
 from recipes.config.world import World, launched_world
 from recipes.console import quiet_libraries, say
+from recipes.evaluation.checkpoint_curve import of_checkpoints, render_curve
 from recipes.evaluation.journal import (
     Answers,
     JournalWriter,
@@ -29,7 +30,7 @@ from recipes.evaluation.kept_results import (
     model_name,
     settings_of,
 )
-from recipes.evaluation.task_files import check_task_names
+from recipes.evaluation.task_files import check_task_names, with_text_tasks
 from recipes.evaluation.tasks import check_tasks, load_tasks
 from recipes.files import check_writable
 from recipes.parallel.first_rank import close_process_group, decided_by_first_rank
@@ -63,47 +64,89 @@ class _Start:
 
 
 def run(config: EvaluateConfig) -> int:
-    """Scores the model on the tasks, prints the table and writes the results."""
-    check_task_names(config.tasks)
+    """Scores the model, or a run's checkpoints, on the tasks, prints the table and writes the results."""
+    config = with_text_tasks(config)
+    check_task_names(config.tasks, config.task_path)
     validate_evaluate(config)
-    check_stored(Path(config.gpt_model_file))
-    published = read_published(Path(config.check), config.check_column, config.rows) if config.check else []
     quiet_libraries()
     world = launched_world()
+    began = _score_checkpoints(config, world) if config.run else _score_model(config, world)
+    if not began:
+        close_process_group(world)
+    return 0
+
+
+def _score_model(config: EvaluateConfig, world: World) -> bool:
+    """Returns whether there was anything to do."""
+    check_stored(Path(config.gpt_model_file))
+    published = read_published(Path(config.check), config.check_column, config.rows) if config.check else []
+    return _score(config, published, world, [], in_curve=False)
+
+
+def _score_checkpoints(config: EvaluateConfig, world: World) -> bool:
+    """The same, for those of a run's checkpoints that have not been scored yet; shows all in the end."""
     loaded: list[TaskDict] = []
+    ones = of_checkpoints(config)
+    began = [_score(one, [], world, loaded, in_curve=True) for one in ones]
+    if config.dry_run or world.rank != 0:
+        return any(began)
+    places = [find_place(dataclasses.replace(one, repeat=False)) for one in ones]
+    results = [read_results(place.path) for place in places if place.finished]
+    run = Path(str(config.run))
+    print(render_curve(run, results, TableSpec(config.rows)), flush=True)
+    say(f"as curves: python -m tools.report {run}")
+    return any(began)
+
+
+def _score(
+    config: EvaluateConfig,
+    published: list[PublishedRow],
+    world: World,
+    loaded: list[TaskDict],
+    *,
+    in_curve: bool,
+) -> bool:
+    """Scores one model; returns whether there was anything to do.
+
+    Args:
+        loaded: the tasks, as soon as they are loaded; for the next call with the same ones.
+        in_curve: prints no table, for it is a line of one.
+    """
 
     def prepare() -> _Start | None:
-        start = _prepare(config, published)
-        if start is not None:
+        start = _prepare(config, published, in_curve)
+        if start is not None and not loaded:
             loaded.append(_load(config))
         return start
 
     start = decided_by_first_rank(world, RENDEZVOUS_TIMEOUT_S, prepare)
     if start is None:
-        close_process_group(world)
-        return 0
+        return False
     # The others find what the first rank has put into the cache.
-    tasks = loaded[0] if loaded else _load(config)
-    evaluation = _evaluate(config, start, tasks, world)
+    if not loaded:
+        loaded.append(_load(config))
+    evaluation = _evaluate(config, start, loaded[0], world)
     if world.rank == 0:
-        _print_table(evaluation.result, config)  # First, so that hours are not lost if the write fails.
+        if not in_curve:  # First, so that hours are not lost if the write fails.
+            _print_table(evaluation.result, config)
         _write(evaluation, start.place, config)
         remove_journal(start.journal)
         _check(evaluation.result, published, config)
-    return 0
+    return True
 
 
-def _prepare(config: EvaluateConfig, published: list[PublishedRow]) -> _Start | None:
+def _prepare(config: EvaluateConfig, published: list[PublishedRow], in_curve: bool) -> _Start | None:
     """None: there is nothing to do."""
     place = find_place(config)
     if place.finished:
-        found = read_results(place.path)
-        _print_table(found, config)
-        say(f"results: {place.path}, evaluated before; repeat=true evaluates again, into another file")
-        _check(found, published, config)
+        if not in_curve:
+            found = read_results(place.path)
+            _print_table(found, config)
+            say(f"results: {place.path}, evaluated before; repeat=true evaluates again, into another file")
+            _check(found, published, config)
         return None
     check_writable(place.path)
-    check_tasks(config.tasks, Path(config.mirror) if config.mirror else None)
+    check_tasks(config.tasks, Path(config.mirror) if config.mirror else None, config.task_path)
     if config.dry_run:
         print(f"would evaluate {config.gpt_model_file} on {', '.join(config.tasks)} and write {place.path}")
         return None
@@ -118,9 +161,13 @@ def _prepare(config: EvaluateConfig, published: list[PublishedRow]) -> _Start | 
 
 def _load(config: EvaluateConfig) -> TaskDict:
     """Before torch is imported and the model read, which takes much longer."""
-    minibench = Path(config.minibench) if config.minibench else None
     return load_tasks(
-        config.tasks, minibench=minibench, mirror=Path(config.mirror) if config.mirror else None
+        config.tasks,
+        minibench=Path(config.minibench) if config.minibench else None,
+        mirror=Path(config.mirror) if config.mirror else None,
+        task_path=config.task_path,
+        texts=config.texts,
+        seed=config.seed,
     )
 
 
@@ -152,8 +199,10 @@ def _evaluate(config: EvaluateConfig, start: _Start, loaded: TaskDict, world: Wo
         list(config.tasks),
         loaded=loaded,
         mirror=Path(config.mirror) if config.mirror else None,
+        texts=config.texts,
         limit=config.limit,
         num_fewshot=config.num_fewshot,
+        seed=config.seed,
         max_batch_tokens=config.max_batch_tokens,
         max_logits_bytes=config.max_logits_bytes,
         bootstrap_iters=config.bootstrap_iters,

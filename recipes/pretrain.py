@@ -15,8 +15,10 @@ def run(config: PretrainConfig) -> int:
     config = with_vocab_size(config)
     data_parallel_size = validate_pretrain(config)
     if config.dry_run:
+        from recipes.evaluation.tasks import check_training_tasks
         from recipes.plan.dry_run import describe_run
 
+        check_training_tasks(config.trainer.evaluation)
         print(describe_run(config, data_parallel_size))
         return 0
     from recipes.data.samples.inputs import check_inputs

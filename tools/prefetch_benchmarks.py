@@ -3,10 +3,13 @@
 Run it on a machine with network access (a login node); pass the directory to the evaluation as its mirror.
 
 examples:
+  python -m tools.prefetch_benchmarks /shared/benchmarks eval=param1_table
+  python -m tools.prefetch_benchmarks /shared/benchmarks eval=indic --dry-run
   python -m tools.prefetch_benchmarks /shared/benchmarks --tasks arc_easy,hellaswag_hi,mmlu
   python -m tools.prefetch_benchmarks /scratch/benchmarks --tasks mmlu --source /shared/benchmarks
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +26,66 @@ def main(arguments: list[str] | None = None) -> None:
     description, _, epilog = str(__doc__).partition("\n\n")
     parser = Arguments("tools.prefetch_benchmarks", description, epilog)
     parser.add_argument("mirror", type=Path, help="the directory to write; what it already holds is kept")
-    parser.add_argument("--tasks", required=True, help="lm-eval tasks or groups, separated by commas")
+    parser.add_argument("table", nargs="?", metavar="eval=NAME", help="the tasks of a table of conf/eval")
+    parser.add_argument("--tasks", default="", help="lm-eval tasks or groups, separated by commas")
+    parser.add_argument("--task-path", action="append", default=[], metavar="DIR", help="your own task files")
     parser.add_argument("--source", type=Path, help="another mirror to copy from, instead of the hub")
+    parser.add_argument("--dry-run", action="store_true", help="list the data sets that would be fetched")
     options = parser.parse_args(arguments)
-    names = [name.strip() for name in options.tasks.split(",") if name.strip()]
-    files, rows = prefetch(options.mirror, names, options.source)
+    names = _names(options.table, options.tasks)
+    if options.dry_run:
+        _list(options.mirror, names, options.task_path)
+        return
+    files, rows = prefetch(options.mirror, names, options.source, options.task_path)
     print(f"{options.mirror}: {files:,} files with {rows:,} rows for {len(names)} tasks")
 
 
-def prefetch(mirror: Path, names: list[str], source: Path | None = None) -> tuple[int, int]:
+def _names(table: str | None, tasks: str) -> list[str]:
+    """The tasks of a table, which is written as in recipes.evaluate, and those that are named one by one.
+
+    Raises:
+        UserError: there is no such table, or nothing is named.
+    """
+    from recipes.config.evaluation_tables import read_table
+    from recipes.evaluation.task_files import is_made_here
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if local := [name for name in names if is_made_here(name)]:
+        raise UserError(f"{local[0]} reads local files: there is nothing to fetch")
+    if table is not None:
+        key, equals, value = table.partition("=")
+        if key != "eval" or not equals:
+            raise UserError(f"{table}: name a table as eval=param1_table, or tasks with --tasks")
+        of_table = read_table("eval", value)["tasks"]
+        names += [name for name in of_table if name not in names and not is_made_here(name)]
+        if not names:
+            raise UserError(f"eval={value} reads local files: there is nothing to fetch")
+    if not names:
+        raise UserError("name a table, eval=param1_table, or tasks with --tasks")
+    return names
+
+
+def _list(mirror: Path, names: list[str], task_path: list[str]) -> None:
+    """Prints what the tasks read, and whether the mirror has it."""
+    from recipes.data.benchmark_mirror import MANIFEST, read_manifest
+    from recipes.evaluation.task_files import check_task_names, data_sets_of
+
+    check_task_names(names, task_path)
+    manifest = read_manifest(mirror) if (mirror / MANIFEST).exists() else {}
+    held = {entry.rpartition("/")[0] for entry in manifest}
+    users: dict[str, int] = {}
+    for _, data_set, configuration in data_sets_of(names, task_path):
+        entry = f"{data_set}/{configuration or 'default'}"
+        users[entry] = users.get(entry, 0) + 1
+    for entry, tasks in users.items():
+        print(f"{'in the mirror' if entry in held else 'to be fetched'}  {entry}, {tasks:,} task(s)")
+    missing = len(set(users) - held)
+    print(f"{missing:,} of {len(users):,} data sets would be fetched into {mirror}")
+
+
+def prefetch(
+    mirror: Path, names: list[str], source: Path | None = None, task_path: Sequence[str] = ()
+) -> tuple[int, int]:
     """Write every split of every data set that the tasks load, and add them to the mirror's index.
 
     Returns:
@@ -42,17 +96,14 @@ def prefetch(mirror: Path, names: list[str], source: Path | None = None) -> tupl
     """
     from recipes.data.benchmark_mirror import MANIFEST, read_manifest, split_file, write_index
     from recipes.evaluation.task_data import hub_revision, made_for
-    from recipes.evaluation.task_files import MINIBENCH_FILES
+    from recipes.evaluation.task_files import reads_only_files
     from recipes.evaluation.tasks import load_tasks
     from recipes.files import check_writable
 
-    if not names:
-        raise UserError("--tasks names no task")
-    if local := [name for name in names if name in MINIBENCH_FILES]:
-        raise UserError(f"{local[0]} reads local files: there is nothing to fetch")
+    names = [name for name in names if not reads_only_files(name, task_path)]
     check_writable(mirror / MANIFEST)
     manifest = read_manifest(mirror) if (mirror / MANIFEST).exists() else {}
-    tasks = load_tasks(names, mirror=source)["tasks"]
+    tasks = load_tasks(names, mirror=source, task_path=task_path)["tasks"]
     copied = read_manifest(source) if source else {}
     written: Manifest = {}
     for name, task in tasks.items():
@@ -79,10 +130,12 @@ def prefetch(mirror: Path, names: list[str], source: Path | None = None) -> tupl
 
 def _splits(name: str, task: Any) -> list[tuple[str, Any]]:
     """The manifest entries of a task's data set, with their tables."""
+    from recipes.evaluation.task_files import configuration_of
+
     config = task.config
-    if config.dataset_path is None or config.dataset_kwargs:
+    if config.dataset_path is None or set(config.dataset_kwargs or {}) - {"data_dir", "revision"}:
         raise UserError(f"task {name} loads its data in a way of its own, which a mirror cannot stand in for")
-    prefix = f"{config.dataset_path}/{config.dataset_name or 'default'}"
+    prefix = f"{config.dataset_path}/{configuration_of(vars(config)) or 'default'}"
     return [(f"{prefix}/{split}", table) for split, table in task.dataset.items()]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from recipes.config.data_schema import DataConfig
+from recipes.config.evaluation_schema import EvaluationConfig, TextsConfig
 from recipes.config.serving_schema import ServingConfig
 from recipes.families.model_config import ModelConfig
 
@@ -238,6 +239,7 @@ class TrainerConfig:
     and without tensor, pipeline or context parallelism."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 @dataclass(frozen=True)
@@ -352,14 +354,23 @@ class TableRow:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Zero-shot evaluation with lm-eval."""
+    """Evaluation with lm-eval."""
 
-    gpt_model_file: str = MISSING
-    """A .nemo file or the directory it was extracted to, a NeMo 2 or Hugging Face directory, or a run."""
+    gpt_model_file: str = ""
+    """A .nemo file or the directory it was extracted to, a NeMo 2 or Hugging Face directory, or a run, of
+    which its newest checkpoint is meant; needed, unless run is set."""
+    run: str | None = None
+    """In place of gpt_model_file: the directory of a run, whose checkpoints are scored one after the other.
+    What is scored already is not scored again."""
+    checkpoints: str | None = None
+    """Which of the run's checkpoints: all (null means the same), or a number: the newest so many."""
     name: str | None = None
     """Column of the table; None: the model file's name."""
     tasks: list[str] = field(default_factory=list)
-    """lm-eval's names of tasks, groups or tags, and minibench_en, minibench_hi."""
+    """lm-eval's names of tasks, groups or tags, minibench_en, minibench_hi, and those in task_path."""
+    task_path: list[str] = field(default_factory=list)
+    """Directories with task files of your own, in lm-eval's format; these win over its own."""
+    texts: TextsConfig = field(default_factory=TextsConfig)
     table: str | None = None
     """What the results' file calls the set of tasks; eval=NAME sets it. None: the tasks themselves."""
     minibench: str | None = None
@@ -370,6 +381,8 @@ class EvaluateConfig:
     """Documents per task; None: all."""
     num_fewshot: int = 0
     """Solved examples before every question."""
+    seed: int = 1234
+    """Decides which examples are shown, and the order of packed texts."""
     max_batch_tokens: int = 16384
     """Tokens in one forward pass, padding included."""
     max_logits_bytes: int = 2**29

@@ -23,7 +23,7 @@ from recipes.config.schema import (
     SamplesConfig,
     TrainerConfig,
 )
-from recipes.config.validate_jobs import PRECISIONS, validate_inference
+from recipes.config.validate_jobs import PRECISIONS, validate_evaluation, validate_inference
 from recipes.config.validate_model import validate_model, validate_positions
 from recipes.config.validate_optim import validate_optim
 from recipes.config.validate_parallel import validate_parallel
@@ -48,6 +48,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     validate_trainer(config.trainer, data_parallel_size)
     validate_checkpoint(config.trainer.checkpoint, config.trainer.val_check_interval, list(config.data.valid))
     validate_samples(config.trainer.samples, config.parallel.context_parallel_size)
+    validate_evaluation(config.trainer.evaluation, config.parallel.context_parallel_size)
     validate_data(config.data)
     validate_plan(config.plan)
     plan_phases(config, total_steps(config))

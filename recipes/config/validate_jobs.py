@@ -8,6 +8,8 @@ import tarfile
 from pathlib import Path
 
 from recipes.checks import hub_hint, not_negative, one_of, positive, refuse
+from recipes.config.evaluation_schema import EvaluationConfig, TextsConfig
+from recipes.config.evaluation_tables import with_table
 from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.logit_bias import read_logit_bias
 from recipes.config.schema import EvaluateConfig, GenerateConfig, InferenceConfig
@@ -110,14 +112,17 @@ def _validate_stream(config: GenerateConfig) -> None:
 
 def validate_evaluate(config: EvaluateConfig) -> None:
     """Checks an evaluation job."""
-    validate_model_file(config.gpt_model_file)
+    _validate_evaluated(config)
     one_of("precision", config.precision, PRECISIONS, FOREIGN_VALUES)
-    if not config.tasks:
+    if config.table == "bits_per_byte" and not config.texts.files:
+        raise UserError("texts.files={}: name the texts, for example texts.files.hi=hindi.jsonl")
+    if not config.tasks and not config.texts.files:
         raise UserError("tasks=[]: nothing to evaluate; choose eval=minibench or 'tasks=[hellaswag_hi]'")
     for key in ("minibench", "mirror"):
         directory = getattr(config, key)
         if directory is not None and not Path(directory).is_dir():
             refuse(key, directory, "no such directory")
+    validate_texts(config.texts)
     if config.minibench is None and any(task.startswith("minibench") for task in config.tasks):
         raise UserError(
             "minibench=null: name the generated benchmark's directory, minibench=<corpus>/benchmark"
@@ -127,6 +132,8 @@ def validate_evaluate(config: EvaluateConfig) -> None:
         if value is not None:
             positive(key, value)
     not_negative("num_fewshot", config.num_fewshot)
+    if not 0 <= config.seed < 2**32:
+        refuse("seed", config.seed, f"must lie between 0 and {2**32 - 1:,}")
     not_negative("bootstrap_iters", config.bootstrap_iters)
     positive("max_batch_tokens", config.max_batch_tokens)
     positive("max_logits_bytes", config.max_logits_bytes)
@@ -163,6 +170,72 @@ def _validate_layout(config: EvaluateConfig) -> None:
             f"tensor_model_parallel_size={tp}, pipeline_model_parallel_size={pp}: they need a multiple of "
             f"{tp * pp} processes, there are {launched}; launch with torchrun --nproc-per-node {tp * pp}"
         )
+
+
+def _validate_evaluated(config: EvaluateConfig) -> None:
+    if config.run is None:
+        if config.checkpoints is not None:
+            refuse("checkpoints", config.checkpoints, "would be ignored: it goes with run")
+        if not config.gpt_model_file:
+            raise UserError("gpt_model_file has no value: set it on the command line, gpt_model_file=...")
+        validate_model_file(config.gpt_model_file)
+        return
+    for key in ("gpt_model_file", "name", "output"):
+        if value := getattr(config, key):
+            refuse(key, value, "does not go with run, whose checkpoints have their own files; leave it out")
+    if not re.fullmatch(r"all|[1-9]\d*", config.checkpoints or "all"):
+        refuse("checkpoints", config.checkpoints, "must be all, or how many of the newest")
+    if not Path(config.run, "checkpoints").is_dir():
+        refuse("run", config.run, "is no directory of a run: it has no checkpoints/")
+
+
+def validate_texts(texts: TextsConfig) -> None:
+    """Checks the texts whose bits per byte are asked for."""
+    for name, path in texts.files.items():
+        if not re.fullmatch(r"\w+", name):
+            refuse("texts.files", name, "a name is made of letters, digits and _")
+        if not Path(path).is_file():
+            refuse(f"texts.files.{name}", path, "no such file")
+    for key in ("window", "stride"):
+        if (value := getattr(texts, key)) is not None:
+            positive(f"texts.{key}", value)
+    if texts.stride is not None and texts.window is not None and texts.stride > texts.window:
+        refuse("texts.stride", texts.stride, f"would leave tokens out: at most texts.window={texts.window:,}")
+
+
+def validate_evaluation(evaluation: EvaluationConfig, context_parallel_size: int) -> None:
+    """Checks the benchmark that a run is measured with during training."""
+    key = "trainer.evaluation"
+    if evaluation.every_n_steps is None:
+        for name in ("table", "tasks", "task_path", "minibench", "mirror", "limit", "num_fewshot"):
+            if value := getattr(evaluation, name):
+                refuse(f"{key}.{name}", value, f"would be ignored: set {key}.every_n_steps")
+        return
+    positive(f"{key}.every_n_steps", evaluation.every_n_steps)
+    planned = with_table(evaluation)
+    if not planned.tasks:
+        raise UserError(f"{key}.tasks=[]: nothing to evaluate; choose {key}.table=minibench, or name tasks")
+    if context_parallel_size > 1:
+        refuse(
+            f"{key}.every_n_steps",
+            evaluation.every_n_steps,
+            f"does not go with parallel.context_parallel_size={context_parallel_size}, which splits every "
+            "sequence; set it to null and evaluate the checkpoints",
+        )
+    for name in ("minibench", "mirror"):
+        directory = getattr(evaluation, name)
+        if directory is not None and not Path(directory).is_dir():
+            refuse(f"{key}.{name}", directory, "no such directory")
+    if evaluation.minibench is None and any(task.startswith("minibench") for task in planned.tasks):
+        raise UserError(
+            f"{key}.minibench=null: name the generated benchmark's directory, "
+            f"{key}.minibench=<corpus>/benchmark"
+        )
+    if planned.limit is not None:
+        positive(f"{key}.limit", planned.limit)
+    not_negative(f"{key}.num_fewshot", planned.num_fewshot or 0)
+    positive(f"{key}.max_batch_tokens", evaluation.max_batch_tokens)
+    positive(f"{key}.max_logits_bytes", evaluation.max_logits_bytes)
 
 
 def _validate_table(config: EvaluateConfig) -> None:

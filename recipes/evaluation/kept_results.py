@@ -6,6 +6,7 @@ earlier one if all that its figures depend on is the same.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints
+from recipes.config.evaluation_schema import TextsConfig
 from recipes.config.schema import EvaluateConfig
 from recipes.data.benchmark_mirror import verified_hash
 from recipes.errors import UserError
@@ -95,10 +97,13 @@ def settings_of(config: EvaluateConfig) -> dict[str, Any]:
     return {
         "limit": config.limit,
         "num_fewshot": config.num_fewshot,
+        "seed": config.seed,
         "bootstrap_iters": config.bootstrap_iters,
         "precision": config.precision,
         "model_files": _model_files(Path(config.gpt_model_file)),
         "minibench_sha256": {file: _sha256(Path(config.minibench or "", file)) for file in own},
+        "texts": _texts(config.texts),
+        "task_files": _task_files(config.task_path),
         "mirror_sha256": verified_hash(Path(config.mirror)) if config.mirror else None,
         "versions": versions(),
     }
@@ -159,6 +164,20 @@ def _model_files(model: Path) -> str:
     files = sorted(path for path in model.rglob("*") if path.is_file()) if model.is_dir() else [model]
     facts = [(str(path.relative_to(model)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _texts(texts: TextsConfig) -> dict[str, Any]:
+    """What the bits per byte depend on; empty without texts."""
+    if not texts.files:
+        return {}
+    sha256 = {name: _sha256(Path(path)) for name, path in sorted(texts.files.items())}
+    return {**dataclasses.asdict(texts), "files": sha256}
+
+
+def _task_files(task_path: list[str]) -> dict[str, str]:
+    """Of every file in the directories, a change of which may change figures."""
+    files = [path for directory in task_path for path in sorted(Path(directory).rglob("*"))]
+    return {str(path): _sha256(path) for path in files if path.is_file() and "__pycache__" not in path.parts}
 
 
 def _sha256(path: Path) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +18,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from recipes.errors import UserError
 from recipes.evaluation.batching import token_batches
 from recipes.evaluation.scoring import Context, Ids, Row, by_context, context_batches
+from recipes.evaluation.texts import Reading, Window, windows_of_all, windows_of_each
 from recipes.evaluation.work import Unit, Work
 from recipes.evaluation.writing import Prompt, Writer
 from recipes.inference.requests import Request, Sampling
@@ -45,6 +48,9 @@ class ParamLM(TemplateLM):
     Sequences are right padded, which a causal model cannot see, so no attention mask is needed. Contexts
     begin with the token that training documents began with, if there was one; HFLM leaves that to the
     tokenizer.
+
+    Args:
+        readings: how the texts of tasks that `recipes.evaluation.texts` makes are read.
     """
 
     def __init__(
@@ -53,9 +59,10 @@ class ParamLM(TemplateLM):
         max_batch_tokens: int = 16384,
         max_logits_bytes: int = 2**29,
         work: Work | None = None,
+        readings: Mapping[str, Reading] = MappingProxyType({}),
     ) -> None:
         super().__init__()
-        self.model, self.work = model, work or Work()
+        self.model, self.work, self.readings = model, work or Work(), readings
         self.max_batch_tokens, self.max_logits_bytes = max_batch_tokens, max_logits_bytes
         self.max_length = model.max_sequence_length
         self.truncated = Counter[str]()
@@ -122,8 +129,11 @@ class ParamLM(TemplateLM):
             if text is not None and len(context) + len(continuation) > self.max_length + 1:
                 self._cut_texts.add(text)
         contexts = by_context([request[1:] for request in requests], self.max_length)
-        once = [context for context in contexts if context.is_worth_reading_once()]
-        whole = [context for context in contexts if not context.is_worth_reading_once()]
+        once: list[Context] = []
+        whole: list[Context] = []
+        for each in contexts:
+            saves = self.model.reads_contexts_once and each.is_worth_reading_once()
+            (once if saves else whole).append(each)
         units: list[Unit[Any]] = [*self._rows_to_read(whole), *self._contexts_to_read(once)]
         answers: dict[int, Scored] = {}
         for scored in self.work.answers(units, "scoring", quiet=disable_tqdm):
@@ -231,19 +241,37 @@ class ParamLM(TemplateLM):
             )
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        windows: list[TokenRequest] = []
-        ends = []
-        for request in requests:
-            ids = self.tok_encode(request.args[0])
-            for window in get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1):
-                windows.append((None, *make_disjoint_window(window)))
-            ends.append(len(windows))
-        scores = [score for score, _ in self._loglikelihood_tokens(windows, disable_tqdm)]
-
-        totals = [sum(scores[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+        of_task: dict[str | None, list[int]] = defaultdict(list)
+        for i, request in enumerate(requests):
+            of_task[request.task_name].append(i)
+        windows = []
+        for task, indices in of_task.items():
+            texts = [self.tok_encode(requests[i].args[0]) for i in indices]
+            for window in self._windows(texts, self.readings.get(task or "")):
+                shares = {indices[text]: share for text, share in window.shares.items()}
+                windows.append(Window(window.context, window.scored, shares))
+        scores = self._loglikelihood_tokens(
+            [(None, window.context, window.scored) for window in windows], disable_tqdm
+        )
+        totals = [0.0] * len(requests)
+        for window, (score, _) in zip(windows, scores, strict=True):
+            for i, share in window.shares.items():
+                totals[i] += share * score
         for request, total in zip(requests, totals, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return totals
+
+    def _windows(self, texts: list[list[int]], reading: Reading | None) -> Iterator[Window]:
+        if reading is None:  # As lm-eval's own models read the texts of its own tasks.
+            for i, ids in enumerate(texts):
+                for window in get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1):
+                    context, scored = make_disjoint_window(window)
+                    yield Window(context, scored, {i: 1.0})
+        elif reading.packed:
+            before = self._start() if self._start() != [self.eot_token_id] else []
+            yield from windows_of_all([ids and [*before, *ids, self.eot_token_id] for ids in texts], reading)
+        else:
+            yield from windows_of_each(texts, self.prefix_token_id, reading)
 
     @torch.no_grad()
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -288,6 +316,17 @@ class ParamLM(TemplateLM):
             end_ids=frozenset({self.eot_token_id}),
             stop=self._stop_rule(until),
         )
+
+    def check_generation(self, task: str, settings: dict[str, Any] | None) -> None:
+        """Refuses a task whose texts cannot be generated, before anything runs.
+
+        Raises:
+            UserError: it samples, or its texts leave no room for a prompt.
+        """
+        try:
+            self._generation_settings(copy.deepcopy(settings or {}))
+        except UserError as error:
+            raise UserError(f"{task}: {error}; leave it out") from None
 
     def _generation_settings(self, settings: dict[str, Any]) -> tuple[list[str], int]:
         """The stop strings and the limit of new tokens that a task asks for."""

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from recipes.config.evaluation_schema import TextsConfig
 from recipes.config.world import launched_world
 from recipes.console import Progress
 from recipes.data.benchmark_mirror import read_manifest, verified_hash
@@ -19,8 +20,9 @@ from recipes.data.hub import setting
 from recipes.errors import UserError
 from recipes.evaluation.kept_results import versions
 from recipes.evaluation.task_data import data_of
-from recipes.evaluation.task_files import MINIBENCH_FILES
+from recipes.evaluation.task_files import MINIBENCH_FILES, TEXT_PREFIX
 from recipes.evaluation.tasks import load_tasks
+from recipes.evaluation.texts import Reading
 from recipes.report.evaluation_result import EvaluationResult, Score, TaskResult
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MADE_WITH = ("param-recipes", "lm_eval", "datasets", "torch", "transformers", "tokenizers", "megatron-core")
-FEWSHOT_SEED = 1234  # lm-eval's own
+DEFAULT_SEED = 1234  # lm-eval's own
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,10 @@ def evaluate_documents(
     loaded: TaskDict | None = None,
     minibench: Path | None = None,
     mirror: Path | None = None,
+    texts: TextsConfig | None = None,
     limit: int | None = None,
     num_fewshot: int = 0,
+    seed: int = DEFAULT_SEED,
     max_batch_tokens: int = 16384,
     max_logits_bytes: int = 2**29,
     bootstrap_iters: int = 1000,
@@ -72,8 +76,11 @@ def evaluate_documents(
         loaded: the same tasks, if `load_tasks` has loaded them already.
         minibench: the directory of en.jsonl and hi.jsonl.
         mirror: a benchmark mirror to read instead of the hub (compute nodes without network).
+        texts: how the tasks that are named bits_per_byte_... read their texts; their files go to
+            `load_tasks`.
         limit: use the first documents of each task only; for trying things out.
         num_fewshot: solved examples before each question; tasks that fix it to 0 keep 0.
+        seed: decides which examples are shown.
         max_batch_tokens: the most tokens in one forward pass, padding included.
         max_logits_bytes: the most bytes of its scores over the vocabulary.
         bootstrap_iters: resamplings for standard errors that have no formula; 0 for no standard errors at
@@ -91,9 +98,14 @@ def evaluate_documents(
         raise UserError("no tasks to evaluate")
     start, started = time.monotonic(), datetime.now(UTC)
     loaded = loaded or load_tasks(tasks, minibench=minibench, mirror=mirror)
-    _set_fewshot(loaded, num_fewshot)
+    set_fewshot(loaded, num_fewshot, seed)
     # `evaluate`, not `simple_evaluate`: the latter hides the results from all but the first local rank.
-    lm = ParamLM(model, max_batch_tokens, max_logits_bytes, work)
+    reading = _reading(texts or TextsConfig(), model.max_sequence_length)
+    readings = {name: reading for name in loaded["tasks"] if name.startswith(TEXT_PREFIX)}
+    lm = ParamLM(model, max_batch_tokens, max_logits_bytes, work, readings)
+    for task in loaded["tasks"].values():
+        if task.OUTPUT_TYPE == "generate_until":
+            lm.check_generation(task.task_name, task.config.generation_kwargs)
     with setting(api.task, "tqdm", _preparing), setting(api.model, "tqdm", _preparing):
         report: Any = evaluator.evaluate(
             lm, loaded, limit=limit, bootstrap_iters=bootstrap_iters, log_samples=True
@@ -109,6 +121,7 @@ def evaluate_documents(
         settings={
             "limit": limit,
             "num_fewshot": num_fewshot,
+            "seed": seed,
             "bootstrap_iters": bootstrap_iters,
             "mirror_sha256": verified_hash(mirror) if mirror else None,
             "versions": versions(),
@@ -154,7 +167,21 @@ def _preparing(items: Sequence[T], **_: Any) -> Iterator[T]:
             progress.add(1)
 
 
-def _set_fewshot(loaded: TaskDict, num_fewshot: int) -> None:
+def _reading(texts: TextsConfig, max_length: int) -> Reading:
+    """
+    Raises:
+        UserError: the model cannot read so much at once.
+    """
+    window = texts.window or max_length
+    stride = texts.stride or window
+    if window > max_length:
+        raise UserError(f"texts.window={window:,}: the model reads {max_length:,} tokens at once")
+    if stride > window:
+        raise UserError(f"texts.stride={stride:,} would leave tokens out: at most the window, {window:,}")
+    return Reading(window, stride, texts.packed)
+
+
+def set_fewshot(loaded: TaskDict, num_fewshot: int, seed: int = DEFAULT_SEED) -> None:
     """Has every task show so many examples, of which none is the question that is asked.
 
     Raises:
@@ -166,7 +193,7 @@ def _set_fewshot(loaded: TaskDict, num_fewshot: int) -> None:
             task.set_config(key="num_fewshot", value=num_fewshot)
             if num_fewshot:
                 _check_examples(name, task, num_fewshot)
-        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+        task.set_fewshot_seed(seed=seed)
 
 
 def _check_examples(name: str, task: Any, num_fewshot: int) -> None:
@@ -178,6 +205,8 @@ def _check_examples(name: str, task: Any, num_fewshot: int) -> None:
         task.fewshot_cfg.split = task.config.test_split
         # A document may stand there several times: all of it is left out.
         available -= Counter(repr(example) for example in examples).most_common(1)[0][1] if examples else 0
+    elif task.fewshot_cfg.split == task.config.test_split:  # Neither is named.
+        available -= 1  # lm-eval draws one more, in case the asked document is among them.
     if num_fewshot > available:
         raise UserError(
             f"num_fewshot={num_fewshot}: {name} has {available} documents to show as examples; ask for "
@@ -207,7 +236,7 @@ def _task_results(
     for name in loaded["tasks"]:
         texts = [doc["choices"][doc["answer"]] for doc in docs[name]] if name in MINIBENCH_FILES else []
         results[name] = TaskResult(
-            scores=_scores(report["results"][name]),
+            scores=scores_of(report["results"][name]),
             n=len(docs[name]),
             num_fewshot=report["n-shot"].get(name),
             version=str(report["versions"].get(name)),
@@ -220,7 +249,7 @@ def _task_results(
         n = sum(len(docs[member]) for member in members)
         pooled = [gold for member in members for gold in golds[member]]
         results[name] = TaskResult(
-            scores=_scores(report["results"][name]),
+            scores=scores_of(report["results"][name]),
             n=n,
             num_fewshot=report["n-shot"].get(name),
             version=str(report["versions"].get(name)),
@@ -256,7 +285,7 @@ def _most_frequent_share(values: Iterable[Any]) -> float | None:
     return counts.most_common(1)[0][1] / counts.total() if counts else None
 
 
-def _scores(reported: dict[str, Any]) -> dict[str, Score]:
+def scores_of(reported: dict[str, Any]) -> dict[str, Score]:
     """The metrics of {"acc,none": 0.5, "acc_stderr,none": 0.1 or "N/A", "alias": ..., ...}."""
     scores = {}
     for key, value in reported.items():

@@ -6,21 +6,30 @@ a quarter of a second, so that a typing mistake is refused at once.
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import difflib
 import functools
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from recipes.config.schema import EvaluateConfig
 from recipes.errors import UserError
 
 MINIBENCH_FILES = {"minibench_en": "en.jsonl", "minibench_hi": "hi.jsonl"}
-"""This project's own tasks, and the file that each reads."""
+"""This project's own benchmark, and the file that each of its tasks reads."""
+TEXT_PREFIX = "bits_per_byte_"
+"""Tasks that are made for the texts that a user names begin with it."""
+TASK_YAML = Path(__file__).with_name("task_yaml")
+"""This project's task files, in lm-eval's format."""
+# What datasets reads files of any place with, in place of a data set's name.
+_FILE_READERS = ("json", "csv", "parquet", "text", "arrow", "pandas", "xml", "webdataset")
 
 # A key at the beginning of a line with its value, and the entries of the list below it.
 _NAMES = re.compile(
@@ -29,15 +38,32 @@ _NAMES = re.compile(
 )
 
 
-def check_task_names(names: Sequence[str]) -> None:
+def is_made_here(name: str) -> bool:
+    """Whether a task has no task file: it is made from files that a user names."""
+    return name in MINIBENCH_FILES or name.startswith(TEXT_PREFIX)
+
+
+def with_text_tasks(config: EvaluateConfig) -> EvaluateConfig:
+    """Asks for the tasks of the texts too."""
+    asked = [TEXT_PREFIX + name for name in config.texts.files]
+    return dataclasses.replace(config, tasks=[*config.tasks, *(n for n in asked if n not in config.tasks)])
+
+
+def check_task_names(names: Sequence[str], task_path: Sequence[str] = ()) -> None:
     """Refuses tasks that do not exist.
+
+    Args:
+        task_path: directories of further task files.
 
     Raises:
         UserError: with names that resemble the first such task.
     """
-    known = {*MINIBENCH_FILES, *_files_of_names()}
+    for directory in task_path:
+        if not Path(directory).is_dir():
+            raise UserError(f"task_path={directory}: no such directory")
+    known = {*MINIBENCH_FILES, *_files(task_path)}
     for name in names:
-        if name not in known:
+        if name not in known and not is_made_here(name):
             raise unknown_task(name, known)
 
 
@@ -48,15 +74,35 @@ def unknown_task(name: str, known: Iterable[str]) -> UserError:
     return UserError(f"lm-eval has no task {name!r}{suggestion}")
 
 
-def data_sets_of(names: Iterable[str]) -> list[tuple[str, str, str | None]]:
-    """What tasks read from the hub: (task, data set, its configuration), as far as their files tell.
+def data_sets_of(names: Iterable[str], task_path: Sequence[str] = ()) -> list[tuple[str, str, str | None]]:
+    """What tasks read from the hub: (task, data set, its configuration), as far as their files tell."""
+    return [
+        (task, data_set, configuration)
+        for task, data_set, configuration, local in _sources_of(names, task_path)
+        if not local
+    ]
 
-    They do not tell it for tasks that are Python classes.
-    """
+
+def reads_only_files(name: str, task_path: Sequence[str]) -> bool:
+    """Whether a task, or all of a group's, reads files that it names itself, and nothing from the hub."""
+    sources = _sources_of([name], task_path)
+    return bool(sources) and all(local for *_, local in sources)
+
+
+def _is_local(task: dict[str, Any]) -> bool:
+    source = task["dataset_path"]
+    if source in _FILE_READERS:
+        return "://" not in repr(task.get("dataset_kwargs"))
+    return Path(source).is_absolute() or Path(source).is_dir()
+
+
+def _sources_of(names: Iterable[str], task_path: Sequence[str]) -> list[tuple[str, str, str | None, bool]]:
+    """Every task with its data set, its configuration, and whether that is files of this machine."""
+    files = _files(task_path)
     waiting, seen = list(reversed(list(names))), set[Path]()
     found = []
     while waiting:
-        for file in _files_of_names().get(waiting.pop(), []):
+        for file in files.get(waiting.pop(), []):
             if file in seen:
                 continue
             seen.add(file)
@@ -64,24 +110,69 @@ def data_sets_of(names: Iterable[str]) -> list[tuple[str, str, str | None]]:
             members = task.get("task")
             if isinstance(members, list):
                 waiting += [member for member in reversed(members) if isinstance(member, str)]
-            elif isinstance(task.get("dataset_path"), str):
-                found.append((str(members), task["dataset_path"], task.get("dataset_name")))
+                continue
+            if isinstance(task.get("class"), str):
+                task |= _class_facts(file, task["class"])
+            if isinstance(task.get("dataset_path"), str):
+                found.append((str(members), task["dataset_path"], configuration_of(task), _is_local(task)))
     return found
 
 
+def configuration_of(task: Mapping[str, Any]) -> str | None:
+    """Of a task's data set: its name, or the directory that it is read from."""
+    name: str | None = task.get("dataset_name") or (task.get("dataset_kwargs") or {}).get("data_dir")
+    return name
+
+
+def _class_facts(file: Path, place: str) -> dict[str, Any]:
+    """What a task that is a Python class reads: constants of the class, or of what it is derived from.
+
+    Args:
+        file: the task's file.
+        place: its `class`, "task.SQuAD2" for one in task.py beside it.
+    """
+    module, _, wanted = place.rpartition(".")
+    source = file.parent / f"{module.replace('.', '/')}.py"
+    if not source.is_file():
+        return {}
+    classes = {
+        node.name: node for node in ast.parse(source.read_bytes()).body if isinstance(node, ast.ClassDef)
+    }
+    constants: dict[str, Any] = {}
+    while wanted in classes:
+        node = classes[wanted]
+        for line in node.body:
+            if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant):
+                for target in line.targets:
+                    if isinstance(target, ast.Name):
+                        constants.setdefault(target.id, line.value.value)
+        wanted = next((base.id for base in node.bases if isinstance(base, ast.Name)), "")
+    return {"dataset_path": constants.get("DATASET_PATH"), "dataset_name": constants.get("DATASET_NAME")}
+
+
+def _files(task_path: Sequence[str]) -> dict[str, list[Path]]:
+    """The files of every name; those in later directories count."""
+    package = importlib.util.find_spec("lm_eval")
+    if package is None or not package.submodule_search_locations:
+        raise UserError("evaluation needs the Python package lm_eval, which is not installed")
+    files: dict[str, list[Path]] = {}
+    for root in (Path(package.submodule_search_locations[0]) / "tasks", TASK_YAML):
+        files |= _files_of_names(root)
+    for directory in task_path:
+        files |= _files_of_names.__wrapped__(Path(directory))  # It may have changed since.
+    return files
+
+
 @functools.cache
-def _files_of_names() -> dict[str, list[Path]]:
+def _files_of_names(root: Path) -> dict[str, list[Path]]:
     """Every task and group with the file that defines it, every tag with those of its tasks.
 
     Some of the names are comments and other noise: a name that is missing here does not exist, while one that
     is here may still be refused by lm-eval.
     """
-    package = importlib.util.find_spec("lm_eval")
-    if package is None or not package.submodule_search_locations:
-        raise UserError("evaluation needs the Python package lm_eval, which is not installed")
     defined: dict[str, list[Path]] = {}
     listed: dict[str, list[Path]] = {}
-    for directory, _, files in os.walk(Path(package.submodule_search_locations[0]) / "tasks"):
+    for directory, _, files in os.walk(root):
         # Templates, which tasks include and in which some tags stand, have no suffix.
         for path in [Path(directory, file) for file in files if "." not in file or file.endswith(".yaml")]:
             for key, value, entries in _NAMES.findall(path.read_bytes()):
@@ -113,7 +204,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 class _TaskLoader(yaml.SafeLoader):
-    """Reads plain data; functions, which lm-eval would import, become None."""
+    """Reads plain data; functions, which lm-eval would import, become their names."""
 
 
-_TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
+_TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: node.value)

@@ -10,12 +10,24 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipes.config.evaluation_schema import EvaluationConfig, TextsConfig
+from recipes.config.evaluation_tables import with_table
 from recipes.data.benchmark_mirror import config_entry, in_place_of_hub, prefetch_command, read_manifest
 from recipes.data.hub import hub_error, hub_obstacle, is_cached, network_errors, without_hub
 from recipes.data.text.json_lines import as_text, checked_text, read_records, text_of
 from recipes.errors import UserError
 from recipes.evaluation.task_data import check_versions
-from recipes.evaluation.task_files import MINIBENCH_FILES, check_task_names, data_sets_of, unknown_task
+from recipes.evaluation.task_files import (
+    MINIBENCH_FILES,
+    TASK_YAML,
+    TEXT_PREFIX,
+    check_task_names,
+    data_sets_of,
+    is_made_here,
+    reads_only_files,
+    unknown_task,
+)
+from recipes.evaluation.texts import text_task
 
 if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict, TaskManager
@@ -23,7 +35,7 @@ if TYPE_CHECKING:
 CHOICES = 4
 
 
-def check_tasks(names: Sequence[str], mirror: Path | None = None) -> None:
+def check_tasks(names: Sequence[str], mirror: Path | None = None, task_path: Sequence[str] = ()) -> None:
     """Refuses tasks that do not exist and, without mirror and network, those whose data is not here.
 
     It takes seconds, where loading the tasks takes minutes.
@@ -31,16 +43,31 @@ def check_tasks(names: Sequence[str], mirror: Path | None = None) -> None:
     Raises:
         UserError: naming the first such task.
     """
-    check_task_names(names)
+    check_task_names(names, task_path)
     if mirror is not None:
-        _check_mirror(names, mirror)
+        _check_mirror(names, mirror, task_path)
     else:
-        _check_cached(names, _hub_obstacle(names))
+        _check_cached(names, _hub_obstacle(names), task_path)
 
 
-def _check_mirror(names: Sequence[str], mirror: Path) -> None:
+def check_training_tasks(evaluation: EvaluationConfig) -> None:
+    """`check_tasks` for the benchmark that a run is measured with during training, if there is one."""
+    if evaluation.every_n_steps is None:
+        return
+    planned = with_table(evaluation)
+    for name in planned.tasks:
+        if name.startswith(TEXT_PREFIX):
+            raise UserError(f"trainer.evaluation.tasks: {name} is no task here; data.valid measures texts")
+    check_tasks(planned.tasks, Path(planned.mirror) if planned.mirror else None, planned.task_path)
+    if planned.minibench is not None:
+        for name in planned.tasks:
+            if name in MINIBENCH_FILES:
+                read_items(Path(planned.minibench, MINIBENCH_FILES[name]))
+
+
+def _check_mirror(names: Sequence[str], mirror: Path, task_path: Sequence[str]) -> None:
     held = {entry.rpartition("/")[0] for entry in read_manifest(mirror)}
-    for task, data_set, configuration in data_sets_of(names):
+    for task, data_set, configuration in data_sets_of(names, task_path):
         if config_entry(data_set, configuration) not in held:
             raise UserError(
                 f"cannot load task {task} from the mirror {mirror}: it has no {data_set}"
@@ -55,48 +82,78 @@ def _fetch_into(mirror: Path, task: str) -> str:
 
 def _hub_obstacle(names: Sequence[str]) -> str | None:
     """Why stock tasks cannot be read from the hub, if there are any; None if they can."""
-    return hub_obstacle() if set(names) - set(MINIBENCH_FILES) else None
+    return None if all(map(is_made_here, names)) else hub_obstacle()
 
 
-def _check_cached(names: Sequence[str], obstacle: str | None) -> None:
+def _check_cached(names: Sequence[str], obstacle: str | None, task_path: Sequence[str]) -> None:
     if obstacle is None:
         return
-    for task, data_set, configuration in data_sets_of(names):
+    for task, data_set, configuration in data_sets_of(names, task_path):
         if not is_cached(data_set, configuration):
             raise UserError(f"cannot load task {task}: {obstacle}{_ask_for_mirror(names)}")
 
 
 def _ask_for_mirror(names: Sequence[str]) -> str:
-    command = prefetch_command("DIR", [name for name in names if name not in MINIBENCH_FILES])
+    command = prefetch_command("DIR", [name for name in names if not is_made_here(name)])
     return f"; set mirror=DIR to a copy of the data, which {command} makes where there is network"
 
 
 def load_tasks(
-    names: Sequence[str], *, minibench: Path | None = None, mirror: Path | None = None
+    names: Sequence[str],
+    *,
+    minibench: Path | None = None,
+    mirror: Path | None = None,
+    task_path: Sequence[str] = (),
+    texts: TextsConfig | None = None,
+    seed: int = 0,
 ) -> TaskDict:
     """Load tasks by name, ready for `lm_eval.evaluator.evaluate`.
 
     Args:
         names: names of lm-eval's tasks, groups and tags ("arc_easy", "mmlu", "ai2_arc"), and "minibench_en" /
-            "minibench_hi". A tag is not a group, but its members are in `group_map` too.
+            "minibench_hi", "bits_per_byte_NAME". A tag is no group, but its members are in `group_map` too.
         minibench: the directory with en.jsonl and hi.jsonl (see `minibench_tasks`).
         mirror: a directory made by `tools.prefetch_benchmarks`; no network is used then. None: the hub.
+        task_path: directories of further task files.
+        texts: the texts that bits_per_byte_NAME reads.
+        seed: of the order of packed texts.
 
     Raises:
         UserError: a task is unknown, needs a package that is missing, or its data cannot be loaded.
     """
-    check_tasks(names, mirror)
-    own = [name for name in names if name in MINIBENCH_FILES]
-    stock = [name for name in names if name not in MINIBENCH_FILES]
+    check_tasks(names, mirror, task_path)
+    made = [
+        _text_task(name, texts or TextsConfig(), seed)
+        if name.startswith(TEXT_PREFIX)
+        else _minibench(name, minibench)
+        for name in names
+        if is_made_here(name)
+    ]
+    stock = [name for name in names if not is_made_here(name)]
     loaded: TaskDict = {"tasks": {}, "groups": {}, "group_map": {}}
-    with _quiet_lm_eval():
-        if own:
-            _merge(loaded, _load_minibench(own, minibench))
+    with quiet_lm_eval():
+        if made:
+            from lm_eval.tasks import TaskManager
+
+            _merge(loaded, TaskManager(include_defaults=False).load(made))
         if stock:
-            _merge(loaded, _load_stock(stock, mirror))
+            _merge(loaded, _load_stock(stock, mirror, task_path))
     if mirror is not None:
         check_versions(loaded["tasks"], mirror)
     return loaded
+
+
+def _text_task(name: str, texts: TextsConfig, seed: int) -> dict[str, Any]:
+    text = name.removeprefix(TEXT_PREFIX)
+    if text not in texts.files:
+        raise UserError(f"{name} needs a text: set texts.files.{text}")
+    return text_task(text, texts.files[text], texts.text_key, seed if texts.packed else None)
+
+
+def _minibench(name: str, directory: Path | None) -> dict[str, Any]:
+    if directory is None:
+        raise UserError(f"{name} needs the directory that holds {MINIBENCH_FILES[name]}: set `minibench`")
+    return _minibench_task(name, directory / MINIBENCH_FILES[name])
 
 
 def minibench_tasks(directory: Path) -> list[dict[str, Any]]:
@@ -172,30 +229,23 @@ def _checked_item(item: dict[str, Any]) -> dict[str, Any]:
     return {**labels, "question": question, "choices": choices, "answer": answer}
 
 
-def _load_minibench(names: Sequence[str], directory: Path | None) -> TaskDict:
-    from lm_eval.tasks import TaskManager
-
-    if directory is None:
-        raise UserError(
-            f"{names[0]} needs the directory that holds {MINIBENCH_FILES[names[0]]}: set `minibench`"
-        )
-    configs = [_minibench_task(name, directory / MINIBENCH_FILES[name]) for name in names]
-    return TaskManager(include_defaults=False).load(configs)
-
-
-def _load_stock(names: Sequence[str], mirror: Path | None) -> TaskDict:
-    manager = _stock_tasks()
+def _load_stock(names: Sequence[str], mirror: Path | None, task_path: Sequence[str]) -> TaskDict:
+    manager = _task_files(tuple(task_path))
     for name in names:
         if name not in manager.task_index:
             raise unknown_task(name, manager.all_tasks)
     loaded: TaskDict = {"tasks": {}, "groups": {}, "group_map": {}}
     obstacle = None if mirror else _hub_obstacle(names)
-    with _place_of_data(mirror, obstacle):
-        for name in names:
-            one = _load_one(manager, name, mirror, obstacle)
-            if name not in one["tasks"] and name not in one["groups"]:
-                one["group_map"][name] = list(one["tasks"])
-            _merge(loaded, one)
+    # Their relative paths are meant from the current directory, not from the mirror.
+    own_files = [name for name in names if reads_only_files(name, task_path)]
+    others = [name for name in names if name not in own_files]
+    for some, place in ((own_files, without_hub()), (others, _place_of_data(mirror, obstacle))):
+        with place if some else contextlib.nullcontext():
+            for name in some:
+                one = _load_one(manager, name, mirror, obstacle)
+                if name not in one["tasks"] and name not in one["groups"]:
+                    one["group_map"][name] = list(one["tasks"])
+                _merge(loaded, one)
     return loaded
 
 
@@ -206,10 +256,10 @@ def _place_of_data(mirror: Path | None, obstacle: str | None) -> AbstractContext
 
 
 @functools.cache  # reading the index of lm-eval's 14,000 task files takes seconds
-def _stock_tasks() -> TaskManager:
+def _task_files(task_path: tuple[str, ...]) -> TaskManager:
     from lm_eval.tasks import TaskManager
 
-    return TaskManager()
+    return TaskManager(include_path=[str(TASK_YAML), *task_path])
 
 
 def _load_one(manager: TaskManager, name: str, mirror: Path | None, obstacle: str | None) -> TaskDict:
@@ -242,7 +292,7 @@ def _merge(loaded: TaskDict, more: TaskDict) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_lm_eval() -> Iterator[None]:
+def quiet_lm_eval() -> Iterator[None]:
     """lm-eval warns of every default that it fills into its own stock tasks."""
     logger = logging.getLogger("lm_eval")
     level = logger.level

@@ -27,6 +27,9 @@ class TextGenerator(ABC):
             was none.
     """
 
+    reads_contexts_once = True
+    """Whether :meth:`logits_after` saves work; without a cache, continuations need their context again."""
+
     def __init__(
         self,
         tokenizer: TextTokenizer,

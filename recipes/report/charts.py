@@ -103,12 +103,14 @@ def line_chart(
     wide: bool = True,
     from_zero: bool = False,
     x_from: float = 0.0,
+    place: str = "at step {:,.0f}",
 ) -> LineChart | None:
     """Curves from step `x_from` on; the y axis is logarithmic when a few values dwarf the rest.
 
     Args:
         curves: those without points are left out.
         from_zero: the y axis begins at 0.
+        place: how an x is told.
 
     Returns:
         None if no curve has a point.
@@ -135,7 +137,7 @@ def line_chart(
             paths.append(Path(f"M{d}", f"{curve.css} thin" if curve.markers else curve.css))
         if (curve.markers and len(points) <= most_dots) or len(points) == 1:
             for (step, value), (x, y) in zip(points, places, strict=True):
-                label = f"{curve.label}: {format_number(value)} at step {step:,.0f}"
+                label = f"{curve.label}: {format_number(value)} {place.format(step)}"
                 dots.append(Placed(_percent(x), _percent(y), label, curve.css))
     keys = [Key(curve.css, curve.label) for curve in curves] if len(curves) > 1 else []
     kinds = {mark.css for mark in marks}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from recipes.report.benchmark_charts import charts_of_runs
 from recipes.report.charts import COLOURS, Curve, LineChart, line_chart
 from recipes.report.curves import smooth
 from recipes.report.evaluation_table import ResultTable, tables_by_tasks
@@ -57,6 +58,7 @@ def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
             runs, "Gradient norm", _training_curve("grad_norm"), note="Before clipping, smoothed."
         ),
         learning_rate=_chart(runs, "Learning rate", _training_curve("lr"), smoothed=False, from_zero=True),
+        benchmarks=charts_of_runs(runs),
         evaluations=_evaluation_tables(runs),
     )
 

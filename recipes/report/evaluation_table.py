@@ -109,14 +109,14 @@ def _every_metric(results: Sequence[EvaluationResult], without: Set[str]) -> lis
     """A row per metric of each requested task, in the order asked for, but not for the tasks `without`."""
     rows: dict[tuple[str, str], TableRow] = {}  # keeps the first of each
     for result in results:
-        for task in _with_figures(result):
+        for task in with_figures(result):
             if task not in without:
                 for metric in result.tasks[task].scores:
                     rows.setdefault((task, metric), TableRow(task, task, metric))
     return list(rows.values())
 
 
-def _with_figures(result: EvaluationResult) -> list[str]:
+def with_figures(result: EvaluationResult) -> list[str]:
     """The requested tasks; in place of a tag or group without figures of its own, its members."""
     return [
         shown
@@ -165,7 +165,9 @@ def _cell(
     figure = figure_of(task, metric, found, complement)
     if figure is None:
         return MISSING
-    return f"{figure.value:.2f}" + (f" ± {figure.stderr:.2f}" if figure.stderr is not None else "")
+    digits = 4 if metric.startswith("bits_per_byte") else 2
+    shown = f"{figure.value:.{digits}f}"
+    return shown + (f" ± {figure.stderr:.{digits}f}" if figure.stderr is not None else "")
 
 
 def figure_of(

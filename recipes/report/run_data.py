@@ -7,6 +7,7 @@ is skipped and counted, a value of the wrong type is treated as absent, nothing 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -15,6 +16,7 @@ from typing import Any
 from recipes.errors import UserError
 from recipes.report.curves import Point
 from recipes.report.evaluation_result import EvaluationResult, read_results
+from recipes.report.evaluation_table import with_figures
 from recipes.run_directory import RunDirectory, read_metrics_log
 
 #: What a training line may carry; each becomes a curve over the steps.
@@ -63,6 +65,9 @@ class RunData:
     training: dict[str, Series]
     #: valid["hi"]["bits_per_byte"] is the curve of "valid.hi.bits_per_byte".
     valid: dict[str, dict[str, Series]]
+    #: benchmarks["boolq"]["acc"] is a curve over tokens, of scores while training;
+    #: benchmarks["boolq"]["acc, smoke"] one of scores of checkpoints, from files in evaluation/.
+    benchmarks: dict[str, dict[str, Series]]
     #: Steps at which the run was resumed.
     resumed: list[int]
     #: Steps whose loss or gradient norm was NaN or infinite.
@@ -122,6 +127,7 @@ def read_run(run_dir: Path) -> RunData:
         name=run_dir.resolve().name,
         training={key: Series() for key in TRAINING_KEYS},
         valid={},
+        benchmarks={},
         resumed=_resumed(log.appended),
         non_finite=[],
         samples=[],
@@ -141,6 +147,7 @@ def read_run(run_dir: Path) -> RunData:
         )
     _read_summary(run_dir / "summary.json", run)
     _read_evaluations(run_dir / "evaluation", run)
+    _add_checkpoints(run)
     return run
 
 
@@ -195,6 +202,11 @@ def _add_record(run: RunData, record: dict[str, Any]) -> None:
             name, _, metric = key.removeprefix("valid.").rpartition(".")
             if name:
                 run.valid.setdefault(name, {}).setdefault(metric, Series()).add(step, finite)
+        elif key.startswith("eval."):
+            name, _, metric = key.removeprefix("eval.").rpartition(".")
+            tokens = whole(record.get("consumed_tokens"))
+            if name and tokens is not None:
+                run.benchmarks.setdefault(name, {}).setdefault(metric, Series()).add(tokens, finite)
 
 
 def _read_config(path: Path) -> str | None:
@@ -227,3 +239,22 @@ def _read_evaluations(folder: Path, run: RunData) -> None:
             run.evaluations[path.stem] = read_results(path)
         except UserError:
             run.notes.append(f"evaluation/{path.name} could not be read and is left out.")
+
+
+def _add_checkpoints(run: RunData) -> None:
+    """The scores of checkpoints, evaluation/step_00001000-<table>.json, as curves over tokens."""
+    tokens = run.training["consumed_tokens"]
+    if tokens.last is None or tokens.steps[-1] == 0:
+        return
+    tokens_per_step = tokens.last / tokens.steps[-1]
+    for name, result in run.evaluations.items():  # By ascending step, as their names are sorted.
+        found = re.fullmatch(r"step_(\d+)-(.+)", name)
+        if found is None:
+            continue
+        for task in with_figures(result):
+            for metric, score in result.tasks[task].scores.items():
+                label = f"{metric.removesuffix(',none')}, {found[2]}"
+                curve = run.benchmarks.setdefault(task, {}).setdefault(label, Series())
+                at = round(int(found[1]) * tokens_per_step)
+                if (value := number(score.value)) is not None and (not curve.steps or at > curve.steps[-1]):
+                    curve.add(at, value)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from recipes.report.benchmark_charts import charts_of_run
 from recipes.report.charts import (
     COLOURS,
     Bar,
@@ -78,6 +79,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         ),
         learning_rate=_single_curve(run, "Learning rate", "lr", from_zero=True),
         validation=_validation_lines(run),
+        benchmarks=charts_of_run(run),
         evaluations=tables_by_tasks(list(run.evaluations.values()), list(run.evaluations)),
         accuracy=_accuracy(run),
         completions=_completions(run),

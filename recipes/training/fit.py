@@ -38,6 +38,7 @@ from recipes.parallel.setup import device_of, resolve_dtype
 from recipes.report import write_report
 from recipes.run_directory import RunDirectory
 from recipes.training.callbacks.checkpoints import Checkpoints
+from recipes.training.callbacks.evaluation import Evaluation
 from recipes.training.callbacks.metrics import GuardError, Metrics, known_peak_flops
 from recipes.training.callbacks.samples import Samples
 from recipes.training.callbacks.stop import OUT_OF_TIME, SIGNALLED, StopControl
@@ -196,6 +197,7 @@ def _trainer(
             FinalValidation(),
             ValidationProgress(),
             Samples(config, metrics, document_start),
+            Evaluation(config, metrics, document_start),
             Checkpoints(config, metrics, directory.checkpoints, stop, resumed=checkpoint is not None),
         ],
     )

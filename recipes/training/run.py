@@ -15,6 +15,7 @@ from recipes.config.world import World, launched_world
 from recipes.console import quiet_libraries, say, warn
 from recipes.data.samples.inputs import check_token_ids
 from recipes.errors import UserError
+from recipes.evaluation.tasks import check_training_tasks
 from recipes.parallel.first_rank import close_process_group, decided_by_first_rank
 from recipes.plan.memory_check import check_memory
 from recipes.plan.opening import opening
@@ -91,6 +92,7 @@ def _prepare(
         else None
     )
     check_token_ids(config, directory.index_cache)
+    check_training_tasks(config.trainer.evaluation)
     directory.create()
     remove_partial(directory.checkpoints)
     if checkpoint is not None:

@@ -139,7 +139,8 @@ REFUSED = [
     (
         "evaluate",
         ["gpt_model_file=x", "eval=tables"],
-        "eval=tables: there is no such option; choose one of minibench, param1_table",
+        "eval=tables: there is no such option; choose one of bits_per_byte, indic, "
+        "indic_reasoning, lumen, minibench, param1_table, smoke",
     ),
     (
         "evaluate",

@@ -57,7 +57,7 @@ def test_experiment_composes(experiment: str, tiny_data: TinyData) -> None:
 @pytest.mark.parametrize("option", options("eval"))
 def test_eval_composes(option: str) -> None:
     config = compose("evaluate", ["gpt_model_file=x", f"eval={option}"])
-    assert config.tasks
+    assert config.tasks or option == "bits_per_byte"
     assert {row.task for row in config.rows} <= set(config.tasks)
     assert all(len(row.published) == len(config.columns) for row in config.rows)
 

@@ -10,7 +10,7 @@ import datasets
 import pytest
 
 from recipes.errors import UserError
-from recipes.evaluation.run import _set_fewshot
+from recipes.evaluation.run import set_fewshot
 from recipes.evaluation.tasks import load_tasks
 
 MIRROR = Path(__file__).parents[1] / "fixtures" / "benchmarks" / "mirror"
@@ -51,7 +51,7 @@ def examples_of(task: Any, shots: int) -> list[tuple[Any, list[Any]]]:
 
 def test_own_benchmark(minibench: Path) -> None:
     loaded = load_tasks(["minibench_en", "minibench_hi"], minibench=minibench)
-    _set_fewshot(loaded, 3)
+    set_fewshot(loaded, 3)
     for task in loaded["tasks"].values():
         asked = examples_of(task, 3)
         assert len(asked) == 6
@@ -61,7 +61,7 @@ def test_own_benchmark(minibench: Path) -> None:
 @pytest.mark.parametrize("name", STOCK)
 def test_stock_tasks(name: str) -> None:
     loaded = load_tasks([name], mirror=MIRROR)
-    _set_fewshot(loaded, 1)
+    set_fewshot(loaded, 1)
     for task in loaded["tasks"].values():
         assert all(len(examples) == 1 and doc not in examples for doc, examples in examples_of(task, 1))
 
@@ -74,7 +74,7 @@ def test_examples_from_the_validation_split_that_is_asked(minibench: Path) -> No
     task.set_config("test_split", None)
     task.set_config("validation_split", "validation")
     task.fewshot_cfg.split = "validation"
-    _set_fewshot(loaded, 4)
+    set_fewshot(loaded, 4)
     assert all(doc not in examples for doc, examples in examples_of(task, 4))
 
 
@@ -82,7 +82,9 @@ def test_examples_from_the_validation_split_that_is_asked(minibench: Path) -> No
 def test_more_examples_than_there_are(shots: int, message: str, minibench: Path) -> None:
     loaded = load_tasks(["minibench_en"], minibench=minibench)
     with pytest.raises(UserError, match=rf"^num_fewshot={shots}: minibench_en {message} to show as examples"):
-        _set_fewshot(loaded, shots)
-    _set_fewshot(loaded, 5)
+        set_fewshot(loaded, shots)
+    with pytest.raises(UserError, match=r"^num_fewshot=2: boolq has 1 documents"):  # Of two in its split.
+        set_fewshot(load_tasks(["boolq"], mirror=MIRROR), 2)
+    set_fewshot(loaded, 5)
     (task,) = loaded["tasks"].values()
     assert all(len(examples) == 5 for _, examples in examples_of(task, 5))

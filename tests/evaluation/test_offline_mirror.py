@@ -188,7 +188,7 @@ def test_a_tag_is_its_members() -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "langdetect", None)  # so that it cannot be imported, installed or not
     # As if its data were there:
-    monkeypatch.setattr("recipes.evaluation.tasks.data_sets_of", lambda names: [])
+    monkeypatch.setattr("recipes.evaluation.tasks.data_sets_of", lambda *_: [])
     with pytest.raises(UserError, match="task ifeval needs the Python package langdetect, which is not"):
         load_tasks(["ifeval"], mirror=FIXTURE)
 

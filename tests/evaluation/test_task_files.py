@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
 from lm_eval.tasks import TaskManager
 
 from recipes.errors import UserError
-from recipes.evaluation.task_files import MINIBENCH_FILES, check_task_names, data_sets_of
+from recipes.evaluation.task_files import MINIBENCH_FILES, check_task_names, data_sets_of, reads_only_files
 
 
 @functools.cache
@@ -28,13 +29,45 @@ def test_every_data_set_is_known() -> None:
     expected = {
         (name, config["dataset_path"], config.get("dataset_name")) for name, config in reading.items()
     }
-    assert set(data_sets_of(reading)) == expected
+    in_a_file = {(f"med_text_classification_{level}", "csv", None) for level in ("easy", "hard")}
+    assert set(data_sets_of(reading)) == expected - in_a_file
 
 
 def test_groups_are_their_members() -> None:
     subjects = {configuration for _, data_set, configuration in data_sets_of(["mmlu"])}
     assert len(subjects) == 57 and {data_set for _, data_set, _ in data_sets_of(["mmlu"])} == {"cais/mmlu"}
     assert data_sets_of(["boolq", "minibench_en", "boolq"]) == [("boolq", "aps/super_glue", "boolq")]
+
+
+def test_tasks_that_are_python_classes() -> None:
+    assert data_sets_of(["squadv2", "fda"]) == [
+        ("squadv2", "lighteval/squad_v2", None),
+        ("fda", "hazyresearch/based-fda", "default"),
+    ]
+    assert data_sets_of(["scrolls_quality"]) == [("scrolls_quality", "tau/scrolls", "quality")]
+
+
+def test_files_of_one_s_own_are_no_data_sets_of_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        "task: own\ndataset_path: json\ndataset_kwargs: {data_files: {test: questions.jsonl}}\n"
+    )
+    (tmp_path / "far.yaml").write_text(
+        "task: far\ndataset_path: json\ndataset_kwargs: {data_files: https://example.org/x.jsonl}\n"
+    )
+    (tmp_path / "hub.yaml").write_text("task: boolq\ndataset_path: my/boolq\n")
+    path = [str(tmp_path)]
+    check_task_names(["own", "far", "arc_easy"], path)
+    assert data_sets_of(["own", "far", "boolq"], path) == [("far", "json", None), ("boolq", "my/boolq", None)]
+    assert [reads_only_files(name, path) for name in ("own", "far", "boolq", "minibench_en")] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    with pytest.raises(UserError, match="no task 'own'"):
+        check_task_names(["own"])
+    with pytest.raises(UserError, match=r"^task_path=nowhere: no such directory"):
+        check_task_names(["own"], ["nowhere"])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,14 @@ def pretrain_case(overrides: list[str]) -> tuple[int, list[dict[str, Any]]]:
     return code, read_metrics(Path(config.output_dir) / config.name / "metrics.jsonl")
 
 
+def evaluate_case(overrides: list[str]) -> int:
+    """A whole evaluation of recipes.evaluate; its exit code."""
+    from recipes.config.hydra_app import compose
+    from recipes.evaluate import run
+
+    return run(compose("evaluate", overrides))
+
+
 def nemo_logits(path: str, tokens: list[list[int]]) -> Any:
     """Logits of a .nemo on one process, as a numpy array ``[b, s, V]``."""
     import torch

@@ -103,14 +103,47 @@ def test_the_revision_is_handed_on(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no task 'boolk'"):
         prefetch(tmp_path / "mirror", ["boolk"], source=FIXTURE)
-    with pytest.raises(UserError, match="names no task"):
-        prefetch(tmp_path / "mirror", [], source=FIXTURE)
-    with pytest.raises(UserError, match="nothing to fetch"):
-        prefetch(tmp_path / "mirror", ["minibench_en"], source=FIXTURE)
+    for arguments, message in (
+        ([], r"^name a table, eval=param1_table, or tasks"),
+        (["--tasks", "minibench_en"], r"^minibench_en reads local files: there is nothing to fetch"),
+        (["eval=minibench"], r"^eval=minibench reads local files"),
+        (["eval=indi"], r"^eval=indi: choose one of .*did you mean indic\?"),
+        (["table=indic"], r"^table=indic: name a table as eval=param1_table"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main([str(tmp_path / "mirror"), *arguments])
     assert not (tmp_path / "mirror").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*Not a directory"):
         prefetch(tmp_path / "file", ["boolq"], source=FIXTURE)
+
+
+def test_a_dry_run_lists_what_a_table_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(FIXTURE), "eval=lumen", "--tasks", "winogrande", "--dry-run"])
+    *lines, summary = capsys.readouterr().out.splitlines()
+    assert "in the mirror  Rowan/hellaswag/default, 1 task(s)" in lines
+    assert "to be fetched  allenai/winogrande/winogrande_xl, 1 task(s)" in lines
+    assert summary == f"1 of 4 data sets would be fetched into {FIXTURE}"
+    main([str(tmp_path), "eval=indic", "--dry-run"])
+    out = capsys.readouterr().out
+    for entry in (
+        "ai4bharat/MILU/Hindi",
+        "ai4bharat/IndicQA/indicqa.hi",
+        "bharatgenai/BhashaBench-Legal/Hindi",
+    ):
+        assert f"to be fetched  {entry}, 1 task(s)\n" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_is_fetched(tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    main([str(mirror), "eval=lumen", "--source", str(FIXTURE)])
+    configurations = {entry.rsplit("/", 1)[0] for entry in read_manifest(mirror)}
+    assert configurations == {
+        "allenai/ai2_arc/ARC-Easy",
+        "allenai/ai2_arc/ARC-Challenge",
+        "Rowan/hellaswag/default",
+    }
 
 
 def test_the_command_line_imports_nothing_heavy_and_ends_with_one_line(tmp_path: Path) -> None:
@@ -120,4 +153,7 @@ def test_the_command_line_imports_nothing_heavy_and_ends_with_one_line(tmp_path:
     )
     assert shown.code == 0 and "examples:" in shown.out
     assert not shown.imported & {"lm_eval", "datasets", "torch"}
-    assert (refused.code, refused.err) == (2, "error: --tasks names no task\n")
+    assert (refused.code, refused.err) == (
+        2,
+        "error: name a table, eval=param1_table, or tasks with --tasks\n",
+    )

@@ -44,6 +44,7 @@ class Metrics(Callback):
             "validation": config.trainer.val_check_interval,
             "save": config.trainer.checkpoint.every_n_steps,
             "samples": config.trainer.samples.every_n_steps,
+            "evaluation": config.trainer.evaluation.every_n_steps,
         }
         self.time_left = TimeLeft(total_steps, pauses)
         self.last_time = 0.0

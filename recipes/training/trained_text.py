@@ -1,0 +1,119 @@
+"""The model in training, as completion and benchmarks see it: no second copy of its weights is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
+from torch import Tensor, nn
+
+from recipes.inference.decode.choose_decoder import lean_decoder
+from recipes.inference.decode.decoder import Decoder
+from recipes.inference.text_generator import TextGenerator
+from recipes.training.module import ParamGPT
+
+
+class TrainedText(TextGenerator):
+    """The model in training as a text generator, to be used within :func:`.undisturbed`.
+
+    The ranks of one replica (tensor and pipeline parallelism) make the same calls and get the same figures,
+    so any layout works except context parallelism. A model that is not split is completed as after training,
+    by the lean forward pass on its weights where they are. Of others the whole text is processed again for
+    every token: pipeline stages and sequence parallelism then work as they do in training.
+
+    Args:
+        model: in training; its layers may be compiled.
+        document_start_id: the token that preceded every document.
+    """
+
+    reads_contexts_once = False
+
+    def __init__(self, model: ParamGPT, document_start_id: int | None) -> None:
+        run = model.run
+        super().__init__(
+            model.tokenizer,
+            model.trainer.strategy.root_device,
+            name=run.name,
+            max_sequence_length=run.model.max_position_embeddings,
+            document_start_id=document_start_id,
+        )
+        self.model = model
+        parallel = run.parallel
+        # Sequence parallelism needs parts of equal size.
+        self._parts = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
+
+    @torch.no_grad()
+    def logits(self, tokens: Tensor) -> Tensor:
+        rows, places = torch.meshgrid(*map(torch.arange, tokens.shape), indexing="ij")
+        logits = self.logits_at(tokens, *(index.flatten().to(tokens.device) for index in (rows, places)))
+        return logits.view(*tokens.shape, -1)
+
+    def decoder(self, slots: int, max_length: int) -> Decoder:
+        """See :class:`TextGenerator`."""
+        lean = lean_decoder(self.model.gpt, self.vocab_size, slots, max_length)
+        if lean is None:
+            return super().decoder(slots, max_length)
+        lean.is_static = False  # No CUDA graphs: for a few tokens they are not worth a capture amid training.
+        return lean
+
+    @torch.no_grad()
+    def logits_at(self, tokens: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        """Logits ``[n, V]`` that follow ``tokens[rows, places]``, on every rank."""
+        count = len(rows)
+        spare = -count % self._parts
+        rows, places = (torch.cat((which, which.new_zeros(spare))) for which in (rows, places))
+        # A causal model cannot see padding on the right.
+        padding = tokens.new_full((tokens.shape[0], -tokens.shape[1] % self._parts), self.eos_id)
+        tokens = torch.cat((tokens, padding), dim=1)
+        batch, length = tokens.shape
+        position_ids = torch.arange(length, device=tokens.device).expand_as(tokens)
+
+        def forward_step(_: Iterator[None], ddp: nn.Module) -> tuple[Tensor, Callable[..., Tensor]]:
+            logits = ddp(tokens, position_ids, None, runtime_gather_output=True)
+            return logits, lambda output, non_loss_data: output[0].float().contiguous()
+
+        with self._head_at(rows, places):
+            outputs = get_forward_backward_func()(
+                forward_step_func=forward_step,
+                data_iterator=iter([None]),
+                model=[self.model.ddp],
+                num_microbatches=1,
+                seq_length=length,
+                micro_batch_size=batch,
+                forward_only=True,
+                collect_non_loss_data=True,
+            )
+        shape = (count + spare, self.model.gpt.vocab_size)
+        logits = outputs[0] if outputs else torch.empty(shape, device=tokens.device)
+        if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+            dist.broadcast(
+                logits,
+                src=parallel_state.get_pipeline_model_parallel_last_rank(),
+                group=parallel_state.get_pipeline_model_parallel_group(),
+            )
+        return logits[:count, : self.vocab_size]
+
+    def _head_at(self, rows: Tensor, places: Tensor) -> AbstractContextManager[Any]:
+        """While it is entered, the output head is computed at these positions alone, as ``[1, n, V]``.
+
+        A hook between the last layer and the head, where this rank has it.
+        """
+
+        def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            hidden_states, *others = inputs  # [s, b, h], under sequence parallelism this rank's part of s
+            if self._parts == 1:
+                return hidden_states[places, rows][:, None], *others
+            whole = gather_from_sequence_parallel_region(hidden_states, tensor_parallel_output_grad=False)
+            parts = whole[places, rows][:, None].chunk(self._parts)
+            return parts[parallel_state.get_tensor_model_parallel_rank()], *others  # The head gathers them.
+
+        if not parallel_state.is_pipeline_last_stage():
+            return nullcontext()
+        handle: AbstractContextManager[Any] = self.model.gpt.output_layer.register_forward_pre_hook(select)
+        return handle

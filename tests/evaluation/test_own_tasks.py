@@ -1,0 +1,101 @@
+"""Task files of a user's own: their data, their examples, and what is kept of their results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import pytest
+
+from recipes.config.hydra_app import compose
+from recipes.evaluate import run as evaluate_job
+from recipes.evaluation.run import evaluate, set_fewshot
+from recipes.evaluation.tasks import load_tasks
+from recipes.report.evaluation_result import read_results
+from tests.support.nemo_files import MAIN
+from tests.support.tiny_text_model import FIXTURE, LlamaTextModel, random_llama, train_tokenizer
+
+TASK = """\
+task: rivers
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    train: rivers/examples.jsonl
+    test: rivers/questions.jsonl
+output_type: multiple_choice
+training_split: train
+test_split: test
+fewshot_split: train
+doc_to_text: "{{question}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{answer}}"
+metric_list:
+  - metric: acc
+metadata:
+  version: 2.0
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A directory with a task file, and its data elsewhere, as relative to where the program is started."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    for directory in ("tasks", "rivers"):
+        Path(directory).mkdir()
+    Path("tasks/rivers.yaml").write_text(TASK)
+    for file, first in (("questions", 0), ("examples", 100)):
+        lines = [
+            {"question": f"Where is river {first + i}?", "choices": ["here", "there"], "answer": i % 2}
+            for i in range(9)
+        ]
+        Path(f"rivers/{file}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    yield
+
+
+def tiny_model() -> LlamaTextModel:
+    tokenizer = train_tokenizer()
+    return LlamaTextModel(random_llama(len(tokenizer)), tokenizer)
+
+
+@pytest.mark.parametrize("mirror", [FIXTURE, None])
+def test_beside_a_mirror_and_without(mirror: Path | None) -> None:
+    names = ["rivers", "boolq"] if mirror else ["rivers"]
+    loaded = load_tasks(names, mirror=mirror, task_path=["tasks"])
+    result = evaluate(tiny_model(), names, loaded=loaded, num_fewshot=1)
+    assert (result.tasks["rivers"].n, result.tasks["rivers"].version) == (9, "2.0")
+    assert result.tasks["rivers"].num_fewshot == 1 and "acc,none" in result.tasks["rivers"].scores
+
+
+def shown(seed: int) -> list[str]:
+    loaded = load_tasks(["rivers"], task_path=["tasks"])
+    set_fewshot(loaded, 3, seed)
+    (task,) = loaded["tasks"].values()
+    return [task.fewshot_context(doc, 3) for doc in task.eval_docs]
+
+
+def test_the_seed_decides_the_examples() -> None:
+    first = shown(7)
+    assert first == shown(7) != shown(8)
+    assert all(text.count("Where is river 10") == 3 and text.count("?") == 4 for text in first)
+
+
+def test_the_command_line_and_a_changed_task_file(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [
+        f"gpt_model_file={MAIN / 'model.nemo'}",
+        "tasks=[rivers]",
+        "task_path=[tasks]",
+        "num_fewshot=1",
+        "num_threads=1",
+        "output=first.json",
+    ]
+    assert evaluate_job(compose("evaluate", settings)) == 0
+    assert read_results("first.json").tasks["rivers"].num_fewshot == 1
+    capsys.readouterr()
+    assert evaluate_job(compose("evaluate", settings)) == 0
+    assert "evaluated before" in capsys.readouterr().out
+    Path("tasks/rivers.yaml").write_text(TASK.replace("{{question}}", "Q: {{question}}"))
+    with pytest.raises(Exception, match="holds the results of another evaluation"):
+        evaluate_job(compose("evaluate", settings))
