@@ -59,9 +59,9 @@ def run(config: GenerateConfig) -> int:
     quiet_libraries()
     from recipes.inference.surprises import say_surprises
 
-    if _is_first():
-        say_surprises(config.inference)
     model = _loaded(config)
+    if _is_first():  # After all that may be refused, which then is the only line.
+        say_surprises(config.inference)
     if config.interactive:
         from recipes.inference.interactive import converse
 
