@@ -17,7 +17,7 @@ set -euo pipefail
 gpt_model_file="${gpt_model_file:-/path_to_.nemo_file}"
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-if [[ $# -ge 1 && ( "$1" == *.nemo || -e "$1" ) ]]; then
+if [[ $# -ge 1 && "$1" != gpt_model_file=* && ( "$1" == *.nemo || -e "$1" ) ]]; then
     gpt_model_file=$1
     shift
 fi
