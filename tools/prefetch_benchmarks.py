@@ -67,7 +67,7 @@ def _names(table: str | None, tasks: str) -> list[str]:
 
 def _list(mirror: Path, names: list[str], task_path: list[str]) -> None:
     """Prints what the tasks read, and whether the mirror has it."""
-    from recipes.data.benchmark_mirror import MANIFEST, read_manifest
+    from recipes.data.benchmark_mirror import MANIFEST, config_entry, read_manifest
     from recipes.evaluation.task_files import check_task_names, data_sets_of
 
     check_task_names(names, task_path)
@@ -75,7 +75,7 @@ def _list(mirror: Path, names: list[str], task_path: list[str]) -> None:
     held = {entry.rpartition("/")[0] for entry in manifest}
     users: dict[str, int] = {}
     for _, data_set, configuration in data_sets_of(names, task_path):
-        entry = f"{data_set}/{configuration or 'default'}"
+        entry = config_entry(data_set, configuration)
         users[entry] = users.get(entry, 0) + 1
     for entry, tasks in users.items():
         print(f"{'in the mirror' if entry in held else 'to be fetched'}  {entry}, {tasks:,} task(s)")
@@ -130,12 +130,13 @@ def prefetch(
 
 def _splits(name: str, task: Any) -> list[tuple[str, Any]]:
     """The manifest entries of a task's data set, with their tables."""
+    from recipes.data.benchmark_mirror import config_entry
     from recipes.evaluation.task_files import configuration_of
 
     config = task.config
     if config.dataset_path is None or set(config.dataset_kwargs or {}) - {"data_dir", "revision"}:
         raise UserError(f"task {name} loads its data in a way of its own, which a mirror cannot stand in for")
-    prefix = f"{config.dataset_path}/{configuration_of(vars(config)) or 'default'}"
+    prefix = config_entry(config.dataset_path, configuration_of(vars(config)))
     return [(f"{prefix}/{split}", table) for split, table in task.dataset.items()]
 
 

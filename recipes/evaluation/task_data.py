@@ -10,6 +10,7 @@ from typing import Any
 
 from recipes.data.benchmark_mirror import Manifest, config_entry, prefetch_command, read_manifest
 from recipes.errors import UserError
+from recipes.evaluation.task_files import configuration_of
 
 # hf://datasets/<org>/<name>@<commit>/<file>
 _REVISION = re.compile(r"@([0-9a-f]{40})/")
@@ -24,12 +25,13 @@ def data_of(task: Any, manifest: Manifest) -> dict[str, Any]:
     config = task.config
     if config.dataset_path is None:
         return {}
-    prefix = config_entry(config.dataset_path, config.dataset_name)
+    configuration = configuration_of(vars(config))
+    prefix = config_entry(config.dataset_path, configuration)
     held = {entry: facts for entry, facts in manifest.items() if entry.rpartition("/")[0] == prefix}
     revisions = {facts["revision"] for facts in held.values() if facts.get("revision")}
     return {
         "data_set": config.dataset_path,
-        "configuration": config.dataset_name,
+        "configuration": configuration,
         "revision": next(iter(revisions), None) if manifest else hub_revision(task),
         "sha256": {entry.rpartition("/")[2]: facts["sha256"] for entry, facts in held.items()},
     }
