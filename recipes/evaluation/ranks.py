@@ -29,6 +29,12 @@ class Ranks:
     group: ProcessGroup | None = None
     """Of all processes, for objects in main memory."""
 
+    @property
+    def others_wait(self) -> bool:
+        """Whether this process's passes are those of other ranks too, which cannot be told to read less."""
+        started = dist.get_world_size() if dist.is_initialized() else 1
+        return max(started, self.size) > self.parts
+
     def of_others(self, own: Answers) -> Iterator[Answers]:
         """The answers that the other parts have found. Every rank makes this call."""
         if self.parts == 1:

@@ -99,8 +99,7 @@ class Work:
 
     def _check_can_be_halved(self, count: int, error: RuntimeError) -> None:
         reason = str(error).strip().partition("\n")[0]
-        if self.ranks.size > self.ranks.parts:
-            # The other ranks of this model wait for the rest of the pass: they cannot be told to read less.
+        if self.ranks.others_wait:
             raise UserError(f"a batch does not fit into memory; lower max_batch_tokens ({reason})") from None
         if count == 1:
             raise UserError(
