@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from recipes.checks import refuse
 from recipes.cli import DONE
 from recipes.config.schema import GenerateConfig
-from recipes.config.validate_serving import is_loopback, server_token
+from recipes.config.validate_serving import server_token
 from recipes.console import quiet_libraries, say
 from recipes.errors import UserError
 
@@ -92,10 +92,10 @@ def _serve(config: GenerateConfig, listener: socket.socket) -> int:
         Engine(served.model, slots=config.batch_size, max_length=served.max_length),
         capacity=config.batch_size + serving.max_waiting,
     )
-    hosts = None
-    if is_loopback(serving.host):
-        hosts = tuple({"localhost", "127.0.0.1", "::1", serving.host})
-    app = make_app(served, engine, Metrics(engine), server_token(), hosts)
+    token = server_token()
+    # No page knows a token, and behind a proxy the server has other names.
+    hosts = ("localhost", "127.0.0.1", "::1", serving.host) if token is None else None
+    app = make_app(served, engine, Metrics(engine), token, hosts)
     server = StoppingServer(app, engine, serving.shutdown_timeout)
 
     async def run() -> None:
