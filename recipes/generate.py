@@ -45,7 +45,9 @@ def run(config: GenerateConfig) -> int:
     validate_generate(config)
     check_stored(Path(config.gpt_model_file))
     if config.server:
-        return _serve(config)
+        from recipes.server.serve import serve
+
+        return serve(config)
     output = _output_of(config)
     if output is not None:
         check_writable(output)
@@ -135,19 +137,6 @@ def _decisive(config: GenerateConfig, prompts: list[str]) -> list[Any]:
     changed = model.stat().st_mtime_ns
     settings = [asdict(config.inference), config.batch_size, config.seed, config.precision]
     return [str(model), changed, settings, prompts]
-
-
-def _serve(config: GenerateConfig) -> int:
-    """Answers requests over HTTP until it is stopped."""
-    from recipes.server.serve import check_installed, listen, serve, url_of
-
-    check_installed()
-    with listen(config.serving.host, config.port) as listener:
-        if config.dry_run:
-            print(f"would serve {config.gpt_model_file} at {url_of(listener)}")
-            return 0
-        quiet_libraries()
-        return serve(config, _loaded(config), listener)
 
 
 def _is_streamed(config: GenerateConfig) -> bool:

@@ -43,6 +43,8 @@ async def whole_parts(request: Request, generation: Generation) -> list[Part] | 
         return await unless_disconnected(request.receive, generation.whole())
     except ClientDisconnect:
         return None
+    finally:
+        generation.cancel()
 
 
 def client_left() -> Response:

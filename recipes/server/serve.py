@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.checks import refuse
+from recipes.cli import DONE
 from recipes.config.schema import GenerateConfig
-from recipes.config.validate_serving import is_loopback, server_token
-from recipes.console import say
+from recipes.config.validate_serving import server_token
+from recipes.console import quiet_libraries, say
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
-    from recipes.inference.text_model import GPTTextModel
+    from recipes.server.asked import Served
 
 PACKAGES = ("starlette", "uvicorn", "prometheus_client", "pydantic")
 
@@ -58,40 +59,43 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(config: GenerateConfig, model: GPTTextModel, listener: socket.socket) -> int:
+def serve(config: GenerateConfig) -> int:
     """Answers requests until a signal stops it: SIGTERM or Ctrl-C.
 
     Running requests may finish within serving.shutdown_timeout; a second signal does not wait for them.
 
     Returns:
         The exit code.
+
+    Raises:
+        UserError: a package is missing, or the address or the model cannot be used.
     """
-    from recipes.checkpoint.open import open_stored_model
-    from recipes.cli import DONE
+    check_installed()
+    with listen(config.serving.host, config.port) as listener:  # Before the model is loaded.
+        if config.dry_run:
+            say(f"would serve {config.gpt_model_file} at {url_of(listener)}")
+            return DONE
+        quiet_libraries()
+        return _serve(config, listener)
+
+
+def _serve(config: GenerateConfig, listener: socket.socket) -> int:
     from recipes.inference.engine import Engine
     from recipes.server.app import make_app
-    from recipes.server.asked import Served
-    from recipes.server.chat_template import stored_template
     from recipes.server.engine_thread import EngineThread
     from recipes.server.metrics import Metrics
     from recipes.server.stopping import StoppingServer
 
     serving = config.serving
-    length = serving.max_length or model.max_sequence_length
-    if length > model.max_sequence_length:
-        refuse("serving.max_length", length, f"the model reads {model.max_sequence_length:,} tokens")
-    path = Path(config.gpt_model_file)
-    with open_stored_model(path, verify=False) as source:
-        chat = stored_template(source)
-    served = Served(model, serving.model_name or path.stem, length, serving, chat)
+    served = _load(config)
     engine = EngineThread(
-        Engine(model, slots=config.batch_size, max_length=length),
+        Engine(served.model, slots=config.batch_size, max_length=served.max_length),
         capacity=config.batch_size + serving.max_waiting,
     )
-    hosts = None
-    if is_loopback(serving.host):
-        hosts = tuple({"localhost", "127.0.0.1", "::1", serving.host})
-    app = make_app(served, engine, Metrics(engine), server_token(), hosts)
+    token = server_token()
+    # No page knows a token, and behind a proxy the server has other names.
+    hosts = ("localhost", "127.0.0.1", "::1", serving.host) if token is None else None
+    app = make_app(served, engine, Metrics(engine), token, hosts)
     server = StoppingServer(app, engine, serving.shutdown_timeout)
 
     async def run() -> None:
@@ -106,3 +110,19 @@ def serve(config: GenerateConfig, model: GPTTextModel, listener: socket.socket) 
     if engine.failure is not None:
         raise engine.failure
     return DONE
+
+
+def _load(config: GenerateConfig) -> Served:
+    from recipes.checkpoint.open import open_stored_model
+    from recipes.inference.text_model import load_text_model
+    from recipes.server.asked import Served
+    from recipes.server.chat_template import stored_template
+
+    path, serving = Path(config.gpt_model_file), config.serving
+    model = load_text_model(str(path), precision=config.precision, num_threads=config.num_threads)
+    length = serving.max_length or model.max_sequence_length
+    if length > model.max_sequence_length:
+        refuse("serving.max_length", length, f"the model reads {model.max_sequence_length:,} tokens")
+    with open_stored_model(path, verify=False) as source:
+        chat = stored_template(source)
+    return Served(model, serving.model_name or path.stem, length, serving, chat)

@@ -12,6 +12,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from recipes.server.completions import CompletionBody
 from tests.support.nemo_files import MAIN
 from tests.support.server import LENGTH, NAME, Server, long_model
 
@@ -272,6 +273,27 @@ def test_a_body_whose_length_is_not_told(server: Server) -> None:
     headers = {"Content-Type": "application/json"}
     answer = httpx.post(f"{server.url}/v1/completions", content=parts, headers=headers)
     assert answer.status_code == 413
+
+
+def test_any_value_of_any_field(server: Server) -> None:
+    """It is answered, or refused in OpenAI's shape; never a fault of ours."""
+    numbers = [0, -1, 3, 0.5, 1e308, 10**30]
+    texts = ["", "x", "\u0000भ"]
+    lists: list[Any] = [[], [None], [1.5], ["a"], [[1], [2]], [{}]]
+    others: list[Any] = [None, True, {}, {"x": {}}]
+    statuses = set()
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        for field in CompletionBody.model_fields:
+            for value in (*numbers, *texts, *lists, *others):
+                body = {"model": NAME, "prompt": "a", "max_tokens": 1, field: value}
+                if field == "max_tokens" and value is None:
+                    continue  # As many as fit: it takes long.
+                answer = client.post("/v1/completions", json=body)
+                statuses.add(answer.status_code)
+                assert answer.status_code in (200, 400, 404), (body, answer.text)
+                if answer.status_code != 200:
+                    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert statuses == {200, 400, 404}
 
 
 def test_only_json(server: Server) -> None:

@@ -69,6 +69,9 @@ def test_a_token_is_needed(small: Server) -> None:
             assert answer.status_code == 401
             assert answer.json()["error"]["code"] == "invalid_api_key"
     assert httpx.get(f"{small.url}/health").json() == {"status": "ok"}
+    # Behind a proxy it has another name.
+    named = httpx.get(f"{small.url}/v1/models", headers=small.headers | {"Host": "models.example.org"})
+    assert named.status_code == 200
 
 
 def test_a_body_that_is_too_large(small: Server) -> None:
