@@ -31,7 +31,8 @@ def place_heads(
     """Norms and rotates queries and keys, and puts keys and values into the cache.
 
     Args:
-        qkv: ``[b, groups * (per group + 2) * d]``: a group's queries, its key, its value.
+        qkv: ``[parts, b, groups * (per group + 2) * d]``, contiguous: a group's queries, its key, its value are
+            the sums of the parts.
         positions: ``[b]``.
         keys, values: ``[slots, groups, capacity, d]``; position p goes to p % capacity.
         rotation: cosines and signed sines ``[positions, r]`` in fp32.
@@ -40,18 +41,19 @@ def place_heads(
             sigmoid.
 
     Returns:
-        Queries ``[b, groups, per group, d]``.
+        Queries ``[b, groups, per group, d]`` in the cache's dtype.
     """
     batch = len(positions)
     _, groups, capacity, width = keys.shape
-    per_group = qkv.shape[1] // (groups * width) - 2
-    queries = torch.empty(batch, groups, per_group, width, dtype=qkv.dtype, device=qkv.device)
+    per_group = qkv.shape[2] // (groups * width) - 2
+    queries = torch.empty(batch, groups, per_group, width, dtype=keys.dtype, device=qkv.device)
     cosines, sines = rotation or (None, None)
     query_gain, key_gain = norms or (None, None)
     tokens, table, gates = value_embedding or (None, None, None)
     _place_heads[(batch, groups)](
         *(qkv, positions, cosines, sines, query_gain, key_gain, tokens, table, gates),
-        *(queries, keys, values, groups, capacity, eps),
+        *(queries, keys, values, groups, capacity, eps, batch),
+        parts=len(qkv),
         per_group=per_group,
         width=width,
         block=triton.next_power_of_2(width),
@@ -108,7 +110,7 @@ def attend(
     return out
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=["batch"])  # type: ignore[untyped-decorator, unused-ignore]
 def _place_heads(  # type: ignore[no-untyped-def] # noqa: ANN
     qkv,
     positions,
@@ -125,6 +127,8 @@ def _place_heads(  # type: ignore[no-untyped-def] # noqa: ANN
     groups,
     capacity,
     eps,
+    batch,
+    parts: tl.constexpr,
     per_group: tl.constexpr,
     width: tl.constexpr,
     block: tl.constexpr,
@@ -140,6 +144,7 @@ def _place_heads(  # type: ignore[no-untyped-def] # noqa: ANN
     partner = tl.where(channel < half, channel + half, tl.where(turned, channel - half, channel))
     head_of_row = row * groups + group
     source = qkv + head_of_row * (per_group + 2) * width
+    part_size = batch.to(tl.int64) * groups * (per_group + 2) * width
     cached = (head_of_row * capacity + position % capacity) * width + channel
     cosine = tl.full((block,), 1.0, tl.float32)
     sine = tl.zeros((block,), tl.float32)
@@ -147,8 +152,12 @@ def _place_heads(  # type: ignore[no-untyped-def] # noqa: ANN
         cosine = tl.load(cosines + position * rotated + channel, mask=turned, other=1.0)
         sine = tl.load(sines + position * rotated + channel, mask=turned, other=0.0)
     for head in tl.static_range(per_group + 1):
-        own = tl.load(source + head * width + channel, mask=inside, other=0.0).to(tl.float32)
-        other = tl.load(source + head * width + partner, mask=inside, other=0.0).to(tl.float32)
+        own = tl.zeros((block,), tl.float32)
+        other = tl.zeros((block,), tl.float32)
+        for part in tl.static_range(parts):
+            start = source + part * part_size + head * width
+            own += tl.load(start + channel, mask=inside, other=0.0).to(tl.float32)
+            other += tl.load(start + partner, mask=inside, other=0.0).to(tl.float32)
         if norm:
             factor = tl.rsqrt(tl.sum(own * own, axis=0) / width + eps)
             own *= factor
@@ -167,7 +176,10 @@ def _place_heads(  # type: ignore[no-untyped-def] # noqa: ANN
             tl.store(target, result.to(queries.dtype.element_ty), mask=inside)
         else:
             tl.store(keys + cached, result.to(keys.dtype.element_ty), mask=inside)
-    value = tl.load(source + (per_group + 1) * width + channel, mask=inside, other=0.0).to(tl.float32)
+    value = tl.zeros((block,), tl.float32)
+    for part in tl.static_range(parts):
+        start = source + part * part_size + (per_group + 1) * width
+        value += tl.load(start + channel, mask=inside, other=0.0).to(tl.float32)
     if table is not None:
         token = tl.load(tokens + row)
         entry = table + (token * groups + group) * width + channel
