@@ -50,7 +50,7 @@ def place_heads(
     cosines, sines = rotation or (None, None)
     query_gain, key_gain = norms or (None, None)
     tokens, table, gates = value_embedding or (None, None, None)
-    _place_heads[(batch, groups)](
+    _place_heads[(batch, groups, per_group + 2)](
         *(qkv, positions, cosines, sines, query_gain, key_gain, tokens, table, gates),
         *(queries, keys, values, groups, capacity, eps, batch),
         parts=len(qkv),
@@ -135,29 +135,24 @@ def _place_heads(  # type: ignore[no-untyped-def] # noqa: ANN
     rotated: tl.constexpr,
     norm: tl.constexpr,
 ):
-    row, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    row, group, head = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     position = tl.load(positions + row)
     channel = tl.arange(0, block)
     inside = channel < width
-    half: tl.constexpr = rotated // 2
-    turned = channel < rotated
-    partner = tl.where(channel < half, channel + half, tl.where(turned, channel - half, channel))
     head_of_row = row * groups + group
-    source = qkv + head_of_row * (per_group + 2) * width
+    source = qkv + (head_of_row * (per_group + 2) + head) * width
     part_size = batch.to(tl.int64) * groups * (per_group + 2) * width
     cached = (head_of_row * capacity + position % capacity) * width + channel
-    cosine = tl.full((block,), 1.0, tl.float32)
-    sine = tl.zeros((block,), tl.float32)
-    if rotated > 0:
-        cosine = tl.load(cosines + position * rotated + channel, mask=turned, other=1.0)
-        sine = tl.load(sines + position * rotated + channel, mask=turned, other=0.0)
-    for head in tl.static_range(per_group + 1):
-        own = tl.zeros((block,), tl.float32)
+    own = tl.zeros((block,), tl.float32)
+    for part in tl.static_range(parts):
+        own += tl.load(source + part * part_size + channel, mask=inside, other=0.0).to(tl.float32)
+    if head <= per_group:
+        turned = channel < rotated
+        half: tl.constexpr = rotated // 2
+        partner = tl.where(channel < half, channel + half, tl.where(turned, channel - half, channel))
         other = tl.zeros((block,), tl.float32)
         for part in tl.static_range(parts):
-            start = source + part * part_size + head * width
-            own += tl.load(start + channel, mask=inside, other=0.0).to(tl.float32)
-            other += tl.load(start + partner, mask=inside, other=0.0).to(tl.float32)
+            other += tl.load(source + part * part_size + partner, mask=inside, other=0.0).to(tl.float32)
         if norm:
             factor = tl.rsqrt(tl.sum(own * own, axis=0) / width + eps)
             own *= factor
@@ -170,22 +165,22 @@ def _place_heads(  # type: ignore[no-untyped-def] # noqa: ANN
                 if key_gain is not None:
                     own *= tl.load(key_gain + channel, mask=inside, other=0.0).to(tl.float32)
                     other *= tl.load(key_gain + partner, mask=inside, other=0.0).to(tl.float32)
-        result = own * cosine + other * sine
+        if rotated > 0:
+            cosine = tl.load(cosines + position * rotated + channel, mask=turned, other=1.0)
+            sine = tl.load(sines + position * rotated + channel, mask=turned, other=0.0)
+            own = own * cosine + other * sine
         if head < per_group:
             target = queries + (head_of_row * per_group + head) * width + channel
-            tl.store(target, result.to(queries.dtype.element_ty), mask=inside)
+            tl.store(target, own.to(queries.dtype.element_ty), mask=inside)
         else:
-            tl.store(keys + cached, result.to(keys.dtype.element_ty), mask=inside)
-    value = tl.zeros((block,), tl.float32)
-    for part in tl.static_range(parts):
-        start = source + part * part_size + (per_group + 1) * width
-        value += tl.load(start + channel, mask=inside, other=0.0).to(tl.float32)
-    if table is not None:
-        token = tl.load(tokens + row)
-        entry = table + (token * groups + group) * width + channel
-        gate = tl.load(gates + head_of_row).to(tl.float32)
-        value += 2.0 * tl.sigmoid(gate) * tl.load(entry, mask=inside, other=0.0).to(tl.float32)
-    tl.store(values + cached, value.to(values.dtype.element_ty), mask=inside)
+            tl.store(keys + cached, own.to(keys.dtype.element_ty), mask=inside)
+    else:
+        if table is not None:
+            token = tl.load(tokens + row)
+            entry = table + (token * groups + group) * width + channel
+            gate = tl.load(gates + head_of_row).to(tl.float32)
+            own += 2.0 * tl.sigmoid(gate) * tl.load(entry, mask=inside, other=0.0).to(tl.float32)
+        tl.store(values + cached, own.to(values.dtype.element_ty), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
