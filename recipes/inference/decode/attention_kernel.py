@@ -31,8 +31,8 @@ def place_heads(
     """Norms and rotates queries and keys, and puts keys and values into the cache.
 
     Args:
-        qkv: ``[parts, b, groups * (per group + 2) * d]``, contiguous: a group's queries, its key, its value are
-            the sums of the parts.
+        qkv: ``[parts, b, groups * (per group + 2) * d]``, contiguous: a group's queries, its key, its value,
+            each the sum of its parts.
         positions: ``[b]``.
         keys, values: ``[slots, groups, capacity, d]``; position p goes to p % capacity.
         rotation: cosines and signed sines ``[positions, r]`` in fp32.

@@ -1,9 +1,9 @@
 """A step of one token per row on a GPU, by kernels that are few and keep the memory busy.
 
-A layer of the Llama line is eight of them: its four products, the new heads' places, attention, and after each
-sub-layer the sum with the norm for the next one. What a layer has beside these parts (biases, LayerNorms) is
-computed by torch between the kernels. The kernels compute every row in the same way whatever stands beside
-it: up to MOST_ROWS rows change nothing of each other, bit for bit.
+A layer of the Llama line is eight of them: its four products, the new heads' places, attention, and after
+each sub-layer the residual sum with the norm for the next one. What a layer has beside these parts (biases,
+LayerNorms) is computed by torch between the kernels. The kernels compute every row in the same way whatever
+stands beside it: up to MOST_ROWS rows change nothing of each other, bit for bit.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class FusedStep:
         return norm(hidden) if norm.is_layer_norm else add_and_norm(hidden, None, None, norm)[1]
 
     def add(self, hidden: Tensor, parts: Tensor, after: Norm | None, norm: Norm) -> tuple[Tensor, Tensor]:
-        """The residual stream with a sub-layer's output, which a norm ``after`` it norms; the normed stream."""
+        """The residual stream with a sub-layer's output, normed ``after`` it; and the normed stream."""
         from recipes.inference.decode.norm_kernel import add_and_norm
 
         if after is not None and after.is_layer_norm:
