@@ -10,7 +10,9 @@ from torch import Tensor
 
 from benchmarks.measure.bandwidth import memory_bandwidth
 from benchmarks.records import record
-from recipes.inference.decode.weights import MLP, Norm, Weights
+from recipes.inference.decode.weights import MLP, Linear, Weights
+
+Way = Callable[[], object]
 
 TRIES = 9
 FLUSHED_BYTES = 256 << 20
@@ -21,8 +23,9 @@ HEAD_START_CYCLES = 20_000_000
 
 @torch.no_grad()
 def measure_products(weights: Weights, rows: int, json: Path | None) -> None:
-    """Prints a line for each kind of product in the first layer, and the head's."""
-    from recipes.inference.decode.product_kernel import SILU, fused_product
+    """Prints a line for each kind of product in the first layer, the head's, and the sum and norm between."""
+    from recipes.inference.decode.norm_kernel import add_and_norm
+    from recipes.inference.decode.product_kernel import SILU, product_parts, whole_product
 
     layer = weights.layers[0]
     norm, mlp, head = layer.input_norm, layer.mlp, weights.head
@@ -31,32 +34,31 @@ def measure_products(weights: Weights, rows: int, json: Path | None) -> None:
     hidden = torch.randn(rows, norm.width, device=weights.device, dtype=weights.dtype)
     heads = torch.randn(rows, layer.output.weight.shape[1], device=weights.device, dtype=weights.dtype)
     inner = torch.randn(rows, mlp.second.weight.shape[1], device=weights.device, dtype=weights.dtype)
+    parts = product_parts(inner, mlp.second.weight)
 
-    def normed(weight: Tensor, by: Norm, gate: int = 0) -> Callable[[], Tensor]:
-        return lambda: fused_product(hidden, weight, norm=True, gain=by.gain, eps=by.eps, gate=gate)
+    def parted(values: Tensor, linear: Linear) -> tuple[Way, Way, int]:
+        return lambda: product_parts(values, linear.weight), lambda: linear(values), linear.weight.nbytes
 
-    def summed(values: Tensor, weight: Tensor) -> Callable[[], Tensor]:
-        return lambda: fused_product(values, weight, residual=hidden)
-
-    kinds = {
-        "qkv": (normed(layer.qkv.weight, norm), lambda: layer.qkv(norm(hidden)), layer.qkv.weight),
-        "output": (
-            summed(heads, layer.output.weight),
-            lambda: hidden + layer.output(heads),
-            layer.output.weight,
-        ),
+    kinds: dict[str, tuple[Way, Way, int]] = {
+        "qkv": parted(hidden, layer.qkv),
+        "output": parted(heads, layer.output),
         "fc1": (
-            normed(mlp.first.weight, layer.mlp_norm, SILU),
-            lambda: mlp.activated(mlp.first(layer.mlp_norm(hidden))),
-            mlp.first.weight,
+            lambda: whole_product(hidden, mlp.first.weight, SILU),
+            lambda: mlp.activated(mlp.first(hidden)),
+            mlp.first.weight.nbytes,
         ),
-        "fc2": (summed(inner, mlp.second.weight), lambda: hidden + mlp.second(inner), mlp.second.weight),
-        "head": (normed(head, weights.final_norm), lambda: weights.final_norm(hidden) @ head.t(), head),
+        "fc2": parted(inner, mlp.second),
+        "norm": (
+            lambda: add_and_norm(hidden, parts, None, norm),
+            lambda: norm(hidden + parts.sum(0).to(hidden.dtype)),
+            parts.nbytes + 3 * hidden.nbytes,
+        ),
+        "head": (lambda: whole_product(hidden, head), lambda: hidden @ head.t(), head.nbytes),
     }
     bandwidth = memory_bandwidth()
-    for kind, (ours, torchs, weight) in kinds.items():
+    for kind, (ours, torchs, size) in kinds.items():
         times = [_microseconds(way) for way in (ours, torchs)]
-        percent = [100 * weight.nbytes / bandwidth / (1e-6 * time) if bandwidth else None for time in times]
+        percent = [100 * size / bandwidth / (1e-6 * time) if bandwidth else None for time in times]
         shares = " and ".join(f"{share:.0f} %" for share in percent if share is not None)
         print(
             f"  {kind:<8}{rows:>3} rows  kernel {times[0]:8.1f} us  torch {times[1]:8.1f} us"
@@ -74,7 +76,7 @@ def measure_products(weights: Weights, rows: int, json: Path | None) -> None:
         )
 
 
-def _microseconds(way: Callable[[], Tensor]) -> float:
+def _microseconds(way: Way) -> float:
     """On the device; the median."""
     way()  # Compiled, and its memory is there.
     flushed = torch.empty(FLUSHED_BYTES, dtype=torch.uint8, device="cuda")

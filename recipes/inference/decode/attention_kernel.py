@@ -31,7 +31,8 @@ def place_heads(
     """Norms and rotates queries and keys, and puts keys and values into the cache.
 
     Args:
-        qkv: ``[b, groups * (per group + 2) * d]``: a group's queries, its key, its value.
+        qkv: ``[parts, b, groups * (per group + 2) * d]``, contiguous: a group's queries, its key, its value,
+            each the sum of its parts.
         positions: ``[b]``.
         keys, values: ``[slots, groups, capacity, d]``; position p goes to p % capacity.
         rotation: cosines and signed sines ``[positions, r]`` in fp32.
@@ -40,18 +41,19 @@ def place_heads(
             sigmoid.
 
     Returns:
-        Queries ``[b, groups, per group, d]``.
+        Queries ``[b, groups, per group, d]`` in the cache's dtype.
     """
     batch = len(positions)
     _, groups, capacity, width = keys.shape
-    per_group = qkv.shape[1] // (groups * width) - 2
-    queries = torch.empty(batch, groups, per_group, width, dtype=qkv.dtype, device=qkv.device)
+    per_group = qkv.shape[2] // (groups * width) - 2
+    queries = torch.empty(batch, groups, per_group, width, dtype=keys.dtype, device=qkv.device)
     cosines, sines = rotation or (None, None)
     query_gain, key_gain = norms or (None, None)
     tokens, table, gates = value_embedding or (None, None, None)
-    _place_heads[(batch, groups)](
+    _place_heads[(batch, groups, per_group + 2)](
         *(qkv, positions, cosines, sines, query_gain, key_gain, tokens, table, gates),
-        *(queries, keys, values, groups, capacity, eps),
+        *(queries, keys, values, groups, capacity, eps, batch),
+        parts=len(qkv),
         per_group=per_group,
         width=width,
         block=triton.next_power_of_2(width),
@@ -108,7 +110,7 @@ def attend(
     return out
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=["batch"])  # type: ignore[untyped-decorator, unused-ignore]
 def _place_heads(  # type: ignore[no-untyped-def] # noqa: ANN
     qkv,
     positions,
@@ -125,30 +127,32 @@ def _place_heads(  # type: ignore[no-untyped-def] # noqa: ANN
     groups,
     capacity,
     eps,
+    batch,
+    parts: tl.constexpr,
     per_group: tl.constexpr,
     width: tl.constexpr,
     block: tl.constexpr,
     rotated: tl.constexpr,
     norm: tl.constexpr,
 ):
-    row, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    row, group, head = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     position = tl.load(positions + row)
     channel = tl.arange(0, block)
     inside = channel < width
-    half: tl.constexpr = rotated // 2
-    turned = channel < rotated
-    partner = tl.where(channel < half, channel + half, tl.where(turned, channel - half, channel))
     head_of_row = row * groups + group
-    source = qkv + head_of_row * (per_group + 2) * width
+    source = qkv + (head_of_row * (per_group + 2) + head) * width
+    part_size = batch.to(tl.int64) * groups * (per_group + 2) * width
     cached = (head_of_row * capacity + position % capacity) * width + channel
-    cosine = tl.full((block,), 1.0, tl.float32)
-    sine = tl.zeros((block,), tl.float32)
-    if rotated > 0:
-        cosine = tl.load(cosines + position * rotated + channel, mask=turned, other=1.0)
-        sine = tl.load(sines + position * rotated + channel, mask=turned, other=0.0)
-    for head in tl.static_range(per_group + 1):
-        own = tl.load(source + head * width + channel, mask=inside, other=0.0).to(tl.float32)
-        other = tl.load(source + head * width + partner, mask=inside, other=0.0).to(tl.float32)
+    own = tl.zeros((block,), tl.float32)
+    for part in tl.static_range(parts):
+        own += tl.load(source + part * part_size + channel, mask=inside, other=0.0).to(tl.float32)
+    if head <= per_group:
+        turned = channel < rotated
+        half: tl.constexpr = rotated // 2
+        partner = tl.where(channel < half, channel + half, tl.where(turned, channel - half, channel))
+        other = tl.zeros((block,), tl.float32)
+        for part in tl.static_range(parts):
+            other += tl.load(source + part * part_size + partner, mask=inside, other=0.0).to(tl.float32)
         if norm:
             factor = tl.rsqrt(tl.sum(own * own, axis=0) / width + eps)
             own *= factor
@@ -161,19 +165,22 @@ def _place_heads(  # type: ignore[no-untyped-def] # noqa: ANN
                 if key_gain is not None:
                     own *= tl.load(key_gain + channel, mask=inside, other=0.0).to(tl.float32)
                     other *= tl.load(key_gain + partner, mask=inside, other=0.0).to(tl.float32)
-        result = own * cosine + other * sine
+        if rotated > 0:
+            cosine = tl.load(cosines + position * rotated + channel, mask=turned, other=1.0)
+            sine = tl.load(sines + position * rotated + channel, mask=turned, other=0.0)
+            own = own * cosine + other * sine
         if head < per_group:
             target = queries + (head_of_row * per_group + head) * width + channel
-            tl.store(target, result.to(queries.dtype.element_ty), mask=inside)
+            tl.store(target, own.to(queries.dtype.element_ty), mask=inside)
         else:
-            tl.store(keys + cached, result.to(keys.dtype.element_ty), mask=inside)
-    value = tl.load(source + (per_group + 1) * width + channel, mask=inside, other=0.0).to(tl.float32)
-    if table is not None:
-        token = tl.load(tokens + row)
-        entry = table + (token * groups + group) * width + channel
-        gate = tl.load(gates + head_of_row).to(tl.float32)
-        value += 2.0 * tl.sigmoid(gate) * tl.load(entry, mask=inside, other=0.0).to(tl.float32)
-    tl.store(values + cached, value.to(values.dtype.element_ty), mask=inside)
+            tl.store(keys + cached, own.to(keys.dtype.element_ty), mask=inside)
+    else:
+        if table is not None:
+            token = tl.load(tokens + row)
+            entry = table + (token * groups + group) * width + channel
+            gate = tl.load(gates + head_of_row).to(tl.float32)
+            own += 2.0 * tl.sigmoid(gate) * tl.load(entry, mask=inside, other=0.0).to(tl.float32)
+        tl.store(values + cached, own.to(values.dtype.element_ty), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]

@@ -149,12 +149,19 @@ class LeanDecoder:
 
     def _fused_step(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
         assert self.fused is not None
+        fused, layers = self.fused, self.weights.layers
         hidden = embedded = self._embed(tokens, positions)
-        for number, layer in enumerate(self.weights.layers):
-            hidden = _mixed(layer, hidden, embedded)
-            hidden = self.fused.attention(number, layer, hidden, tokens, positions, longest)
-            hidden = self.fused.mlp(number, layer, hidden)
-        return self._capped(self.fused.head(hidden))
+        normed = fused.norm(hidden, layers[0].input_norm)
+        following = [*(layer.input_norm for layer in layers[1:]), self.weights.final_norm]
+        for number, (layer, next_norm) in enumerate(zip(layers, following, strict=True)):
+            if layer.stream_share is not None:
+                hidden = _mixed(layer, hidden, embedded)
+                normed = fused.norm(hidden, layer.input_norm)
+            out = fused.attention(number, layer, normed, tokens, positions, longest)
+            hidden, normed = fused.add(hidden, out, layer.after_attention, layer.mlp_norm)
+            out = fused.mlp(number, layer, normed)
+            hidden, normed = fused.add(hidden, out, layer.after_mlp, next_norm)
+        return self._capped(fused.head(normed))
 
     def head(self, hidden: Tensor) -> Tensor:
         """The residual stream ``[n, h]`` -> logits ``[n, V]`` of the real vocabulary."""

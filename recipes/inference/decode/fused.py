@@ -1,8 +1,9 @@
 """A step of one token per row on a GPU, by kernels that are few and keep the memory busy.
 
-What a layer has beside the Llama line's parts (norms after sub-layers, biases) is computed by torch between
-the kernels. The kernels compute every row in the same way whatever stands beside it: up to MOST_ROWS rows
-change nothing of each other, bit for bit.
+A layer of the Llama line is eight of them: its four products, the new heads' places, attention, and after
+each sub-layer the residual sum with the norm for the next one. What a layer has beside these parts (biases,
+LayerNorms) is computed by torch between the kernels. The kernels compute every row in the same way whatever
+stands beside it: up to MOST_ROWS rows change nothing of each other, bit for bit.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def can_fuse(weights: Weights) -> bool:
 
 
 class FusedStep:
-    """Makes a step for the first rows of a cache."""
+    """Makes a step for the first rows of a cache.
+
+    Sub-layers read normed rows ``[b, h]`` and give ``[parts, b, h]``, which :meth:`add` sums.
+    """
 
     def __init__(self, weights: Weights, cache: Cache, tables: RotaryTables) -> None:
         from recipes.inference.decode.experts_kernel import ExpertTables
@@ -38,48 +42,56 @@ class FusedStep:
             ExpertTables(layer.mlp) if isinstance(layer.mlp, Experts) else None for layer in weights.layers
         ]
 
+    def norm(self, hidden: Tensor, norm: Norm) -> Tensor:
+        """The normed residual stream, ``[b, h]``."""
+        from recipes.inference.decode.norm_kernel import add_and_norm
+
+        return norm(hidden) if norm.is_layer_norm else add_and_norm(hidden, None, None, norm)[1]
+
+    def add(self, hidden: Tensor, parts: Tensor, after: Norm | None, norm: Norm) -> tuple[Tensor, Tensor]:
+        """The residual stream with a sub-layer's output, normed ``after`` it; and the normed stream."""
+        from recipes.inference.decode.norm_kernel import add_and_norm
+
+        if after is not None and after.is_layer_norm:
+            parts, after = after(parts.sum(0).to(hidden.dtype))[None], None
+        if norm.is_layer_norm:
+            hidden, _ = add_and_norm(hidden, parts, after, None)
+            return hidden, norm(hidden)
+        return add_and_norm(hidden, parts, after, norm)
+
     def attention(
-        self, number: int, layer: Layer, hidden: Tensor, tokens: Tensor, positions: Tensor, longest: int
+        self, number: int, layer: Layer, normed: Tensor, tokens: Tensor, positions: Tensor, longest: int
     ) -> Tensor:
-        """Attention with its norms and the residual sum, ``[b, h]`` -> ``[b, h]``."""
+        """Attention without its norms and the residual sum."""
         from recipes.inference.decode.attention_kernel import attend, place_heads
 
         keys, values = self.cache.keys[number], self.cache.values[number]
         value_embedding = None
         if layer.value_table is not None and layer.value_gate is not None:
-            normed = layer.input_norm(hidden)
             gates = product(normed[:, : layer.value_gate.shape[1]], layer.value_gate)
             value_embedding = tokens, layer.value_table, gates
-            qkv = _after_norm(None, layer.qkv, normed)
-        else:
-            qkv = _after_norm(layer.input_norm, layer.qkv, hidden)
         tables, query_norm, key_norm = self.tables, layer.query_norm, layer.key_norm
         queries = place_heads(
-            *(qkv, positions, keys, values),
+            *(_parts(layer.qkv, normed), positions, keys, values),
             rotation=(tables.cosines[layer.rotary], tables.sines[layer.rotary]) if tables.cosines else None,
             norms=(query_norm.gain, key_norm.gain) if query_norm and key_norm else None,
             eps=query_norm.eps if query_norm else 0.0,
             value_embedding=value_embedding,
         )
         attended = attend(queries, keys, values, positions, self.weights.scale, longest)
-        return _add(layer.output, attended, hidden, layer.after_attention)
+        return _parts(layer.output, attended)
 
-    def mlp(self, number: int, layer: Layer, hidden: Tensor) -> Tensor:
-        """The MLP or the experts with their norms and the residual sum, ``[b, h]`` -> ``[b, h]``."""
-        from recipes.inference.decode.product_kernel import PLAIN, fused_product
-
-        mlp, norm = layer.mlp, layer.mlp_norm
+    def mlp(self, number: int, layer: Layer, normed: Tensor) -> Tensor:
+        """The MLP or the experts without their norms and the residual sum."""
+        mlp = layer.mlp
         if isinstance(mlp, Experts):
-            out = self._mixture(number, mlp, norm(hidden))
-            return hidden + (out if layer.after_mlp is None else layer.after_mlp(out))
-        gate = PLAIN if mlp.first.bias is not None or norm.is_layer_norm else _gate(mlp)
-        first = mlp.first.weight
+            return self._mixture(number, mlp, normed)[None]
+        gate = _gate(mlp)
+        if gate and mlp.first.bias is None and _fits(normed):
+            from recipes.inference.decode.product_kernel import whole_product
 
-        if gate == PLAIN or not _fits(hidden):
-            inner = mlp.activated(_after_norm(norm, mlp.first, hidden))
-        else:
-            inner = fused_product(hidden, first, norm=True, gain=norm.gain, eps=norm.eps, gate=gate)
-        return _add(mlp.second, inner, hidden, layer.after_mlp)
+            return _parts(mlp.second, whole_product(normed, mlp.first.weight, gate))
+        return _parts(mlp.second, mlp.activated(_whole(mlp.first, normed)))
 
     def _mixture(self, number: int, experts: Experts, normed: Tensor) -> Tensor:
         from recipes.inference.decode.experts_kernel import fused_mixture
@@ -91,9 +103,9 @@ class FusedStep:
         routed = fused_mixture(normed, shares, chosen, tables, one, _gate(one))
         return with_shared(experts, normed, routed)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """The last norm and the output head, ``[b, h]`` -> ``[b, V]``."""
-        return _after_norm(self.weights.final_norm, Linear(self.weights.head), hidden)
+    def head(self, normed: Tensor) -> Tensor:
+        """The output head, ``[b, h]`` -> ``[b, V]``."""
+        return _whole(Linear(self.weights.head), normed)
 
 
 def _gate(mlp: MLP) -> int:
@@ -111,22 +123,18 @@ def _fits(rows: Tensor) -> bool:
     return len(rows) <= MOST_ROWS
 
 
-def _after_norm(norm: Norm | None, linear: Linear, hidden: Tensor) -> Tensor:
-    """The product of the normed rows."""
-    from recipes.inference.decode.product_kernel import fused_product
+def _whole(linear: Linear, rows: Tensor) -> Tensor:
+    from recipes.inference.decode.product_kernel import whole_product
 
-    if linear.bias is not None or (norm is not None and norm.is_layer_norm) or not _fits(hidden):
-        return linear(hidden if norm is None else norm(hidden))
-    if norm is None:
-        return fused_product(hidden, linear.weight)
-    return fused_product(hidden, linear.weight, norm=True, gain=norm.gain, eps=norm.eps)
+    if linear.bias is not None or not _fits(rows):
+        return linear(rows)
+    return whole_product(rows, linear.weight)
 
 
-def _add(linear: Linear, rows: Tensor, residual: Tensor, after: Norm | None) -> Tensor:
-    """The residual stream plus the product, which is normed if there is a norm ``after`` it."""
-    from recipes.inference.decode.product_kernel import fused_product
+def _parts(linear: Linear, rows: Tensor) -> Tensor:
+    """The product in parts to be added."""
+    from recipes.inference.decode.product_kernel import product_parts
 
-    if after is not None or linear.bias is not None or not _fits(rows):
-        out = _after_norm(None, linear, rows)
-        return residual + (out if after is None else after(out))
-    return fused_product(rows, linear.weight, residual=residual)
+    if linear.bias is not None or not _fits(rows):
+        return linear(rows)[None]
+    return product_parts(rows, linear.weight)

@@ -1,8 +1,8 @@
-"""The product of few rows with a whole weight as a Triton kernel, with what comes before and after it.
+"""The product of few rows with a whole weight as a Triton kernel.
 
-A step of one token reads every weight once and does little else, so a kernel has to keep the memory busy, and
-there should be few kernels. The norm before a product, the gated activation, and the sum with the residual
-stream are thus part of it. Imported on GPUs alone: torch brings no Triton for the CPU.
+A step of one token reads every weight once and does little else, so a kernel has to keep the memory busy: its
+loop only loads and multiplies, and is pipelined for that. Norms and sums stand in norm_kernel.py. Imported on
+GPUs alone: torch brings no Triton for the CPU.
 """
 
 from __future__ import annotations
@@ -15,121 +15,120 @@ from torch import Tensor
 PLAIN, SILU, TANH_GELU = 0, 1, 2
 MOST_ROWS = 64
 """With more rows torch's products are as fast: then it is arithmetic that takes the time."""
+TILE = 64
+"""Rows of the weight in one program: the least that Hopper's asynchronous tensor cores take."""
+STEP_BYTES = 256
+"""Of each of these rows in one step of the loop: 16 KB of weights."""
+PROGRAMS = 256
+"""Two for each of an H200's 132 multiprocessors fit at the same time, and no third."""
+MANY_OUTPUTS = 32768
 
 
-def fused_product(
-    rows: Tensor,
-    weight: Tensor,
-    *,
-    norm: bool = False,
-    gain: Tensor | None = None,
-    eps: float = 0.0,
-    gate: int = PLAIN,
-    residual: Tensor | None = None,
-) -> Tensor:
-    """``act(norm(rows) weight^T) + residual``, computed in fp32, ``[b, out]``.
+def product_parts(rows: Tensor, weight: Tensor) -> Tensor:
+    """``rows weight^T`` in parts along the sum, which whoever reads them adds: ``[parts, b, out]`` in fp32.
+
+    Weights with few rows would occupy few multiprocessors, were their columns not shared among more.
+
+    Args:
+        rows: ``[b, in]``, contiguous; b is at most MOST_ROWS.
+        weight: ``[out, in]``, contiguous.
+    """
+    tiles = triton.cdiv(weight.shape[0], TILE)
+    steps = triton.cdiv(weight.shape[1], _block_inner(weight))
+    # Each part has four steps or more, and there are at most four: a part is written and read, too.
+    parts = next((n for n in (4, 2) if tiles * n <= PROGRAMS and steps >= 4 * n), 1)
+    out = torch.empty(parts, len(rows), weight.shape[0], dtype=torch.float32, device=rows.device)
+    _launch(rows, weight, out, parts, PLAIN)
+    return out
+
+
+def whole_product(rows: Tensor, weight: Tensor, gate: int = PLAIN) -> Tensor:
+    """``act(rows weight^T)``, computed in fp32, ``[b, out]``.
 
     Args:
         rows: ``[b, in]``, contiguous; b is at most MOST_ROWS.
         weight: ``[out, in]``, contiguous; ``[2 out, in]``, gates first, if ``gate`` is not PLAIN.
-        norm: RMSNorm with ``gain`` ``[in]`` (None: without) and ``eps`` before the product.
         gate: the activation of the gates.
-        residual: ``[b, out]``.
     """
-    count, inner = rows.shape
     outer = weight.shape[0] if gate == PLAIN else weight.shape[0] // 2
-    out = torch.empty(count, outer, dtype=rows.dtype, device=rows.device)
-    block_rows = max(16, triton.next_power_of_2(count))
-    block_outer, block_inner = _blocks(outer, inner, weight.element_size(), gate != PLAIN)
-    grid = (triton.cdiv(outer, block_outer),)
-    _product[grid](
-        *(rows, weight, gain, residual, out, count, outer, inner, eps),
-        block_rows=block_rows,
-        block_outer=block_outer,
-        block_inner=block_inner,
-        even=outer % block_outer == 0 and inner % block_inner == 0,
-        norm=norm,
-        gate=gate,
-        precision="ieee" if weight.dtype == torch.float32 else "tf32",
-        num_warps=4,
-        num_stages=4,
-    )
+    out = torch.empty(len(rows), outer, dtype=rows.dtype, device=rows.device)
+    _launch(rows, weight, out, 1, gate)
     return out
 
 
-def _blocks(outer: int, inner: int, itemsize: int, gated: bool) -> tuple[int, int]:
-    """Outputs of one program, and the step along the sum.
+def _block_inner(weight: Tensor) -> int:
+    return max(32, min(STEP_BYTES // weight.element_size(), triton.next_power_of_2(weight.shape[1])))
 
-    Little's law: 4.8 TB/s at 0.7 microseconds are 3.4 MB on their way, 25 KB for each of 132 multiprocessors.
-    Small outputs are cut as small as tensor cores allow, so that all multiprocessors have a part.
-    """
-    block_outer = 64 if outer >= 32768 else 16
-    bytes_per_step = (8192 if not gated and outer < 32768 else 4096) * (block_outer // 16)
-    block_inner = min(bytes_per_step // (block_outer * itemsize), triton.next_power_of_2(inner))
-    return block_outer, max(32, block_inner)
+
+def _launch(rows: Tensor, weight: Tensor, out: Tensor, parts: int, gate: int) -> None:
+    count, inner = rows.shape
+    outer = out.shape[-1]
+    block_inner = _block_inner(weight)
+    _product[(triton.cdiv(weight.shape[0], TILE), parts)](
+        *(rows, weight, out, count, outer, inner, triton.cdiv(triton.cdiv(inner, block_inner), parts)),
+        block_rows=max(16, triton.next_power_of_2(count)),
+        block_outer=TILE,
+        block_inner=block_inner,
+        even=inner % block_inner == 0,
+        gate=gate,
+        precision="ieee" if weight.dtype == torch.float32 else "tf32",
+        num_warps=4,
+        # Many programs start one after another: three that share a multiprocessor hide each other's starts.
+        num_stages=3 if outer >= MANY_OUTPUTS else 5,
+    )
 
 
 # One kernel for every number of rows: a single row would be compiled on its own.
-@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=["count", "steps"])  # type: ignore[untyped-decorator, unused-ignore]
 def _product(  # type: ignore[no-untyped-def] # noqa: ANN
     rows,
     weight,
-    gain,
-    residual,
     out,
     count,
     outer,
     inner,
-    eps,
+    steps,
     block_rows: tl.constexpr,
     block_outer: tl.constexpr,
     block_inner: tl.constexpr,
     even: tl.constexpr,
-    norm: tl.constexpr,
     gate: tl.constexpr,
     precision: tl.constexpr,
 ):
-    outputs = tl.program_id(0).to(tl.int64) * block_outer + tl.arange(0, block_outer)
-    row = tl.arange(0, block_rows)
+    tile, part = tl.program_id(0), tl.program_id(1)
+    index = tl.arange(0, block_outer)
+    if gate == 0:
+        source = tl.minimum(tile * block_outer + index, outer - 1)
+    else:
+        # A gate's row, and then its partner's: one product makes both.
+        source = tl.minimum((tile * block_outer + index) // 2, outer - 1) + (index % 2) * outer
+    row, place = tl.arange(0, block_rows), tl.arange(0, block_inner)
     is_row = row[None, :] < count
-    is_output = outputs[:, None] < outer
+    of_weight = weight + source.to(tl.int64)[:, None] * inner + place[None, :]
+    of_rows = rows + row[None, :] * inner + place[:, None]
     total = tl.zeros((block_outer, block_rows), tl.float32)
-    up_total = tl.zeros((block_outer, block_rows), tl.float32)
-    squares = tl.zeros((block_inner, block_rows), tl.float32)  # Summed once: that takes all threads.
-    for start in range(0, inner, block_inner):
-        place = start + tl.arange(0, block_inner)
-        within = place < inner
-        where = outputs[:, None] * inner + place[None, :]
+    first = part * steps * block_inner
+    for start in range(first, tl.minimum(first + steps * block_inner, inner), block_inner):
         if even:
-            matrix = tl.load(weight + where)
+            matrix = tl.load(of_weight + start)
+            x = tl.load(of_rows + start, mask=is_row, other=0.0)
         else:
-            matrix = tl.load(weight + where, mask=is_output & within[None, :], other=0.0)
-        x = tl.load(rows + row[None, :] * inner + place[:, None], mask=is_row & within[:, None], other=0.0)
-        if norm:
-            wide = x.to(tl.float32)
-            squares += wide * wide
-            if gain is not None:
-                wide *= tl.load(gain + place, mask=within, other=0.0).to(tl.float32)[:, None]
-            x = wide.to(matrix.dtype)
+            within = start + place < inner
+            matrix = tl.load(of_weight + start, mask=within[None, :], other=0.0)
+            x = tl.load(of_rows + start, mask=is_row & within[:, None], other=0.0)
         total = tl.dot(matrix, x, total, input_precision=precision)
-        if gate != 0:
-            if even:
-                up = tl.load(weight + outer * inner + where)
-            else:
-                up = tl.load(weight + outer * inner + where, mask=is_output & within[None, :], other=0.0)
-            up_total = tl.dot(up, x, up_total, input_precision=precision)
-    if norm:
-        # The norm's factor is the row's: it may be multiplied after the product.
-        factor = tl.rsqrt(tl.sum(squares, axis=0) / inner + eps)[None, :]
-        total *= factor
-        up_total *= factor
-    if gate == 1:
-        total = total * tl.sigmoid(total) * up_total
-    if gate == 2:
-        # tanh(y) = 2 sigmoid(2 y) - 1, so (1 + tanh(y)) / 2 = sigmoid(2 y).
-        cubic = 0.7978845608028654 * (total + 0.044715 * total * total * total)
-        total = total * tl.sigmoid(2.0 * cubic) * up_total
-    target = row[None, :] * outer + outputs[:, None]
-    if residual is not None:
-        total += tl.load(residual + target, mask=is_row & is_output, other=0.0).to(tl.float32)
-    tl.store(out + target, total.to(out.dtype.element_ty), mask=is_row & is_output)
+    if gate == 0:
+        output = tile * block_outer + index
+        result = total
+    else:
+        pairs = tl.permute(tl.reshape(total, (block_outer // 2, 2, block_rows)), (0, 2, 1))
+        opened, up = tl.split(pairs)
+        if gate == 1:
+            result = opened * tl.sigmoid(opened) * up
+        else:
+            # tanh(y) = 2 sigmoid(2 y) - 1, so (1 + tanh(y)) / 2 = sigmoid(2 y).
+            cubic = 0.7978845608028654 * (opened + 0.044715 * opened * opened * opened)
+            result = opened * tl.sigmoid(2.0 * cubic) * up
+        output = tile * (block_outer // 2) + tl.arange(0, block_outer // 2)
+    target = (part * count + row[None, :]) * outer + output[:, None]
+    tl.store(out + target, result.to(out.dtype.element_ty), mask=is_row & (output[:, None] < outer))
