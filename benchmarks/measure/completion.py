@@ -27,6 +27,7 @@ from recipes.config.world import World
 from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig, kv_channels, num_query_groups
+from recipes.inference.decode.forward import LeanDecoder
 from recipes.inference.engine import Engine, in_order
 from recipes.inference.requests import Request, Sampling
 from recipes.inference.text_model import GPTTextModel, build_for_inference
@@ -210,8 +211,9 @@ def run(options: argparse.Namespace) -> None:
         if (capture := ours.capture_seconds) is not None:
             print(f"{'':<28}graphs captured in {capture:.1f} s, kernels compiled in it", flush=True)
             record(options.json, who="ours", batch=batch, capture_seconds=capture)
-        if getattr(ours.engine.decoder, "fused", None) is not None:
-            measure_products(ours.engine.decoder.weights, batch, options.json)
+        decoder = ours.engine.decoder
+        if isinstance(decoder, LeanDecoder) and decoder.fused is not None:
+            measure_products(decoder.weights, batch, options.json)
         del ours
     del model
     gc.collect()

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from recipes.config.schema import InferenceConfig
-from recipes.inference.complete import END_OF_TEXT, prompt_ids, requests_for
+from recipes.inference.complete import prompt_ids, requests_for
+from recipes.inference.growing_text import END_OF_TEXT
 from recipes.inference.requests import Request
 from recipes.server.asked import LARGEST_SEED, Asked, Served
 from recipes.server.bodies import Body
