@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 from recipes.data.tokenizer import TextTokenizer
 from recipes.inference.requests import STOP, Event
 from recipes.inference.text_stream import TextStream
+from recipes.inference.token_text import offsets, text_within
 from recipes.server.asked import Asked
 
 
@@ -68,7 +68,7 @@ class Choice:
             if wants_tokens:
                 assert event.logprobs is not None
                 # It may show that bytes before it fit nowhere, which then are text too.
-                offset = max(before, self._decoded - len(_text_within(self._tokenizer, token)))
+                offset = max(before, self._decoded - len(text_within(self._tokenizer, token)))
                 top = event.top[number][: self._asked.top] if event.top else ()
                 self._waiting.append(Token(token, offset, event.logprobs[number], top))
         if event.finished is not None:
@@ -96,19 +96,15 @@ class Choice:
         tokens: list[Token] = []
         if self._asked.request.prompt_logprobs:
             assert event.prompt_logprobs is not None
-            stream = TextStream(self._tokenizer)
-            offset = 0
-            for token, logprob in zip(
-                self._asked.request.prompt, (None, *event.prompt_logprobs), strict=True
-            ):
-                tokens.append(Token(token, offset + stream.held, logprob))
-                offset += len(stream.push([token]))
+            ids = list(self._asked.request.prompt)
+            places = offsets(self._tokenizer, ids)
+            tokens = list(map(Token, ids, places, (None, *event.prompt_logprobs)))
         return self._asked.prompt_text, tokens
 
 
 def token_text(tokenizer: TextTokenizer, token: int) -> str:
     """What a token adds to a text; of special tokens and parts of characters, how the model writes them."""
-    return _text_within(tokenizer, token) or tokenizer.id_to_piece(token)
+    return text_within(tokenizer, token) or tokenizer.id_to_piece(token)
 
 
 def top_texts(tokenizer: TextTokenizer, top: Iterable[tuple[int, float | None]]) -> dict[str, float | None]:
@@ -118,20 +114,3 @@ def top_texts(tokenizer: TextTokenizer, top: Iterable[tuple[int, float | None]])
         text = token_text(tokenizer, token)
         texts[tokenizer.id_to_piece(token) if text in texts else text] = logprob
     return texts
-
-
-def _text_within(tokenizer: TextTokenizer, token: int) -> str:
-    """What a token adds to a text; empty for special tokens and parts of characters."""
-    anchor, before = _anchor(tokenizer)
-    text = tokenizer.decode([anchor, token])[len(before) :]
-    return "" if "\ufffd" in text else text
-
-
-@lru_cache(maxsize=4)
-def _anchor(tokenizer: TextTokenizer) -> tuple[int, str]:
-    """A token, with its text, after which others have the text that they have within one."""
-    for token in range(tokenizer.vocab_size):
-        text = tokenizer.decode([token])
-        if text.strip().isalnum():
-            return token, text
-    raise AssertionError("a vocabulary without letters")
