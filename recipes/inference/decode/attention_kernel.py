@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from recipes.inference.decode.early_start import starts_early, wait_for_earlier
+
 PART = 256
 """Tokens that one program reads."""
 BLOCK, BLOCK_BYTES = 64, 32768
@@ -59,7 +61,9 @@ def place_heads(
         block=triton.next_power_of_2(width),
         rotated=0 if cosines is None else cosines.shape[1],
         norm=norms is not None,
+        early=starts_early(qkv.device),
         num_warps=1,
+        launch_pdl=starts_early(qkv.device),
     )
     return queries
 
@@ -95,8 +99,10 @@ def attend(
         block=max(16, min(BLOCK, BLOCK_BYTES // (block * keys.element_size()))),
         parts=parts,
         precision="ieee" if queries.dtype == torch.float32 else "tf32",
+        early=starts_early(queries.device),
         num_warps=4,
         num_stages=3,
+        launch_pdl=starts_early(queries.device),
     )
     if parts > 1:
         _combine[(batch * groups, per_group)](
@@ -105,7 +111,9 @@ def attend(
             width=width,
             block_width=block,
             block_parts=triton.next_power_of_2(parts),
+            early=starts_early(queries.device),
             num_warps=1,
+            launch_pdl=starts_early(queries.device),
         )
     return out
 
@@ -134,7 +142,10 @@ def _place_heads(  # type: ignore[no-untyped-def] # noqa: ANN
     block: tl.constexpr,
     rotated: tl.constexpr,
     norm: tl.constexpr,
+    early: tl.constexpr,
 ):
+    if early:
+        wait_for_earlier()
     row, group, head = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     position = tl.load(positions + row)
     channel = tl.arange(0, block)
@@ -203,7 +214,10 @@ def _attend(  # type: ignore[no-untyped-def] # noqa: ANN
     block: tl.constexpr,
     parts: tl.constexpr,
     precision: tl.constexpr,
+    early: tl.constexpr,
 ):
+    if early:
+        wait_for_earlier()
     row, group, number = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     length = tl.minimum(tl.load(positions + row) + 1, capacity)
     head_of_row = row * groups + group
@@ -253,7 +267,10 @@ def _combine(  # type: ignore[no-untyped-def] # noqa: ANN
     width: tl.constexpr,
     block_width: tl.constexpr,
     block_parts: tl.constexpr,
+    early: tl.constexpr,
 ):
+    if early:
+        wait_for_earlier()
     head_of_row, query = tl.program_id(0).to(tl.int64), tl.program_id(1)
     number, channel = tl.arange(0, block_parts), tl.arange(0, block_width)
     is_part = number < parts

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from recipes.inference.decode.early_start import starts_early, wait_for_earlier
 from recipes.inference.decode.weights import Norm
 
 
@@ -38,7 +39,9 @@ def add_and_norm(
         after=after is not None,
         norm=norm is not None,
         block=block,
+        early=starts_early(hidden.device),
         num_warps=max(1, min(16, block // 256)),
+        launch_pdl=starts_early(hidden.device),
     )
     return stream, normed
 
@@ -59,7 +62,10 @@ def _add_and_norm(  # type: ignore[no-untyped-def] # noqa: ANN
     after: tl.constexpr,
     norm: tl.constexpr,
     block: tl.constexpr,
+    early: tl.constexpr,
 ):
+    if early:
+        wait_for_earlier()
     row = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, block)
     inside = channel < width

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from recipes.inference.decode.early_start import prefetch, starts_early, wait_for_earlier
+
 PLAIN, SILU, TANH_GELU = 0, 1, 2
 MOST_ROWS = 64
 """With more rows torch's products are as fast: then it is arithmetic that takes the time."""
@@ -64,17 +66,24 @@ def _launch(rows: Tensor, weight: Tensor, out: Tensor, parts: int, gate: int) ->
     count, inner = rows.shape
     outer = out.shape[-1]
     block_inner = _block_inner(weight)
+    early, even, many = starts_early(rows.device), inner % block_inner == 0, outer >= MANY_OUTPUTS
+    # As much as the memory brings while a small kernel runs, 64 KB of a program's weights. Most of many
+    # programs start when nothing is left to wait for.
+    ahead = 4 * block_inner if even and not many and weight.data_ptr() % 16 == 0 else 0
     _product[(triton.cdiv(weight.shape[0], TILE), parts)](
         *(rows, weight, out, count, outer, inner, triton.cdiv(triton.cdiv(inner, block_inner), parts)),
         block_rows=max(16, triton.next_power_of_2(count)),
         block_outer=TILE,
         block_inner=block_inner,
-        even=inner % block_inner == 0,
+        even=even,
         gate=gate,
+        early=early,
+        ahead=ahead,
         precision="ieee" if weight.dtype == torch.float32 else "tf32",
         num_warps=4,
         # Many programs start one after another: three that share a multiprocessor hide each other's starts.
-        num_stages=3 if outer >= MANY_OUTPUTS else 5,
+        num_stages=3 if many else 5,
+        launch_pdl=early,
     )
 
 
@@ -93,6 +102,8 @@ def _product(  # type: ignore[no-untyped-def] # noqa: ANN
     block_inner: tl.constexpr,
     even: tl.constexpr,
     gate: tl.constexpr,
+    early: tl.constexpr,
+    ahead: tl.constexpr,
     precision: tl.constexpr,
 ):
     tile, part = tl.program_id(0), tl.program_id(1)
@@ -108,7 +119,13 @@ def _product(  # type: ignore[no-untyped-def] # noqa: ANN
     of_rows = rows + row[None, :] * inner + place[:, None]
     total = tl.zeros((block_outer, block_rows), tl.float32)
     first = part * steps * block_inner
-    for start in range(first, tl.minimum(first + steps * block_inner, inner), block_inner):
+    last = tl.minimum(first + steps * block_inner, inner)
+    if early:
+        if ahead > 0:
+            size = tl.minimum(last - first, ahead) * (weight.dtype.element_ty.primitive_bitwidth // 8)
+            prefetch(weight + source.to(tl.int64) * inner + first, size)
+        wait_for_earlier()
+    for start in range(first, last, block_inner):
         if even:
             matrix = tl.load(of_weight + start)
             x = tl.load(of_rows + start, mask=is_row, other=0.0)
