@@ -157,6 +157,12 @@ PARTS = (
         benchmark("scoring", "--documents", "128", "--batch-tokens", "8192", "model=param1_2p9b"),
         benchmark("scoring", "--documents", "4", "--length", "16"),
     ),
+    Part(
+        "loading",
+        80,
+        benchmark("load_time", "--turns", "2", "--precision", "bf16", "model=param1_2p9b"),
+        benchmark("load_time", "--turns", "1"),
+    ),
 )
 
 
