@@ -88,10 +88,14 @@ def _score_checkpoints(config: EvaluateConfig, world: World) -> bool:
     loaded: list[TaskDict] = []
     ones = of_checkpoints(config)
     began = [_score(one, [], world, loaded, in_curve=True) for one in ones]
-    if config.dry_run or world.rank != 0:
+    if world.rank != 0:
         return any(began)
     places = [find_place(dataclasses.replace(one, repeat=False)) for one in ones]
     results = [read_results(place.path) for place in places if place.finished]
+    if config.dry_run:
+        tasks = ", ".join(config.tasks)
+        print(f"{len(ones) - len(results):,} of {len(ones):,} checkpoints, on {tasks}")
+        return False
     run = Path(str(config.run))
     print(render_curve(run, results, TableSpec(config.rows)), flush=True)
     say(f"as curves: python -m tools.report {run}")
