@@ -1,9 +1,9 @@
 """Kernels that start while the one before them still runs: programmatic dependent launch, from Hopper on.
 
-A step is hundreds of kernels of a few microseconds each, and one microsecond lies between two of them. Such a
-kernel takes its place beside the last programs of the one before, reads there what no kernel writes (weights),
-and waits before it touches anything else. Each waits for the whole one before it, which itself has waited: so
-all earlier results are there. Imported on GPUs alone.
+A step is hundreds of kernels of a few microseconds each, and one microsecond lies between two of them. Such
+a kernel takes its place beside the last programs of the one before, asks there for what no kernel writes
+(weights), and waits before it touches anything else. Each waits for the whole one before it, which itself has
+waited: so all earlier results are there. Imported on GPUs alone.
 """
 
 from __future__ import annotations
