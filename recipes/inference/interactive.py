@@ -34,13 +34,12 @@ A line that ends with \\ goes on in the next. Ctrl-C stops the model; at the pro
 def converse(model: TextGenerator, config: GenerateConfig) -> None:
     """Reads lines and continues them until the end of the input."""
     by_hand = sys.stdin.isatty() and launched_world().rank == 0
-    if launched_world().rank:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Rank 0 decides what Ctrl-C ends.
     if by_hand:
         print(f"{model.name}: /help lists what can be typed")
     text, count = "", 0
-    with _history(config.history_file) if by_hand else contextlib.nullcontext():
-        for line in _lines():
+    history = _history(config.history_file) if by_hand else contextlib.nullcontext()
+    with history, _CtrlC() as ctrl_c:
+        for line in _lines(ctrl_c):
             if line == "/exit":
                 break
             if line == "/reset":
@@ -51,52 +50,62 @@ def converse(model: TextGenerator, config: GenerateConfig) -> None:
                 _say(HELP if line == "/help" else f"{printable(line)}: no such command; /help lists them")
             elif line or text:
                 text += f"\n{line}" if text and line else line
-                text += _continued(model, config, text, count)
+                text += _continued(model, config, text, count, ctrl_c)
                 count += 1
 
 
-def _continued(model: TextGenerator, config: GenerateConfig, text: str, count: int) -> str:
+def _continued(model: TextGenerator, config: GenerateConfig, text: str, count: int, ctrl_c: _CtrlC) -> str:
     """What the model adds, shown as it comes; every line has random numbers of its own."""
     written = ""
     try:
         row = prompt_ids(model, text, config.inference)
         parts = stream(model, row, config.inference, seed=(config.seed + count) % 2**63)
-        with _Interrupted() as interrupted:
-            for part in parts:
-                _say(part, end="")
-                written += part
-                if _decided(lambda: interrupted.asked):
-                    break
+        for part in parts:
+            _say(part, end="")
+            written += part
+            if _decided(lambda: ctrl_c.pressed):
+                break
     except UserError as error:
         _say(f"error: {printable(str(error))} (/reset begins a new text)", end="")
     _say("")
     return written
 
 
-class _Interrupted:
-    """While it is entered, Ctrl-C is noted, so that a step of the model is not torn apart."""
+class _CtrlC:
+    """While it is entered, Ctrl-C is noted, so that a step of the model is not torn apart.
+
+    Of several ranks, which all get it, the first one's note counts.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.pressed = False
 
-    def __enter__(self) -> _Interrupted:
-        self._before = signal.getsignal(signal.SIGINT)
-        if self._before is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self._note)
+    def __enter__(self) -> _CtrlC:
+        self._before = signal.signal(signal.SIGINT, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGINT, self._before)
 
     def _note(self, *_: object) -> None:
-        self.asked = True
+        self.pressed = True
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """While this is entered, it raises KeyboardInterrupt as usual."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, self._note)
+            self.pressed = False
 
 
-def _lines() -> Iterator[str]:
+def _lines(ctrl_c: _CtrlC) -> Iterator[str]:
     """Typed lines on every rank; those that end with a backslash together with the next."""
     begun = ""
     while True:
-        line = _decided(partial(_read_line, CONTINUED if begun else PROMPT))
+        line = _decided(partial(_read_line, CONTINUED if begun else PROMPT, ctrl_c))
         if line is None:
             return
         if line is False:  # Ctrl-C
@@ -108,11 +117,12 @@ def _lines() -> Iterator[str]:
             begun = ""
 
 
-def _read_line(prompt: str) -> str | bool | None:
+def _read_line(prompt: str, ctrl_c: _CtrlC) -> str | bool | None:
     """The next line; None at the end, False for Ctrl-C."""
     try:
-        # With a prompt, input() writes to the terminal even if the output goes to a file.
-        return input(prompt) if sys.stdin.isatty() else input()
+        with ctrl_c.raised():
+            # With a prompt, input() writes to the terminal even if the output goes to a file.
+            return input(prompt) if sys.stdin.isatty() else input()
     except EOFError:
         if sys.stdin.isatty():
             print()
