@@ -183,6 +183,10 @@ def _validate_evaluated(config: EvaluateConfig) -> None:
     for key in ("gpt_model_file", "name", "output"):
         if value := getattr(config, key):
             refuse(key, value, "does not go with run, whose checkpoints have their own files; leave it out")
+    if config.check is not None:
+        refuse(
+            "check", config.check, "does not go with run: compare one of its checkpoints, gpt_model_file=..."
+        )
     if not re.fullmatch(r"all|[1-9]\d*", config.checkpoints or "all"):
         refuse("checkpoints", config.checkpoints, "must be all, or how many of the newest")
     if not Path(config.run, "checkpoints").is_dir():

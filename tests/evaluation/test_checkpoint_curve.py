@@ -71,6 +71,7 @@ def test_the_missing_ones_are_scored_and_all_are_shown(
     [
         (["checkpoints=all", "gpt_model_file=x"], r"^gpt_model_file=x: does not go with run"),
         (["output=x.json"], r"^output=x\.json: does not go with run"),
+        (["check=published.yaml"], r"^check=published\.yaml: does not go with run"),
         (["checkpoints=some"], r"^checkpoints=some: must be all, or how many"),
         (["run=nowhere"], r"^run=nowhere: is no directory of a run"),
         (["run=null", "checkpoints=all"], r"^checkpoints=all: would be ignored"),
