@@ -16,7 +16,10 @@ from megatron.core.models.common.embeddings.rotary_pos_embedding import (
 )
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.attention import SelfAttention as MegatronSelfAttention
+from megatron.core.transformer.identity_op import IdentityOp
 from torch import Tensor
+
+from recipes.model.qkv import rotated_qkv, works_on_gpu
 
 
 class RotaryEmbedding(MegatronRotaryEmbedding):
@@ -61,6 +64,24 @@ class SelfAttention(MegatronSelfAttention):
     megatron-core's rotates all its keys again for each new token.
     """
 
+    def __init__(self, config: TransformerConfig, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self.rotates_in_one_pass = self._can_rotate_in_one_pass() and torch.cuda.is_available()
+        if self.rotates_in_one_pass:
+            self.rotates_in_one_pass = works_on_gpu(torch.device("cuda", torch.cuda.current_device()))
+
+    def _can_rotate_in_one_pass(self) -> bool:
+        """Where nothing comes between projection and rotation, for all channels of whole groups of heads."""
+        config, width = self.config, self.hidden_size_per_attention_head
+        norms = self.q_layernorm, self.k_layernorm
+        return (
+            all(norm is None or isinstance(norm, IdentityOp) for norm in norms)
+            and not (config.attention_output_gate or config.rotary_interleaved)
+            and config.num_query_groups >= self.world_size  # Else ranks share a group.
+            and width >= 32
+            and width.bit_count() == 1  # Triton's blocks are powers of two.
+        )
+
     def forward(
         self,
         hidden_states: Tensor,
@@ -91,9 +112,14 @@ class SelfAttention(MegatronSelfAttention):
         self, hidden_states: Tensor, key_value_states: Beside, *args: Any, **options: Any
     ) -> tuple[Tensor, ...]:
         """Hidden states ``[s, b, h]`` -> q, k and v (and a gate), ``[s, b, heads, head width]`` each."""
+        tables = key_value_states.rotary
+        all_channels = tables is not None and tables.shape[-1] == self.hidden_size_per_attention_head
+        if tables is not None and all_channels and self.rotates_in_one_pass:
+            mixed, _ = super().get_query_key_value_tensors(hidden_states, None, split_qkv=False)
+            return rotated_qkv(mixed, tables[:, : mixed.shape[0], 0, 0])
         query, key, *others = super().get_query_key_value_tensors(hidden_states, None, *args, **options)
-        if key_value_states.rotary is not None:
-            cos, sin = key_value_states.rotary[:, : query.shape[0]].to(query.dtype)
+        if tables is not None:
+            cos, sin = tables[:, : query.shape[0]].to(query.dtype)
             query, key = (_rotate(x, cos, sin, self.config.rotary_interleaved) for x in (query, key))
         return query, key, *others
 

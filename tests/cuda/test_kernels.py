@@ -7,6 +7,7 @@ import torch
 
 from recipes.model import windows
 from recipes.model.linear import _can_add_in_fp32
+from recipes.model.qkv import works_on_gpu
 from tests.support.cross_entropy_cases import assert_agrees
 from tests.support.cuda import NEEDS_CUDA
 from tests.support.dense_attention import assert_attends_as_dense
@@ -53,6 +54,11 @@ def test_bf16_products_are_added_in_fp32(n: int, rows: int, columns: int) -> Non
     """No bf16 number in between, if torch can: rounding a product of n terms would cost 2^-9 sqrt(n)."""
     exact = _can_add_in_fp32(torch.zeros(1, device="cuda").device, torch.bfloat16)
     assert product_error(n, rows, columns, torch.bfloat16, "cuda") < (1e-4 if exact else 0.03)
+
+
+def test_queries_and_keys_are_rotated_by_the_kernels() -> None:
+    """They were compared with torch's operations before; a model may then rely on them."""
+    assert works_on_gpu(torch.device("cuda", torch.cuda.current_device()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -9,8 +9,10 @@ import torch
 from megatron.core.inference.contexts import StaticInferenceContext
 from torch import Tensor
 
+from recipes.model.qkv import rotated_qkv, works_on_gpu
 from recipes.model.rotary import Beside, RotaryEmbedding
 from tests.support.engine import TINY, initialized
+from tests.support.linear_cases import losses, tokens
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -28,11 +30,13 @@ def rotated(states: Tensor, base: float, channels: int) -> Tensor:
     return torch.cat((turned.real, turned.imag, states[..., channels:].double()), dim=-1)
 
 
+@pytest.mark.parametrize("in_one_pass", [False, True])
 @pytest.mark.parametrize("percent", [1.0, 0.5])
-def test_queries_and_keys_are_rotated(percent: float) -> None:
+def test_queries_and_keys_are_rotated(percent: float, in_one_pass: bool) -> None:
     model = replace(TINY, rotary_percent=percent, rotary_base=500)
     gpt = initialized(model)
     attention = gpt.decoder.layers[0].self_attention
+    attention.rotates_in_one_pass = in_one_pass
     hidden = torch.randn(LENGTH, 2, model.hidden_size, generator=torch.Generator().manual_seed(2)).to("cuda")
     plain = attention.get_query_key_value_tensors(hidden, Beside(None, None))
     found = attention.get_query_key_value_tensors(hidden, Beside(gpt.rotary_pos_emb(LENGTH), None))
@@ -41,6 +45,57 @@ def test_queries_and_keys_are_rotated(percent: float) -> None:
         expected = rotated(before.detach().cpu(), 500.0, channels)
         torch.testing.assert_close(after.detach().cpu().double(), expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(found[2], plain[2], rtol=0, atol=0)
+
+
+def test_one_pass_has_the_gradients_of_torch() -> None:
+    """Of queries, keys and values in the layout in which attention hands their gradients back."""
+    generator = torch.Generator().manual_seed(4)
+    groups, queries, width = 2, 3, 32
+    mixed = torch.randn(LENGTH, 2, groups, (queries + 2) * width, generator=generator).double()
+    angles = torch.randn(LENGTH, width // 2, generator=generator).double().repeat(1, 2)
+    tables = torch.stack((angles.cos(), angles.sin()))
+    given = [
+        torch.randn(2, heads, LENGTH, width, generator=generator).double().permute(2, 0, 1, 3)
+        for heads in (groups * queries, groups, groups)
+    ]
+    one, other = mixed.clone().requires_grad_(), mixed.clone().requires_grad_()
+    heads = other.unflatten(-1, (-1, width))
+    halves = torch.cat((-heads[..., width // 2 :], heads[..., : width // 2]), dim=-1)
+    turned = heads * tables[0, :, None, None, None] + halves * tables[1, :, None, None, None]
+    expected = turned[..., :-2, :].flatten(2, 3), turned[..., -2, :], heads[..., -1, :]
+    found = rotated_qkv(one, tables)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    torch.autograd.backward(found, given)
+    torch.autograd.backward(expected, given)
+    torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_one_pass_is_one_graph_and_changes_no_gradient() -> None:
+    """As on a GPU, where layers are compiled; see also tests/cuda/test_kernels.py."""
+
+    def gradients(in_one_pass: bool) -> dict[str, Tensor]:
+        torch._dynamo.reset()
+        gpt = initialized(TINY)
+        for layer in gpt.decoder.layers:
+            assert not layer.self_attention.rotates_in_one_pass or torch.cuda.is_available()
+            layer.self_attention.rotates_in_one_pass = in_one_pass
+            layer.compile(backend="aot_eager", fullgraph=True)
+        losses(gpt, tokens()).backward()
+        return {name: weight.grad for name, weight in gpt.named_parameters() if weight.grad is not None}
+
+    expected, found = gradients(False), gradients(True)
+    assert expected.keys() == found.keys() and expected
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=2e-6 * gradient.abs().max().item())
+
+
+def test_kernels_that_fail_are_done_without(capsys: pytest.CaptureFixture[str]) -> None:
+    """A device that torch does not have stands for a machine whose Triton cannot compile."""
+    works_on_gpu.cache_clear()
+    assert not works_on_gpu(torch.device("vulkan"))
+    assert "rotated without Triton" in capsys.readouterr().err
+    works_on_gpu.cache_clear()
 
 
 @torch.no_grad()
