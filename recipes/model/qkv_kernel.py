@@ -1,4 +1,4 @@
-"""The rotation of queries and keys as they leave their projection, as Triton kernels. Imported on GPUs alone.
+"""The rotation of queries and keys as they leave their projection, as a Triton kernel, imported on GPUs alone.
 
 The projection writes groups of heads one after the other: queries, their key, their value. torch's compiler
 gathers the gradient of that layout by computing every element as if it were a query's, a key's and a value's:
@@ -20,7 +20,7 @@ def rotated_on_gpu(mixed: Tensor, tables: Tensor) -> tuple[Tensor, Tensor, Tenso
     heads = mixed.shape[-1] // width
     counts = groups * (heads - 2), groups, groups
     query, key, value = (mixed.new_empty(length, batch, count, width) for count in counts)
-    _launch(_rotate, mixed, (query, key, value), tables, heads)
+    _launch(mixed, (query, key, value), tables, heads, back=False)
     return query, key, value
 
 
@@ -30,49 +30,25 @@ def gradient_on_gpu(query: Tensor, key: Tensor, value: Tensor, tables: Tensor) -
     length, batch, groups, width = key.shape
     heads = query.shape[2] // groups + 2
     mixed = query.new_empty(length, batch, groups, heads * width)
-    _launch(_rotate_back, mixed, (parts[0], parts[1], parts[2]), tables, heads)
+    _launch(mixed, (parts[0], parts[1], parts[2]), tables, heads, back=True)
     return mixed
 
 
 def _launch(
-    kernel: triton.JITFunction,
-    mixed: Tensor,
-    parts: tuple[Tensor, Tensor, Tensor],
-    tables: Tensor,
-    heads: int,
+    mixed: Tensor, parts: tuple[Tensor, Tensor, Tensor], tables: Tensor, heads: int, *, back: bool
 ) -> None:
     length, batch, groups, _ = mixed.shape
     strides = [stride for part in parts for stride in part.stride()[:3]]
-    width = tables.shape[-1]
     with torch.cuda.device(mixed.device):
-        kernel[(length * batch,)](
+        _rotate[(length * batch,)](
             *(mixed, *parts, tables, tables.stride(0), batch, *strides),
             groups=groups,
             heads=heads,
-            half=width // 2,
+            half=tables.shape[-1] // 2,
             block_heads=triton.next_power_of_2(groups * heads),
+            back=back,
             num_warps=4,
         )
-
-
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _where(batch, groups: tl.constexpr, heads: tl.constexpr, half: tl.constexpr, block_heads: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Of each head of the program's token: its group, its place in it, and where its first half begins."""
-    token = tl.program_id(0).to(tl.int64)
-    head = tl.arange(0, block_heads)[:, None]
-    column = tl.arange(0, half)[None, :]
-    group, place = head // heads, head % heads
-    mixed = (token * groups * heads + head) * (2 * half) + column
-    return token // batch, token % batch, head < groups * heads, group, place, mixed, column
-
-
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _turns(tables, to_sines, position, is_value, half: tl.constexpr, column):  # type: ignore[no-untyped-def]
-    """Cosine and sine of the head's channels; a value is not turned."""
-    start = position * (2 * half) + column
-    cos = tl.load(tables + start).to(tl.float32)
-    sin = tl.load(tables + to_sines + start).to(tl.float32)
-    return tl.where(is_value, 1.0, cos), tl.where(is_value, 0.0, sin)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -97,64 +73,44 @@ def _rotate(  # type: ignore[no-untyped-def]
     heads: tl.constexpr,
     half: tl.constexpr,
     block_heads: tl.constexpr,
+    back: tl.constexpr,
 ):
-    position, row, inside, group, place, source, column = _where(batch, groups, heads, half, block_heads)
-    cos, sin = _turns(tables, to_sines, position, place == heads - 1, half, column)
-    low = tl.load(mixed + source, inside, other=0.0).to(tl.float32)
-    high = tl.load(mixed + source + half, inside, other=0.0).to(tl.float32)
+    """All heads of one token, from ``mixed`` to the three parts or ``back``, which turns the other way."""
+    token = tl.program_id(0).to(tl.int64)
+    position, row = token // batch, token % batch
+    head = tl.arange(0, block_heads)[:, None]
+    column = tl.arange(0, half)[None, :]
+    group, place = head // heads, head % heads
+    inside = head < groups * heads
+    # Each head is in one of the three parts: what is masked in the others costs nothing.
+    is_query, is_key, is_value = place < heads - 2, place == heads - 2, place == heads - 1
+    of_query = query + position * query_s + row * query_b + (group * (heads - 2) + place) * query_h + column
+    of_key = key + position * key_s + row * key_b + group * key_h + column
+    of_value = value + position * value_s + row * value_b + group * value_h + column
+    of_mixed = mixed + (token * groups * heads + head) * (2 * half) + column
+    cos = tl.load(tables + position * (2 * half) + column).to(tl.float32)
+    sin = tl.load(tables + to_sines + position * (2 * half) + column).to(tl.float32)
+    cos, sin = tl.where(is_value, 1.0, cos), tl.where(is_value, 0.0, sin)
+    if back:
+        low = tl.load(of_query, inside & is_query, other=0.0).to(tl.float32)
+        high = tl.load(of_query + half, inside & is_query, other=0.0).to(tl.float32)
+        low += tl.load(of_key, inside & is_key, other=0.0).to(tl.float32)
+        high += tl.load(of_key + half, inside & is_key, other=0.0).to(tl.float32)
+        low += tl.load(of_value, inside & is_value, other=0.0).to(tl.float32)
+        high += tl.load(of_value + half, inside & is_value, other=0.0).to(tl.float32)
+        sin = -sin
+    else:
+        low = tl.load(of_mixed, inside, other=0.0).to(tl.float32)
+        high = tl.load(of_mixed + half, inside, other=0.0).to(tl.float32)
     turned_low = (low * cos - high * sin).to(mixed.dtype.element_ty)
     turned_high = (high * cos + low * sin).to(mixed.dtype.element_ty)
-    is_query = inside & (place < heads - 2)
-    to = query + position * query_s + row * query_b + (group * (heads - 2) + place) * query_h + column
-    tl.store(to, turned_low, is_query)
-    tl.store(to + half, turned_high, is_query)
-    is_key = inside & (place == heads - 2)
-    to = key + position * key_s + row * key_b + group * key_h + column
-    tl.store(to, turned_low, is_key)
-    tl.store(to + half, turned_high, is_key)
-    is_value = inside & (place == heads - 1)
-    to = value + position * value_s + row * value_b + group * value_h + column
-    tl.store(to, turned_low, is_value)
-    tl.store(to + half, turned_high, is_value)
-
-
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _rotate_back(  # type: ignore[no-untyped-def]
-    mixed,
-    query,
-    key,
-    value,
-    tables,
-    to_sines,
-    batch,
-    query_s,
-    query_b,
-    query_h,
-    key_s,
-    key_b,
-    key_h,
-    value_s,
-    value_b,
-    value_h,
-    groups: tl.constexpr,
-    heads: tl.constexpr,
-    half: tl.constexpr,
-    block_heads: tl.constexpr,
-):
-    position, row, inside, group, place, target, column = _where(batch, groups, heads, half, block_heads)
-    cos, sin = _turns(tables, to_sines, position, place == heads - 1, half, column)
-    # Each head reads from one of the three: what the others are asked for is masked, and costs nothing.
-    is_query = inside & (place < heads - 2)
-    at = query + position * query_s + row * query_b + (group * (heads - 2) + place) * query_h + column
-    low = tl.load(at, is_query, other=0.0).to(tl.float32)
-    high = tl.load(at + half, is_query, other=0.0).to(tl.float32)
-    is_key = inside & (place == heads - 2)
-    at = key + position * key_s + row * key_b + group * key_h + column
-    low += tl.load(at, is_key, other=0.0).to(tl.float32)
-    high += tl.load(at + half, is_key, other=0.0).to(tl.float32)
-    is_value = inside & (place == heads - 1)
-    at = value + position * value_s + row * value_b + group * value_h + column
-    low += tl.load(at, is_value, other=0.0).to(tl.float32)
-    high += tl.load(at + half, is_value, other=0.0).to(tl.float32)
-    tl.store(mixed + target, (low * cos + high * sin).to(mixed.dtype.element_ty), inside)
-    tl.store(mixed + target + half, (high * cos - low * sin).to(mixed.dtype.element_ty), inside)
+    if back:
+        tl.store(of_mixed, turned_low, inside)
+        tl.store(of_mixed + half, turned_high, inside)
+    else:
+        tl.store(of_query, turned_low, inside & is_query)
+        tl.store(of_query + half, turned_high, inside & is_query)
+        tl.store(of_key, turned_low, inside & is_key)
+        tl.store(of_key + half, turned_high, inside & is_key)
+        tl.store(of_value, turned_low, inside & is_value)
+        tl.store(of_value + half, turned_high, inside & is_value)
