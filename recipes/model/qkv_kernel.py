@@ -1,4 +1,4 @@
-"""The rotation of queries and keys as they leave their projection, as a Triton kernel, imported on GPUs alone.
+"""Queries and keys rotated as they leave their projection: a Triton kernel. Imported on GPUs alone.
 
 The projection writes groups of heads one after the other: queries, their key, their value. torch's compiler
 gathers the gradient of that layout by computing every element as if it were a query's, a key's and a value's:
