@@ -20,6 +20,8 @@ STOPPED_BY_SIGNAL = 3
 STOPPED_BY_GUARD = 4
 NOT_MET = RendezvousError.exit_code
 """Processes that did not find each other: start again."""
+NO_PROGRESS = 5
+"""The watchdog's: a run in which no step ends any more. Start again, too."""
 INTERRUPTED = 128 + 2
 BROKEN_PIPE = 128 + 13
 

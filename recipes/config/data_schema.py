@@ -56,6 +56,9 @@ class DataConfig:
     """Name of a source -> where it is and its weight. A source of weight 0 is left out."""
     phases: list[PhaseConfig] = field(default_factory=list)
     """Blends that follow one another; empty: a single blend, with data.train's weights."""
+    skip: list[list[int]] = field(default_factory=list)
+    """Ranges of samples that are left out, [[first, last], ...], as metrics.jsonl numbers them in its events.
+    What follows moves up. A resumed run can leave out only what it has not read."""
     valid: dict[str, str] = field(default_factory=dict)
     """Name of a held-out set -> PREFIX; the name appears in metrics as valid.<name>.loss."""
     seq_length: int = MISSING

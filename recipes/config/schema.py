@@ -14,6 +14,7 @@ from omegaconf import MISSING
 from recipes.config.data_schema import DataConfig
 from recipes.config.evaluation_schema import EvaluationConfig, TextsConfig
 from recipes.config.serving_schema import ServingConfig
+from recipes.config.trainer_schema import CheckpointConfig, GuardsConfig
 from recipes.families.model_config import ModelConfig
 
 
@@ -118,30 +119,6 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True)
-class CheckpointConfig:
-    """When training checkpoints are written, and which are kept."""
-
-    every_n_steps: int | None = None
-    """None: only at the end and when the run is stopped, unless every_minutes is set."""
-    every_minutes: float | None = None
-    """Save at the end of the step in which this much time since the last save, or the start, is over, by the
-    first rank's clock; may be set beside every_n_steps."""
-    keep_last: int = 2
-    """How many of the newest step_* directories are kept."""
-    keep_best: int = 0
-    """How many of the best by validation loss (mean of the held-out sets) are kept too; checkpoints/best then
-    points to the best. Only checkpoints of validated steps count."""
-    keep_every_n_steps: int | None = None
-    """Checkpoints of every n-th step are kept forever; a multiple of every_n_steps."""
-    verify_sha256: bool = True
-    """Check every file's SHA-256 before a run continues from it; false: only its size, since reading the
-    state of a large model twice takes minutes."""
-    async_save: bool = False
-    """Write a checkpoint while training continues: a step's state is copied to host memory (as much as the
-    checkpoint's size), and a thread writes it. Saves at the end or on a signal are waited for."""
-
-
-@dataclass(frozen=True)
 class InferenceConfig:
     """Sampling, spelled and meant as in NeMo's megatron_gpt_inference.yaml."""
 
@@ -240,6 +217,7 @@ class TrainerConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from recipes.config.fp8 import validate_fp8
 from recipes.config.lengths import total_steps
 from recipes.config.phases import plan_phases
 from recipes.config.schema import (
-    CheckpointConfig,
     DataConfig,
     PlanConfig,
     PretrainConfig,
     SamplesConfig,
     TrainerConfig,
 )
+from recipes.config.trainer_schema import CheckpointConfig, GuardsConfig
 from recipes.config.validate_jobs import PRECISIONS, validate_evaluation, validate_inference
 from recipes.config.validate_model import validate_model, validate_positions
 from recipes.config.validate_optim import validate_optim
@@ -49,6 +49,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     validate_checkpoint(config.trainer.checkpoint, config.trainer.val_check_interval, list(config.data.valid))
     validate_samples(config.trainer.samples, config.parallel.context_parallel_size)
     validate_evaluation(config.trainer.evaluation, config.parallel.context_parallel_size)
+    validate_guards(config.trainer.guards)
     validate_data(config.data)
     validate_plan(config.plan)
     plan_phases(config, total_steps(config))
@@ -166,6 +167,15 @@ def _validate_keep_best(count: int, every: int | None, valid_every: int | None, 
         )
 
 
+def validate_guards(guards: GuardsConfig) -> None:
+    """Checks when a run gives up."""
+    positive("trainer.guards.max_skipped_steps", guards.max_skipped_steps)
+    for key in ("hang_timeout_s", "compare_replicas_every_n_steps", "warn_of_stragglers_from"):
+        value = getattr(guards, key)
+        if value is not None:
+            positive(f"trainer.guards.{key}", value)
+
+
 def validate_samples(samples: SamplesConfig, context_parallel_size: int) -> None:
     """Checks the completions that a run makes during training."""
     key = "trainer.samples"
@@ -222,7 +232,16 @@ def validate_plan(plan: PlanConfig) -> None:
     one_of("plan.memory_check", plan.memory_check, ("refuse", "warn"))
 
 
+def _validate_skip(ranges: list[list[int]]) -> None:
+    end = 0
+    for each in ranges:
+        if len(each) != 2 or not end <= each[0] <= each[1]:
+            refuse("data.skip", ranges, "write [[first, last], ...] in ascending order, without overlaps")
+        end = each[1] + 1
+
+
 def validate_data(data: DataConfig) -> None:
     """Checks what can be checked about the data without reading them."""
     positive("data.seq_length", data.seq_length)
     not_negative("data.num_workers", data.num_workers)
+    _validate_skip(data.skip)

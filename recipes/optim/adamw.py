@@ -1,4 +1,4 @@
-"""AdamW for megatron-core's optimizers where Transformer Engine's FusedAdam is absent.
+"""AdamW for megatron-core's optimizers.
 
 torch.optim.AdamW keeps its step count per parameter; megatron-core's reshardable optimizer checkpoints
 expect it once per group, as Apex's and Transformer Engine's FusedAdam keep it, and fail to load otherwise.
@@ -36,6 +36,10 @@ class AdamW(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
         self._numbers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.skip: Tensor | None = None
+        """``[]``, fp32, on the device: 1 where the next step is to change nothing, else 0."""
+        self.behind: Tensor | None = None
+        """``[]``, fp32, on the device: skipped steps that groups still count; needed with skip."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -45,8 +49,13 @@ class AdamW(torch.optim.Optimizer):
         groups = [g for g in self.param_groups if any(p.grad is not None for p in g["params"])]
         if not (groups and _is_captured(groups[0]["params"][0])):
             self.prepare(groups)
+        if self.behind is not None:
+            for _, step in self._numbers.values():
+                step.sub_(self.behind)
         for group in groups:
             self._step_group(group)
+        if self.behind is not None and self.skip is not None:
+            self.behind.add_(self.skip)
 
     @torch.no_grad()
     def prepare(self, groups: list[dict[str, Any]] | None = None) -> None:
@@ -67,9 +76,9 @@ class AdamW(torch.optim.Optimizer):
                 tensor.fill_(value)
 
     def take_back(self) -> None:
-        """Undoes :meth:`prepare` where no step has followed."""
+        """Undoes :meth:`prepare` where no step has followed, or one that changed nothing."""
         for group in self.param_groups:
-            if group["params"]:
+            if group.get("step"):
                 group["step"] -= 1
 
     def constants(self) -> list[Any]:
@@ -102,6 +111,7 @@ class AdamW(torch.optim.Optimizer):
             eps=group["eps"],
             amsgrad=False,
             maximize=False,
+            found_inf=self.skip,
         )
 
 

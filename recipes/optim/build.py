@@ -21,6 +21,7 @@ from recipes.optim.groups import adamw_overrides, muon_groups
 from recipes.optim.layer_wise import MuonAdamW
 from recipes.optim.matrices import matrix_layout
 from recipes.optim.muon import Muon
+from recipes.optim.non_finite import skip_non_finite_steps
 
 
 def uses_distributed_optimizer(optim: OptimConfig) -> bool:
@@ -43,12 +44,11 @@ def build_optimizer(
     write checkpoints in a form that it cannot read, so a run could not change its layout.
     """
     gradients.install()
-    if mcore_optimizer.USING_PYTORCH_OPTIMIZER:
-        # Neither Transformer Engine nor Apex is installed: ours replaces Apex's FusedAdam, whose step count
-        # per parameter group is what megatron-core can save and reshard.
-        mcore_optimizer.Adam = distrib_optimizer.Adam = AdamW
-        mcore_optimizer.USING_PYTORCH_OPTIMIZER = False
-        distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
+    # Ours replaces FusedAdam: Transformer Engine's cannot leave out a step without asking the host, and may
+    # be absent. Like it, ours counts steps per parameter group, which megatron-core can save and reshard.
+    mcore_optimizer.Adam = distrib_optimizer.Adam = AdamW
+    mcore_optimizer.USING_PYTORCH_OPTIMIZER = False
+    distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
     config = OptimizerConfig(
         optimizer="adam",
         lr=optim.lr,
@@ -64,13 +64,16 @@ def build_optimizer(
         overlap_param_gather=parallel.overlap_param_gather,
     )
     if optim.name == "muon":
-        return _build_muon(optim, config, model_chunks)
-    return get_megatron_optimizer(
-        config,
-        model_chunks,
-        config_overrides=adamw_overrides(optim, config, model_chunks[0].module),
-        use_gloo_process_groups=torch.cuda.is_available(),
-    )
+        optimizer: MegatronOptimizer = _build_muon(optim, config, model_chunks)
+    else:
+        optimizer = get_megatron_optimizer(
+            config,
+            model_chunks,
+            config_overrides=adamw_overrides(optim, config, model_chunks[0].module),
+            use_gloo_process_groups=torch.cuda.is_available(),
+        )
+    skip_non_finite_steps(optimizer)
+    return optimizer
 
 
 def _build_muon(
@@ -87,8 +90,8 @@ def _build_muon(
         beta2=optim.muon_beta2,
         weight_decay=optim.weight_decay,
     )
-    adamw = mcore_optimizer.Adam(
-        others, lr=optim.lr, betas=tuple(optim.betas), eps=optim.eps, weight_decay=0.0
+    adamw = AdamW(
+        others, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), eps=optim.eps, weight_decay=0.0
     )
     with_muon = {p for group in matrices for p in group["params"]}
     layouts = {

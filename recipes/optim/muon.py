@@ -57,6 +57,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self.momentum, self.iterations, self.beta2 = momentum, iterations, beta2
         self.layouts: dict[Tensor, MatrixLayout] = {}
+        self.skip: Tensor | None = None
+        """``[]``, on the device: not 0 where the next step is to change nothing."""
 
     def initialize_state(self) -> None:
         """Zeros for every parameter that has no state yet."""
@@ -78,7 +80,9 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 momentum = self.state[p]["momentum"]
-                momentum.lerp_(p.grad, 1 - self.momentum)
+                self._move(momentum, p.grad, 1 - self.momentum)
+                if self.skip is not None:
+                    p.grad.masked_fill_(self.skip.bool(), 0.0)  # The iteration below needs numbers.
                 p.grad.lerp_(momentum, self.momentum)
             for layout, batch in self._batches(group["params"]):
                 self._update(layout, batch, group["lr"], group["weight_decay"])
@@ -105,13 +109,26 @@ class Muon(torch.optim.Optimizer):
         lookahead = layout.gather(lookahead.bfloat16() if lookahead.is_cuda else lookahead)
         updates = polar_express(lookahead, self.iterations).float()
         moments = [self.state[p]["second_moments"][index] for p, index in batch]
-        updates = normalize(updates, moments, self.beta2)
+        mean_squares = updates.square().mean(dim=_shorter(updates))
+        for moment, mean_square in zip(moments, mean_squares, strict=True):
+            self._move(moment, mean_square, 1 - self.beta2)
+        updates = normalize(updates, mean_squares, moments)
         rate = lr * max(1.0, updates.shape[1] / updates.shape[2]) ** 0.5
         for (p, index), update in zip(batch, layout.share(updates), strict=True):
             weight = self._part(p, p, index)
             update = update.reshape(weight.shape)
             agree = update * weight > 0
-            weight.sub_(update + weight_decay * weight * agree, alpha=rate)
+            change = update + weight_decay * weight * agree
+            if self.skip is not None:
+                change.masked_fill_(self.skip.bool(), 0.0)
+            weight.sub_(change, alpha=rate)
+
+    def _move(self, average: Tensor, to: Tensor, weight: float) -> None:
+        """``average`` moves towards ``to`` in place, unless the step is skipped."""
+        if self.skip is None:
+            average.lerp_(to, weight)
+        else:
+            average.copy_(torch.where(self.skip.bool(), average, average.lerp(to, weight)))
 
     def _part(self, p: Tensor, tensor: Tensor | None, index: int) -> Tensor:
         """The share of one of ``p``'s matrices in a tensor of ``p``'s shape, ``[periods, rows, c]``."""
@@ -119,21 +136,23 @@ class Muon(torch.optim.Optimizer):
         return self.layouts[p].parts(tensor)[index]
 
 
-def normalize(updates: Tensor, moments: list[Tensor], beta2: float) -> Tensor:
+def normalize(updates: Tensor, mean_squares: Tensor, moments: list[Tensor]) -> Tensor:
     """Divides rows or columns by the root of their second moments and keeps each matrix's Frobenius norm.
 
     Args:
         updates: ``[n, R, C]``.
-        moments: n vectors ``[max(R, C)]``, changed in place: of rows if R >= C, else of columns.
+        mean_squares: of their rows if R >= C, else of their columns, ``[n, max(R, C)]``.
+        moments: n vectors of the same length, averages of these.
 
     In an orthogonalised matrix the vectors along the longer side all have length 1 already.
     """
-    shorter = 2 if updates.shape[1] >= updates.shape[2] else 1
-    mean_squares = updates.square().mean(dim=shorter)
-    for moment, mean_square in zip(moments, mean_squares, strict=True):
-        moment.lerp_(mean_square, 1 - beta2)
     scale = torch.stack(moments).clamp_min(TINY).rsqrt()
     before = mean_squares.sum(dim=1, keepdim=True)
     after = (mean_squares * scale.square()).sum(dim=1, keepdim=True)
     scale = scale * (before / after.clamp_min(TINY)).sqrt()
-    return updates * scale.unsqueeze(shorter)
+    return updates * scale.unsqueeze(_shorter(updates))
+
+
+def _shorter(matrices: Tensor) -> int:
+    """The shorter side of ``[n, R, C]``, the columns if both are equal."""
+    return 2 if matrices.shape[1] >= matrices.shape[2] else 1

@@ -40,6 +40,7 @@ FREE = (
     "trainer.peak_tflops",
     "trainer.compile",
     "trainer.checkpoint.*",
+    "trainer.guards.*",
     "trainer.samples.*",
     "plan.*",
 )

@@ -35,7 +35,7 @@ class Engine:
 
         ``num_tokens``: that this rank's losses are of, ``[]``, an integer.
         """
-        finalize_model_grads([self.ddp], num_tokens)
+        self.ddp.config.finalize_model_grads_func([self.ddp], num_tokens)
 
     @contextmanager
     def not_finalized(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from recipes.parallel import cpu_stand_in
 if not torch.cuda.is_available():  # Before megatron-core is imported, as it looks for CUDA on import.
     cpu_stand_in.install()
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.precision import Precision
 from megatron.core import parallel_state
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
@@ -39,13 +39,18 @@ from recipes.report import write_report
 from recipes.run_directory import RunDirectory
 from recipes.training.callbacks.checkpoints import Checkpoints
 from recipes.training.callbacks.evaluation import Evaluation
-from recipes.training.callbacks.metrics import GuardError, Metrics, known_peak_flops
+from recipes.training.callbacks.hang import Hang
+from recipes.training.callbacks.metrics import Metrics, known_peak_flops
+from recipes.training.callbacks.replicas import Replicas
 from recipes.training.callbacks.samples import Samples
 from recipes.training.callbacks.stop import OUT_OF_TIME, SIGNALLED, StopControl
+from recipes.training.callbacks.stragglers import Stragglers
 from recipes.training.callbacks.validation import FinalValidation, ValidationProgress
 from recipes.training.cuda_graph import captures_steps, stream_for_training, warn_if_ignored
 from recipes.training.engine import compiles_layers
+from recipes.training.faults import Fault
 from recipes.training.module import ParamGPT
+from recipes.training.skipped_steps import GuardError
 from recipes.training.start import Start
 from recipes.training.start_up import StartUp
 from recipes.training.strategy import MegatronStrategy
@@ -71,6 +76,7 @@ def fit(
     start: Start,
     steps: int,
     start_up: StartUp,
+    faults: list[Fault],
 ) -> int:
     """Trains to ``steps`` from where ``start`` says; returns the exit code."""
     checkpoint = start.checkpoint
@@ -87,6 +93,8 @@ def fit(
         _announce(config, directory, start)
     document_start = _document_start(config)
     trainer = _trainer(config, world, directory, checkpoint, steps, stop, document_start, start_up)
+    if faults:
+        _inject(faults, trainer, world)
     model = _model(config, directory, steps, trainer, document_start, start_up)
     model.init_from = start.init_from
     started = time.monotonic()
@@ -113,6 +121,21 @@ def fit(
         took = duration(time.monotonic() - started)
         say(f"done   {trainer.global_step:,} steps in {took}; {directory.path}")
     return _leave(DONE)
+
+
+def _guards(config: PretrainConfig, directory: RunDirectory, rank: int) -> list[Callback]:
+    """Those of trainer.guards that are callbacks of their own."""
+    guards = config.trainer.guards
+    hang = [Hang(guards.hang_timeout_s, directory, rank)] if guards.hang_timeout_s is not None else []
+    every = guards.compare_replicas_every_n_steps
+    return [*hang, *([Replicas(every)] if every is not None else [])]
+
+
+def _inject(faults: list[Fault], trainer: Trainer, world: World) -> None:
+    from recipes.training.callbacks.faults import Faults
+
+    # Before the callbacks that are to notice.
+    trainer.callbacks.insert(0, Faults(faults, world.rank))  # type: ignore[attr-defined]
 
 
 def _leave(code: int) -> int:
@@ -170,7 +193,8 @@ def _trainer(
     start_up: StartUp,
 ) -> Trainer:
     peak = known_peak_flops(torch.cuda.get_device_name, config.trainer.peak_tflops)
-    metrics = Metrics(config, directory, steps, peak, start_up)
+    stragglers = Stragglers(config.trainer.guards.warn_of_stragglers_from)
+    metrics = Metrics(config, directory, steps, peak, start_up, stragglers)
     valid_every = config.trainer.val_check_interval
     validates = bool(config.data.valid)
     return Trainer(
@@ -193,12 +217,14 @@ def _trainer(
         # Order matters: only steps that the metrics callback has found sound are saved.
         callbacks=[
             metrics,
+            *_guards(config, directory, world.rank),
             stop,
             FinalValidation(),
             ValidationProgress(),
             Samples(config, metrics, document_start),
             Evaluation(config, metrics, document_start),
             Checkpoints(config, metrics, directory.checkpoints, stop, resumed=checkpoint is not None),
+            stragglers,
         ],
     )
 

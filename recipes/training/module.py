@@ -24,6 +24,7 @@ from recipes.config.schema import PretrainConfig
 from recipes.data.samples.blend import BlendState, RunBlend, with_restarted
 from recipes.data.samples.indexed import check_prefix
 from recipes.data.samples.loader import training_loader, training_sources, validation_loader
+from recipes.data.samples.skip import Skip
 from recipes.data.tokenizer import TextTokenizer
 from recipes.families.family import draws_random_numbers
 from recipes.model.build import build_gpt_model
@@ -273,6 +274,7 @@ class ParamGPT(ModelPT):
             "model": description_of(self.run.model),
             "data": self._data_record,
             "blend": vars(self.blend.state_at(step * batch)),
+            "skip": self.run.data.skip,
             "schedule": self._schedule.num_steps,
         }
 
@@ -280,7 +282,7 @@ class ParamGPT(ModelPT):
         state = checkpoint["recipes"]
         self.saved_blend = BlendState.from_dict(state["blend"])
         if restarted := changed_sources(self.run, state.get("data", {})):
-            consumed = int(state["consumed_samples"])
+            consumed = Skip(state.get("skip", [])).sample(int(state["consumed_samples"]))
             self.saved_blend = with_restarted(self.saved_blend, consumed, restarted)
         self._schedule.num_steps = 0
         self._schedule.step(int(state["schedule"]))

@@ -10,6 +10,7 @@ from recipes.checkpoint.stored.description import description_of
 from recipes.config.phases import sources_in_use
 from recipes.config.schema import PretrainConfig
 from recipes.config.stored_options import stored_options
+from recipes.data.samples.skip import Skip
 from recipes.data.samples.source_files import open_source, shown_path
 from recipes.errors import UserError
 
@@ -36,6 +37,7 @@ def check_resume(config: PretrainConfig, checkpoint: Path) -> int:
         if used != value:
             raise UserError(f"{key}={value}: the run being resumed used {used}; keep it")
     _refuse_other_model(saved.get("model", {}), config)
+    _refuse_other_past(saved, config)
     for name, now in changed_sources(config, saved.get("data", {})).items():
         source, before = config.data.train[name], saved["data"][name]
         if not source.restart:
@@ -45,6 +47,17 @@ def check_resume(config: PretrainConfig, checkpoint: Path) -> int:
                 f"data.train.{name}.restart=true to begin with its first sample again"
             )
     return int(saved["consumed_tokens"])
+
+
+def _refuse_other_past(saved: dict[str, Any], config: PretrainConfig) -> None:
+    """Refuses a data.skip by which samples that were read had been left out, or the other way round."""
+    before = Skip(saved.get("skip", []))
+    reached = before.sample(int(saved["consumed_samples"]))
+    if before.before(reached) != Skip(config.data.skip).before(reached):
+        raise UserError(
+            f"data.skip={config.data.skip}: the run being resumed has read the samples before {reached:,} and "
+            f"left out {before.before(reached)} of them; keep these, or move checkpoints away to resume earlier"
+        )
 
 
 def data_record(config: PretrainConfig) -> dict[str, dict[str, Any]]:

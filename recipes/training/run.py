@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from recipes.checkpoint.formats.archive import read_member
@@ -21,6 +22,7 @@ from recipes.plan.memory_check import check_memory
 from recipes.plan.opening import opening
 from recipes.run_directory import RunDirectory
 from recipes.training.changed_settings import announce_changes, refuse_another_run
+from recipes.training.faults import parse_faults
 from recipes.training.resume import check_resume
 from recipes.training.run_lock import RunLock
 from recipes.training.start import Start, find_start
@@ -30,6 +32,7 @@ from recipes.training.start_up import StartUp
 def pretrain(config: PretrainConfig) -> int:
     """Trains, resuming if there is a checkpoint to resume from; returns the exit code."""
     start_up = StartUp()
+    faults = parse_faults(os.environ)
     world = launched_world()
     directory = run_directory_of(config)
     steps = total_steps(config)
@@ -56,7 +59,7 @@ def pretrain(config: PretrainConfig) -> int:
             set_cpu_threads(config.trainer.num_threads, world)
             from recipes.training.fit import fit
 
-        return fit(config, world, directory, start, steps, start_up)
+        return fit(config, world, directory, start, steps, start_up, faults)
     finally:
         lock.release()
 

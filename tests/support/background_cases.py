@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from recipes.training.faults import VARIABLE
 from tests.support.run_cases import Outcome, run_case
 
 WRITER = "checkpoint writer"
@@ -93,20 +95,9 @@ def slow_case(overrides: list[str], seconds: float) -> Outcome:
 
 
 def diverging_case(overrides: list[str], step: int) -> Outcome:
-    """A slow writer, and a gradient norm that is no number at ``step``."""
-    import torch
-
-    from recipes.training.fetched import Fetched
-    from recipes.training.module import ParamGPT
-
-    original: Any = ParamGPT.fetch_grad_norm
-
-    def fetched(model: Any) -> Any:
-        norm = original(model)
-        return Fetched(torch.tensor(float("nan"))) if model.trainer.global_step == step else norm
-
-    with replaced(ParamGPT, "fetch_grad_norm", fetched):
-        return slow_case(overrides, 0.5)
+    """A slow writer, and a run that ends because its gradients at ``step`` are no numbers."""
+    with patch.dict(os.environ, {VARIABLE: f"nan:step={step}"}):
+        return slow_case([*overrides, "trainer.guards.max_skipped_steps=1"], 0.5)
 
 
 def metrics_refused_case(overrides: list[str], step: int) -> tuple[Outcome, bool]:

@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 from recipes.config.phases import Phase
 from recipes.data.samples.greedy import GreedyOrder
 from recipes.data.samples.joined import JoinedDataset
+from recipes.data.samples.skip import Skip
 from recipes.data.samples.source_files import open_source
 from recipes.data.tokenizer import TextTokenizer
 
@@ -110,6 +111,14 @@ class BlendSource:
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         epoch, place = divmod(index, len(self))
         return self.epoch(epoch)[place]
+
+    def documents(self, index: int) -> list[int]:
+        """The documents of which a sample has tokens, by their place in the source's files."""
+        epoch, place = divmod(index, len(self))
+        samples = self.epoch(epoch)
+        row = samples.shuffle_index[place]
+        first, last = samples.sample_index[row][0], samples.sample_index[row + 1][0]
+        return [int(document) for document in samples.document_index[first : last + 1]]
 
 
 @dataclass(frozen=True)
@@ -197,9 +206,16 @@ class RunBlend(Dataset):
     Args:
         sources: by name.
         stretches: each blend, and the sample at which the next one takes over (the last: the run's end).
+        skip: samples that are left out; indices then count those that are read.
     """
 
-    def __init__(self, sources: dict[str, BlendSource], stretches: list[tuple[BlendState, int]]) -> None:
+    def __init__(
+        self,
+        sources: dict[str, BlendSource],
+        stretches: list[tuple[BlendState, int]],
+        skip: Skip | None = None,
+    ) -> None:
+        self.sources, self.skip = sources, skip or Skip()
         self.blends = [Blend(state, end, sources) for state, end in stretches]
         self.ends = [end for _, end in stretches]
 
@@ -209,17 +225,21 @@ class RunBlend(Dataset):
 
     def state_at(self, consumed: int) -> BlendState:
         """What a run that has read so many samples must know to go on."""
-        return self.at(consumed).state_at(consumed)
+        sample = self.skip.sample(consumed)
+        return self.at(sample).state_at(sample)
 
-    def locate(self, sample: int) -> tuple[str, int]:
+    def locate(self, place: int) -> tuple[str, int]:
         """Source and index within it of a sample of the run."""
+        sample = self.skip.sample(place)
         return self.at(sample).locate(sample)
 
-    def __getitem__(self, sample: int) -> dict[str, Tensor]:
+    def __getitem__(self, place: int) -> dict[str, Tensor]:
+        sample = self.skip.sample(place)
         return self.at(sample)[sample]
 
     def build_epochs(self, first: int) -> None:
         """Rank 0 writes the index files of every epoch that samples from ``first`` on need; all wait."""
+        first = self.skip.sample(first)
         for blend, end in zip(self.blends, self.ends, strict=True):
             blend.build_epochs(max(first, blend.state.start), end)
             first = max(first, end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from recipes.config.phases import plan_phases, sources_in_use
 from recipes.config.schema import PretrainConfig
 from recipes.data.samples.blend import BlendSource, BlendState, RunBlend, stretches_of
+from recipes.data.samples.skip import Skip
 from recipes.data.samples.worker_signals import heed_only_the_trainer, held_back
 from recipes.data.tokenizer import TextTokenizer
 
@@ -114,9 +116,13 @@ def training_loader(
     ``saved`` is the blend that held when a run that is resumed was saved.
     """
     batch = config.trainer.global_batch_size
-    phases = plan_phases(config, total_steps)
-    stretches = stretches_of(phases, saved, first_step * batch, total_steps * batch)
-    blend = RunBlend(sources, stretches)
+    skip = Skip(config.data.skip)
+    phases = [
+        replace(phase, first=skip.sample(phase.first), end=skip.sample(phase.end))
+        for phase in plan_phases(config, total_steps)
+    ]
+    reached, end = skip.sample(first_step * batch), skip.sample(total_steps * batch)
+    blend = RunBlend(sources, stretches_of(phases, saved, reached, end), skip)
     blend.build_epochs(first_step * batch)
     sampler = StepSampler(
         first_step,

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 
 from recipes.checkpoint.save.background import BackgroundSave
@@ -15,8 +16,11 @@ from recipes.checkpoint.save.retention import VALID_LOSS, Best, prune
 from recipes.config.schema import PretrainConfig
 from recipes.console import duration, say, warn
 from recipes.errors import UserError
-from recipes.training.callbacks.metrics import GuardError, Metrics
+from recipes.files import free_bytes, free_space
+from recipes.plan.memory import checkpoint_bytes, uses_bf16
+from recipes.training.callbacks.metrics import Metrics
 from recipes.training.callbacks.stop import NOT_STOPPED, StopControl
+from recipes.training.skipped_steps import GuardError
 from recipes.training.strategy import SaveOptions
 
 
@@ -35,6 +39,8 @@ class Checkpoints(Callback):
         self.config, self.directory, self.stop = config.trainer.checkpoint, directory, stop
         self.valid_every = config.trainer.val_check_interval if config.data.valid else None
         self.resumed = resumed
+        bf16 = uses_bf16(config, on_cuda=torch.cuda.is_available())
+        self.size = checkpoint_bytes(config.model, config.optim, bf16=bf16)
         self.saved_step = -1
         self.validated_step, self.valid_loss = -1, 0.0
         self.waits_for_validation = False
@@ -57,7 +63,7 @@ class Checkpoints(Callback):
         elif (every is not None and step % every == 0) or self._time_is_up(trainer):
             self.waits_for_validation = self.valid_every is not None and step % self.valid_every == 0
             if not self.waits_for_validation:
-                self.save(trainer, in_background=self.config.async_save)
+                self._save_if_sound(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         losses = [value for key, value in pl_module.valid_metrics.items() if key.endswith(".loss")]
@@ -65,7 +71,7 @@ class Checkpoints(Callback):
             self.validated_step, self.valid_loss = trainer.global_step, sum(losses) / len(losses)
         if self.waits_for_validation:
             self.waits_for_validation = False
-            self.save(trainer, in_background=self.config.async_save)
+            self._save_if_sound(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.waits_for_validation = False
@@ -88,6 +94,12 @@ class Checkpoints(Callback):
         passed = time.monotonic() - self.started
         return decided_by_first_rank(passed >= 60 * self.config.every_minutes)
 
+    def _save_if_sound(self, trainer: Trainer) -> None:
+        """Saves unless the step was skipped: if all are from now on, no older checkpoint must give way."""
+        self.metrics.check_all()
+        if not self.metrics.skipped.in_a_row:
+            self.save(trainer, in_background=self.config.async_save)
+
     def save(self, trainer: Trainer, *, in_background: bool = False) -> None:
         """Writes the current step's checkpoint, or starts to, unless it is already saved."""
         with self.metrics.pause("save"):
@@ -101,6 +113,7 @@ class Checkpoints(Callback):
         self._finish(trainer, wait=True)
         if step == self.saved_step:
             return
+        self._make_room(trainer)
         path = step_directory(self.directory, step)
         facts = {VALID_LOSS: self.valid_loss} if step == self.validated_step else {}
         self.started = time.monotonic()
@@ -109,6 +122,32 @@ class Checkpoints(Callback):
         self.saved_step = step
         if not in_background:
             self._saved(trainer, path)
+
+    def _make_room(self, trainer: Trainer) -> None:
+        """Deletes old checkpoints, all but the newest if need be, where the disk would not hold the next one.
+
+        Raises:
+            GuardError: it still would not. Every rank raises it.
+        """
+        free = free_bytes(self.directory) if trainer.is_global_zero else None
+        if free is not None and free < self.size:
+            warn(f"{self.directory}: {free / 1e9:.3g} GB free, a checkpoint takes {self.size / 1e9:.3g} GB")
+            self._prune(keep_last=1)
+            free = free_bytes(self.directory)
+        if decided_by_first_rank(free is not None and free < self.size):
+            raise GuardError(
+                f"{self.directory}: {free_space(self.directory)}, a checkpoint takes "
+                f"{self.size / 1e9:.3g} GB: step {trainer.global_step:,} is not saved. Make room, start again"
+            )
+
+    def _prune(self, keep_last: int) -> Best | None:
+        """Deletes what the settings let go, on rank 0."""
+        return prune(
+            self.directory,
+            keep_last=keep_last,
+            keep_best=self.config.keep_best,
+            keep_every_n_steps=self.config.keep_every_n_steps,
+        )
 
     def _warn_of_waiting(self, trainer: Trainer) -> None:
         if _background(trainer).pending and not self.warned and trainer.is_global_zero:
@@ -133,12 +172,7 @@ class Checkpoints(Callback):
         took = time.monotonic() - self.started
         stall = f", training stood still for {self.stall_s:.1f} s" if self.config.async_save else ""
         say(f"saved  {path} in {duration(took)}{stall}")
-        best = prune(
-            self.directory,
-            keep_last=self.config.keep_last,
-            keep_best=self.config.keep_best,
-            keep_every_n_steps=self.config.keep_every_n_steps,
-        )
+        best = self._prune(self.config.keep_last)
         if best is not None and best != self.best:
             say(f"best   {best.path.name}, validation loss {best.valid_loss:.4f}")
         self.best = best

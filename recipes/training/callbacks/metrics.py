@@ -16,14 +16,12 @@ from recipes.config.schema import PretrainConfig
 from recipes.console import duration, say
 from recipes.plan.accounting import flops_per_token
 from recipes.run_directory import RunDirectory
+from recipes.training.callbacks.stragglers import Stragglers
 from recipes.training.fetched import Fetched
 from recipes.training.module import ParamGPT
+from recipes.training.skipped_steps import SkippedSteps
 from recipes.training.start_up import StartUp
 from recipes.training.time_left import TimeLeft
-
-
-class GuardError(RuntimeError):
-    """Training has gone wrong in a way that continuing would not fix; exit code 4."""
 
 
 class Metrics(Callback):
@@ -36,9 +34,10 @@ class Metrics(Callback):
         total_steps: int,
         peak_flops: float | None,
         start_up: StartUp,
+        stragglers: Stragglers,
     ):
         self.config, self.directory, self.total_steps = config, directory, total_steps
-        self.peak_flops, self.start_up = peak_flops, start_up
+        self.peak_flops, self.start_up, self.stragglers = peak_flops, start_up, stragglers
         self.tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
         pauses = {
             "validation": config.trainer.val_check_interval,
@@ -55,6 +54,8 @@ class Metrics(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.started = self.last_time = time.monotonic()
         self.first_step = self.last_step = trainer.global_step
+        most = self.config.trainer.guards.max_skipped_steps
+        self.skipped = SkippedSteps(pl_module, most, trainer.is_global_zero)
         if trainer.is_global_zero:
             say(f"train  from step {self.first_step}")
 
@@ -74,12 +75,13 @@ class Metrics(Callback):
         grad_norm = self.check_all()
         assert model.losses is not None
         loss = (model.losses[0] / model.losses[1]).item()
+        slowest = self.stragglers.report(step)
         now = time.monotonic()
         rate = (step - self.last_step) * self.tokens_per_step / max(now - self.last_time, 1e-9)
         self.last_time, self.last_step = now, step
         self.time_left.step_ended(step, now)
-        if not trainer.is_global_zero:
-            return
+        if not trainer.is_global_zero or not math.isfinite(grad_norm):
+            return  # What a skipped step leaves behind has been written.
         self.directory.append_metrics(
             {
                 "step": step,
@@ -92,6 +94,7 @@ class Metrics(Callback):
                 "mfu": self._mfu(rate, trainer),
                 "elapsed_s": now - self.started,
                 **model.expert_usage,
+                **slowest,
             }
         )
         left = self.time_left.seconds()
@@ -113,7 +116,7 @@ class Metrics(Callback):
         """The last step's gradient norm, before clipping. To be called before weights are stored or used.
 
         Raises:
-            GuardError: a gradient norm is not finite. It is global, so every rank raises it.
+            GuardError: too many steps in a row were skipped. Norms are global, so every rank raises it.
         """
         return self._check(max(self._unchecked, default=0))
 
@@ -122,11 +125,10 @@ class Metrics(Callback):
         for step in sorted(self._unchecked):
             if step <= newest:
                 self._grad_norm = self._unchecked.pop(step).number()
-                if not math.isfinite(self._grad_norm):
-                    raise GuardError(
-                        f"step {step:,}: the gradient norm is {self._grad_norm}; the last checkpoint is from "
-                        "before it. Lower optim.lr, or look at the data around this step"
-                    )
+                if math.isfinite(self._grad_norm):
+                    self.skipped.sound()
+                else:
+                    self.skipped.skipped(step, self._grad_norm)
         return self._grad_norm
 
     def _mfu(self, tokens_per_second: float, trainer: Trainer) -> float | None:

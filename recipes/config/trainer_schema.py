@@ -1,0 +1,48 @@
+"""What a run keeps of itself, and what it watches while it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When training checkpoints are written, and which are kept."""
+
+    every_n_steps: int | None = None
+    """None: only at the end and when the run is stopped, unless every_minutes is set."""
+    every_minutes: float | None = None
+    """Save at the end of the step in which this much time since the last save, or the start, is over, by the
+    first rank's clock; may be set beside every_n_steps."""
+    keep_last: int = 2
+    """How many of the newest step_* directories are kept."""
+    keep_best: int = 0
+    """How many of the best by validation loss (mean of the held-out sets) are kept too; checkpoints/best then
+    points to the best. Only checkpoints of validated steps count."""
+    keep_every_n_steps: int | None = None
+    """Checkpoints of every n-th step are kept forever; a multiple of every_n_steps."""
+    verify_sha256: bool = True
+    """Check every file's SHA-256 before a run continues from it; false: only its size, since reading the
+    state of a large model twice takes minutes."""
+    async_save: bool = False
+    """Write a checkpoint while training continues: a step's state is copied to host memory (as much as the
+    checkpoint's size), and a thread writes it. Saves at the end or on a signal are waited for."""
+
+
+@dataclass(frozen=True)
+class GuardsConfig:
+    """What a run does about steps that go wrong."""
+
+    max_skipped_steps: int = 10
+    """A step whose gradients are not finite is skipped: it changes nothing, and metrics.jsonl says which
+    samples it was. So many in a row end the run with exit code 4; 1: the first one does."""
+    hang_timeout_s: float | None = 1200
+    """When no step and no batch of held-out text has ended for so many seconds, every rank writes where it
+    stands to logs/hang_rank_*.txt, and the run ends with exit code 5. A save, samples and a benchmark must not
+    take longer either. Collectives give up after 1800 s, without stacks. null: no limit."""
+    compare_replicas_every_n_steps: int | None = None
+    """Every this many steps, weights are compared over the data-parallel replicas; if they are not equal to
+    the bit, the run ends with exit code 4. Each time the device is waited for. null: never."""
+    warn_of_stragglers_from: float | None = None
+    """Warn when the slowest rank's own part of a step takes this many times as long as the median rank's. The
+    ratio is in metrics.jsonl in any case. null: never."""

@@ -1,0 +1,92 @@
+"""Makes the faults of recipes/training/faults.py happen."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from recipes.console import warn
+from recipes.training.faults import Fault
+from recipes.training.module import ParamGPT
+
+
+class InjectedError(RuntimeError):
+    """An exception that was asked for."""
+
+
+class Faults(Callback):
+    """Before, in and after the steps that this rank's faults name.
+
+    Args:
+        faults: of all ranks.
+        rank: this process's.
+    """
+
+    def __init__(self, faults: list[Fault], rank: int) -> None:
+        self.faults = [fault for fault in faults if fault.rank == rank]
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: dict[str, Tensor], batch_idx: int
+    ) -> None:
+        before: dict[str, Callable[[Fault], None]] = {
+            "exception": _raise,
+            "hang": _hang,
+            "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+            "slow": lambda fault: time.sleep(fault.seconds),
+            "corrupted_batch": lambda fault: _corrupt(batch, pl_module, fault),
+            "full_disk": _fill_disk,
+        }
+        for fault in self._due(trainer.global_step + 1, *before):
+            before[fault.kind](fault)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        model: ParamGPT = pl_module
+        for _fault in self._due(trainer.global_step + 1, "nan"):
+            for buffer in model.ddp.buffers + model.ddp.expert_parallel_buffers:
+                buffer.grad_data.fill_(float("nan"))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        for _fault in self._due(trainer.global_step, "flipped_bit"):
+            _flip_bit(next(p for p in pl_module.gpt.parameters() if p.dim() == 1))
+
+    def _due(self, step: int, *kinds: str) -> Iterator[Fault]:
+        for fault in self.faults:
+            if fault.kind in kinds and fault.at(step):
+                warn(f"fault on rank {fault.rank} at step {step:,}: {fault.kind}")
+                yield fault
+
+
+def _raise(fault: Fault) -> None:
+    raise InjectedError(f"asked for on rank {fault.rank} at step {fault.step:,}")
+
+
+def _hang(_: Fault) -> None:
+    while True:
+        time.sleep(3600)
+
+
+def _corrupt(batch: dict[str, Tensor], model: ParamGPT, fault: Fault) -> None:
+    generator = torch.Generator().manual_seed(fault.step)
+    for name in ("tokens", "labels"):
+        shape = batch[name].shape
+        batch[name].copy_(torch.randint(model.tokenizer.vocab_size, shape, generator=generator))
+
+
+def _fill_disk(fault: Fault) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (fault.bytes, most))
+
+
+@torch.no_grad()
+def _flip_bit(weight: Tensor) -> None:
+    """The highest bit of the first number's fraction, in fp32 or bf16: 1 becomes 1.5."""
+    integer, bit = (torch.int32, 22) if weight.element_size() == 4 else (torch.int16, 6)
+    weight.data[:1].view(integer).bitwise_xor_(1 << bit)

@@ -1,0 +1,77 @@
+"""Faults on purpose: what goes wrong on which rank at which step, from an environment variable.
+
+They try a run's guards, on a laptop or on the cluster that the run will be on:
+
+    RECIPES_FAULTS="nan:rank=1,step=3; hang:step=9" torchrun --nproc-per-node 2 -m recipes.pretrain ...
+
+Without the variable nothing of this is loaded but this file. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from recipes.checks import one_of
+from recipes.errors import UserError
+
+VARIABLE = "RECIPES_FAULTS"
+KINDS = {
+    "nan": "the rank's gradients are NaN before the update",
+    "exception": "an exception before the step",
+    "hang": "the rank stands still before the step",
+    "kill": "SIGKILL before the step",
+    "slow": "the rank waits for `seconds` before each step",
+    "corrupted_batch": "the rank's samples are random tokens",
+    "flipped_bit": "a bit of the rank's weights is flipped after the step",
+    "full_disk": "from the step on, no file of the rank can grow beyond `bytes`",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong."""
+
+    kind: str
+    step: int
+    """The first step, counted from 1."""
+    until: int
+    """The last step."""
+    rank: int = 0
+    seconds: float = 1.0
+    """slow: of each step."""
+    bytes: int = 0
+    """full_disk: the largest size of a file."""
+
+    def at(self, step: int) -> bool:
+        return self.step <= step <= self.until
+
+
+def parse_faults(environment: Mapping[str, str]) -> list[Fault]:
+    """The faults that the environment asks for: ``KIND:step=N[,until=N][,rank=R][,...]``, separated by ";".
+
+    Raises:
+        UserError: one is not spelled like that.
+    """
+    text = environment.get(VARIABLE, "")
+    return [_parse(part.strip()) for part in text.split(";") if part.strip()]
+
+
+def _parse(text: str) -> Fault:
+    kind, _, options = text.partition(":")
+    one_of(VARIABLE, kind.strip(), tuple(KINDS))
+    keys = [each.name for each in fields(Fault) if each.name != "kind"]
+    values: dict[str, float] = {}
+    for option in filter(None, (each.strip() for each in options.split(","))):
+        key, _, value = option.partition("=")
+        one_of(f"{VARIABLE}: {kind}", key.strip(), tuple(keys))
+        try:
+            number = float(value) if key.strip() == "seconds" else int(value)
+        except ValueError:
+            raise UserError(f"{VARIABLE}: {kind}: {option}: write {key}=NUMBER") from None
+        if number < 0:
+            raise UserError(f"{VARIABLE}: {kind}: {option}: must not be negative")
+        values[key.strip()] = number
+    if "step" not in values:
+        raise UserError(f"{VARIABLE}: {text}: step=N is missing, the step at which it happens")
+    return Fault(kind.strip(), **({"until": values["step"]} | values))  # type: ignore[arg-type]

@@ -1,0 +1,75 @@
+"""What the host does about steps that the device has skipped (recipes/optim/non_finite.py)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from recipes.console import warn
+from recipes.optim.non_finite import take_back_skipped_step
+from recipes.training.module import ParamGPT
+
+
+class GuardError(RuntimeError):
+    """Training has gone wrong in a way that continuing would not fix; exit code 4."""
+
+
+class SkippedSteps:
+    """Writes down which samples a skipped step had, and stops a run that skips too many in a row.
+
+    Args:
+        model: in training.
+        most_in_a_row: so many end the run.
+        is_first_rank: whether to write and to print.
+    """
+
+    def __init__(self, model: ParamGPT, most_in_a_row: int, is_first_rank: bool) -> None:
+        self.model, self.most_in_a_row, self.is_first_rank = model, most_in_a_row, is_first_rank
+        self.in_a_row = 0
+
+    def sound(self) -> None:
+        """The host has learned that a step was none."""
+        self.in_a_row = 0
+
+    def skipped(self, step: int, norm: float) -> None:
+        """The host has learned that ``step`` was skipped. The norm is global, so every rank calls this.
+
+        Raises:
+            GuardError: it was one too many.
+        """
+        self.in_a_row += 1
+        take_back_skipped_step(self.model.megatron_optimizer)
+        if self.is_first_rank:
+            record = {"event": "skipped_step", "step": step, "grad_norm": str(norm)}
+            samples = samples_of(self.model, step)
+            self.model.run_directory.append_metrics(record | samples)
+            first, last = samples["samples"]
+            warn(
+                f"step {step:,} skipped: the gradient norm is {norm}; samples {first:,} to {last:,}, their "
+                "documents are in metrics.jsonl"
+            )
+        if self.in_a_row >= self.most_in_a_row:
+            steps = "" if self.in_a_row == 1 else f"{self.in_a_row:,} steps in a row were skipped; the last, "
+            raise GuardError(
+                f"{steps}step {step:,}: the gradient norm is {norm}. The weights are those before it. Lower "
+                "optim.lr, or look at the data around this step"
+            )
+
+
+def samples_of(model: ParamGPT, step: int) -> dict[str, Any]:
+    """A step's samples: the first and the last as data.skip counts them, and by source their documents.
+
+    Documents are counted from 0 in the order in which they are in the source's files.
+    """
+    assert model.blend is not None
+    batch = model.run.trainer.global_batch_size
+    first = (step - 1) * batch
+    read = [model.blend.skip.sample(place) for place in (first, first + batch - 1)]
+    documents: dict[str, set[int]] = defaultdict(set)
+    for place in range(first, first + batch):
+        source, index = model.blend.locate(place)
+        documents[source].update(model.blend.sources[source].documents(index))
+    return {
+        "samples": read,
+        "documents": {source: sorted(numbers) for source, numbers in sorted(documents.items())},
+    }

@@ -1,0 +1,103 @@
+"""Faults on purpose: how they are spelled, and that each of them happens."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from recipes.errors import UserError
+from recipes.training.faults import VARIABLE, Fault, parse_faults
+from tests.support.corpus import TinyData
+from tests.support.fault_cases import ends, faulty_case, start_ranks
+from tests.support.pool import CaseFailed, GlooPool
+from tests.support.run_cases import run_case
+
+
+def test_spelling() -> None:
+    text = "nan:step=3 ; slow: rank=1, step=2, until=4, seconds=0.5;"
+    assert parse_faults({VARIABLE: text}) == [Fault("nan", 3, 3), Fault("slow", 2, 4, rank=1, seconds=0.5)]
+    assert parse_faults({}) == parse_faults({VARIABLE: ""}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nann:step=1", "did you mean nan?"),
+        ("nan:stepp=1", "did you mean step?"),
+        ("nan", "step=N is missing"),
+        ("nan:rank=1", "step=N is missing"),
+        ("nan:step=x", "write step=NUMBER"),
+        ("nan:step", "write step=NUMBER"),
+        ("nan:step=-1", "must not be negative"),
+    ],
+)
+def test_refusals(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=VARIABLE) as refused:
+        parse_faults({VARIABLE: text})
+    assert message in str(refused.value)
+
+
+def settings(data: TinyData, output_dir: Path, **changes: str) -> list[str]:
+    more = {"save_nemo": "false", "data__valid": "{}", "trainer__max_steps": "5"} | changes
+    return data.overrides(output_dir=str(output_dir), **more)
+
+
+def test_a_misspelled_one_starts_no_run(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    (outcome,) = gloo_pool.run(1, faulty_case, settings(tiny_data, tmp_path), "explode:step=1")
+    assert outcome.code == 2 and outcome.message.startswith(f"{VARIABLE}=explode: choose one of nan, ")
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_exception(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    with pytest.raises(CaseFailed, match=r"rank 1:(.|\n)*InjectedError: asked for on rank 1 at step 3"):
+        gloo_pool.run(2, faulty_case, settings(tiny_data, tmp_path), "exception:rank=1,step=3")
+
+
+def test_kill(tiny_data: TinyData, tmp_path: Path) -> None:
+    (rank,) = ends(start_ranks(settings(tiny_data, tmp_path), "kill:step=3", size=1))
+    assert rank[0] == -signal.SIGKILL and "step       2/5" in rank[1] and "step       3/5" not in rank[1]
+
+
+def test_corrupted_batch_and_flipped_bit(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    clean = gloo_pool.run(1, run_case, settings(tiny_data, tmp_path / "clean"))[0].losses
+    for kind, first in (("corrupted_batch", 3), ("flipped_bit", 4)):
+        (outcome,) = gloo_pool.run(1, faulty_case, settings(tiny_data, tmp_path / kind), f"{kind}:step=3")
+        differ = [step for step, loss in outcome.losses.items() if loss != clean[step]]
+        assert differ == list(range(first, 6)), (kind, differ)
+
+
+def test_slow_rank(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    (outcome, _) = gloo_pool.run(
+        2, faulty_case, settings(tiny_data, tmp_path), "slow:rank=1,step=3,until=4,seconds=1.5"
+    )
+    took = {record["step"]: record["elapsed_s"] for record in outcome.metrics if "loss" in record}
+    assert took[4] - took[2] > 3.0
+
+
+def test_full_disk(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    """No checkpoint of that step appears, all ranks say so and end alike."""
+    outcomes = gloo_pool.run(
+        2,
+        faulty_case,
+        settings(tiny_data, tmp_path, trainer__checkpoint__every_n_steps="2"),
+        "full_disk:step=3,bytes=100000",
+    )
+    assert [outcome.code for outcome in outcomes] == [2, 2], outcomes
+    assert [path.name for path in (tmp_path / "tiny" / "checkpoints").iterdir()] == ["step_00000002"]
+
+
+def test_hang_ends_all_ranks_with_their_stacks(tiny_data: TinyData, tmp_path: Path) -> None:
+    run = settings(tiny_data, tmp_path, trainer__guards__hang_timeout_s="10")
+    began = time.monotonic()
+    outcomes = ends(start_ranks(run, "hang:rank=1,step=3"))
+    assert [code for code, _, _ in outcomes] == [5, 5], outcomes
+    assert time.monotonic() - began > 10
+    logs = tmp_path / "tiny" / "logs"
+    stacks = [(logs / f"hang_rank_{rank}.txt").read_text() for rank in range(2)]
+    assert all("nothing has ended for 10 s since step 2" in text for text in stacks)
+    assert "_hang" in stacks[1] and "_hang" not in stacks[0] and "training_step" in stacks[0]
+    for rank, (_, _, err) in enumerate(outcomes):
+        assert f"rank {rank}: nothing has ended for 10 s since step 2" in err
