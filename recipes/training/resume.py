@@ -55,8 +55,9 @@ def _refuse_other_past(saved: dict[str, Any], config: PretrainConfig) -> None:
     reached = before.sample(int(saved["consumed_samples"]))
     if before.before(reached) != Skip(config.data.skip).before(reached):
         raise UserError(
-            f"data.skip={config.data.skip}: the run being resumed has read the samples before {reached:,} and "
-            f"left out {before.before(reached)} of them; keep these, or move checkpoints away to resume earlier"
+            f"data.skip={config.data.skip}: the run being resumed has read the samples before {reached:,} "
+            f"and left out {before.before(reached)} of them; keep these, or move checkpoints away to resume "
+            "earlier"
         )
 
 
