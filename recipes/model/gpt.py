@@ -12,7 +12,7 @@ from recipes.families.model_config import ModelConfig
 from recipes.model.cross_entropy import vocab_parallel_cross_entropy
 from recipes.model.embedding import VocabParallelEmbedding
 from recipes.model.linear import ColumnParallelLinear
-from recipes.model.rotary import RotaryEmbedding
+from recipes.model.rotary import RotaryEmbedding, SelfAttention
 
 
 class GPTModel(MegatronGPTModel):
@@ -22,7 +22,9 @@ class GPTModel(MegatronGPTModel):
         super().__init__(config=config, **options)
         self.description = description
         self.soft_cap = description.final_logit_softcapping
-        if self.position_embedding_type == "rope":
+        attentions = [getattr(layer, "self_attention", None) for layer in self.decoder.layers]
+        # A family from elsewhere may have megatron-core's attention, which wants angles.
+        if self.position_embedding_type == "rope" and all(isinstance(a, SelfAttention) for a in attentions):
             self.rotary_pos_emb = RotaryEmbedding(
                 config, rotary_base=description.rotary_base, rotary_percent=description.rotary_percent
             )

@@ -21,6 +21,9 @@ from torch import Tensor
 
 from recipes.model.qkv import rotated_qkv, works_on_gpu
 
+ANGLES = 4
+"""Dimensions of megatron-core's own rotary embedding, ``[s, 1, 1, r]``."""
+
 
 class RotaryEmbedding(MegatronRotaryEmbedding):
     """megatron-core's rotary angles, as cosines and sines unless Transformer Engine's kernel rotates."""
@@ -58,7 +61,7 @@ class Beside(NamedTuple):
 
 
 class SelfAttention(MegatronSelfAttention):
-    """megatron-core's self-attention, whose rotary embedding is of :class:`RotaryEmbedding`.
+    """megatron-core's self-attention, also for the tables of :class:`RotaryEmbedding`.
 
     Queries and keys are rotated as soon as they are made. A cache thus holds rotated keys, where
     megatron-core's rotates all its keys again for each new token.
@@ -95,7 +98,7 @@ class SelfAttention(MegatronSelfAttention):
         every = self.config.no_rope_freq
         if every and every[self.layer_number - 1]:
             rotary_pos_emb = None
-        if self.config.apply_rope_fusion:
+        if rotary_pos_emb is not None and rotary_pos_emb.dim() == ANGLES:
             options["rotary_pos_emb"], rotary_pos_emb = rotary_pos_emb, None
         elif rotary_pos_emb is not None and inference_context is not None:
             rotary_pos_emb = rotary_pos_emb[:, inference_context.sequence_len_offset :]

@@ -10,10 +10,17 @@ import pytest
 from benchmarks.gpu_check import FAILURES
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    path = os.environ.get(FAILURES)
+class _FailureFile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(f"FAILED {report.nodeid}\n{report.longreprtext}\n\n")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     # With several processes, the first hears of all reports.
-    if path is None or not report.failed or "PYTEST_XDIST_WORKER" in os.environ:
-        return
-    with Path(path).open("a", encoding="utf-8") as file:
-        file.write(f"FAILED {report.nodeid}\n{report.longreprtext}\n\n")
+    if (path := os.environ.get(FAILURES)) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_FailureFile(Path(path)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import select
@@ -91,11 +92,25 @@ class Terminal:
         self.shown = ""
         os.write(self.ours, text.encode())
 
+    def interrupt(self) -> None:
+        """Until a new prompt shows: a signal between two waits of readline is seen with the next key."""
+        deadline = time.monotonic() + 100
+        while "\n> " not in self.shown:
+            assert time.monotonic() < deadline, self.shown
+            os.kill(self.process.pid, signal.SIGINT)
+            if select.select([self.ours], [], [], 1)[0]:
+                self.shown += os.read(self.ours, 1 << 16).decode("utf-8", "replace")
+
     def end(self) -> int:
-        self.type("\x04")
-        code = self.process.wait(60)
+        """Ctrl-D, again if such a signal has taken the first one's place."""
+        deadline = time.monotonic() + 100
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self.type("\x04")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
         os.close(self.ours)
-        return code
+        assert self.process.returncode is not None
+        return self.process.returncode
 
 
 def test_history_is_ones_own(tmp_path: Path) -> None:
@@ -125,13 +140,11 @@ def test_ctrl_c_ends_the_completion_not_the_session(tmp_path: Path) -> None:
     terminal.wait_for("> ")
     terminal.type("A")
     terminal.wait_for("A")
-    os.kill(terminal.process.pid, signal.SIGINT)  # At the prompt: the line is dropped.
-    terminal.wait_for("\n> ")
+    terminal.interrupt()  # At the prompt: the line is dropped.
     terminal.type("B\n")
     terminal.wait_for("\n")
     time.sleep(0.1)
-    os.kill(terminal.process.pid, signal.SIGINT)
-    terminal.wait_for("\n> ")
+    terminal.interrupt()
     assert terminal.process.poll() is None
     assert terminal.end() == 0
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import UserError
+from recipes.run_directory import read_metrics
 from recipes.training import run_lock
 from recipes.training.run_lock import RunLock
 from tests.support.corpus import TinyData
@@ -117,7 +118,8 @@ def test_the_same_run_twice_at_once(tiny_data: TinyData, tmp_path: Path) -> None
             "another name\n"
         )
         assert first.poll() is None and (tmp_path / "tiny" / "config.yaml").read_bytes() == config
-        assert b'"event"' not in metrics.read_bytes()
+        events = [record["event"] for record in read_metrics(metrics) if "event" in record]
+        assert events == ["first_step"]
     finally:
         first.terminate()
         out, err = first.communicate(timeout=60)
