@@ -207,14 +207,10 @@ def _patch_megatron() -> None:
     """Replaces megatron-core's own copies of CUDA-only functions."""
     with _without_compilation():
         import megatron.core.tensor_parallel.random as mcore_random
-        import megatron.core.transformer.moe.moe_utils as moe_utils
         import megatron.core.transformer.moe.token_dispatcher as token_dispatcher
 
     mcore_random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     mcore_random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
-    # Defined only with Transformer Engine; the router compares it with None.
-    if not hasattr(moe_utils, "te_general_gemm"):
-        moe_utils.te_general_gemm = None
     # The original returns early for tensors that are already on the CPU, even if numpy is requested.
     token_dispatcher.maybe_move_tensor_to_cpu = _numpy_if_requested
 
