@@ -17,15 +17,13 @@ if not torch.cuda.is_available():
     cpu_stand_in.install()
 
 from benchmarks.measure.bandwidth import memory_bandwidth
+from benchmarks.measure.described import described
 from benchmarks.measure.llama import llama_config
 from benchmarks.measure.products import measure_products
 from benchmarks.records import record
-from recipes.config.hydra_app import compose
 from recipes.config.schema import PretrainConfig
-from recipes.config.validate import validate_pretrain
 from recipes.config.world import World
 from recipes.data.tokenizer import TextTokenizer
-from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig, kv_channels, num_query_groups
 from recipes.inference.decode.forward import LeanDecoder
 from recipes.inference.engine import Engine, in_order
@@ -190,12 +188,7 @@ def measure(
 
 def run(options: argparse.Namespace) -> None:
     """Measures one after the other."""
-    settings = ["name=benchmark", "trainer.max_steps=1", "dry_run=true", "data.seq_length=128"]
-    config = compose("pretrain", [*settings, *options.overrides])
-    validate_pretrain(config)
-    longest = config.model.max_position_embeddings
-    if options.prompt + options.new > longest:
-        raise UserError(f"--prompt {options.prompt} --new {options.new}: the model reads {longest} tokens")
+    config = described(options)
     model = random_text_model(config.model, options.precision)
     weights = weight_bytes(model)
 

@@ -19,10 +19,9 @@ from tempfile import TemporaryDirectory
 
 import httpx
 
+from benchmarks.measure.described import described
 from benchmarks.measure.load_time import NEMO, write_models
 from benchmarks.records import record
-from recipes.config.hydra_app import compose
-from recipes.config.validate import validate_pretrain
 from recipes.errors import UserError
 
 
@@ -101,12 +100,7 @@ async def load(url: str, clients: int, options: argparse.Namespace) -> Answers:
 
 def run(options: argparse.Namespace) -> None:
     """Measures one client, all of them, and one client again."""
-    settings = ["name=benchmark", "trainer.max_steps=1", "dry_run=true", "data.seq_length=128"]
-    config = compose("pretrain", [*settings, *options.overrides])
-    validate_pretrain(config)
-    longest = config.model.max_position_embeddings
-    if options.prompt + options.new > longest:
-        raise UserError(f"--prompt {options.prompt} --new {options.new}: the model reads {longest} tokens")
+    config = described(options)
     with TemporaryDirectory() as directory:
         write_models(config, Path(directory))
         with served(Path(directory, NEMO), options) as url:
