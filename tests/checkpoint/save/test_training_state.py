@@ -309,15 +309,15 @@ def test_no_room_for_model_nemo(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Any:
-    """``mount(bytes)`` gives a file system of that size."""
+    """``mount(options)`` gives a file system with those limits."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     point = tmp_path / "disk"
     point.mkdir()
 
-    def mount(size: int) -> Path:
+    def mount(options: str) -> Path:
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(point)], capture_output=True
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(point)], capture_output=True
         )
         if done.returncode:
             pytest.skip("tmpfs cannot be mounted here")
@@ -328,13 +328,28 @@ def small_disk(tmp_path: Path) -> Any:
 
 
 @pytest.mark.slow
+def test_a_disk_with_room_for_half_a_checkpoint_loses_its_oldest_one(
+    small_disk: Any, copied: Path, finished: tuple[Path, Outcome], tiny_data: TinyData
+) -> None:
+    used = sum(file.stat().st_size for file in copied.rglob("*") if file.is_file())
+    one = sum(file.stat().st_size for file in (copied / "tiny" / "checkpoints" / "step_00000008").rglob("*"))
+    disk = small_disk(f"size={used + one // 2 + 200_000}")
+    shutil.copytree(copied / "tiny", disk / "tiny")
+    process = start(overrides(tiny_data, disk))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "GB free, a checkpoint takes" in err
+    assert checkpoint_names(disk) == ["step_00000008", "step_00000012"]
+    assert verify(disk / "tiny" / "checkpoints" / "step_00000012")["step"] == 12
+
+
+@pytest.mark.slow
 def test_full_disk_as_a_user_sees_it(
     small_disk: Any, copied: Path, finished: tuple[Path, Outcome], gloo_pool: GlooPool, tiny_data: TinyData
 ) -> None:
-    """A real process on a real file system with room for half a checkpoint more."""
-    used = sum(file.stat().st_size for file in copied.rglob("*") if file.is_file())
-    one = sum(file.stat().st_size for file in (copied / "tiny" / "checkpoints" / "step_00000008").rglob("*"))
-    disk = small_disk(used + one // 2 + 200_000)
+    """A real process on a real file system that has bytes, but too few inodes for one more checkpoint."""
+    entries = sum(1 for _ in copied.rglob("*"))
+    disk = small_disk(f"nr_inodes={entries + 6}")
     shutil.copytree(copied / "tiny", disk / "tiny")
     process = start(overrides(tiny_data, disk))
     out, err = process.communicate(timeout=120)
