@@ -7,12 +7,14 @@ import math
 import multiprocessing
 import os
 import reprlib
+import shutil
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 from tqdm import tqdm
 
@@ -28,6 +30,8 @@ NOISY = (
 
 # Seconds between two updates of a progress bar, and before the first.
 TERMINAL_INTERVAL_S, LOG_INTERVAL_S = 0.5, 10.0
+LIVE_BAR = 10
+"""Characters of a live line's bar."""
 LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt} ({percentage:.0f}%), {rate_fmt}, {remaining} left{postfix}"
 
 # Parts of words in Indian scripts and emoji; everything else that is invisible could forge or hide a line.
@@ -50,9 +54,10 @@ def warn(message: str) -> None:
 def _write(line: str, stream: TextIO) -> None:
     """A run must not fail because its output is lost: a closed terminal, a full disk under a log."""
     try:
-        # In one piece: in a Slurm job several processes write to the same log.
-        stream.write(f"{line}\n")
-        stream.flush()
+        with LiveLine.hidden(stream):
+            # In one piece: in a Slurm job several processes write to the same log.
+            stream.write(f"{line}\n")
+            stream.flush()
     except OSError:
         silence(stream)
 
@@ -151,6 +156,61 @@ class _Lines(_Bar):
         # tqdm clears what it has shown, with a carriage return, unless its initial delay is not yet over.
         self.delay = math.inf
         super().close()
+
+
+class LiveLine:
+    """The last line of a terminal, with a bar, written anew in place; whatever is said goes above it.
+
+    Only where :func:`in_terminal`.
+
+    Args:
+        total, done: how much there is to do, and how much of it was done before.
+    """
+
+    _bar: ClassVar[_Bar | None] = None
+
+    def __init__(self, total: int, done: int) -> None:
+        LiveLine._bar = _Bar(
+            total=total,
+            initial=done,
+            leave=False,
+            mininterval=TERMINAL_INTERVAL_S,
+            miniters=0,
+            bar_format=f"{{bar:{LIVE_BAR}}}| {{desc}}",
+        )
+
+    @property
+    def width(self) -> int:
+        """Characters that a text can have."""
+        return shutil.get_terminal_size().columns - LIVE_BAR - len("| ") - 1
+
+    def show(self, done: int, text: str) -> None:
+        """Replaces the line, now or with a later call: not more often than twice a second."""
+        bar = LiveLine._bar
+        if bar is not None:
+            bar.set_description_str(text, refresh=False)
+            bar.update(done - bar.n)
+
+    def close(self) -> None:
+        """Removes it; may be called again."""
+        bar, LiveLine._bar = LiveLine._bar, None
+        if bar is not None:
+            bar.close()
+
+    @staticmethod
+    @contextmanager
+    def hidden(stream: TextIO) -> Iterator[None]:
+        """For what is written to the stream meanwhile."""
+        if LiveLine._bar is None:
+            yield
+            return
+        with _Bar.external_write_mode(stream):
+            yield
+
+
+def in_terminal() -> bool:
+    """Whether somebody watches both streams: a line that is rewritten has no place in a file."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
 
 
 class Progress:

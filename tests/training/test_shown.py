@@ -26,6 +26,10 @@ def test_a_run_says_what_it_is_and_how_far(gloo_pool: GlooPool, tiny_data: TinyD
     assert re.fullmatch(rf"device CPU, \d+ thread\(s\), fp32, {kernels}", lines[5])
     steps = [line for line in lines if line.startswith("step ")]
     assert [" left" in line for line in steps] == [False, True, True] and steps[-1].endswith("  0s left")
+    figures = r"768 tokens  loss +[\d.]+  lr \S+  grad norm +[\d.]+  [\d,]+ tokens/s  [\d.]+ GiB"
+    assert re.fullmatch(rf"step +3/3  {figures}  0s left", steps[-1])
+    last = [record for record in outcome.metrics if "loss" in record][-1]
+    assert last["tokens_per_second_per_device"] == last["tokens_per_second"] and last["memory_bytes"] > 2**20
     assert len(re.findall(r"^validation: \d+/\d+ \(", outcome.stderr, re.MULTILINE)) >= 2
 
 

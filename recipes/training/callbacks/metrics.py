@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 
 from recipes.config.devices import PEAK_FLOPS
 from recipes.config.schema import PretrainConfig
-from recipes.console import duration, say
+from recipes.console import say
 from recipes.plan.accounting import flops_per_token
 from recipes.run_directory import RunDirectory
 from recipes.training.callbacks.stragglers import Stragglers
@@ -21,6 +21,7 @@ from recipes.training.fetched import Fetched
 from recipes.training.module import ParamGPT
 from recipes.training.skipped_steps import SkippedSteps
 from recipes.training.start_up import StartUp
+from recipes.training.step_line import StepLines, peak_memory
 from recipes.training.time_left import TimeLeft
 
 
@@ -46,6 +47,7 @@ class Metrics(Callback):
             "evaluation": config.trainer.evaluation.every_n_steps,
         }
         self.time_left = TimeLeft(total_steps, pauses)
+        self.lines: StepLines | None = None
         self.last_time = 0.0
         self._unchecked: dict[int, Fetched] = {}
         self._grad_norm = 0.0
@@ -58,9 +60,14 @@ class Metrics(Callback):
         self.skipped = SkippedSteps(pl_module, most, trainer.is_global_zero)
         if trainer.is_global_zero:
             say(f"train  from step {self.first_step}")
+            self.lines = StepLines(self.total_steps, self.first_step, trainer.world_size)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        model: ParamGPT = pl_module
+        self._step_ended(trainer, pl_module)
+        if self.lines is not None:
+            self.lines.step_ended(trainer.global_step)
+
+    def _step_ended(self, trainer: Trainer, model: ParamGPT) -> None:
         step = trainer.global_step
         self._unchecked[step] = model.fetch_grad_norm()
         if step == self.first_step + 1:
@@ -82,27 +89,24 @@ class Metrics(Callback):
         self.time_left.step_ended(step, now)
         if not trainer.is_global_zero or not math.isfinite(grad_norm):
             return  # What a skipped step leaves behind has been written.
-        self.directory.append_metrics(
-            {
-                "step": step,
-                "consumed_samples": step * self.config.trainer.global_batch_size,
-                "consumed_tokens": step * self.tokens_per_step,
-                "loss": loss,
-                "lr": model.learning_rate,
-                "grad_norm": grad_norm,
-                "tokens_per_second": rate,
-                "mfu": self._mfu(rate, trainer),
-                "elapsed_s": now - self.started,
-                **model.expert_usage,
-                **slowest,
-            }
-        )
-        left = self.time_left.seconds()
-        say(
-            f"step {step:>7,}/{self.total_steps:,}  loss {loss:7.4f}  lr {model.learning_rate:.2e}  "
-            f"grad norm {grad_norm:6.3f}  {rate:,.0f} tokens/s"
-            + (f"  {duration(left)} left" if left is not None else "")
-        )
+        record = {
+            "step": step,
+            "consumed_samples": step * self.config.trainer.global_batch_size,
+            "consumed_tokens": step * self.tokens_per_step,
+            "loss": loss,
+            "lr": model.learning_rate,
+            "grad_norm": grad_norm,
+            "tokens_per_second": rate,
+            "tokens_per_second_per_device": rate / trainer.world_size,
+            "mfu": self._mfu(rate, trainer),
+            "memory_bytes": peak_memory(),
+            "elapsed_s": now - self.started,
+            **model.expert_usage,
+            **slowest,
+        }
+        self.directory.append_metrics(record)
+        assert self.lines is not None
+        self.lines.logged(record, self.time_left.seconds())
 
     def _report_start_up(self, trainer: Trainer) -> None:
         self.check_all()  # Also for the step to be over.
@@ -111,6 +115,13 @@ class Metrics(Callback):
             record = self.start_up.record()
             self.directory.append_metrics({"event": "first_step", "step": trainer.global_step, **record})
             say(self.start_up.line(record))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.lines is not None:
+            self.lines.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        self.on_fit_end(trainer, pl_module)
 
     def check_all(self) -> float:
         """The last step's gradient norm, before clipping. To be called before weights are stored or used.

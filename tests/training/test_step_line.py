@@ -1,0 +1,103 @@
+"""What one sees of steps: whole lines in a log, one line on a terminal that fits it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+
+import pytest
+
+from recipes.training.step_line import StepLines
+from tests.support.paths import ROOT
+
+RECORD = {
+    "step": 1200,
+    "consumed_tokens": 1_228_800,
+    "loss": 3.21456,
+    "lr": 1e-3,
+    "grad_norm": 0.9121,
+    "tokens_per_second_per_device": 12345.6,
+    "mfu": 0.4123,
+    "memory_bytes": 3 * 2**30,
+}
+WHOLE = (
+    "step   1,200/4,000  1.23M tokens  loss  3.2146  lr 1.00e-03  grad norm  0.912  12,346 tokens/s  "
+    "MFU 41.2 %  3.0 GiB  1h05m left"
+)
+
+
+def test_a_log_gets_a_line_with_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = StepLines(4000, 0, devices=1)
+    lines.step_ended(1199)
+    lines.logged(RECORD, 3900)
+    lines.step_ended(1200)
+    lines.close()
+    assert capsys.readouterr().out == WHOLE + "\n"
+
+
+def test_what_is_not_known_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    StepLines(4000, 0, devices=2).logged(RECORD | {"mfu": None}, None)
+    line = capsys.readouterr().out
+    assert "MFU" not in line and "left" not in line and line.endswith("12,346 tokens/s/process  3.0 GiB\n")
+
+
+STEPS = """
+import json, sys
+from recipes import console
+from recipes.training.step_line import StepLines
+console.TERMINAL_INTERVAL_S = 0.0
+lines = StepLines(4000, 1000, devices=1)
+lines.step_ended(1001)
+lines.logged(json.loads(sys.argv[1]), 3900)
+lines.step_ended(1200)
+console.say("valid  hi.loss 3.1")
+lines.step_ended(1201)
+lines.close()
+console.say("done")
+"""
+
+
+def on_a_terminal(columns: int) -> str:
+    """What STEPS writes where both streams are a terminal."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    command = [sys.executable, "-c", STEPS, json.dumps(RECORD)]
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    written = b""
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        try:
+            while some := os.read(ours, 1 << 16):
+                written += some
+        except OSError:  # How Linux says that nobody has the terminal open any more.
+            pass
+        os.close(ours)
+    assert process.returncode == 0, written
+    return written.decode()
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (200, WHOLE.removeprefix("step   1,200/4,000  ")),
+        (80, "loss  3.2146  12,346 tokens/s  1h05m left"),
+        (46, "loss  3.2146"),
+        (40, ""),
+    ],
+)
+def test_a_terminal_gets_one_line_that_fits_it(columns: int, shown: str) -> None:
+    text = on_a_terminal(columns)
+    # A terminal shows of each line what was written last.
+    kept = [[part for part in line.split("\r") if part.strip()] for line in text.split("\r\n")]
+    assert [parts[-1].strip() for parts in kept if parts] == ["valid  hi.loss 3.1", WHOLE, "done"]
+    live = [part for parts in kept for part in parts if "| step" in part]
+    counts = [re.search(r"\| step +([\d,]+)/4,000", part) for part in live]
+    assert [match[1] for match in counts if match] == ["1,001", "1,200", "1,200", "1,201"]
+    assert all(len(part) < columns for part in live)
+    figures = [part.partition("/4,000")[2].strip() for part in live]
+    assert figures == ["", shown, shown, shown]
