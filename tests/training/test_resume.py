@@ -40,7 +40,9 @@ RECORD_KEYS = {
     "lr",
     "grad_norm",
     "tokens_per_second",
+    "tokens_per_second_per_device",
     "mfu",
+    "memory_bytes",
     "elapsed_s",
 }
 
