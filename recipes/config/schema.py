@@ -13,6 +13,7 @@ from omegaconf import MISSING
 
 from recipes.config.data_schema import DataConfig
 from recipes.config.evaluation_schema import EvaluationConfig, TextsConfig
+from recipes.config.optim_schema import OptimConfig
 from recipes.config.serving_schema import ServingConfig
 from recipes.config.trainer_schema import CheckpointConfig, GuardsConfig
 from recipes.families.model_config import ModelConfig
@@ -25,55 +26,6 @@ class TokenizerConfig:
     model: str | None = None
     """What tools.train_tokenizer made, any SentencePiece model or any Hugging Face directory with a
     tokenizer.json. Training needs one."""
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """The optimizer and its learning rate."""
-
-    name: str = "adamw"
-    """adamw, or muon: Muon for the layers' matrices and AdamW for the rest."""
-    lr: float = MISSING
-    """Peak learning rate; with muon, of the matrices."""
-    min_lr: float = 0.0
-    """What lr decays to. The rates below decay to the same fraction of themselves, by the same schedule."""
-    embedding_lr: float | None = None
-    """Peak learning rate of the embedding tables; None: lr."""
-    head_lr: float | None = None
-    """Peak learning rate of the untied output head; None: lr."""
-    scalar_lr: float | None = None
-    """muon: peak learning rate of norms, biases and scalars; None: lr."""
-    weight_decay: float = 0.1
-    """adamw: not applied to norms and biases (one-dimensional parameters). muon: applied to the matrices
-    only, where update and weight agree in sign (cautious)."""
-    muon_momentum: float = 0.95
-    """Nesterov momentum."""
-    muon_num_iterations: int = 5
-    """Polar Express iterations that orthogonalise an update."""
-    muon_beta2: float = 0.95
-    """Decay of the second moment per row or column; 0: only the current update counts."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Of AdamW, as is eps."""
-    eps: float = 1e-8
-    """Added to the root of AdamW's second moment."""
-    clip_grad: float = 1.0
-    """Largest global gradient norm; 0 turns clipping off."""
-    lr_decay_style: str = "cosine"
-    """cosine, linear, WSD, constant or inverse-square-root."""
-    lr_warmup_steps: int = 0
-    """Steps in which the learning rate rises from 0 to its peak."""
-    lr_warmup_tokens: int | None = None
-    """Warm-up in tokens instead of steps, rounded up to whole steps."""
-    lr_decay_steps: int | None = None
-    """Step at which min_lr is reached; None: the run's last step."""
-    lr_decay_tokens: int | None = None
-    """The same in tokens, instead."""
-    lr_wsd_decay_steps: int | None = None
-    """WSD: length of the final decay; None: a tenth of lr_decay_steps."""
-    lr_wsd_decay_tokens: int | None = None
-    """The same in tokens, instead."""
-    lr_wsd_decay_style: str = "linear"
-    """WSD: linear, cosine, exponential or minus_sqrt."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import dataclasses
 from recipes.checks import not_negative, one_of, positive, refuse
 from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.lengths import configured_decay, configured_warmup, configured_wsd_decay
+from recipes.config.parameter_groups import validate_groups
 from recipes.config.schema import OptimConfig, ParallelConfig
 from recipes.families.model_config import ModelConfig
 
@@ -30,7 +31,7 @@ def validate_optim(
         refuse("optim.min_lr", optim.min_lr, f"must lie between 0 and optim.lr={optim.lr}")
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         refuse("optim.betas", list(optim.betas), "give two numbers, each at least 0 and below 1")
-    for key in ("weight_decay", "clip_grad"):
+    for key in ("weight_decay", "clip_grad", "z_loss_coeff"):
         not_negative(f"optim.{key}", getattr(optim, key))
     for key in ("embedding_lr", "head_lr", "scalar_lr"):
         value = getattr(optim, key)
@@ -49,6 +50,7 @@ def validate_optim(
         for key in MUON_SETTINGS:
             if getattr(optim, key) != DEFAULTS[key]:
                 refuse(f"optim.{key}", getattr(optim, key), "would be ignored: optim.name is not muon")
+    validate_groups(optim, model)
     _validate_schedule(optim, tokens_per_step)
 
 

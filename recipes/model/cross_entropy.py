@@ -21,7 +21,12 @@ ELEMENTS_AT_ONCE = 2**18
 
 
 def vocab_parallel_cross_entropy(
-    logits: Tensor, labels: Tensor, *, soft_cap: float | None = None, group: dist.ProcessGroup | None = None
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    soft_cap: float | None = None,
+    group: dist.ProcessGroup | None = None,
+    z_loss_coeff: float = 0.0,
 ) -> Tensor:
     """``log(sum(exp(z))) - z[label]`` per token, with ``z = soft_cap * tanh(logits / soft_cap)``.
 
@@ -34,18 +39,25 @@ def vocab_parallel_cross_entropy(
         labels: ``[...]``, ids of the whole vocabulary.
         soft_cap: None leaves the logits as they are.
         group: the t ranks that share the vocabulary; None: this rank has all of it.
+        z_loss_coeff: the gradient is that of the loss plus this times ``log(sum(exp(z)))**2`` (PaLM's z-loss,
+            arXiv 2204.02311); what is returned is without it.
 
     Returns:
         ``[...]`` in fp32, the same on all ranks of the group.
     """
-    losses: Tensor = _CrossEntropy.apply(logits, labels, soft_cap, group)
+    losses: Tensor = _CrossEntropy.apply(logits, labels, soft_cap, group, z_loss_coeff)
     return losses
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, soft_cap: float | None, group: dist.ProcessGroup | None
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        soft_cap: float | None,
+        group: dist.ProcessGroup | None,
+        z_loss_coeff: float,
     ) -> Tensor:
         width = logits.shape[-1]
         rows = logits.detach().view(-1, width)
@@ -60,17 +72,18 @@ class _CrossEntropy(torch.autograd.Function):
             exponentials, of_target = sums.unbind()
         log_sum = largest + exponentials.log()
         ctx.save_for_backward(logits, targets, log_sum)
-        ctx.soft_cap = soft_cap
+        ctx.soft_cap, ctx.z_loss_coeff = soft_cap, z_loss_coeff
         return (log_sum - of_target).view(labels.shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         logits, targets, log_sum = ctx.saved_tensors
         rows = logits.view(-1, logits.shape[-1])
+        weight = 1.0 + 2.0 * ctx.z_loss_coeff * log_sum if ctx.z_loss_coeff else None
         function = _put_gradient if rows.is_cuda else _put_gradient_in_place
-        _run(function, rows, targets, log_sum, gradient.reshape(-1), ctx.soft_cap)
-        return logits, None, None, None
+        _run(function, rows, targets, log_sum, weight, gradient.reshape(-1), ctx.soft_cap)
+        return logits, None, None, None, None
 
 
 def _statistics(rows: Tensor, targets: Tensor, soft_cap: float | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,20 +100,36 @@ def _statistics(rows: Tensor, targets: Tensor, soft_cap: float | None) -> tuple[
 
 
 def _put_gradient(
-    rows: Tensor, targets: Tensor, log_sum: Tensor, gradient: Tensor, soft_cap: float | None
+    rows: Tensor,
+    targets: Tensor,
+    log_sum: Tensor,
+    weight: Tensor | None,
+    gradient: Tensor,
+    soft_cap: float | None,
 ) -> None:
-    """Overwrites ``[n, V]``: (softmax(z) - one at the target) * dz/dlogit * ``gradient`` of each row."""
+    """Overwrites ``[n, V]``: (softmax(z) - one at the target) * dz/dlogit * ``gradient`` of each row.
+
+    ``weight``: of the softmax in it, ``[n]``; None: 1.
+    """
     logits = rows.float()
     values = _capped(logits, soft_cap)
     columns = torch.arange(rows.shape[1], device=rows.device)
-    slope = (values - log_sum[:, None]).exp() - (columns == targets[:, None]).float()
+    softmax = (values - log_sum[:, None]).exp()
+    if weight is not None:
+        softmax = softmax * weight[:, None]
+    slope = softmax - (columns == targets[:, None]).float()
     if soft_cap is not None:
         slope = slope * (1.0 - (values / soft_cap).square())
     rows.copy_(slope * gradient[:, None])
 
 
 def _put_gradient_in_place(
-    rows: Tensor, targets: Tensor, log_sum: Tensor, gradient: Tensor, soft_cap: float | None
+    rows: Tensor,
+    targets: Tensor,
+    log_sum: Tensor,
+    weight: Tensor | None,
+    gradient: Tensor,
+    soft_cap: float | None,
 ) -> None:
     """The same without a compiler, which fuses the passes that these operations save."""
     values = rows.float()  # Without a copy if the logits are in fp32.
@@ -110,6 +139,8 @@ def _put_gradient_in_place(
         inner = 1.0 - tanh.square()
         values = tanh.mul_(soft_cap)
     values.sub_(log_sum[:, None]).exp_()
+    if weight is not None:
+        values.mul_(weight[:, None])
     here = ((targets >= 0) & (targets < rows.shape[1])).nonzero().squeeze(1)
     values[here, targets[here]] -= 1.0
     values.mul_(gradient[:, None])

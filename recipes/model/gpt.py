@@ -22,6 +22,8 @@ class GPTModel(MegatronGPTModel):
         super().__init__(config=config, **options)
         self.description = description
         self.soft_cap = description.final_logit_softcapping
+        self.z_loss_coeff = 0.0
+        """optim.z_loss_coeff, in training."""
         attentions = [getattr(layer, "self_attention", None) for layer in self.decoder.layers]
         # A family from elsewhere may have megatron-core's attention, which wants angles.
         if self.position_embedding_type == "rope" and all(isinstance(a, SelfAttention) for a in attentions):
@@ -37,6 +39,10 @@ class GPTModel(MegatronGPTModel):
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Labels ``[b, s]`` and this rank's logits ``[s, b, V / t]``, used up by it -> losses ``[b, s]``."""
         losses = vocab_parallel_cross_entropy(
-            logits.contiguous(), labels.t(), soft_cap=self.soft_cap, group=self.pg_collection.tp
+            logits.contiguous(),
+            labels.t(),
+            soft_cap=self.soft_cap,
+            group=self.pg_collection.tp,
+            z_loss_coeff=self.z_loss_coeff,
         )
         return losses.t().contiguous()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import megatron.core.optimizer as mcore_optimizer
 import torch
 from megatron.core.distributed import DistributedDataParallel
@@ -17,7 +19,7 @@ from recipes.config.lengths import schedule_lengths
 from recipes.config.schema import OptimConfig, ParallelConfig
 from recipes.optim import gradients
 from recipes.optim.adamw import AdamW
-from recipes.optim.groups import adamw_overrides, muon_groups
+from recipes.optim.groups import Names, adamw_overrides, muon_groups
 from recipes.optim.layer_wise import MuonAdamW
 from recipes.optim.matrices import matrix_layout
 from recipes.optim.muon import Muon
@@ -37,11 +39,16 @@ def build_optimizer(
     parallel: ParallelConfig,
     dtype: torch.dtype,
     model_chunks: list[DistributedDataParallel],
+    names: Names = MappingProxyType({}),
 ) -> MegatronOptimizer:
     """The configured optimizer over megatron-core's DDP chunks, its state sharded over data-parallel ranks.
 
     adamw: always the distributed optimizer (ZeRO-1), even with one process: megatron-core's other optimizers
     write checkpoints in a form that it cannot read, so a run could not change its layout.
+
+    Args:
+        names: parameters -> their names in checkpoints, which optim.groups go by; where one is missing, its
+            name in the model counts.
     """
     gradients.install()
     # Ours replaces FusedAdam: Transformer Engine's cannot leave out a step without asking the host, and may
@@ -64,12 +71,12 @@ def build_optimizer(
         overlap_param_gather=parallel.overlap_param_gather,
     )
     if optim.name == "muon":
-        optimizer: MegatronOptimizer = _build_muon(optim, config, model_chunks)
+        optimizer: MegatronOptimizer = _build_muon(optim, config, model_chunks, names)
     else:
         optimizer = get_megatron_optimizer(
             config,
             model_chunks,
-            config_overrides=adamw_overrides(optim, config, model_chunks[0].module),
+            config_overrides=adamw_overrides(optim, model_chunks[0].module, names),
             use_gloo_process_groups=torch.cuda.is_available(),
         )
     skip_non_finite_steps(optimizer)
@@ -77,11 +84,14 @@ def build_optimizer(
 
 
 def _build_muon(
-    optim: OptimConfig, config: OptimizerConfig, model_chunks: list[DistributedDataParallel]
+    optim: OptimConfig,
+    config: OptimizerConfig,
+    model_chunks: list[DistributedDataParallel],
+    names: Names,
 ) -> MuonAdamW:
     if any(chunk.ddp_config.use_distributed_optimizer for chunk in model_chunks):
         raise ValueError("Muon needs whole reduced gradients: DDP without use_distributed_optimizer")
-    matrices, others = muon_groups(optim, config, model_chunks)
+    matrices, others = muon_groups(optim, config, model_chunks, names)
     muon = Muon(
         matrices,
         lr=optim.lr,

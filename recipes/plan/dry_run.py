@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from recipes.config.lengths import configured_warmup, schedule_lengths, total_steps
+from recipes.config.parameter_groups import matching_names
 from recipes.config.schema import OptimConfig, ParallelConfig, PretrainConfig
 from recipes.config.world import launched_world
 from recipes.data.tokenizer import load_tokenizer
+from recipes.families.family import tensor_table
 from recipes.families.model_config import padded_vocab_size
 from recipes.plan.accounting import count_parameters, flops_per_token
 from recipes.plan.device_rows import device_rows
@@ -45,6 +47,7 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
         *device_rows(config, data_parallel_size, world_size),
         ("learning rate", _schedule(config.optim, tokens_per_step, steps)),
         *_rate_rows(config.optim),
+        *_group_rows(config),
         *epoch_rows(config, steps),
     ]
     width = max(len(name) for name, _ in rows)
@@ -98,3 +101,18 @@ def _rate_rows(optim: OptimConfig) -> list[tuple[str, str]]:
         for name, rate in rates.items()
         if rate is not None
     ]
+
+
+def _group_rows(config: PretrainConfig) -> list[tuple[str, str]]:
+    """What each pattern of optim.groups takes, and what it changes."""
+    numbers = {spec.name: spec.numbers() for spec in tensor_table(config.model) if spec.trained}
+    rows = []
+    for group in config.optim.groups:
+        names = matching_names(group, numbers)
+        rate = f"lr x {group.lr_mult:g}" if group.lr is None else f"lr {group.lr:g}"
+        changes = [rate] if group.lr is not None or group.lr_mult != 1.0 else []
+        changes += [] if group.weight_decay is None else [f"weight decay {group.weight_decay:g}"]
+        shown = names if len(names) <= 2 else [names[0], "...", names[-1]]
+        size = f"{len(names):,} tensor{'s' * (len(names) > 1)}, {sum(numbers[name] for name in names):,} parameters"
+        rows.append((f"  {group.pattern}", f"{', '.join(changes)}: {size}: {', '.join(shown)}"))
+    return rows

@@ -14,8 +14,11 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from torch import Tensor
 
+from recipes.checkpoint.stored.parameter_names import parameter_names
 from recipes.config.schema import PretrainConfig
+from recipes.errors import UserError
 from recipes.model.backend import have_transformer_engine
+from recipes.model.gpt import GPTModel as OwnGPTModel
 from recipes.model.main_grad import add_to_main_grads
 from recipes.optim.build import build_optimizer, uses_distributed_optimizer
 from recipes.optim.gradients import finalize_model_grads
@@ -67,7 +70,10 @@ def build_engine(gpt: GPTModel, run: PretrainConfig, dtype: torch.dtype) -> Engi
         ),
         gpt,
     )
-    optimizer = build_optimizer(run.optim, run.parallel, dtype, [ddp])
+    names = parameter_names(gpt) if run.optim.groups else {}
+    optimizer = build_optimizer(run.optim, run.parallel, dtype, [ddp], names)
+    if run.optim.z_loss_coeff:
+        _add_z_loss(gpt, run.optim.z_loss_coeff)
     if dist.get_world_size() == 1 and not run.parallel.overlap_grad_reduce:
         # A single rank has nothing to reduce or to gather, which would cost it two launches.
         for name in ("finish_grad_sync", "start_param_sync"):
@@ -82,6 +88,14 @@ def build_engine(gpt: GPTModel, run: PretrainConfig, dtype: torch.dtype) -> Engi
         for layer in gpt.decoder.layers:
             layer.compile()
     return Engine(ddp, optimizer, add_to_main_grads(gpt))
+
+
+def _add_z_loss(gpt: GPTModel, coefficient: float) -> None:
+    if not isinstance(gpt, OwnGPTModel):
+        raise UserError(
+            f"optim.z_loss_coeff={coefficient}: the family computes a loss of its own, without it; set it to 0"
+        )
+    gpt.z_loss_coeff = coefficient
 
 
 def _do_nothing(*_: Any, **__: Any) -> None:

@@ -11,7 +11,6 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.optimizer_param_scheduler import get_canonical_lr_for_logging
 from nemo.core.classes import ModelPT
 from omegaconf import DictConfig
 from torch import Tensor
@@ -173,8 +172,8 @@ class ParamGPT(ModelPT):
         if has_experts:
             reset_expert_usage(self.gpt)
         outputs = self.halves.gradients(batch)
-        # The schedule of optim.lr, not of a group with its own rate (embeddings, head).
-        self.learning_rate = get_canonical_lr_for_logging(self.megatron_optimizer.param_groups)
+        # optim.lr's, which no parameter may have.
+        self.learning_rate = self._schedule.get_lr({})
         self.optimizers().step()
         self._schedule.step(1)
         if self.is_logging_step(self.trainer.global_step):

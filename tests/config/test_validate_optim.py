@@ -7,18 +7,41 @@ from typing import Any
 import pytest
 
 from recipes.config.hydra_app import compose
+from recipes.config.optim_schema import GroupConfig
 from recipes.config.schema import OptimConfig, ParallelConfig
 from recipes.config.validate import validate_pretrain
 from recipes.config.validate_optim import validate_optim
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
 
-UNTIED = ModelConfig(share_embeddings_and_output_weights=False)
+SIZES: dict[str, int] = {"num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 128, "num_attention_heads": 4}
+SIZES |= {"vocab_size": 250, "max_position_embeddings": 64}
+UNTIED = ModelConfig(**SIZES, share_embeddings_and_output_weights=False)  # type: ignore[arg-type]
 TIED = ModelConfig(share_embeddings_and_output_weights=True)
 MUON = {"name": "muon"}
 WSD = {"lr_decay_style": "WSD"}
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"z_loss_coeff": -1e-4}, "optim.z_loss_coeff=-0.0001: must not be negative"),
+    (
+        {"groups": [GroupConfig("encoder.*", lr=0.1)]},
+        "optim.groups[0].pattern=encoder.*: matches no parameter; they are called like decoder.layers.0.",
+    ),
+    (
+        {"groups": [GroupConfig("*.linear_qkv.*", lr=0.1), GroupConfig("decoder.*", weight_decay=0.0)]},
+        "optim.groups[1].pattern=decoder.*: takes decoder.layers.0.self_attention.linear_qkv.layer_norm_weight"
+        ", which optim.groups[0].pattern=*.linear_qkv.* takes too",
+    ),
+    ({"groups": [GroupConfig("*", lr=-0.1)]}, "optim.groups[0].lr=-0.1: must not be negative"),
+    (
+        {"groups": [GroupConfig("*", weight_decay=-1)]},
+        "optim.groups[0].weight_decay=-1: must not be negative",
+    ),
+    (
+        {"groups": [GroupConfig("*", lr=0.1, lr_mult=2.0)]},
+        "optim.groups[0].lr_mult=2.0: optim.groups[0].lr=0.1 says it already; leave one of both out",
+    ),
+    ({"groups": [GroupConfig("*")]}, "optim.groups[0].pattern=*: nothing is different; give lr, lr_mult or"),
     ({"name": "sgd"}, "optim.name=sgd: choose one of adamw, muon"),
     ({"embedding_lr": 0.0}, "optim.embedding_lr=0.0: must be positive"),
     ({"head_lr": -1.0}, "optim.head_lr=-1.0: must be positive"),

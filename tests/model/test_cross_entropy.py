@@ -24,6 +24,14 @@ def test_equals_torchs_in_float64(vocabulary: int, dtype: torch.dtype, soft_cap:
     assert_agrees(vocabulary, dtype, soft_cap)
 
 
+@pytest.mark.parametrize("soft_cap", [None, 15.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_z_loss_is_in_the_gradient_and_not_in_the_loss(
+    dtype: torch.dtype, soft_cap: float | None
+) -> None:
+    assert_agrees(1000, dtype, soft_cap, z_loss_coeff=0.01)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("soft_cap", [None, 15.0])
 def test_compiled(soft_cap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +45,8 @@ def test_compiled(soft_cap: float | None, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(cross_entropy, "_run", compiled)
     for dtype in (torch.float32, torch.bfloat16):
         assert_agrees(70_000, dtype, soft_cap)
-    assert len(calls) == 4
+        assert_agrees(70_000, dtype, soft_cap, z_loss_coeff=0.01)
+    assert len(calls) == 8
 
 
 def test_large_logits_neither_overflow_nor_vanish() -> None:
@@ -58,7 +67,7 @@ def test_the_logits_are_used_up() -> None:
         losses.backward(gradient)
 
 
-def losses_of_a_slice(soft_cap: float | None) -> dict[str, Any]:
+def losses_of_a_slice(soft_cap: float | None, z_loss_coeff: float) -> dict[str, Any]:
     """A case for the pool: this rank's slice of the vocabulary."""
     from megatron.core import parallel_state
 
@@ -68,16 +77,21 @@ def losses_of_a_slice(soft_cap: float | None) -> dict[str, Any]:
         group = parallel_state.get_tensor_model_parallel_group()
         logits, labels, gradient = case(1000)
         own = logits.chunk(2, dim=-1)[group.rank()].contiguous().requires_grad_()
-        losses = vocab_parallel_cross_entropy(own, labels, soft_cap=soft_cap, group=group)
+        losses = vocab_parallel_cross_entropy(
+            own, labels, soft_cap=soft_cap, group=group, z_loss_coeff=z_loss_coeff
+        )
         losses.backward(gradient)
         assert own.grad is not None
         return {"losses": losses.detach().numpy(), "slopes": own.grad.numpy()}
 
 
+@pytest.mark.parametrize("z_loss_coeff", [0.0, 0.01])
 @pytest.mark.parametrize("soft_cap", [None, 15.0])
-def test_a_vocabulary_over_two_ranks(soft_cap: float | None, gloo_pool: GlooPool) -> None:
-    first, second = gloo_pool.run(2, losses_of_a_slice, soft_cap)
-    losses, slopes = expected(*case(1000), soft_cap)
+def test_a_vocabulary_over_two_ranks(
+    soft_cap: float | None, z_loss_coeff: float, gloo_pool: GlooPool
+) -> None:
+    first, second = gloo_pool.run(2, losses_of_a_slice, soft_cap, z_loss_coeff)
+    losses, slopes = expected(*case(1000), soft_cap, z_loss_coeff)
     assert np.array_equal(first["losses"], second["losses"])
     np.testing.assert_allclose(first["losses"], losses, rtol=0, atol=1e-5)
     found = np.concatenate((first["slopes"], second["slopes"]), axis=-1)

@@ -12,6 +12,7 @@ from megatron.core.distributed import (
 )
 from megatron.core.optimizer_param_scheduler import get_canonical_lr_for_logging
 
+from recipes.config.optim_schema import GroupConfig
 from recipes.config.schema import OptimConfig, ParallelConfig
 from recipes.families.model_config import ModelConfig
 from recipes.optim.build import build_optimizer, build_schedule, uses_distributed_optimizer
@@ -96,3 +97,37 @@ def test_muon(model: ModelConfig) -> None:
         "norm": {(2.75e-3, 5e-4, 0.0)},
     }
     assert logged == pytest.approx(5.5e-4)
+
+
+def test_groups_by_name_with_adamw() -> None:
+    groups = [
+        GroupConfig("embedding.*", lr=3e-3, weight_decay=0.0),
+        GroupConfig("decoder.layers.[01].*.linear_qkv.weight", lr_mult=0.5),
+        GroupConfig("decoder.final_layernorm.*", weight_decay=0.7),
+    ]
+    found, logged = rates(OptimConfig(**SCHEDULE, embedding_lr=1e-2, groups=groups), UNTIED)
+    rounded = {name: tuple(round(value, 12) for value in values) for name, values in found.items()}
+    assert rounded["embedding.word_embeddings.weight"] == (1.65e-3, 3e-4, 0.0)
+    for layer in range(4):
+        qkv = rounded[f"decoder.layers.{layer}.self_attention.linear_qkv.weight"]
+        assert qkv == ((2.75e-4, 5e-5, 0.3) if layer < 2 else (5.5e-4, 1e-4, 0.3))
+    assert rounded["decoder.final_layernorm.weight"] == (5.5e-4, 1e-4, 0.7)
+    assert rounded["output_layer.weight"] == (5.5e-4, 1e-4, 0.3)
+    assert logged == pytest.approx(5.5e-4)
+
+
+def test_groups_by_name_with_muon() -> None:
+    groups = [
+        GroupConfig("embedding.*", weight_decay=0.2),
+        GroupConfig("*.linear_fc2.weight", lr_mult=2.0, weight_decay=0.0),
+    ]
+    found, _ = rates(OptimConfig(name="muon", **SCHEDULE, embedding_lr=1e-2, groups=groups), UNTIED)
+    rounded = {name: tuple(round(value, 12) for value in values) for name, values in found.items()}
+    assert rounded["embedding.word_embeddings.weight"] == (5.5e-3, 1e-3, 0.2)
+    assert rounded["decoder.layers.1.mlp.linear_fc2.weight"] == (1.1e-3, 2e-4, 0.0)
+    assert rounded["decoder.layers.1.mlp.linear_fc1.weight"] == (5.5e-4, 1e-4, 0.3)
+
+
+def test_a_group_may_take_everything() -> None:
+    found, logged = rates(OptimConfig(**SCHEDULE, groups=[GroupConfig("*", lr=0.0, weight_decay=0.1)]), TIED)
+    assert set(found.values()) == {(0.0, 0.0, 0.1)} and logged is None

@@ -120,6 +120,14 @@ def test_lengths_in_tokens_and_rates_by_kind() -> None:
     assert (rows["embeddings"], rows["head"]) == ("0.003 to 3e-05", "0.0006 to 6e-06")
 
 
+def test_groups_by_name() -> None:
+    groups = "optim.groups=[{pattern:'embedding.*',lr:1e-3,weight_decay:0},{pattern:'*.0.*norm*',lr_mult:2}]"
+    rows = plan([*PARAM1, groups])
+    taken = "1 tensor, 262,144,000 parameters: embedding.word_embeddings.weight"
+    assert rows["embedding.*"] == f"lr 0.001, weight decay 0: {taken}"
+    assert rows["*.0.*norm*"].startswith("lr x 2: 2 tensors, 4,096 parameters: decoder.layers.0.self_")
+
+
 def test_without_sources() -> None:
     rows = plan(["name=x", "data.seq_length=64", "trainer.max_steps=3", "dry_run=true"])
     assert not any(name.startswith("source") for name in rows)

@@ -19,26 +19,32 @@ def case(vocabulary: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, T
 
 
 def expected(
-    logits: Tensor, labels: Tensor, gradient: Tensor, soft_cap: float | None
+    logits: Tensor, labels: Tensor, gradient: Tensor, soft_cap: float | None, z_loss_coeff: float = 0.0
 ) -> tuple[Tensor, Tensor]:
+    """Losses without the z-loss, and the gradient with it, in float64."""
     exact = logits.double().requires_grad_()
     capped = exact if soft_cap is None else soft_cap * torch.tanh(exact / soft_cap)
     losses = functional.cross_entropy(capped.flatten(0, 1), labels.flatten(), reduction="none").view_as(
         labels
     )
-    losses.backward(gradient.double())
+    (losses + z_loss_coeff * capped.logsumexp(dim=-1).square()).backward(gradient.double())
     assert exact.grad is not None
     return losses.detach(), exact.grad
 
 
 def assert_agrees(
-    vocabulary: int, dtype: torch.dtype, soft_cap: float | None, device: str = "cpu", slack: float = 1.0
+    vocabulary: int,
+    dtype: torch.dtype,
+    soft_cap: float | None,
+    device: str = "cpu",
+    slack: float = 1.0,
+    z_loss_coeff: float = 0.0,
 ) -> None:
     """Losses and gradients on the device are torch's in float64, within ``slack`` times fp32's rounding."""
     logits, labels, gradient = (tensor.to(device) for tensor in case(vocabulary, dtype))
-    losses, slopes = expected(logits, labels, gradient, soft_cap)
+    losses, slopes = expected(logits, labels, gradient, soft_cap, z_loss_coeff)
     ours = logits.requires_grad_()
-    found = vocab_parallel_cross_entropy(ours, labels, soft_cap=soft_cap)
+    found = vocab_parallel_cross_entropy(ours, labels, soft_cap=soft_cap, z_loss_coeff=z_loss_coeff)
     found.backward(gradient)
     assert found.dtype == torch.float32 and ours.grad is not None and ours.grad.dtype == dtype
     torch.testing.assert_close(found.double(), losses, rtol=0, atol=slack * 1e-5)

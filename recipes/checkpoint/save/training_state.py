@@ -21,9 +21,8 @@ from recipes.errors import UserError
 # The form of the optimizer state that can be read back under any other layout.
 OPTIMIZER_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 
-# Settings that are in the optimizer's parameter groups and so in checkpoints too. The present configuration
-# takes precedence, or a learning rate changed between two starts would be ignored.
-CONFIGURED = ("max_lr", "min_lr", "lr_mult", "wd_mult", "weight_decay", "betas", "eps", "default_config")
+# What a run has made of a parameter group. All else in groups are settings, of which the present ones count.
+STATE_OF_GROUPS = ("params", "step")
 
 
 def training_state(gpt: GPTModel, optimizer: MegatronOptimizer, plain: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +70,8 @@ def load_training_checkpoint(directory: Path, gpt: GPTModel, optimizer: Megatron
     """
     check_metadata(directory)
     load_plain(directory / "common.pt")
+    # First, as already the next call gives groups the settings of others with the same wd_mult.
+    settings = [_settings(group) for group in optimizer.param_groups]
     model_state = gpt.sharded_state_dict()
     state = {
         "model": model_state,
@@ -82,8 +83,30 @@ def load_training_checkpoint(directory: Path, gpt: GPTModel, optimizer: Megatron
     except (CheckpointingException, CheckpointException, KeyError) as error:
         raise UserError(f"{directory}: does not fit the configured model: {reason(error)}") from error
     gpt.load_state_dict(loaded.pop("model"))
-    configured = [{key: group[key] for key in CONFIGURED if key in group} for group in optimizer.param_groups]
-    optimizer.load_state_dict(loaded.pop("optimizer"))
-    for group, settings in zip(optimizer.param_groups, configured, strict=True):
-        group.update(settings)
+    stored = loaded.pop("optimizer")
+    _regroup(stored, settings)
+    optimizer.load_state_dict(stored)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        kept = {key: group[key] for key in STATE_OF_GROUPS if key in group}
+        group.clear()
+        group.update(own | kept)
     return loaded
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in STATE_OF_GROUPS}
+
+
+def _regroup(stored: Any, settings: list[dict[str, Any]]) -> None:
+    """Gives a stored optimizer the present groups: optim.groups may have changed, and megatron-core looks
+    up each group by its settings. All groups count the same steps.
+    """
+    if not isinstance(stored, dict):
+        return
+    groups = stored.get("param_groups")
+    if isinstance(groups, list):
+        steps = [group["step"] for group in groups if "step" in group]
+        counted = {"step": steps[0]} if steps else {}
+        stored["param_groups"] = [own | counted for own in settings]
+    for part in stored.values():
+        _regroup(part, settings)
