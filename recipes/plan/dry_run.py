@@ -113,6 +113,7 @@ def _group_rows(config: PretrainConfig) -> list[tuple[str, str]]:
         changes = [rate] if group.lr is not None or group.lr_mult != 1.0 else []
         changes += [] if group.weight_decay is None else [f"weight decay {group.weight_decay:g}"]
         shown = names if len(names) <= 2 else [names[0], "...", names[-1]]
-        size = f"{len(names):,} tensor{'s' * (len(names) > 1)}, {sum(numbers[name] for name in names):,} parameters"
+        tensors = "1 tensor" if len(names) == 1 else f"{len(names):,} tensors"
+        size = f"{tensors}, {sum(numbers[name] for name in names):,} parameters"
         rows.append((f"  {group.pattern}", f"{', '.join(changes)}: {size}: {', '.join(shown)}"))
     return rows

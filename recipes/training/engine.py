@@ -93,7 +93,7 @@ def build_engine(gpt: GPTModel, run: PretrainConfig, dtype: torch.dtype) -> Engi
 def _add_z_loss(gpt: GPTModel, coefficient: float) -> None:
     if not isinstance(gpt, OwnGPTModel):
         raise UserError(
-            f"optim.z_loss_coeff={coefficient}: the family computes a loss of its own, without it; set it to 0"
+            f"optim.z_loss_coeff={coefficient}: the family computes a loss of its own; set it to 0"
         )
     gpt.z_loss_coeff = coefficient
 

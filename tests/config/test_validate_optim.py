@@ -29,8 +29,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"groups": [GroupConfig("*.linear_qkv.*", lr=0.1), GroupConfig("decoder.*", weight_decay=0.0)]},
-        "optim.groups[1].pattern=decoder.*: takes decoder.layers.0.self_attention.linear_qkv.layer_norm_weight"
-        ", which optim.groups[0].pattern=*.linear_qkv.* takes too",
+        "optim.groups[1].pattern=decoder.*: takes decoder.layers.0.self_attention.linear_qkv.layer_norm_"
+        "weight, which optim.groups[0].pattern=*.linear_qkv.* takes too",
     ),
     ({"groups": [GroupConfig("*", lr=-0.1)]}, "optim.groups[0].lr=-0.1: must not be negative"),
     (

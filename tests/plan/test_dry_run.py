@@ -123,7 +123,7 @@ def test_lengths_in_tokens_and_rates_by_kind() -> None:
 def test_groups_by_name() -> None:
     groups = "optim.groups=[{pattern:'embedding.*',lr:1e-3,weight_decay:0},{pattern:'*.0.*norm*',lr_mult:2}]"
     rows = plan([*PARAM1, groups])
-    taken = "1 tensor, 262,144,000 parameters: embedding.word_embeddings.weight"
+    taken = "1 tensor, 524,288,000 parameters: embedding.word_embeddings.weight"
     assert rows["embedding.*"] == f"lr 0.001, weight decay 0: {taken}"
     assert rows["*.0.*norm*"].startswith("lr x 2: 2 tensors, 4,096 parameters: decoder.layers.0.self_")
 
