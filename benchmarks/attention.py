@@ -1,4 +1,4 @@
-"""Windowed attention, and attention of a chunk of a sequence, against full causal attention."""
+"""Attention in windows, of separate documents and of a chunk of a sequence, against full causal attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time over that of full causal attention, for windows and for chunks of a sequence."""
+"""Time over that of full causal attention, for windows, separate documents and chunks of a sequence."""
 
 from __future__ import annotations
 
@@ -38,6 +38,14 @@ CHUNKS = {
     "s 2048, cp 2, chunk 4": (2, 6, 2, 64, 512, 2048),
     "s 8192, cp 2, chunk 4": (1, 6, 2, 64, 2048, 8192),
 }
+# name: samples, heads, groups, width, length, mean length of documents
+DOCUMENTS = {
+    "quick start": (8, 4, 2, 32, 128, 30),
+    "s 1024, documents of 100": (4, 8, 2, 64, 1024, 100),
+    "s 2048, documents of 30": (2, 8, 2, 64, 2048, 30),
+    "s 2048, documents of 400": (2, 8, 2, 64, 2048, 400),
+    "Param-1, documents of 700": (1, 16, 8, 128, 2048, 700),
+}
 BLOCKS = (32, 64, 128, 256)
 
 
@@ -67,6 +75,26 @@ def window_candidates(length: int, window: int, scale: float, device: torch.devi
     if device.type == "cpu":
         candidates |= {f"blocks of {block}": in_blocks_of(block) for block in BLOCKS}
     return candidates
+
+
+def document_candidates(
+    samples: int, length: int, mean: int, scale: float, device: torch.device
+) -> dict[str, Attend]:
+    """All candidates, the reference first; documents of ``mean / 2`` to ``1.5 mean`` tokens."""
+    generator = torch.Generator().manual_seed(0)
+    begins = torch.zeros(samples, length, dtype=torch.bool)
+    for row in begins:
+        lengths = torch.randint(max(1, mean // 2), mean * 3 // 2 + 1, (2 * length,), generator=generator)
+        places = lengths.cumsum(0)
+        row[places[places < length]] = True
+    begins[:, 0] = True
+    starts = torch.where(begins, torch.arange(length), 0).cummax(1).values.int().to(device)
+    mask = visible(length, length, None, device) & (torch.arange(length, device=device) >= starts[..., None])
+    return {
+        "full causal": lambda q, k, v: sdpa(q, k, v, is_causal=True),
+        "dense mask": lambda q, k, v: sdpa(q, k, v, attn_mask=mask[:, None]),
+        "ours": lambda q, k, v: causal_attention(q, k, v, scale=scale, starts=starts),
+    }
 
 
 def chunk_candidates(queries: int, keys: int, scale: float, device: torch.device) -> dict[str, Attend]:
@@ -159,6 +187,10 @@ def run(options: argparse.Namespace) -> None:
     print("Windows: time over that of full causal attention")
     for name, (*shape, length, window) in WINDOWS.items():
         candidates = window_candidates(length, window, shape[3] ** -0.5, device)
+        show(name, compare(candidates, tuple(shape), (length, length), device, options.turns))  # type: ignore[arg-type]
+    print("Separate documents: time over that of full causal attention")
+    for name, (*shape, length, mean) in DOCUMENTS.items():
+        candidates = document_candidates(shape[0], length, mean, shape[3] ** -0.5, device)
         show(name, compare(candidates, tuple(shape), (length, length), device, options.turns))  # type: ignore[arg-type]
     print("Chunks of a split sequence: time over that of a padded square")
     for name, (*shape, queries, keys) in CHUNKS.items():

@@ -65,6 +65,9 @@ class DataConfig:
     """Tokens per training sample."""
     eod_mask_loss: bool = False
     """Leave the prediction at end-of-document tokens out of the loss."""
+    reset_attention_mask: bool = False
+    """Attend to each document separately, as if it were alone: no token sees the document before its own,
+    and positions begin anew. Documents must end with the tokenizer's end token."""
     index_cache_dir: str | None = None
     """Where sample indices are kept; None: index_cache/ in the run directory."""
     num_workers: int = 0

@@ -22,6 +22,7 @@ from recipes.config.schema import (
     SamplesConfig,
     TrainerConfig,
 )
+from recipes.config.separate_documents import validate_separate_documents
 from recipes.config.trainer_schema import CheckpointConfig, GuardsConfig
 from recipes.config.validate_jobs import PRECISIONS, validate_evaluation, validate_inference
 from recipes.config.validate_model import validate_model, validate_positions
@@ -68,6 +69,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
         refuse("trainer.compile", True, "megatron-core's experts cannot be compiled; leave it auto")
     _validate_cuda_graph(config)
     validate_fp8(config)
+    validate_separate_documents(config)
     cp = config.parallel.context_parallel_size
     if config.data.seq_length % (2 * cp) and cp > 1:
         refuse(

@@ -96,7 +96,8 @@ class SDPACoreAttention(MegatronModule):
                 rank's two chunks of the sequence, as megatron-core splits it.
             key: ``[s_k, b, groups, d]``; longer than the query while decoding with a cache.
             value: ``[s_k, b, groups, d]``.
-            attention_mask: must be None: the mask is causal.
+            attention_mask: where each query's document starts in the sequence, ``[b, s]`` of integers: it
+                sees no key before. None: all before its own.
             attn_mask_type: causal; or none, which megatron-core passes in every step after the prompt
                 because one new token sees the whole cache. Several new tokens are still masked causally, and
                 a window applies to all.
@@ -104,23 +105,30 @@ class SDPACoreAttention(MegatronModule):
         Returns:
             ``[s, b, heads * d]``.
         """
-        if attention_mask is not None or attention_bias is not None or packed_seq_params is not None:
-            raise ValueError("SDPACoreAttention takes no mask, bias or packed sequences: it is causal")
+        starts = attention_mask
+        if starts is not None and (starts.dim() != 2 or starts.dtype.is_floating_point):
+            raise ValueError("SDPACoreAttention takes no mask: it is causal; documents have starts, [b, s]")
+        if attention_bias is not None or packed_seq_params is not None:
+            raise ValueError("SDPACoreAttention takes no bias or packed sequences: it is causal")
         if attn_mask_type not in (None, AttnMaskType.causal, AttnMaskType.no_mask):
             raise ValueError(f"SDPACoreAttention is causal, {attn_mask_type} was asked for")
         dropout = self.dropout if self.training else 0.0
-        attend = partial(self._attend, dropout=dropout)
+        attend = partial(self._attend, dropout=dropout, starts=starts)
         # Each tensor-parallel rank has different heads, which must not all drop the same positions. With
         # sequence parallelism megatron-core has already switched to the rank's own random state.
         own_random_state = dropout > 0 and not self.config.sequence_parallel
         with get_cuda_rng_tracker().fork() if own_random_state else nullcontext():
             if self.context_group is not None:
+                if starts is not None:
+                    raise ValueError("documents cannot be attended separately under context parallelism")
                 out = context_parallel_attention(query, key, value, self.context_group, attend)
             else:
                 out = attend(query, key, value)
         return out.reshape(query.shape[0], query.shape[1], self.hidden_size_per_partition)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, dropout: float, starts: Tensor | None
+    ) -> Tensor:
         """Causal attention of ``[s, b, heads, d]`` on ``[s_k, b, groups, d]``."""
         out = causal_attention(
             query.permute(1, 2, 0, 3),
@@ -129,5 +137,6 @@ class SDPACoreAttention(MegatronModule):
             scale=self.softmax_scale,
             window=self.window,
             dropout=dropout,
+            starts=starts,
         )
         return out.permute(2, 0, 1, 3)

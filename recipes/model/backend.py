@@ -47,6 +47,7 @@ def describe_kernels(
     fp8_recipe: str | None = None,
     compiled: bool = False,
     graphs: bool = False,
+    separate_documents: bool = False,
 ) -> str:
     """What computes attention, norms, products and cross entropy, and how a step's kernels are launched.
 
@@ -54,13 +55,16 @@ def describe_kernels(
         fp8_recipe: products are in FP8, scaled so; None: they are in ``dtype``.
         compiled: whether torch.compile makes the layers' kernels.
         graphs: whether steps are replayed as CUDA graphs.
+        separate_documents: whether no token sees another document than its own.
     """
     on_gpu = device.type == "cuda"
     if have_transformer_engine():
         layers = "attention, norms and products by Transformer Engine"
     else:
         layers = "attention by SDPA"
-        if model.window_size is not None and on_gpu:
+        if separate_documents:
+            layers = f"attention by {'FlexAttention' if on_gpu else 'SDPA'}, each document's own"
+        elif model.window_size is not None and on_gpu:
             third = takes_flash_attention_3(dtype, device)
             layers += f" (windows: {'FlashAttention-3' if third else 'FlexAttention'})"
         layers += ", norms and products by PyTorch"

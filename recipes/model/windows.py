@@ -1,4 +1,4 @@
-"""Sliding windows: which layers have one, which keys are in it, and GPU kernels that skip the others.
+"""Sliding windows and separate documents: which keys a query sees, and GPU kernels that skip the others.
 
 A window of w tokens counts the query itself, as transformers' ``sliding_window`` does. megatron-core's
 ``window_size=(left, 0)`` sees ``left + 1``.
@@ -43,19 +43,25 @@ def layer_window(config: TransformerConfig, layer_number: int) -> int | None:
     return int(left) + 1
 
 
-def sees(before: int, window: int | None) -> Callable[[Any, Any, Any, Any], Any]:
+def sees(
+    before: int, window: int | None, starts: Tensor | None = None
+) -> Callable[[Any, Any, Any, Any], Any]:
     """The mask as a function of (sample, head, query index, key index), FlexAttention's ``mask_mod``.
 
     Args:
         before: number of keys before the first query's own.
         window: tokens that a query sees, including its own; None: all before it.
+        starts: ``[b, s]``, the first key that each query may see; None: any.
     """
 
     def mask_mod(sample: Any, head: Any, query: Any, key: Any) -> Any:
         position = query + before
-        if window is None:
-            return key <= position
-        return (key <= position) & (key > position - window)
+        seen = key <= position
+        if window is not None:
+            seen = seen & (key > position - window)
+        if starts is not None:
+            seen = seen & (key >= starts[sample, query])
+        return seen
 
     return mask_mod
 
@@ -86,7 +92,25 @@ def windowed_attention_on_gpu(query: Tensor, key: Tensor, value: Tensor, window:
     """
     if takes_flash_attention_3(query.dtype, query.device):
         return flash_attention_3(query, key, value, window, scale)
-    mask = block_mask(query.shape[2], key.shape[2], window, query.device)
+    return _flex_attention(query, key, value, window, scale, None)
+
+
+def documents_on_gpu(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, window: int | None, scale: float
+) -> Tensor:
+    """As :func:`windowed_attention_on_gpu`, by FlexAttention, for queries that see no key before a place.
+
+    Args:
+        starts: that place for each query, ``[b, s]``.
+        window: may be None.
+    """
+    return _flex_attention(query, key, value, window, scale, starts)
+
+
+def _flex_attention(
+    query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float, starts: Tensor | None
+) -> Tensor:
+    mask = block_mask(query.shape[2], key.shape[2], window, query.device, starts)
     out: Tensor = _compiled_flex_attention()(
         query, key, value, block_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
     )
@@ -129,12 +153,18 @@ def _compiled_flex_attention() -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=64)
-def block_mask(queries: int, keys: int, window: int, device: torch.device) -> Any:
-    """FlexAttention's table of the blocks of keys that each block of queries sees, built once per shape."""
+def block_mask(
+    queries: int, keys: int, window: int | None, device: torch.device, starts: Tensor | None = None
+) -> Any:
+    """FlexAttention's table of the blocks of keys that each block of queries sees.
+
+    Built once per shape, and with ``starts`` once per micro-batch: a tensor is equal to itself only.
+    """
     from torch.nn.attention.flex_attention import create_block_mask
 
     # Compiled, it reduces to blocks without writing out [queries, keys].
     build = torch.compile(create_block_mask) if device.type == "cuda" else create_block_mask
+    samples = None if starts is None else starts.shape[0]
     # The first use may be a validation step: a mask made in inference mode could not train later.
     with torch.inference_mode(False):
-        return build(sees(keys - queries, window), None, None, queries, keys, device=device)
+        return build(sees(keys - queries, window, starts), samples, None, queries, keys, device=device)

@@ -20,7 +20,7 @@ from recipes.config.cuda_graph import MOST_FLOPS, obstacle
 from recipes.config.schema import PretrainConfig
 from recipes.config.world import World
 from recipes.console import warn
-from recipes.data.samples.loader import FIELDS
+from recipes.data.samples.loader import fields_of
 from recipes.model.backend import have_transformer_engine
 from recipes.optim.adamw import AdamW
 from recipes.parallel.setup import device_of
@@ -175,7 +175,15 @@ def step_of(engine: Engine, run: PretrainConfig, device: torch.device) -> Step:
     micro_batch_size = run.trainer.micro_batch_size
     if not captures_steps(run):
         return Step(engine, micro_batch_size)
-    return RecordedStep(engine, micro_batch_size, run.data.seq_length, device)
+    return RecordedStep(engine, inputs_of(run, device))
+
+
+def inputs_of(run: PretrainConfig, device: torch.device) -> dict[str, Tensor]:
+    """Where a micro-batch of the run is copied to, ``[micro-batch size, s]`` each."""
+    shape = run.trainer.micro_batch_size, run.data.seq_length
+    return {
+        field: torch.zeros(shape, dtype=dtype, device=device) for field, dtype in fields_of(run.data).items()
+    }
 
 
 class RecordedStep(Step):
@@ -183,14 +191,15 @@ class RecordedStep(Step):
 
     The second is recorded with AdamW and where there is a single rank: graphs have no collectives, and Muon
     has the schedule's numbers on the host. What cannot be recorded is launched kernel by kernel.
+
+    Args:
+        inputs: of :func:`inputs_of`.
     """
 
-    def __init__(self, engine: Engine, micro_batch_size: int, seq_length: int, device: torch.device) -> None:
-        super().__init__(engine, micro_batch_size)
-        self.inputs = {
-            field: torch.zeros(micro_batch_size, seq_length, dtype=dtype, device=device)
-            for field, dtype in FIELDS.items()
-        }
+    def __init__(self, engine: Engine, inputs: dict[str, Tensor]) -> None:
+        super().__init__(engine, len(inputs["tokens"]))
+        self.inputs = inputs
+        device = inputs["tokens"].device
         self.total = torch.zeros(2, dtype=torch.float64, device=device)
         self.norm = torch.zeros((), device=device)
         self.micro_batch = Recorded(self._micro_batch, repeatable=True)

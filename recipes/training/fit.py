@@ -26,6 +26,7 @@ from recipes.checkpoint.nemo.nemo_file import new_tokenizer_name, save_nemo
 from recipes.cli import DONE, STOPPED_BY_GUARD, STOPPED_BY_SIGNAL
 from recipes.config.fp8 import refuse_fp8_on
 from recipes.config.schema import PretrainConfig
+from recipes.config.separate_documents import refuse_dropout_on_gpu
 from recipes.config.validate import parse_duration
 from recipes.config.world import World
 from recipes.console import duration, quiet_libraries, say
@@ -87,6 +88,7 @@ def fit(
     device = device_of(world)
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     refuse_fp8_on(str(device), capability, config)
+    refuse_dropout_on_gpu(config, device.type == "cuda")
     if world.rank == 0:
         say(_machine(config, world))
         warn_if_ignored(config)
@@ -160,6 +162,7 @@ def _machine(config: PretrainConfig, world: World) -> str:
         fp8_recipe=config.trainer.fp8_recipe if config.trainer.precision == "fp8" else None,
         compiled=compiles_layers(config),
         graphs=captures_steps(config),
+        separate_documents=config.data.reset_attention_mask,
     )
     return f"device {name}, {precision}, {kernels}"
 
@@ -260,4 +263,6 @@ def _model(
 
 def _document_start(config: PretrainConfig) -> DocumentStart:
     sources = [open_source(source.path) for source in config.data.train.values() if source.weight > 0]
-    return document_start_of(file for source in sources for file in source.files)
+    return document_start_of(
+        (file for source in sources for file in source.files), separate=config.data.reset_attention_mask
+    )

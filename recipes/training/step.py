@@ -65,11 +65,16 @@ def _forward_step(
 ) -> tuple[Tensor, Callable[[Tensor], Any]]:
     batch = dict(next(micro_batches))
     tokens = batch["tokens"]
-    batch["position_ids"] = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    # Attention is causal by construction. What stands for its mask is where each token's document starts.
+    starts = None
+    if "position_ids" in batch:
+        starts = (places - batch["position_ids"]).int()
+    else:
+        batch["position_ids"] = places
     # Under context parallelism a rank keeps one chunk from the front and the mirrored one from the back.
     batch = get_batch_on_this_cp_rank(batch)
-    # Attention is causal by construction, so no mask is passed.
-    losses = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
+    losses = model(batch["tokens"], batch["position_ids"], starts, labels=batch["labels"])
     return losses, partial(_sum_of_losses, batch["loss_mask"])
 
 

@@ -10,7 +10,7 @@ from recipes.model.linear import _can_add_in_fp32
 from recipes.model.qkv import works_on_gpu
 from tests.support.cross_entropy_cases import assert_agrees
 from tests.support.cuda import NEEDS_CUDA
-from tests.support.dense_attention import assert_attends_as_dense
+from tests.support.dense_attention import assert_attends_as_dense, document_starts
 from tests.support.linear_cases import (
     MODELS,
     assert_same_main_gradients,
@@ -32,6 +32,14 @@ DTYPES = [(torch.float32, 5e-3), (torch.bfloat16, 0.1)]
 def test_attention(queries: int, keys: int, window: int | None, dtype: torch.dtype, tolerance: float) -> None:
     """Windows through FlexAttention, compiled, or FlashAttention-3; whole sequences through SDPA."""
     assert_attends_as_dense(queries, keys, window, dtype, tolerance, "cuda")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("window", [None, 17])
+def test_attention_of_separate_documents(window: int | None, dtype: torch.dtype, tolerance: float) -> None:
+    for seed in (1, 2):  # A second batch takes the kernels of the first.
+        starts = document_starts(2, 1024, 100, seed).to("cuda")
+        assert_attends_as_dense(1024, 1024, window, dtype, tolerance, "cuda", starts)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)

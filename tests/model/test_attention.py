@@ -106,6 +106,8 @@ def test_masks_are_refused() -> None:
     inputs = random(4, 1, 4, 16), random(4, 1, 2, 16), random(4, 1, 2, 16)
     with pytest.raises(ValueError, match="causal"):
         core_attention(TINY)(*inputs, mask)
+    with pytest.raises(ValueError, match="starts"):
+        core_attention(TINY)(*inputs, torch.zeros(1, 4))
     with pytest.raises(ValueError, match="padding"):
         core_attention(TINY)(*inputs, None, attn_mask_type=AttnMaskType.padding)
 

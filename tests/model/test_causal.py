@@ -13,6 +13,7 @@ from tests.support.dense_attention import (
     assert_attends_as_dense,
     attention_inputs,
     dense_attention,
+    document_starts,
     with_gradients,
 )
 
@@ -50,6 +51,28 @@ def test_forward_and_gradients(shape: dict[str, int], window: int | None, scale:
     )
     expected = with_gradients(
         lambda *tensors: dense_attention(*tensors, scale, window), tuple(inputs), gradient
+    )
+    for got, wanted in zip(ours, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
+
+
+@given(
+    length=st.integers(1, 3 * BLOCK),
+    mean=st.sampled_from([1, 2, 10, 50, 1000]),
+    window=st.none() | st.integers(1, 200),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_separate_documents(length: int, mean: int, window: int | None, seed: int) -> None:
+    *inputs, gradient = attention_inputs(2, 4, 2, length, length, 8, seed)
+    starts = document_starts(2, length, mean, seed)
+    ours = with_gradients(
+        lambda *tensors: causal_attention(*tensors, scale=0.3, window=window, starts=starts),
+        tuple(inputs),
+        gradient,
+    )
+    expected = with_gradients(
+        lambda *tensors: dense_attention(*tensors, 0.3, window, starts), tuple(inputs), gradient
     )
     for got, wanted in zip(ours, expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)

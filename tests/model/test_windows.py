@@ -14,7 +14,7 @@ from transformers.masking_utils import sliding_window_causal_mask_function
 
 from recipes.model.causal import causal_attention
 from recipes.model.windows import block_mask, flash_attention_3, visible
-from tests.support.dense_attention import attention_inputs, dense_attention
+from tests.support.dense_attention import attention_inputs, dense_attention, document_starts
 
 CPU = torch.device("cpu")
 
@@ -40,6 +40,27 @@ def test_flex_attention(queries: int, keys: int, window: int) -> None:
     mask = block_mask(queries, keys, window, CPU)
     out = flex_attention(query, key, value, block_mask=mask, scale=0.3, enable_gqa=True)
     torch.testing.assert_close(out, dense_attention(query, key, value, 0.3, window), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize("mean", [3, 60, 1000])
+def test_flex_attention_of_separate_documents(mean: int, window: int | None) -> None:
+    query, key, value, _ = attention_inputs(2, 4, 2, 300, 300, 16)
+    starts = document_starts(2, 300, mean)
+    mask = block_mask(300, 300, window, CPU, starts)
+    out = flex_attention(query, key, value, block_mask=mask, scale=0.3, enable_gqa=True)
+    expected = dense_attention(query, key, value, 0.3, window, starts)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
+    assert block_mask(300, 300, window, CPU, starts) is mask
+    other = block_mask(300, 300, window, CPU, starts.clone())
+    assert other is not mask
+
+
+def test_blocks_without_the_own_document_are_skipped() -> None:
+    starts = (torch.arange(1024) // 256 * 256).int()[None]  # Four documents of two blocks.
+    mask = block_mask(1024, 1024, None, CPU, starts)
+    seen = mask.kv_num_blocks + mask.full_kv_num_blocks
+    assert seen.flatten().tolist() == [1, 2, 1, 2, 1, 2, 1, 2]
 
 
 def test_block_masks_are_built_once_and_skip_blocks() -> None:

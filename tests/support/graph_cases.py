@@ -12,9 +12,9 @@ from tests.support.run_cases import Outcome, run_case
 
 def recorded_step(engine: Any, run: Any, device: Any) -> Any:
     """What step_of makes on a GPU."""
-    from recipes.training.cuda_graph import RecordedStep
+    from recipes.training.cuda_graph import RecordedStep, inputs_of
 
-    return RecordedStep(engine, run.trainer.micro_batch_size, run.data.seq_length, device)
+    return RecordedStep(engine, inputs_of(run, device))
 
 
 class CalledAgain:

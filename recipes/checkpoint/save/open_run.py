@@ -108,4 +108,5 @@ def _document_start(run: dict[str, Any]) -> dict[str, DocumentStart]:
     known = [sidecar for sidecar in sidecars if sidecar is not None]
     if not all(prefixes) or not sidecars or len(known) < len(sidecars):
         return {}
-    return {"document_start": document_start_of(known)}
+    separate = run["data"].get("reset_attention_mask") is True
+    return {"document_start": document_start_of(known, separate=separate)}

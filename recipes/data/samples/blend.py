@@ -61,12 +61,14 @@ class BlendSource:
         seed: int,
         seq_length: int,
         eod_mask_loss: bool,
+        reset_attention_mask: bool = False,
         cache_dir: Path,
         split: Split = Split.train,
     ) -> None:
         files = open_source(path)
         self.path = files.path
         self._seed, self._seq_length, self._eod_mask_loss = seed, seq_length, eod_mask_loss
+        self._reset = reset_attention_mask
         self._cache_dir, self._split = cache_dir, split
         self._tokenizer = DatasetTokenizer(tokenizer, files.content())
         self._tokens = JoinedDataset(files.prefixes)
@@ -81,8 +83,9 @@ class BlendSource:
             tokenizer=self._tokenizer,
             path_to_cache=str(self._cache_dir),
             split="1,0,0",
-            reset_position_ids=False,
-            reset_attention_mask=False,
+            # Position ids say where documents start; the mask is made of them, see training/step.py.
+            reset_position_ids=self._reset,
+            reset_attention_mask=self._reset,
             eod_mask_loss=self._eod_mask_loss,
             create_attention_mask=False,
             drop_last_partial_validation_sequence=False,

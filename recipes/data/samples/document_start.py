@@ -13,10 +13,15 @@ DocumentStart = Literal["bos", "eos"] | None
 such token, or it is not known."""
 
 
-def document_start_of(sidecars: Iterable[Sidecar]) -> DocumentStart:
-    """What the training data begin their documents with; None too where data differ."""
+def document_start_of(sidecars: Iterable[Sidecar], *, separate: bool = False) -> DocumentStart:
+    """What the training data begin their documents with; None too where data differ.
+
+    Args:
+        separate: no token saw the document before its own (data.reset_attention_mask), nor the end of it.
+    """
     starts: set[DocumentStart] = {
-        "bos" if sidecar.append_bos else "eos" if sidecar.append_eod else None for sidecar in sidecars
+        "bos" if sidecar.append_bos else "eos" if sidecar.append_eod and not separate else None
+        for sidecar in sidecars
     }
     return starts.pop() if len(starts) == 1 else None
 

@@ -9,7 +9,7 @@ from recipes.config.data_schema import DataConfig
 from recipes.config.phases import sources_in_use
 from recipes.config.schema import PretrainConfig
 from recipes.data.samples.content import largest_id
-from recipes.data.samples.indexed import sidecar_path
+from recipes.data.samples.indexed import DocumentReader, bin_path, idx_path, sidecar_path
 from recipes.data.samples.source_files import SourceFiles, open_source, shown_path
 from recipes.data.tokenizer import TextTokenizer, load_tokenizer
 from recipes.errors import UserError
@@ -22,7 +22,29 @@ def check_inputs(config: PretrainConfig) -> TextTokenizer:
     Raises:
         UserError: with the key, the value and the fix.
     """
-    return check_tokenizer(config, check_files(config.data))
+    sources = check_files(config.data)
+    tokenizer = check_tokenizer(config, sources)
+    if config.data.reset_attention_mask:
+        _check_document_ends(sources, tokenizer)
+    return tokenizer
+
+
+def _check_document_ends(sources: dict[str, SourceFiles], tokenizer: TextTokenizer) -> None:
+    """Documents end with the token by which they are told apart; of foreign data the first one is read."""
+    for key, source in sources.items():
+        for file in source.files:
+            ends = file.append_eod
+            if ends is None:
+                first = DocumentReader(bin_path(file.prefix), idx_path(file.prefix))[0]
+                ends = len(first) > 0 and int(first[-1]) == tokenizer.eos_id
+            if not ends:
+                refuse(
+                    key,
+                    file.prefix,
+                    "its documents do not end with the tokenizer's end token, by which "
+                    "data.reset_attention_mask=true tells them apart; run tools.preprocess without "
+                    "--no-append-eod, or set it to false",
+                )
 
 
 def check_files(data: DataConfig) -> dict[str, SourceFiles]:

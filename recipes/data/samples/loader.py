@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from megatron.core.datasets.utils import Split
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from recipes.config.data_schema import DataConfig
 from recipes.config.phases import plan_phases, sources_in_use
 from recipes.config.schema import PretrainConfig
 from recipes.data.samples.blend import BlendSource, BlendState, RunBlend, stretches_of
@@ -20,6 +22,13 @@ from recipes.data.samples.worker_signals import heed_only_the_trainer, held_back
 from recipes.data.tokenizer import TextTokenizer
 
 FIELDS = {"tokens": torch.int64, "labels": torch.int64, "loss_mask": torch.float32}
+SEPARATE_FIELDS = FIELDS | {"position_ids": torch.int64}
+"""With data.reset_attention_mask: positions begin anew at 0 with every document."""
+
+
+def fields_of(data: DataConfig) -> dict[str, torch.dtype]:
+    """What a batch consists of, each ``[n, s]``."""
+    return SEPARATE_FIELDS if data.reset_attention_mask else FIELDS
 
 
 class StepSampler(Sampler[list[int]]):
@@ -79,9 +88,9 @@ class StepLoader(DataLoader):
             return super()._get_iterator()
 
 
-def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stacks samples to ``tokens``, ``labels`` (int64) and ``loss_mask`` (float32), each ``[n, s]``."""
-    return {field: torch.stack([sample[field] for sample in samples]) for field in FIELDS}
+def collate(fields: Iterable[str], samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stacks the samples' ``[s]`` to ``[n, s]``, for each of the fields."""
+    return {field: torch.stack([sample[field] for sample in samples]) for field in fields}
 
 
 def training_sources(
@@ -95,6 +104,7 @@ def training_sources(
             seed=config.seed,
             seq_length=config.data.seq_length,
             eod_mask_loss=config.data.eod_mask_loss,
+            reset_attention_mask=config.data.reset_attention_mask,
             cache_dir=cache_dir,
         )
         for name in sources_in_use(config.data)
@@ -132,7 +142,7 @@ def training_loader(
         data_parallel_rank=data_parallel_rank,
         data_parallel_size=data_parallel_size,
     )
-    return _loader(blend, sampler, config.data.num_workers), blend
+    return _loader(blend, sampler, fields_of(config.data), config.data.num_workers), blend
 
 
 def validation_loader(
@@ -151,6 +161,7 @@ def validation_loader(
         seed=config.seed,
         seq_length=config.data.seq_length,
         eod_mask_loss=config.data.eod_mask_loss,
+        reset_attention_mask=config.data.reset_attention_mask,
         cache_dir=cache_dir,
         split=Split.valid,
     )
@@ -164,16 +175,16 @@ def validation_loader(
         data_parallel_rank=data_parallel_rank,
         data_parallel_size=data_parallel_size,
     )
-    return _loader(held_out, sampler, num_workers=0)
+    return _loader(held_out, sampler, fields_of(config.data), num_workers=0)
 
 
 def _loader(
-    dataset: Dataset[dict[str, Tensor]], sampler: StepSampler, num_workers: int
+    dataset: Dataset[dict[str, Tensor]], sampler: StepSampler, fields: Iterable[str], num_workers: int
 ) -> DataLoader[dict[str, Tensor]]:
     return StepLoader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=partial(collate, list(fields)),
         num_workers=num_workers,
         worker_init_fn=heed_only_the_trainer if num_workers else None,
         pin_memory=torch.cuda.is_available(),

@@ -35,6 +35,11 @@ def test_of_sidecars(data: list[tuple[bool | None, bool | None]], expected: Docu
     assert document_start_of(sidecar(*flags) for flags in data) == expected
 
 
+def test_separate_documents_do_not_see_the_end_before_them() -> None:
+    assert document_start_of([sidecar(False, True)], separate=True) is None
+    assert document_start_of([sidecar(True, True)], separate=True) == "bos"
+
+
 def test_ids_there_and_back(tiny_data: TinyData) -> None:
     tokenizer = load_tokenizer(tiny_data.tokenizer)
     starts: tuple[DocumentStart, ...] = ("bos", "eos", None)

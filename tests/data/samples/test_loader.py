@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from recipes.data.samples.blend import continue_blend
 from recipes.data.samples.loader import (
+    FIELDS,
     StepSampler,
     collate,
     training_loader,
@@ -182,6 +183,6 @@ def test_limited_held_out_set(tmp_path: Path) -> None:
 
 def test_collate() -> None:
     sample = {"tokens": torch.arange(3), "labels": torch.arange(1, 4), "loss_mask": torch.ones(3), "other": 1}
-    batch = collate([sample, sample])
+    batch = collate(FIELDS, [sample, sample])
     assert batch.keys() == {"tokens", "labels", "loss_mask"}
     assert batch["labels"].tolist() == [[1, 2, 3], [1, 2, 3]]
