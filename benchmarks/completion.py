@@ -10,7 +10,7 @@ from recipes.counts import count
 EXAMPLES = """\
 examples:
   python -m benchmarks.completion model=param1_2p9b                         # batches of 1 and 16
-  python -m benchmarks.completion --against transformers --batches 1 model=lumen_128m
+  python -m benchmarks.completion model=lumen_128m --against transformers --batches 1
 
 Every new token reads all weights of the matrix products once, whatever the batch, and the keys and values of
 what was read before: their bytes over the memory's bandwidth are the least time that a token can take.

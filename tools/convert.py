@@ -15,7 +15,7 @@ EXAMPLES = """examples:
   python -m tools.convert outputs/quickstart/model.nemo quickstart_hf --to hf
   python -m tools.convert param1.nemo param1_hf --to hf --dtype bf16 --verify
   python -m tools.convert param1_hf param1.nemo --to nemo
-  python -m tools.convert outputs/quickstart/checkpoints/step_00002400 step2400.nemo --to nemo
+  python -m tools.convert outputs/quickstart/checkpoints/step_00001200 step1200.nemo --to nemo
 
 SRC is a .nemo of any generation or the directory it was unpacked to, a NeMo 2 directory, a training
 checkpoint or run directory of this project, or a Hugging Face directory. Its format and architecture are

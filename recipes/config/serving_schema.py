@@ -1,4 +1,4 @@
-"""What a server (``python -m recipes.generate server=true``) can be set to."""
+"""What a server (``python -m recipes.generate gpt_model_file=model.nemo server=true``) can be set to."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def train_tokenizer(
     }
     output.write(files, record)
     used = ", ".join(f"{source.used_bytes / 1e6:.1f}" for source in sources)
-    log(f"{output.path}: {model_type}, {tokenizer.vocab_size} tokens, trained on {used} MB")
+    log(f"{output.path}: {model_type}, {tokenizer.vocab_size:,} tokens, trained on {used} MB")
     return tokenizer
 
 
