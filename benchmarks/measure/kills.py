@@ -26,7 +26,7 @@ from recipes.run_directory import read_metrics, read_metrics_log
 ROOT = Path(__file__).resolve().parents[2]
 START_UP, STEP, SAVE, PUBLICATION, DELETION = "start-up", "step", "save", "publication", "deletion"
 START_UP_SHARE = 0.15
-"""Of the kills. A run takes much longer to start than for a few steps: at random nearly all would be there."""
+"""Of the kills. A start takes much longer than a few steps: at random nearly all would be there."""
 FIGURES = ("loss", "lr", "grad_norm", "consumed_samples", "consumed_tokens")
 LIMIT_S = 600.0
 """Without a sign of life."""
@@ -245,7 +245,7 @@ def _last_files(checkpoints: Path) -> dict[str, str]:
 
 
 class Launched:
-    """``python -m recipes.pretrain``, under torchrun if there are several processes, in a session of its own."""
+    """``python -m recipes.pretrain`` in a session of its own, under torchrun if there are several processes."""
 
     def __init__(self, settings: list[str], processes: int, log: Path) -> None:
         launcher = []

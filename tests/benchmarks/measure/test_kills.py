@@ -89,7 +89,7 @@ def test_the_schedule_follows_from_its_seed() -> None:
     moments = schedule(100, 520, 1, 20)
     assert moments == schedule(100, 520, 1, 20) != schedule(100, 520, 2, 20)
     steps = [moment.step for moment in moments if moment.step is not None]
-    assert steps == sorted(set(steps)) and 0 < steps[0] and steps[-1] < 500
+    assert steps == sorted(set(steps)) and steps[0] > 0 and steps[-1] < 500
     assert 5 < sum(moment.step is None for moment in moments) < 30
     with pytest.raises(UserError, match="--steps 50: too few for 100 kills, take 520"):
         schedule(100, 50, 1, 20)
