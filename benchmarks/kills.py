@@ -15,10 +15,10 @@ examples:
   python -m benchmarks.kills --kills 20 --processes 2
   python -m benchmarks.kills --kills 5 --steps 60 optim=muon model=lumen_128m data.seq_length=256
 
-Trains once undisturbed and once with kills: while it starts, while it trains, while it saves in the background
-(all processes at once). Prints for each kill when it was, what was running and how many steps were lost; then
-compares all figures, those of repeated steps and of validations too, and the last checkpoint's tensors. Exit
-code 1 if they differ. The schedule follows from --seed; what a kill hits also depends on the machine.
+Trains once undisturbed and once with kills of all processes: while it starts, trains, or saves in the
+background. Prints for each kill when it was, what was running and how many steps were lost; then compares all
+figures, those of repeated steps and of validations too, and the last checkpoint's tensors. Exit code 1 if
+they differ. The schedule follows from --seed; what a kill hits also depends on the machine.
 """
 
 

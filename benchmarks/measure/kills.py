@@ -245,7 +245,7 @@ def _last_files(checkpoints: Path) -> dict[str, str]:
 
 
 class Launched:
-    """``python -m recipes.pretrain`` in a session of its own, under torchrun if there are several processes."""
+    """``python -m recipes.pretrain`` in a session of its own; several processes under torchrun."""
 
     def __init__(self, settings: list[str], processes: int, log: Path) -> None:
         launcher = []
