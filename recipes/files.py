@@ -254,6 +254,18 @@ def sha256_file(path: str | Path, seen: Callable[[int], None] = lambda size: Non
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
+def forget_cached(path: str | Path) -> None:
+    """Lets the system drop what it has of a synced file in memory, so that the disk is read; where it can."""
+    if not hasattr(os, "posix_fadvise"):  # macOS
+        return
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
 def make_directory(path: str | Path) -> None:
     """Make a directory and its missing parents, unless it exists.
 

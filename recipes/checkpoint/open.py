@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from recipes.checkpoint.formats.containers import Files, open_files
@@ -28,11 +28,15 @@ def open_stored_model(path: Path, *, verify: bool = True) -> Iterator[StoredMode
 
     ``verify``: compare the files of a training checkpoint with its manifest (reads all of them once).
 
+    Until then the run of a training checkpoint does not delete it.
+
     Raises:
         UserError: hostile, damaged, or of a kind that cannot be read.
     """
     with open_files(path) as files:
-        yield _opened(path, files, verify)
+        source = _opened(path, files, verify)
+        with source.held or nullcontext():
+            yield source
 
 
 def _opened(path: Path, files: Files, verify: bool) -> StoredModel:

@@ -21,12 +21,19 @@ class CheckpointConfig:
     points to the best. Only checkpoints of validated steps count."""
     keep_every_n_steps: int | None = None
     """Checkpoints of every n-th step are kept forever; a multiple of every_n_steps."""
-    verify_sha256: bool = True
-    """Check every file's SHA-256 before a run continues from it; false: only its size, since reading the
+    verify: str = "start"
+    """When files are compared with the manifest's SHA-256. start: before a run continues from them.
+    background: then, and in a thread as soon as they are written, so that a damaged checkpoint is set aside
+    while an older one is still there. size: never, but their sizes before a run continues, since reading the
     state of a large model twice takes minutes."""
     async_save: bool = False
     """Write a checkpoint while training continues: a step's state is copied to host memory (as much as the
     checkpoint's size), and a thread writes it. Saves at the end or on a signal are waited for."""
+
+    @property
+    def compares_sha256(self) -> bool:
+        """Whether contents are compared before a run continues from them."""
+        return self.verify != "size"
 
 
 @dataclass(frozen=True)

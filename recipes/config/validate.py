@@ -129,6 +129,7 @@ def validate_checkpoint(checkpoint: CheckpointConfig, valid_every: int | None, h
     if checkpoint.every_minutes is not None:
         positive(f"{key}.every_minutes", checkpoint.every_minutes)
     positive(f"{key}.keep_last", checkpoint.keep_last)
+    one_of(f"{key}.verify", checkpoint.verify, ("start", "background", "size"))
     not_negative(f"{key}.keep_best", checkpoint.keep_best)
     if every is None:
         if checkpoint.keep_every_n_steps is not None:

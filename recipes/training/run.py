@@ -90,7 +90,7 @@ def _prepare(
     for line in opening(config, launched_world().size):
         say(line)
     init_from = (
-        find_start(config.init_from, config.trainer.checkpoint.verify_sha256)
+        find_start(config.init_from, sha256=config.trainer.checkpoint.compares_sha256)
         if config.init_from and checkpoint is None
         else None
     )
@@ -107,7 +107,7 @@ def _prepare(
 
 def _checkpoint_to_resume(config: PretrainConfig, directory: RunDirectory) -> Path | None:
     checkpoint = newest_whole_checkpoint(
-        directory.checkpoints, warn, sha256=config.trainer.checkpoint.verify_sha256
+        directory.checkpoints, warn, sha256=config.trainer.checkpoint.compares_sha256
     )
     if checkpoint is None:
         if directory.nemo_file.exists() and not directory.describes(resolved_yaml(config)):

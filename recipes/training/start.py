@@ -31,7 +31,7 @@ class Start:
     """Whether nothing is left to do."""
 
 
-def find_start(init_from: str, verify_sha256: bool) -> Path:
+def find_start(init_from: str, *, sha256: bool) -> Path:
     """The checkpoint, whole and verified, or the .nemo that ``init_from`` names.
 
     Raises:
@@ -39,10 +39,10 @@ def find_start(init_from: str, verify_sha256: bool) -> Path:
     """
     path = Path(init_from)
     if (path / MANIFEST).is_file():
-        verify(path, sha256=verify_sha256)
+        verify(path, sha256=sha256)
         return path
     if (path / "checkpoints").is_dir():
-        checkpoint = newest_whole_checkpoint(path / "checkpoints", warn, sha256=verify_sha256)
+        checkpoint = newest_whole_checkpoint(path / "checkpoints", warn, sha256=sha256)
         if checkpoint is None:
             raise UserError(f"init_from={init_from}: the run has no finished checkpoint yet")
         return checkpoint

@@ -60,6 +60,8 @@ class Blob:
                     if not count:
                         raise UserError(f"{self.name} is cut off; it is damaged")
                     done += count
+        except FileNotFoundError:
+            raise UserError(f"{self.name}: was deleted while it was being read") from None
         except OSError as error:
             raise UserError(f"{self.name}: cannot be read: {error.strerror}") from None
 

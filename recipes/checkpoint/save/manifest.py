@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from recipes.console import Progress
 from recipes.errors import UserError
-from recipes.files import atomic_write, sha256_file
+from recipes.files import atomic_write, forget_cached, sha256_file
 
 MANIFEST = "manifest.json"
 STEP_DIRECTORY = re.compile(r"step_(\d{8})")
@@ -62,8 +62,20 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify(directory: Path, *, sha256: bool = True) -> dict[str, Any]:
-    """Compares every file with the manifest, or without ``sha256`` its size; returns the manifest.
+def verify(
+    directory: Path,
+    *,
+    sha256: bool = True,
+    from_disk: bool = False,
+    seen: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Compares every file with the manifest; returns the manifest.
+
+    Args:
+        directory: the checkpoint.
+        sha256: compare contents; False: only sizes.
+        from_disk: read what the disk holds, not what the system still has in memory.
+        seen: is told how many bytes have been read since its last call; None: progress is shown.
 
     Raises:
         UserError: a file is missing or differs; the message names it.
@@ -79,9 +91,11 @@ def verify(directory: Path, *, sha256: bool = True) -> dict[str, Any]:
             raise UserError(f"{path} has {size} bytes, the manifest says {expected['bytes']}; it is damaged")
     if sha256:
         total = sum(expected["bytes"] for expected in files.values())
-        with Progress(total, label=f"checking {directory.name}") as progress:
+        with Progress(total, label=f"checking {directory.name}", enabled=seen is None) as progress:
             for name, expected in files.items():
-                if sha256_file(directory / name, progress.add) != expected["sha256"]:
+                if from_disk:
+                    forget_cached(directory / name)
+                if sha256_file(directory / name, seen or progress.add) != expected["sha256"]:
                     raise UserError(f"{directory / name} does not have the manifest's SHA-256; it is damaged")
     return manifest
 
@@ -131,6 +145,11 @@ def set_aside_newer(checkpoints: Path, whole: Path) -> None:
     """
     for path in finished_checkpoints(checkpoints):
         if path.name > whole.name:
-            aside = path.with_name(f"damaged_{path.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
+            set_aside(path)
+
+
+def set_aside(damaged: Path) -> Path:
+    """Renames a checkpoint so that it is none any more; returns its new name."""
+    aside = damaged.with_name(f"damaged_{damaged.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return damaged.rename(aside)

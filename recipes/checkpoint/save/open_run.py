@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from recipes.checkpoint.formats.containers import DirectoryFiles, Files
 from recipes.checkpoint.formats.torch_dist import METADATA, read_common
 from recipes.checkpoint.formats.weights import distributed_weights
 from recipes.checkpoint.formats.yaml_file import read_yaml
-from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, newest_whole_checkpoint, verify
+from recipes.checkpoint.save.held import hold
+from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, verify
 from recipes.checkpoint.stored.description import described_model
 from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer, tokenizer_on_disk
@@ -30,9 +32,10 @@ def open_training(path: Path, files: Files, verify_files: bool) -> StoredModel |
     """
     if not path.is_dir():
         return None
-    step = _step(path, verify_files)
-    if step is None:
+    found = _step(path, verify_files)
+    if found is None:
         return None
+    step, held = found
     stored = DirectoryFiles(step)
     weights = distributed_weights(stored)
     if weights is None:
@@ -60,24 +63,30 @@ def open_training(path: Path, files: Files, verify_files: bool) -> StoredModel |
         files=weights.files,
         skipped=weights.skipped,
         needs_tokenizer=False,
+        held=held,
     )
 
 
-def _step(path: Path, verify_files: bool) -> Path | None:
+def _step(path: Path, verify_files: bool) -> tuple[Path, BinaryIO] | None:
+    """The checkpoint that is meant, and what keeps its run from deleting it."""
     if (path / MANIFEST).is_file():
+        held = hold(path)
         if verify_files:
             verify(path)
-        return path
+        return path, held
     if not (path / CHECKPOINTS).is_dir():
         return None
-    passed_over: list[str] = []
-    if verify_files:
-        step = newest_whole_checkpoint(path / CHECKPOINTS, passed_over.append)
-    else:
-        step = next(reversed(finished_checkpoints(path / CHECKPOINTS)), None)
-    if step is None:
-        raise UserError(f"{path}: the run has no finished checkpoint yet")
-    return step
+    candidates = finished_checkpoints(path / CHECKPOINTS)
+    for step in reversed(candidates):
+        # One that is damaged, or that its run deletes just now, is passed over.
+        with suppress(UserError):
+            held = hold(step)
+            if verify_files:
+                verify(step)
+            return step, held
+    if candidates:
+        raise UserError(f"{path}: none of its {len(candidates)} checkpoints is whole")
+    raise UserError(f"{path}: the run has no finished checkpoint yet")
 
 
 def run_config(run: Path) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, read_manifest
+from recipes.checkpoint.save.held import delete_unless_held
+from recipes.checkpoint.save.manifest import finished_checkpoints, read_manifest
 from recipes.errors import UserError
 from recipes.files import partial_path
 
@@ -55,9 +56,10 @@ def prune(
     # The link first, so that it never points to a checkpoint that is being deleted.
     _point_to(checkpoints / BEST, paths[ranked[0]].name if ranked else None)
     for step in paths.keys() - steps_to_keep(losses, keep_last, keep_best, keep_every_n_steps):
-        # The manifest goes first: a half-deleted directory is then no checkpoint.
-        (paths[step] / MANIFEST).unlink()
-        shutil.rmtree(paths[step])
+        # The manifest goes first: a half-deleted directory is then no checkpoint. What is being read, perhaps
+        # by tools.convert, goes after a later save.
+        if delete_unless_held(paths[step]):
+            shutil.rmtree(paths[step])
     if not ranked:
         return None
     loss = losses[ranked[0]]

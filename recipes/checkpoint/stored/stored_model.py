@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from recipes.checkpoint.formats.lazy import LazyTensor
 from recipes.checkpoint.stored.fits import check_fits, embedding_shape
@@ -45,6 +45,8 @@ class StoredModel:
     """Whether the configuration leaves the vocabulary's size to the tokenizer."""
     left_behind: tuple[str, ...] = ()
     """Files of the model for which no other format has a place."""
+    held: BinaryIO | None = None
+    """Open while the model is: keeps a run that goes on from deleting it."""
 
     @cached_property
     def text_tokenizer(self) -> TextTokenizer:

@@ -10,9 +10,10 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from recipes.checkpoint.save.background import BackgroundSave
-from recipes.checkpoint.save.manifest import step_directory
+from recipes.checkpoint.save.manifest import set_aside, step_directory
 from recipes.checkpoint.save.ranks import decided_by_first_rank
-from recipes.checkpoint.save.retention import VALID_LOSS, Best, prune
+from recipes.checkpoint.save.retention import VALID_LOSS, Best, forget_missing_best, prune
+from recipes.checkpoint.save.verification import BackgroundVerification
 from recipes.config.schema import PretrainConfig
 from recipes.console import duration, say, warn
 from recipes.errors import UserError
@@ -48,6 +49,7 @@ class Checkpoints(Callback):
         self.stall_s = 0.0
         self.warned = False
         self.best: Best | None = None
+        self.verification = BackgroundVerification()
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.started = time.monotonic()
@@ -57,6 +59,7 @@ class Checkpoints(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         assert not self.waits_for_validation, "the previous step was not validated"
         self._finish(trainer, wait=False)
+        self._end_verification(trainer, wait=False)
         step, every = trainer.global_step, self.config.every_n_steps
         if self.stop.stopped_by != NOT_STOPPED:
             self.save(trainer)
@@ -76,8 +79,13 @@ class Checkpoints(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.waits_for_validation = False
         self.save(trainer)
+        if self.stop.stopped_by == NOT_STOPPED:
+            self._end_verification(trainer, wait=True)
+        else:  # A next start will compare the files, and a cluster does not wait for long.
+            self.verification.abandon()
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        self.verification.abandon()
         if not isinstance(exception, GuardError):
             _background(trainer).abandon()
             return
@@ -131,6 +139,7 @@ class Checkpoints(Callback):
         """
         free = free_bytes(self.directory) if trainer.is_global_zero else None
         if free is not None and free < self.size:
+            self._end_verification(trainer, wait=True)  # Or the last one known to be whole might go.
             warn(f"{self.directory}: {free / 1e9:.3g} GB free, a checkpoint takes {self.size / 1e9:.3g} GB")
             self._prune(keep_last=1)
             free = free_bytes(self.directory)
@@ -172,6 +181,28 @@ class Checkpoints(Callback):
         took = time.monotonic() - self.started
         stall = f", training stood still for {self.stall_s:.1f} s" if self.config.async_save else ""
         say(f"saved  {path} in {duration(took)}{stall}")
+        if self.config.verify == "background":
+            self._end_verification(trainer, wait=True)
+            self.verification.start(path)
+        else:
+            self._let_go()
+
+    def _end_verification(self, trainer: Trainer, *, wait: bool) -> None:
+        """Sets the checkpoint aside if it is damaged; older ones may go only if it is not. On rank 0."""
+        verified = self.verification.finish(wait=wait)
+        if verified is None:
+            return
+        if verified.damage:
+            aside = set_aside(verified.path)
+            forget_missing_best(self.directory)
+            warn(f"{verified.damage}; {verified.path.name} was damaged as it was written and is now {aside}")
+            record = {"step": trainer.global_step, "checkpoint": verified.path.name}
+            self.metrics.directory.append_metrics({"event": "damaged_checkpoint", **record})
+            return
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Deletes the checkpoints that need not stay, on rank 0."""
         best = self._prune(self.config.keep_last)
         if best is not None and best != self.best:
             say(f"best   {best.path.name}, validation loss {best.valid_loss:.4f}")

@@ -1,0 +1,40 @@
+"""SIGKILL at random moments of one run: the same command must repeat the undisturbed run, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.door import measure
+from recipes.arguments import Arguments
+from recipes.cli import run_tool
+from recipes.counts import count
+
+EXAMPLES = """\
+examples:
+  python -m benchmarks.kills                                 # 100 kills of the quick start's model
+  python -m benchmarks.kills --kills 20 --processes 2
+  python -m benchmarks.kills --kills 5 --steps 60 optim=muon model=lumen_128m data.seq_length=256
+
+Trains once undisturbed and once with kills of all processes: while it starts, trains, or saves in the
+background. Prints for each kill when it was, what was running and how many steps were lost; then compares all
+figures, those of repeated steps and of validations too, and the last checkpoint's tensors. Exit code 1 if
+they differ. The schedule follows from --seed; what a kill hits also depends on the machine.
+"""
+
+
+def main() -> None:
+    """Parses the command line, then kills."""
+    parser = Arguments("benchmarks.kills", __doc__, EXAMPLES)
+    parser.add_argument("--kills", type=count, default=100, help="how many (default %(default)s)")
+    parser.add_argument("--steps", type=count, help="steps of the run (default: five per kill, and 20)")
+    parser.add_argument("--every", type=count, default=4, help="steps between saves (default %(default)s)")
+    parser.add_argument("--processes", type=count, default=1, help="of the run (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the schedule (default %(default)s)")
+    parser.add_argument(
+        "--data", type=Path, help="directory for corpus and runs, kept; by default a temporary one"
+    )
+    measure(parser)
+
+
+if __name__ == "__main__":
+    run_tool(main)
