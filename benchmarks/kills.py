@@ -13,7 +13,7 @@ EXAMPLES = """\
 examples:
   python -m benchmarks.kills                                 # 100 kills of the quick start's model
   python -m benchmarks.kills --kills 20 --processes 2
-  python -m benchmarks.kills --kills 5 --steps 60 optim=muon model=lumen_128m data.seq_length=256
+  python -m benchmarks.kills --kills 5 --steps 60 optim=muon model=nano_hindi_25m model.vocab_size=auto
 
 Trains once undisturbed and once with kills of all processes: while it starts, trains, or saves in the
 background. Prints for each kill when it was, what was running and how many steps were lost; then compares all

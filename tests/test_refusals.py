@@ -72,7 +72,7 @@ REFUSALS: list[tuple[str, str]] = [
     ("tools.prefetch_benchmarks {}/new --tasks bolq", "no task 'bolq': did you mean boolq"),
     ("recipes.evaluate gpt_model_file=MODEL tasks=[boolq]", "cannot load task boolq: http"),
     ("recipes.evaluate gpt_model_file=MODEL tasks=[boolq]", "set mirror=DIR to a copy of the data"),
-    ("tools.prefetch_benchmarks {}/new --tasks boolq", "cannot be reached"),
+    ("tools.prefetch_benchmarks {}/new --tasks boolq", "cannot be reached; run this where there is network"),
     (
         "recipes.evaluate gpt_model_file=MODEL tasks=[winogrande] mirror=MIRROR",
         "the mirror MIRROR: it has no",

@@ -89,7 +89,7 @@ def layer_table(model: ModelConfig) -> list[dict[str, Any]]:
         kind = {
             "attention": ", ".join([heads, *lookups]),
             "window": window,
-            "mlp": _experts(model) if is_moe else f"{model.activation} {model.ffn_hidden_size}",
+            "mlp": _experts(model) if is_moe else f"{model.activation} {model.ffn_hidden_size:,}",
             "parameters": parameters,
         }
         if rows and {**rows[-1], "first": 0, "last": 0} == {**kind, "first": 0, "last": 0}:
@@ -102,9 +102,9 @@ def layer_table(model: ModelConfig) -> list[dict[str, Any]]:
 def _experts(model: ModelConfig) -> str:
     from recipes.families.model_config import expert_width
 
-    text = f"{model.moe_router_topk} of {model.num_moe_experts} {model.activation} {expert_width(model)}"
+    text = f"{model.moe_router_topk} of {model.num_moe_experts} {model.activation} {expert_width(model):,}"
     if model.moe_shared_expert_intermediate_size is not None:
-        text += f" + shared {model.moe_shared_expert_intermediate_size}"
+        text += f" + shared {model.moe_shared_expert_intermediate_size:,}"
     return text
 
 
@@ -136,7 +136,7 @@ def _layer_lines(rows: list[dict[str, Any]]) -> list[str]:
             (
                 str(first) if first == last else f"{first}-{last}",
                 row["attention"],
-                "everything" if row["window"] is None else f"{row['window']} tokens",
+                "everything" if row["window"] is None else f"{row['window']:,} tokens",
                 row["mlp"],
                 f"{row['parameters']:,}",
             )

@@ -155,15 +155,16 @@ def as_text(described: dict[str, Any]) -> str:
         lines += [
             (
                 "model",
-                f"{model['family']}, {model['num_layers']} layers, hidden {model['hidden_size']}, "
-                f"FFN {model['ffn_hidden_size']} {model['activation']}, {model['num_attention_heads']} heads "
+                f"{model['family']}, {model['num_layers']} layers, hidden {model['hidden_size']:,}, "
+                f"FFN {model['ffn_hidden_size']:,} {model['activation']}, "
+                f"{model['num_attention_heads']} heads "
                 f"({model['num_query_groups']} key-value, {model['kv_channels']} wide)",
             ),
             (
                 "",
                 f"{model['normalization']}, {model['position_embedding_type']}, "
                 f"{'tied' if model['tied_embeddings'] else 'untied'} embeddings, "
-                f"{model['max_position_embeddings']} positions",
+                f"{model['max_position_embeddings']:,} positions",
             ),
         ]
         if "num_moe_experts" in model:

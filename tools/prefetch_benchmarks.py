@@ -97,11 +97,14 @@ def prefetch(
     from recipes.data.benchmark_mirror import MANIFEST, read_manifest, split_file, write_index
     from recipes.evaluation.task_data import hub_revision, made_for
     from recipes.evaluation.task_files import reads_only_files
-    from recipes.evaluation.tasks import load_tasks
+    from recipes.evaluation.tasks import load_tasks, out_of_reach
     from recipes.files import check_writable
 
     names = [name for name in names if not reads_only_files(name, task_path)]
     check_writable(mirror / MANIFEST)
+    if source is None and (reason := out_of_reach(names, task_path)):
+        fix = "run this where there is network, or copy from another mirror with --source DIR"
+        raise UserError(f"{reason}; {fix}")
     manifest = read_manifest(mirror) if (mirror / MANIFEST).exists() else {}
     tasks = load_tasks(names, mirror=source, task_path=task_path)["tasks"]
     copied = read_manifest(source) if source else {}

@@ -46,8 +46,18 @@ def check_tasks(names: Sequence[str], mirror: Path | None = None, task_path: Seq
     check_task_names(names, task_path)
     if mirror is not None:
         _check_mirror(names, mirror, task_path)
-    else:
-        _check_cached(names, _hub_obstacle(names), task_path)
+    elif reason := out_of_reach(names, task_path):
+        raise UserError(f"{reason}{_ask_for_mirror(names)}")
+
+
+def out_of_reach(names: Sequence[str], task_path: Sequence[str] = ()) -> str | None:
+    """Why the data of a task is neither in this machine's cache nor to be had from the hub, if so."""
+    obstacle = _hub_obstacle(names)
+    if obstacle is not None:
+        for task, data_set, configuration in data_sets_of(names, task_path):
+            if not is_cached(data_set, configuration):
+                return f"cannot load task {task}: {obstacle}"
+    return None
 
 
 def check_training_tasks(evaluation: EvaluationConfig) -> None:
@@ -83,14 +93,6 @@ def _fetch_into(mirror: Path, task: str) -> str:
 def _hub_obstacle(names: Sequence[str]) -> str | None:
     """Why stock tasks cannot be read from the hub, if there are any; None if they can."""
     return None if all(map(is_made_here, names)) else hub_obstacle()
-
-
-def _check_cached(names: Sequence[str], obstacle: str | None, task_path: Sequence[str]) -> None:
-    if obstacle is None:
-        return
-    for task, data_set, configuration in data_sets_of(names, task_path):
-        if not is_cached(data_set, configuration):
-            raise UserError(f"cannot load task {task}: {obstacle}{_ask_for_mirror(names)}")
 
 
 def _ask_for_mirror(names: Sequence[str]) -> str:

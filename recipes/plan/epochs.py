@@ -73,7 +73,7 @@ def epoch_rows(config: PretrainConfig, total_steps: int) -> list[tuple[str, str]
         rows.append((f"source {use.name}", f"{100 * use.share:.2f} %  {use.path}  {drawn}"))
         if use.epochs is not None and use.epochs > MANY_EPOCHS:
             warning = (
-                f"{use.name} is read {use.epochs:.1f} times; beyond about {MANY_EPOCHS:g} epochs repeated "
+                f"{use.name} is read {use.epochs:,.1f} times; beyond about {MANY_EPOCHS:g} epochs repeated "
             )
             rows.append(("  warning", f"{warning}text is worth less than new (arXiv 2305.16264)"))
     return rows
@@ -84,4 +84,4 @@ def _epochs_in_words(use: SourceUse) -> str:
         return "data not found, epochs unknown"
     if use.epochs is None:
         return f"holds {use.tokens_available:,}: less than one sample"
-    return f"{use.epochs:.2f} epochs of {use.tokens_available:,}"
+    return f"{use.epochs:,.2f} epochs of {use.tokens_available:,}"

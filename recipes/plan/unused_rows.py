@@ -21,7 +21,7 @@ def unused_rows(config: PretrainConfig, pieces: int) -> str | None:
     if rows * columns < max(WORTH_SAYING, total // 50):
         return None
     return (
-        f"model.vocab_size={model.vocab_size}, but tokenizer.model has {pieces:,} pieces: "
+        f"model.vocab_size={model.vocab_size:,}, but tokenizer.model has {pieces:,} pieces: "
         f"{rows * columns / 1e6:,.1f}M of {total / 1e6:,.1f}M parameters are never used; "
         f"set model.vocab_size={AUTO} for a new run"
     )

@@ -19,7 +19,7 @@ def test_nano_hindi_with_8000_pieces() -> None:
     config = compose("pretrain", ["experiment=nano_hindi_25m"])
     text = unused_rows(config, 8000)
     assert text is not None and "\n" not in text
-    assert "model.vocab_size=68096, but tokenizer.model has 8,000 pieces" in text
+    assert "model.vocab_size=68,096, but tokenizer.model has 8,000 pieces" in text
     assert f"{60_096 * (2 * 384 + 4 * 128) / 1e6:.1f}M of 99.7M parameters are never used" in text
     assert text.endswith("set model.vocab_size=auto for a new run")
     assert unused_rows(config, 67_000) is None  # 1.4M, a seventieth of the model.

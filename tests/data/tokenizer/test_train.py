@@ -169,7 +169,7 @@ def test_interrupted_training_leaves_nothing(tmp_path: Path) -> None:
         time.sleep(0.3)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=3) == 130
+        assert process.wait(timeout=240) == 130
         told = process.stderr.read().splitlines()
         assert told[-1] == "interrupted" and "trainer" not in "".join(told)
     assert os.listdir(tmp_path) == ["in.txt"]  # noqa: PTH208
