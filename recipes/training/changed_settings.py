@@ -23,6 +23,8 @@ FREE = (
     "output_dir",
     "data_dir",
     "resume",
+    "logger",
+    "wandb.*",
     "save_nemo",
     "dry_run",
     # Resumes compare the content of the sources, and every start their tokenizer with the run's.

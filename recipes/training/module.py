@@ -31,6 +31,7 @@ from recipes.model.init import initialize_weights
 from recipes.optim.build import build_schedule
 from recipes.parallel.setup import resolve_dtype, seed_random_states
 from recipes.run_directory import RunDirectory
+from recipes.training.code_version import code_version
 from recipes.training.cuda_graph import step_of
 from recipes.training.engine import Engine, build_engine
 from recipes.training.expert_metrics import expert_usage, reset_expert_usage
@@ -157,6 +158,10 @@ class ParamGPT(ModelPT):
             self.run.optim, self.megatron_optimizer, self.total_steps, tokens_per_step
         )
         return self._view
+
+    def about(self) -> dict[str, Any]:
+        """What the figures depend on besides the settings: this process's code, and the data's content."""
+        return {"code": code_version(), "data": self._data_record}
 
     # Training
 

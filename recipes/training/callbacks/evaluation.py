@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,9 @@ from recipes.config.schema import PretrainConfig
 from recipes.console import say
 from recipes.data.hub import setting
 from recipes.data.samples.document_start import DocumentStart, document_start_id
-from recipes.errors import UserError
 from recipes.evaluation.tasks import load_tasks
 from recipes.training.callbacks.metrics import Metrics
+from recipes.training.first_rank import on_first_rank
 from recipes.training.module import ParamGPT
 from recipes.training.trained_text import TrainedText
 from recipes.training.undisturbed import undisturbed
@@ -44,7 +43,7 @@ class Evaluation(Callback):
         """
         if self.config.every_n_steps is None:
             return
-        _on_first_rank(trainer, self._load)
+        on_first_rank(trainer, self._load)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Refuses what the model could not answer, lest it end the run after hours.
@@ -57,7 +56,7 @@ class Evaluation(Callback):
         from recipes.evaluation.shared_lm import ranks_in_training
 
         self.ranks = ranks_in_training()
-        _on_first_rank(trainer, lambda: self._check(pl_module))
+        on_first_rank(trainer, lambda: self._check(pl_module))
 
     def _check(self, model: ParamGPT) -> None:
         from recipes.evaluation.run import set_fewshot
@@ -141,21 +140,3 @@ class Evaluation(Callback):
                     if math.isfinite(score.value):
                         scores[name, metric.removesuffix(",none")] = score.value
         return scores
-
-
-def _on_first_rank(trainer: Trainer, do: Callable[[], None]) -> None:
-    """
-    Raises:
-        UserError: what it raises there, on every rank.
-    """
-    from recipes.evaluation.shared_lm import broadcast
-
-    problem = None
-    if trainer.is_global_zero:
-        try:
-            do()
-        except UserError as error:
-            problem = error
-    problem = broadcast(problem)
-    if problem is not None:
-        raise problem
