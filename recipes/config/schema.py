@@ -150,6 +150,10 @@ class TrainerConfig:
     E5M2 in the backward pass): delayed, tensorwise, blockwise (Hopper) or mxfp8 (Blackwell)."""
     log_every_n_steps: int = 10
     """Every this many steps, one line on the screen and one in metrics.jsonl."""
+    log_details_every_n_steps: int | None = None
+    """Every this many steps, a multiple of log_every_n_steps, also norms of gradients and weights and the
+    size of the update by group of parameters, and each expert's share of the tokens. During such a step this
+    takes 4 bytes of memory for each weight that a rank's optimizer owns. None: never."""
     val_check_interval: int | None = None
     """Validate every this many steps; None: only at the end."""
     limit_val_batches: int | None = None

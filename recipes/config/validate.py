@@ -111,6 +111,7 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
     for key in (
         "max_tokens",
         "log_every_n_steps",
+        "log_details_every_n_steps",
         "val_check_interval",
         "limit_val_batches",
         "num_threads",
@@ -119,6 +120,13 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
         value = getattr(trainer, key)
         if value is not None:
             positive(f"trainer.{key}", value)
+    every, details = trainer.log_every_n_steps, trainer.log_details_every_n_steps
+    if details is not None and details % every:
+        refuse(
+            "trainer.log_details_every_n_steps",
+            details,
+            f"must be a multiple of trainer.log_every_n_steps={every:,}",
+        )
     if trainer.max_time is not None:
         parse_duration(trainer.max_time)
 

@@ -37,6 +37,7 @@ FREE = (
     "trainer.micro_batch_size",
     "trainer.max_time",
     "trainer.log_every_n_steps",
+    "trainer.log_details_every_n_steps",
     "trainer.val_check_interval",
     "trainer.num_threads",
     "trainer.peak_tflops",

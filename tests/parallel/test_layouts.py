@@ -24,8 +24,20 @@ def grad_norms(metrics: list[dict[str, Any]]) -> dict[int, float]:
     return {record["step"]: record["grad_norm"] for record in metrics if "loss" in record}
 
 
+def norms(metrics: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """By group of parameters, of every step."""
+    kinds = ("grad_norm.", "weight_norm", "update_ratio")
+    found = [{key: value for key, value in record.items() if key.startswith(kinds)} for record in metrics]
+    return [record for record in found if record]
+
+
 STEPS = 8  # At this rate enough to learn something.
-SETTINGS = {"trainer__max_steps": str(STEPS), "optim__lr": "3e-3", "save_nemo": "false"}
+SETTINGS = {
+    "trainer__max_steps": str(STEPS),
+    "trainer__log_details_every_n_steps": "1",
+    "optim__lr": "3e-3",
+    "save_nemo": "false",
+}
 
 
 def run_layout(
@@ -80,6 +92,8 @@ def test_layout_repeats_the_single_process(
     assert len(expected) == STEPS and expected[STEPS] < expected[1] - 0.5, "the model must have learned"
     assert losses(metrics) == pytest.approx(expected, rel=1e-4)
     assert grad_norms(metrics) == pytest.approx(grad_norms(whole), rel=1e-3)
+    for record, expected_record in zip(norms(metrics), norms(whole), strict=True):
+        assert record == pytest.approx(expected_record, rel=2e-3, abs=1e-6)
     valid = [record for record in metrics if "valid.hi.loss" in record][-1]
     expected_valid = [record for record in whole if "valid.hi.loss" in record][-1]
     for key in ("valid.en.loss", "valid.hi.loss", "valid.hi.bits_per_byte"):

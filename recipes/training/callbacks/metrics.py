@@ -101,6 +101,7 @@ class Metrics(Callback):
             "mfu": self._mfu(rate, trainer),
             "memory_bytes": peak_memory(),
             "elapsed_s": now - self.started,
+            **model.norms,
             **model.expert_usage,
             **slowest,
         }
