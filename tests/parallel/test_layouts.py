@@ -13,6 +13,7 @@ import pytest
 from tests.support.cases import nemo_logits, pretrain_case
 from tests.support.corpus import TinyData
 from tests.support.layouts import LAYOUTS
+from tests.support.norms import assert_same_norms
 from tests.support.pool import GlooPool
 
 
@@ -22,13 +23,6 @@ def losses(metrics: list[dict[str, Any]]) -> dict[int, float]:
 
 def grad_norms(metrics: list[dict[str, Any]]) -> dict[int, float]:
     return {record["step"]: record["grad_norm"] for record in metrics if "loss" in record}
-
-
-def norms(metrics: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """By group of parameters, of every step."""
-    kinds = ("grad_norm.", "weight_norm", "update_ratio")
-    found = [{key: value for key, value in record.items() if key.startswith(kinds)} for record in metrics]
-    return [record for record in found if record]
 
 
 STEPS = 8  # At this rate enough to learn something.
@@ -92,8 +86,7 @@ def test_layout_repeats_the_single_process(
     assert len(expected) == STEPS and expected[STEPS] < expected[1] - 0.5, "the model must have learned"
     assert losses(metrics) == pytest.approx(expected, rel=1e-4)
     assert grad_norms(metrics) == pytest.approx(grad_norms(whole), rel=1e-3)
-    for record, expected_record in zip(norms(metrics), norms(whole), strict=True):
-        assert record == pytest.approx(expected_record, rel=2e-3, abs=1e-6)
+    assert_same_norms(metrics, whole)
     valid = [record for record in metrics if "valid.hi.loss" in record][-1]
     expected_valid = [record for record in whole if "valid.hi.loss" in record][-1]
     for key in ("valid.en.loss", "valid.hi.loss", "valid.hi.bits_per_byte"):
