@@ -227,7 +227,7 @@ def _trainer(
             FinalValidation(),
             ValidationProgress(),
             Samples(config, metrics, document_start),
-            Evaluation(config, metrics, document_start),
+            Evaluation(config, metrics, document_start, stop),
             Checkpoints(config, metrics, directory.checkpoints, stop, resumed=start.checkpoint is not None),
             stragglers,
         ],
