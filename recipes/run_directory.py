@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ class RunDirectory:
         self.metrics_file = self.path / "metrics.jsonl"
         self.config_file = self.path / "config.yaml"
         self.index_cache = index_cache or self.path / "index_cache"
+        self.followers: list[Callable[[dict[str, Any]], None]] = []
+        """Get every record of metrics.jsonl that this process writes, once it is on disk."""
 
     def create(self) -> None:
         """Makes the directory."""
@@ -64,6 +67,8 @@ class RunDirectory:
                 os.fsync(file.fileno())
         except OSError as error:
             raise UserError(f"{self.metrics_file}: cannot be written: {error.strerror}") from error
+        for follow in self.followers:
+            follow(record)
 
 
 def _ends_with_newline(file: BinaryIO) -> bool:

@@ -63,6 +63,13 @@ def test_what_is_appended_is_read(directory: RunDirectory) -> None:
     assert directory.metrics_file.read_bytes().count(b"\n") == 3
 
 
+def test_followers_get_what_is_on_disk(directory: RunDirectory) -> None:
+    found: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
+    directory.followers.append(lambda record: found.append((record, read_metrics(directory.metrics_file))))
+    directory.append_metrics(step(1))
+    assert found == [(step(1), [step(1)])]
+
+
 def test_missing_file_is_an_empty_history(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
@@ -71,8 +78,7 @@ def test_missing_file_is_an_empty_history(tmp_path: Path) -> None:
 def test_torn_line_is_passed_over_and_not_glued_to(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:
-    directory = RunDirectory.__new__(RunDirectory)
-    directory.metrics_file = tmp_path_factory.mktemp("torn") / "metrics.jsonl"
+    directory = RunDirectory(tmp_path_factory.mktemp("torn"))
     whole = [step(n, text="कखग" * 5) for n in (1, 2)]
     for record in whole:
         directory.append_metrics(record)

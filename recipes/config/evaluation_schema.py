@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from omegaconf import MISSING
+
 
 @dataclass(frozen=True)
 class TextsConfig:
@@ -48,3 +50,22 @@ class EvaluationConfig:
     """Tokens in one forward pass, padding included."""
     max_logits_bytes: int = 2**28
     """Bytes of one forward pass's scores over the vocabulary, in fp32; one document may need more."""
+
+
+# Not frozen: OmegaConf cannot merge a YAML into an entry of a list of a frozen type.
+@dataclass
+class TableRow:
+    """One row of the table that an evaluation prints."""
+
+    name: str = MISSING
+    """The row's title."""
+    task: str = MISSING
+    """lm-eval's name of the task, group or tag, or minibench_en, minibench_hi."""
+    metric: str = MISSING
+    """lm-eval's full name of the metric: "acc_norm,none"."""
+    published: list[float] = field(default_factory=list)
+    """Published figures in percent, one per title in columns; empty: none are known."""
+    complement: bool = False
+    """Show 1 - value in a second row: the stock task scores the wrong answers as right."""
+    note: str = ""
+    """Printed below the table."""

@@ -12,10 +12,10 @@ from typing import Any
 from omegaconf import MISSING
 
 from recipes.config.data_schema import DataConfig
-from recipes.config.evaluation_schema import EvaluationConfig, TextsConfig
+from recipes.config.evaluation_schema import EvaluationConfig, TableRow, TextsConfig
 from recipes.config.optim_schema import OptimConfig
 from recipes.config.serving_schema import ServingConfig
-from recipes.config.trainer_schema import CheckpointConfig, GuardsConfig
+from recipes.config.trainer_schema import CheckpointConfig, GuardsConfig, WandbConfig
 from recipes.families.model_config import ModelConfig
 
 
@@ -150,6 +150,10 @@ class TrainerConfig:
     E5M2 in the backward pass): delayed, tensorwise, blockwise (Hopper) or mxfp8 (Blackwell)."""
     log_every_n_steps: int = 10
     """Every this many steps, one line on the screen and one in metrics.jsonl."""
+    log_details_every_n_steps: int | None = None
+    """Every this many steps, a multiple of log_every_n_steps, also norms of gradients and weights and the
+    size of the update by group of parameters, and each expert's share of the tokens. During such a step this
+    takes 4 bytes of memory for each weight that a rank's optimizer owns. None: never."""
     val_check_interval: int | None = None
     """Validate every this many steps; None: only at the end."""
     limit_val_batches: int | None = None
@@ -207,6 +211,8 @@ class PretrainConfig:
     checkpoint), one of its checkpoints, or a .nemo file. Has no effect on a run that is resumed."""
     init_from_state: str = "weights"
     """weights, or full: the optimizer's state too. Steps, schedule and data start afresh in both cases."""
+    logger: list[str] = field(default_factory=list)
+    """tensorboard, wandb: where the figures of metrics.jsonl go as well; empty: nowhere."""
     save_nemo: bool = True
     """Write <run directory>/model.nemo when the run is complete."""
     dry_run: bool = False
@@ -217,6 +223,7 @@ class PretrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
 
 
@@ -261,25 +268,6 @@ class GenerateConfig:
     dry_run: bool = False
     """Check the settings and the model file, print what would run, and stop."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
-
-
-# Not frozen: OmegaConf cannot merge a YAML into an entry of a list of a frozen type.
-@dataclass
-class TableRow:
-    """One row of the table that an evaluation prints."""
-
-    name: str = MISSING
-    """The row's title."""
-    task: str = MISSING
-    """lm-eval's name of the task, group or tag, or minibench_en, minibench_hi."""
-    metric: str = MISSING
-    """lm-eval's full name of the metric: "acc_norm,none"."""
-    published: list[float] = field(default_factory=list)
-    """Published figures in percent, one per title in columns; empty: none are known."""
-    complement: bool = False
-    """Show 1 - value in a second row: the stock task scores the wrong answers as right."""
-    note: str = ""
-    """Printed below the table."""
 
 
 @dataclass(frozen=True)

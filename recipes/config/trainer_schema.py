@@ -53,3 +53,16 @@ class GuardsConfig:
     warn_of_stragglers_from: float | None = None
     """Warn when the slowest rank's own part of a step takes this many times as long as the median rank's. The
     ratio is in metrics.jsonl in any case. null: never."""
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Weights & Biases, for logger=wandb."""
+
+    project: str = "param-recipes"
+    """The project that the run appears in."""
+    entity: str | None = None
+    """The user or team that the project belongs to; null: the account's own, or $WANDB_ENTITY."""
+    offline: bool = False
+    """Keep the figures in <run directory>/wandb, for `wandb sync` where there is a network; so does
+    $WANDB_MODE=offline."""

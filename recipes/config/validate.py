@@ -25,6 +25,7 @@ from recipes.config.schema import (
 from recipes.config.separate_documents import validate_separate_documents
 from recipes.config.trainer_schema import CheckpointConfig, GuardsConfig
 from recipes.config.validate_jobs import PRECISIONS, validate_evaluation, validate_inference
+from recipes.config.validate_logger import validate_logger
 from recipes.config.validate_model import validate_model, validate_positions
 from recipes.config.validate_optim import validate_optim
 from recipes.config.validate_parallel import validate_parallel
@@ -51,6 +52,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     validate_samples(config.trainer.samples, config.parallel.context_parallel_size)
     validate_evaluation(config.trainer.evaluation, config.parallel.context_parallel_size)
     validate_guards(config.trainer.guards)
+    validate_logger(config)
     validate_data(config.data)
     validate_plan(config.plan)
     plan_phases(config, total_steps(config))
@@ -109,6 +111,7 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
     for key in (
         "max_tokens",
         "log_every_n_steps",
+        "log_details_every_n_steps",
         "val_check_interval",
         "limit_val_batches",
         "num_threads",
@@ -117,6 +120,13 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
         value = getattr(trainer, key)
         if value is not None:
             positive(f"trainer.{key}", value)
+    every, details = trainer.log_every_n_steps, trainer.log_details_every_n_steps
+    if details is not None and details % every:
+        refuse(
+            "trainer.log_details_every_n_steps",
+            details,
+            f"must be a multiple of trainer.log_every_n_steps={every:,}",
+        )
     if trainer.max_time is not None:
         parse_duration(trainer.max_time)
 

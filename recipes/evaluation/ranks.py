@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
@@ -42,6 +43,14 @@ class Ranks:
         found: list[Answers] = [{} for _ in range(self.size)]
         dist.all_gather_object(found, own if self.answers else {}, group=self.group)
         yield from (answers for answers in found if answers.keys() - own.keys())
+
+    def any_part(self, own: bool) -> bool:
+        """Whether it holds in any part. Every rank makes this call."""
+        if self.parts == 1:
+            return own
+        found = torch.tensor(own)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.group)
+        return bool(found)
 
 
 def model_ranks() -> Ranks:

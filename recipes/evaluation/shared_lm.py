@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -24,12 +25,20 @@ class SharedLM(ParamLM):
 
     Args:
         ranks: of `ranks_in_training`.
+        stop: whether this rank has been told to stop: all ranks then raise
+            :class:`~recipes.evaluation.work.Abandoned`, instead of going on.
     """
 
     def __init__(
-        self, model: TextGenerator, max_batch_tokens: int, max_logits_bytes: int, ranks: Ranks
+        self,
+        model: TextGenerator,
+        max_batch_tokens: int,
+        max_logits_bytes: int,
+        ranks: Ranks,
+        stop: Callable[[], bool],
     ) -> None:
-        super().__init__(model, max_batch_tokens, max_logits_bytes, Work(ranks))
+        work = Work(ranks, stop=partial(_together, ranks, stop))
+        super().__init__(model, max_batch_tokens, max_logits_bytes, work)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         return super().loglikelihood(requests, disable_tqdm=True)
@@ -55,6 +64,7 @@ class SharedLM(ParamLM):
 
         Raises:
             Exception: what rank 0 was released with.
+            Abandoned: on rank 0 as well, which then does not call `release`.
         """
         while (order := broadcast(None)) is not None:
             if isinstance(order, Exception):
@@ -75,6 +85,17 @@ class SharedLM(ParamLM):
             Instance("generate_until", {}, args, i, metadata=("", i, 1)) for i, args in enumerate(asked)
         ]
         return super().generate_until(requests, disable_tqdm=True)
+
+
+def _together(ranks: Ranks, stop: Callable[[], bool]) -> bool:
+    """Whether any of the ranks that compute the same passes has been told to stop."""
+    if ranks.size == ranks.parts:
+        return stop()
+    told = torch.tensor(stop())
+    group = None if ranks.parts == 1 else parallel_state.get_model_parallel_group()
+    # Main memory's numbers, over gloo: devices are not waited for.
+    dist.all_reduce(told, op=dist.ReduceOp.MAX, group=group)
+    return bool(told)
 
 
 def ranks_in_training() -> Ranks:

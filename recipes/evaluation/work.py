@@ -41,6 +41,14 @@ class Unit(Generic[T]):
         return hashlib.sha256(everything.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+class Abandoned(Exception):
+    """An evaluation that is not carried on, on every rank."""
+
+
+def _never() -> bool:
+    return False
+
+
 @dataclass
 class Work:
     """Has units answered: those that were answered before are not asked again, the others shared out.
@@ -50,12 +58,15 @@ class Work:
         on: what answers depend on besides units and model: the kind of device, the precision.
         known: answers of an earlier, unfinished evaluation, by the digests of units; equal on all ranks.
         journal: where this process keeps its answers.
+        stop: asked before each unit whether to give up; the ranks of a split model must answer alike, others
+            need not. Given on all ranks or on none.
     """
 
     ranks: Ranks = field(default_factory=Ranks)
     on: str = ""
     known: dict[str, Answers] = field(default_factory=dict)
     journal: JournalWriter | None = None
+    stop: Callable[[], bool] = _never
 
     def answers(self, units: Sequence[Unit[Any]], label: str, *, quiet: bool = False) -> Iterator[Answers]:
         """The answers to all units, as they come; on every rank all of them.
@@ -63,6 +74,9 @@ class Work:
         Args:
             label: what is being done, for the progress.
             quiet: shows none.
+
+        Raises:
+            Abandoned: some rank was told to stop.
         """
         digests = [unit.digest(self.on) for unit in units] if self.known or self.journal else []
         left = list(range(len(units)))
@@ -71,9 +85,12 @@ class Work:
             left = [i for i in left if digests[i] not in self.known]
         mine = [left[k] for k in deal([units[i].cost for i in left], self.ranks.parts)[self.ranks.part]]
         own: Answers = {}
+        stopped = False
         total, shown = sum(units[i].cost for i in mine), launched_world().rank == 0 and not quiet
         with Progress(total, " tokens", label=label, enabled=shown) as progress:
             for i in mine:
+                if stopped := self.stop():
+                    break
                 answers = self._answer(units[i], units[i].items)
                 if self.journal:
                     self.journal.add(digests[i], answers)
@@ -81,6 +98,8 @@ class Work:
                 yield answers
                 progress.add(units[i].cost)
         yield from self.ranks.of_others(own)
+        if self.stop is not _never and self.ranks.any_part(stopped):
+            raise Abandoned
 
     def _answer(self, unit: Unit[T], items: Sequence[T]) -> Answers:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
-from recipes.config.schema import TableRow
+from recipes.config.evaluation_schema import TableRow
 from recipes.errors import UserError
 from recipes.report.evaluation_result import EvaluationResult, Score, TaskResult
 from recipes.report.markdown import markdown_table

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from recipes.checks import refuse
-from recipes.config.schema import TableRow
+from recipes.config.evaluation_schema import TableRow
 from recipes.console import shown
 from recipes.errors import UserError
 from recipes.files import path_errors

@@ -23,6 +23,8 @@ FREE = (
     "output_dir",
     "data_dir",
     "resume",
+    "logger",
+    "wandb.*",
     "save_nemo",
     "dry_run",
     # Resumes compare the content of the sources, and every start their tokenizer with the run's.
@@ -35,6 +37,7 @@ FREE = (
     "trainer.micro_batch_size",
     "trainer.max_time",
     "trainer.log_every_n_steps",
+    "trainer.log_details_every_n_steps",
     "trainer.val_check_interval",
     "trainer.num_threads",
     "trainer.peak_tflops",

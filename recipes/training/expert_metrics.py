@@ -4,6 +4,7 @@
 without their coefficients, as means over the step's micro-batches, the data-parallel ranks and the layers
 with experts. The first two are 1 when all experts get equally much, the last two 0.
 ``moe.max_load``: tokens of the fullest expert over the mean of its layer's experts, in the worst layer.
+``moe.load.layer_03``: of every expert of a layer, its tokens over the mean of that layer's experts.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from megatron.core.transformer.moe.moe_utils import (
 
 from recipes.families.model_config import ModelConfig, moe_layers
 from recipes.model.router import routers
+from recipes.training.norms import layer_names
 
 
 def tracked_losses(model: ModelConfig) -> dict[str, str]:
@@ -43,10 +45,14 @@ def reset_expert_usage(gpt: GPTModel) -> None:
         router.reset_token_counts()
 
 
-def expert_usage(gpt: GPTModel, model: ModelConfig, micro_batches: int) -> dict[str, float]:
+def expert_usage(
+    gpt: GPTModel, model: ModelConfig, micro_batches: int, *, each_expert: bool = False
+) -> dict[str, float | list[float]]:
     """The step's figures, the same on every rank. All ranks must call it.
 
-    ``micro_batches``: how many one rank had in the step.
+    Args:
+        micro_batches: how many one rank had in the step.
+        each_expert: with moe.load.
     """
     layers = sum(moe_layers(model))
     names = tracked_losses(model)
@@ -57,18 +63,25 @@ def expert_usage(gpt: GPTModel, model: ModelConfig, micro_batches: int) -> dict[
         zeros = torch.zeros(model.num_layers, device=torch.cuda.current_device())
         tracker.setdefault(name, {"values": zeros, "reduce_group": group, "avg_group": None})
     reduce_aux_losses_tracker_across_ranks(list(names))
-    figures = {
+    figures: dict[str, float | list[float]] = {
         ours: tracker[name]["values"].sum().item() / (layers * micro_batches) for name, ours in names.items()
     }
-    return {**figures, "moe.max_load": _max_load(gpt, model)}
+    loads = _loads(gpt, model)
+    figures["moe.max_load"] = max(max(load) for load in loads.values())
+    if each_expert:
+        figures |= {f"moe.load.{layer}": load for layer, load in loads.items()}
+    return figures
 
 
-def _max_load(gpt: GPTModel, model: ModelConfig) -> float:
+def _loads(gpt: GPTModel, model: ModelConfig) -> dict[str, list[float]]:
+    """Of each layer with experts, their tokens over the mean of that layer's."""
     assert model.num_moe_experts is not None
     tokens = torch.zeros(model.num_layers, model.num_moe_experts, device=torch.cuda.current_device())
     for router in routers(gpt):
         tokens[router.layer_number - 1] = router.tokens_per_expert
     # Every rank has routed different tokens or has different layers.
     dist.all_reduce(tokens)
-    tokens = tokens[moe_layers(model)]
-    return (tokens.amax(dim=1) / tokens.mean(dim=1)).max().item()
+    loads = (tokens / tokens.mean(dim=1, keepdim=True).clamp(min=1e-9)).tolist()
+    names = layer_names(model.num_layers)
+    has_experts = moe_layers(model)
+    return {names[layer]: loads[layer] for layer in range(model.num_layers) if has_experts[layer]}

@@ -41,6 +41,7 @@ from recipes.run_directory import RunDirectory
 from recipes.training.callbacks.checkpoints import Checkpoints
 from recipes.training.callbacks.evaluation import Evaluation
 from recipes.training.callbacks.hang import Hang
+from recipes.training.callbacks.loggers import Loggers
 from recipes.training.callbacks.metrics import Metrics, known_peak_flops
 from recipes.training.callbacks.replicas import Replicas
 from recipes.training.callbacks.samples import Samples
@@ -94,7 +95,7 @@ def fit(
         warn_if_ignored(config)
         _announce(config, directory, start)
     document_start = _document_start(config)
-    trainer = _trainer(config, world, directory, checkpoint, steps, stop, document_start, start_up)
+    trainer = _trainer(config, world, directory, start, steps, stop, document_start, start_up)
     if faults:
         _inject(faults, trainer, world)
     model = _model(config, directory, steps, trainer, document_start, start_up)
@@ -189,7 +190,7 @@ def _trainer(
     config: PretrainConfig,
     world: World,
     directory: RunDirectory,
-    checkpoint: Path | None,
+    start: Start,
     steps: int,
     stop: StopControl,
     document_start: DocumentStart,
@@ -220,13 +221,14 @@ def _trainer(
         # Order matters: only steps that the metrics callback has found sound are saved.
         callbacks=[
             metrics,
+            Loggers(config, directory, start.step if start.checkpoint is not None else None),
             *_guards(config, directory, world.rank),
             stop,
             FinalValidation(),
             ValidationProgress(),
             Samples(config, metrics, document_start),
-            Evaluation(config, metrics, document_start),
-            Checkpoints(config, metrics, directory.checkpoints, stop, resumed=checkpoint is not None),
+            Evaluation(config, metrics, document_start, stop),
+            Checkpoints(config, metrics, directory.checkpoints, stop, resumed=start.checkpoint is not None),
             stragglers,
         ],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ from recipes.model.init import initialize_weights
 from recipes.optim.build import build_schedule
 from recipes.parallel.setup import resolve_dtype, seed_random_states
 from recipes.run_directory import RunDirectory
+from recipes.training.code_version import code_version
 from recipes.training.cuda_graph import step_of
 from recipes.training.engine import Engine, build_engine
 from recipes.training.expert_metrics import expert_usage, reset_expert_usage
 from recipes.training.fetched import Fetched
+from recipes.training.norms import Norms
 from recipes.training.resume import changed_sources, data_record
 from recipes.training.start import load_start_weights
 from recipes.training.start_up import StartUp
@@ -102,7 +105,8 @@ class ParamGPT(ModelPT):
         self.valid_metrics: dict[str, float] = {}
         self._valid_sums: dict[str, Tensor] = {}
         self._reseeds = draws_random_numbers(run.model)
-        self.expert_usage: dict[str, float] = {}
+        self.expert_usage: dict[str, float | list[float]] = {}
+        self.norms: dict[str, float] = {}
 
     # Building
 
@@ -158,6 +162,10 @@ class ParamGPT(ModelPT):
         )
         return self._view
 
+    def about(self) -> dict[str, Any]:
+        """What the figures depend on besides the settings: this process's code, and the data's content."""
+        return {"code": code_version(), "data": self._data_record}
+
     # Training
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -174,17 +182,37 @@ class ParamGPT(ModelPT):
         outputs = self.halves.gradients(batch)
         # optim.lr's, which no parameter may have.
         self.learning_rate = self._schedule.get_lr({})
+        detailed = self.is_detailed_step(self.trainer.global_step + 1)
+        norms = self._measured_norms if detailed else None
+        if norms is not None:
+            norms.before_update()
         self.optimizers().step()
         self._schedule.step(1)
+        self.norms = {}
+        if norms is not None:
+            assert self._view.grad_norm is not None
+            self.norms = norms.after_update(self._view.grad_norm)
         if self.is_logging_step(self.trainer.global_step):
             self.losses = reduce_losses(outputs, batch["tokens"].device)
             if has_experts:
                 micro_batches = len(batch["tokens"]) // self.run.trainer.micro_batch_size
-                self.expert_usage = expert_usage(self.gpt, self.run.model, micro_batches)
+                self.expert_usage = expert_usage(
+                    self.gpt, self.run.model, micro_batches, each_expert=detailed
+                )
 
     def is_logging_step(self, step: int) -> bool:
         """Whether metrics are written after ``step`` optimizer steps."""
         return step % self.run.trainer.log_every_n_steps == 0 or step in (1, self.total_steps)
+
+    def is_detailed_step(self, step: int) -> bool:
+        """Whether the metrics of ``step`` have those of trainer.log_details_every_n_steps."""
+        every = self.run.trainer.log_details_every_n_steps
+        return every is not None and step % every == 0
+
+    @cached_property
+    def _measured_norms(self) -> Norms:
+        run = self.run
+        return Norms(self.gpt, self.megatron_optimizer, run.model.num_layers, run.optim.clip_grad)
 
     def fetch_grad_norm(self) -> Fetched:
         """Global gradient norm of the last step, before clipping."""

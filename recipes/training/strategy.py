@@ -13,6 +13,7 @@ from lightning.fabric.plugins.environments import ClusterEnvironment, LightningE
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from recipes.checkpoint.save.background import BackgroundSave
@@ -93,6 +94,8 @@ class MegatronStrategy(ParallelStrategy):
 
     def setup_environment(self) -> None:
         """Process groups come first, as the model's parts are built for them."""
+        # As Lightning's own strategies do: its loggers ask for it.
+        rank_zero_only.rank = self.world.rank  # type: ignore[attr-defined]
         init_process_group(self.world)
         init_model_parallel(self.parallel, self.seed)
         super().setup_environment()

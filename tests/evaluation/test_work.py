@@ -12,7 +12,7 @@ from recipes.errors import UserError
 from recipes.evaluation.journal import Answers, JournalWriter, read_journal
 from recipes.evaluation.lm import ParamLM
 from recipes.evaluation.ranks import Ranks
-from recipes.evaluation.work import Unit, Work, deal
+from recipes.evaluation.work import Abandoned, Unit, Work, deal
 from tests.support.evaluation_cases import scoring_requests, writing_requests
 from tests.support.tiny_text_model import LlamaTextModel, random_llama, train_tokenizer
 
@@ -50,6 +50,14 @@ def test_what_a_journal_holds_is_not_asked_again(tmp_path: Path) -> None:
     # Elsewhere, or of other items, the same numbers are no answer.
     assert len([*Work(on="cuda", known=known).answers(units(asked), "", quiet=True)]) == 3
     assert len(asked) == 14
+
+
+def test_it_is_abandoned_before_the_next_unit() -> None:
+    asked: list[int] = []
+    work = Work(stop=lambda: len(asked) >= 2)
+    with pytest.raises(Abandoned):
+        [*work.answers(units(asked), "", quiet=True)]
+    assert asked == [0, 1]
 
 
 def test_a_torn_line_costs_its_unit_alone(tmp_path: Path) -> None:

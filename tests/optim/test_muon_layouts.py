@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.cases import pretrain_case
 from tests.support.corpus import TinyData
+from tests.support.norms import assert_same_norms
 from tests.support.pool import GlooPool
 from tests.support.run_cases import Outcome, run_case
 
@@ -54,7 +55,7 @@ def run(gloo_pool: GlooPool, tiny_data: TinyData) -> Run:
             output_dir=str(directory),
             save_nemo="false",
             model__share_embeddings_and_output_weights=str(tied).lower(),
-            **{"trainer__max_steps": str(STEPS)} | changes,
+            **{"trainer__max_steps": str(STEPS), "trainer__log_details_every_n_steps": "4"} | changes,
         )
         head = "optim.head_lr=null" if tied else "optim.head_lr=0.004"
         overrides = (*settings, *MUON, head, f"parallel={parallel}", *overrides)
@@ -117,6 +118,7 @@ def test_layout_repeats_the_single_process(
     )
     assert column(metrics, "loss") == pytest.approx(expected, rel=1e-5)
     assert column(metrics, "grad_norm") == pytest.approx(column(single, "grad_norm"), rel=1e-3)
+    assert_same_norms(metrics, single)
     # What is logged is the matrices' rate: cosine from 0.02 after 2 steps of warm-up.
     assert column(metrics, "lr")[3] == pytest.approx(0.02)
 

@@ -14,6 +14,7 @@ from recipes.config.schema import ParallelConfig
 from recipes.families.model_config import ModelConfig
 from tests.support.corpus import TinyData
 from tests.support.expert_cases import initial_experts, pretrain_with_equal_noise, router_noise
+from tests.support.norms import assert_same_norms
 from tests.support.pool import GlooPool
 
 # Coefficients at which a balancing loss that weighs too much or too little changes the gradient visibly.
@@ -64,7 +65,10 @@ Run = Callable[..., Metrics]
 def run(gloo_pool: GlooPool, tiny_data: TinyData) -> Run:
     def run(family: str, layout: str, output_dir: Path, steps: int = STEPS, *more: str) -> Metrics:
         settings = tiny_data.overrides(
-            output_dir=str(output_dir), save_nemo="false", trainer__max_steps=str(steps)
+            output_dir=str(output_dir),
+            save_nemo="false",
+            trainer__max_steps=str(steps),
+            trainer__log_details_every_n_steps="2",
         )
         world_size, parallel = LAYOUTS[layout]
         overrides = [*settings, *FAMILIES[family], *parallel, *more]
@@ -94,14 +98,16 @@ def assert_same_run(metrics: Metrics, expected: Metrics) -> None:
     assert len(steps) == STEPS and steps[-1]["loss"] < steps[0]["loss"] - 0.2, (
         "it must have learned something"
     )
-    moe = [key for key in steps[0] if key.startswith("moe.")]
+    assert_same_norms(metrics, expected)
+    assert any(key.startswith("moe.load.layer_") for key in steps[1])
     for record in steps:
+        moe = [key for key in record if key.startswith("moe.")]
         other = again[record["step"]]
         assert other["loss"] == pytest.approx(record["loss"], rel=1e-4)
         assert other["grad_norm"] == pytest.approx(record["grad_norm"], rel=1e-3)
         for key in moe:
             # One token near the border between two experts may go either way.
-            tolerance = 0.02 if key == "moe.max_load" else 1e-3
+            tolerance = 0.02 if "load" in key and key != "moe.load_loss" else 1e-3
             assert other[key] == pytest.approx(record[key], rel=tolerance, abs=1e-6), key
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.support.cases import nemo_logits, pretrain_case
 from tests.support.corpus import TinyData
 from tests.support.layouts import LAYOUTS
+from tests.support.norms import assert_same_norms
 from tests.support.pool import GlooPool
 
 
@@ -25,7 +26,12 @@ def grad_norms(metrics: list[dict[str, Any]]) -> dict[int, float]:
 
 
 STEPS = 8  # At this rate enough to learn something.
-SETTINGS = {"trainer__max_steps": str(STEPS), "optim__lr": "3e-3", "save_nemo": "false"}
+SETTINGS = {
+    "trainer__max_steps": str(STEPS),
+    "trainer__log_details_every_n_steps": "1",
+    "optim__lr": "3e-3",
+    "save_nemo": "false",
+}
 
 
 def run_layout(
@@ -80,6 +86,7 @@ def test_layout_repeats_the_single_process(
     assert len(expected) == STEPS and expected[STEPS] < expected[1] - 0.5, "the model must have learned"
     assert losses(metrics) == pytest.approx(expected, rel=1e-4)
     assert grad_norms(metrics) == pytest.approx(grad_norms(whole), rel=1e-3)
+    assert_same_norms(metrics, whole)
     valid = [record for record in metrics if "valid.hi.loss" in record][-1]
     expected_valid = [record for record in whole if "valid.hi.loss" in record][-1]
     for key in ("valid.en.loss", "valid.hi.loss", "valid.hi.bits_per_byte"):

@@ -70,6 +70,26 @@ def run_case(overrides: list[str], limit_file_size: int | None = None) -> Outcom
     return Outcome(code, message, read_metrics(metrics), out.getvalue(), err.getvalue())
 
 
+def signalled_while_evaluating_case(overrides: list[str], rank: int) -> Outcome:
+    """A run of which a rank gets SIGTERM while it answers the first unit of its first benchmark."""
+    from recipes.evaluation.work import Work
+
+    answer, told = Work._answer, False
+
+    def answer_and_signal(*arguments: Any) -> Any:
+        nonlocal told
+        if not told and int(os.environ.get("RANK", "0")) == rank:
+            told = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answer(*arguments)
+
+    Work._answer = answer_and_signal  # type: ignore[method-assign]
+    try:
+        return run_case(overrides)
+    finally:
+        Work._answer = answer  # type: ignore[method-assign]
+
+
 def signalled_case(
     overrides: list[str], step: int, number: int, times: int = 1, rank: int = 0, delay_s: float = 0.0
 ) -> Outcome:

@@ -15,9 +15,11 @@ from recipes.config.schema import PretrainConfig
 from recipes.console import say
 from recipes.data.hub import setting
 from recipes.data.samples.document_start import DocumentStart, document_start_id
-from recipes.errors import UserError
 from recipes.evaluation.tasks import load_tasks
+from recipes.evaluation.work import Abandoned
 from recipes.training.callbacks.metrics import Metrics
+from recipes.training.callbacks.stop import StopControl
+from recipes.training.first_rank import on_first_rank
 from recipes.training.module import ParamGPT
 from recipes.training.trained_text import TrainedText
 from recipes.training.undisturbed import undisturbed
@@ -29,9 +31,16 @@ if TYPE_CHECKING:
 
 
 class Evaluation(Callback):
-    """Scores the model every n steps and after the last one; prints and records the scores on rank 0."""
+    """Scores the model every n steps and after the last one; prints and records the scores on rank 0.
 
-    def __init__(self, config: PretrainConfig, metrics: Metrics, document_start: DocumentStart) -> None:
+    It may take longer than the sender of a signal waits, so a signal or the end of trainer.max_time ends it:
+    there are no scores of that step.
+    """
+
+    def __init__(
+        self, config: PretrainConfig, metrics: Metrics, document_start: DocumentStart, stop: StopControl
+    ) -> None:
+        self.stop = stop
         self.config, self.metrics, self.document_start = config.trainer.evaluation, metrics, document_start
         self.planned = with_table(self.config)
         self.loaded: TaskDict | None = None
@@ -44,7 +53,7 @@ class Evaluation(Callback):
         """
         if self.config.every_n_steps is None:
             return
-        _on_first_rank(trainer, self._load)
+        on_first_rank(trainer, self._load)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Refuses what the model could not answer, lest it end the run after hours.
@@ -57,7 +66,7 @@ class Evaluation(Callback):
         from recipes.evaluation.shared_lm import ranks_in_training
 
         self.ranks = ranks_in_training()
-        _on_first_rank(trainer, lambda: self._check(pl_module))
+        on_first_rank(trainer, lambda: self._check(pl_module))
 
     def _check(self, model: ParamGPT) -> None:
         from recipes.evaluation.run import set_fewshot
@@ -66,7 +75,7 @@ class Evaluation(Callback):
         set_fewshot(self.loaded, self.planned.num_fewshot or 0)
         for name, task in self.loaded["tasks"].items():
             if task.OUTPUT_TYPE == "generate_until":
-                self._lm(model).check_generation(name, task.get_config("generation_kwargs"))
+                self._lm(model, lambda: False).check_generation(name, task.get_config("generation_kwargs"))
 
     def _load(self) -> None:
         planned = self.planned
@@ -85,8 +94,13 @@ class Evaluation(Callback):
             return
         self.metrics.check_all()
         with self.metrics.pause("evaluation"), undisturbed(model):
-            scores = self._scores(trainer, model)
-        if trainer.is_global_zero:
+            try:
+                scores = self._scores(trainer, model)
+            except Abandoned:
+                scores = None
+        if scores is None:
+            self.stop.stop_now(trainer)
+        elif trainer.is_global_zero:
             tokens = step * self.metrics.tokens_per_step
             record = {"step": step, "consumed_tokens": tokens}
             self.metrics.directory.append_metrics(
@@ -98,24 +112,31 @@ class Evaluation(Callback):
             say("eval   " + "  ".join(map(" ".join, shown.values())))
 
     def _scores(self, trainer: Trainer, model: ParamGPT) -> dict[tuple[str, str], float]:
-        """(task, metric) -> score, on rank 0."""
-        lm = self._lm(model)
+        """(task, metric) -> score, on rank 0.
+
+        Raises:
+            Abandoned: the run is to stop; on every rank.
+        """
+        lm = self._lm(model, partial(self.stop.is_due, trainer))
         if not trainer.is_global_zero:
             lm.help()
             return {}
         try:
             scores = self._asked(lm)
+        except Abandoned:
+            raise
         except Exception as failure:
             lm.release(failure)
             raise
         lm.release()
         return scores
 
-    def _lm(self, model: ParamGPT) -> SharedLM:
+    def _lm(self, model: ParamGPT, stop: Callable[[], bool]) -> SharedLM:
         from recipes.evaluation.shared_lm import SharedLM
 
         text = TrainedText(model, document_start_id(self.document_start, model.tokenizer))
-        return SharedLM(text, self.planned.max_batch_tokens, self.planned.max_logits_bytes, self.ranks)
+        planned = self.planned
+        return SharedLM(text, planned.max_batch_tokens, planned.max_logits_bytes, self.ranks, stop)
 
     def _asked(self, lm: SharedLM) -> dict[tuple[str, str], float]:
         import lm_eval.api.task
@@ -141,21 +162,3 @@ class Evaluation(Callback):
                     if math.isfinite(score.value):
                         scores[name, metric.removesuffix(",none")] = score.value
         return scores
-
-
-def _on_first_rank(trainer: Trainer, do: Callable[[], None]) -> None:
-    """
-    Raises:
-        UserError: what it raises there, on every rank.
-    """
-    from recipes.evaluation.shared_lm import broadcast
-
-    problem = None
-    if trainer.is_global_zero:
-        try:
-            do()
-        except UserError as error:
-            problem = error
-    problem = broadcast(problem)
-    if problem is not None:
-        raise problem

@@ -71,7 +71,7 @@ class Metrics(Callback):
         step = trainer.global_step
         self._unchecked[step] = model.fetch_grad_norm()
         if step == self.first_step + 1:
-            self._report_start_up(trainer)
+            self._report_start_up(trainer, model)
         if not model.is_logging_step(step):
             # One step late, so that the device has always something to do; equally late on every rank.
             self._check(step - 1)
@@ -101,6 +101,7 @@ class Metrics(Callback):
             "mfu": self._mfu(rate, trainer),
             "memory_bytes": peak_memory(),
             "elapsed_s": now - self.started,
+            **model.norms,
             **model.expert_usage,
             **slowest,
         }
@@ -108,12 +109,12 @@ class Metrics(Callback):
         assert self.lines is not None
         self.lines.logged(record, self.time_left.seconds())
 
-    def _report_start_up(self, trainer: Trainer) -> None:
+    def _report_start_up(self, trainer: Trainer, model: ParamGPT) -> None:
         self.check_all()  # Also for the step to be over.
         self.start_up.seconds["first step"] = time.monotonic() - self.started
         if trainer.is_global_zero:
-            record = self.start_up.record()
-            self.directory.append_metrics({"event": "first_step", "step": trainer.global_step, **record})
+            record = {"event": "first_step", "step": trainer.global_step, **self.start_up.record()}
+            self.directory.append_metrics(record | model.about())
             say(self.start_up.line(record))
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:

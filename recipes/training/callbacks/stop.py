@@ -41,8 +41,8 @@ class StopControl(Callback):
     """Ends training on a signal or when max_time is over: one rank after the current step, several together
     after the next.
 
-    A signal also ends a validation, which may take longer than the sender waits: its partial figures are
-    dropped, and the step's checkpoint is written without them.
+    A signal also ends a validation or a benchmark, which may take longer than the sender waits: their partial
+    figures are dropped, and the step's checkpoint is written without them.
 
     A further signal ends the process at once, unless it comes right after the first: Slurm and torchrun may
     deliver a signal twice.
@@ -102,12 +102,25 @@ class StopControl(Callback):
             self._stop(reason, trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        reason = self._own_reason()
-        if reason == OUT_OF_TIME and trainer.global_step >= trainer.max_steps:
-            reason = NOT_STOPPED  # A complete run is validated to the end.
+        reason = self._reason_to_hurry(trainer)
         if self._stop(Vote(reason).result() if trainer.world_size > 1 else reason, trainer):
             pl_module.drop_validation()
             raise StopIteration  # Lightning takes it for the end of the data and still runs later hooks.
+
+    def is_due(self, trainer: Trainer) -> bool:
+        """Whether this rank would end what it does between two steps."""
+        return self._reason_to_hurry(trainer) != NOT_STOPPED
+
+    def stop_now(self, trainer: Trainer) -> None:
+        """Ends training after this step. To be called on every rank, once any of them is due."""
+        reason = self._reason_to_hurry(trainer)
+        self._stop(Vote(reason).result() if trainer.world_size > 1 else reason, trainer)
+
+    def _reason_to_hurry(self, trainer: Trainer) -> int:
+        reason = self._own_reason()
+        # A complete run is measured to the end.
+        complete = trainer.global_step >= trainer.max_steps
+        return NOT_STOPPED if reason == OUT_OF_TIME and complete else reason
 
     def _own_reason(self) -> int:
         """Why this rank would stop."""

@@ -16,7 +16,7 @@ from tests.support.cases import evaluate_case
 from tests.support.corpus import TinyData
 from tests.support.layouts import LAYOUTS
 from tests.support.pool import GlooPool
-from tests.support.run_cases import Outcome, run_case
+from tests.support.run_cases import Outcome, run_case, signalled_while_evaluating_case
 from tests.support.spy import ENGINE, spy
 from tests.support.tiny_text_model import FIXTURE
 
@@ -207,3 +207,19 @@ def test_missing_data_is_refused_before_anything_heavy(
     assert run.code == 2 and not run.imported & ENGINE
     assert run.err.startswith("error: cannot load task winogrande from the mirror")
     assert "--tasks winogrande" in run.err and not (tmp_path / "tiny" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("layout", ["", "dp2", pytest.param("tp2_pp2", marks=pytest.mark.slow)])
+def test_a_signal_ends_it_and_the_run_goes_on_later(
+    layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """Of all ranks only the last is told, and it is not the one that runs lm-eval."""
+    size, parallel = LAYOUTS[layout] if layout else (1, [])
+    base = tiny_data.overrides(output_dir=str(tmp_path), save_nemo="false", trainer__max_steps="5")
+    settings = [*base, *parallel, *minibench(tiny_data)]
+    stopped = gloo_pool.run(size, signalled_while_evaluating_case, settings, size - 1)
+    assert [outcome.code for outcome in stopped] == [3] * size, stopped[0].message
+    assert list(stopped[0].losses) == [1, 2] and scores(stopped[0]) == {}
+    outcome = gloo_pool.run(size, run_case, settings)[0]
+    assert {"event": "resumed", "step": 2, "checkpoint": "step_00000002"} in outcome.metrics
+    assert list(outcome.losses) == [1, 2, 3, 4, 5] and list(scores(outcome)) == [4, 5]
