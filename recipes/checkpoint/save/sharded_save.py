@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
 from recipes.checkpoint.save.disk import failure_of
+from recipes.checkpoint.save.host import host_copy
 from recipes.checkpoint.save.manifest import describe_file
 from recipes.checkpoint.save.ranks import gathered, raise_together
 from recipes.errors import UserError
@@ -126,11 +127,8 @@ class ShardedSave:
         """Copies from the GPU, and from memory that training will change (``live``: storage addresses)."""
         for _, _, (_, tensors) in self._writer.write_buckets:
             for place, (item, tensor) in enumerate(tensors):
-                if tensor.device.type != "cpu":
-                    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
-                    tensors[place] = (item, host.copy_(tensor, non_blocking=True))
-                elif tensor.untyped_storage().data_ptr() in live:
-                    tensors[place] = (item, tensor.clone())
+                if tensor.device.type != "cpu" or tensor.untyped_storage().data_ptr() in live:
+                    tensors[place] = (item, host_copy(tensor))
         torch.cuda.synchronize()
 
     def _write_all(self) -> None:
