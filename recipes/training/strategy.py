@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ class MegatronStrategy(ParallelStrategy):
             return
         facts = {
             "step": plain["global_step"],
-            "config_sha256": config_sha256(self._module.run),
+            "config_sha256": self._config_sha256,
             **options.facts,
         }
         save = self.background.start if options.in_background else save_sharded
@@ -190,6 +191,10 @@ class MegatronStrategy(ParallelStrategy):
     def _module(self) -> Any:
         assert self.lightning_module is not None
         return self.lightning_module
+
+    @cached_property
+    def _config_sha256(self) -> str:
+        return config_sha256(self._module.run)  # Writing it out takes as long as a step of a small model.
 
     def teardown(self) -> None:
         """Leaves the model on its device: it is still needed to write model.nemo."""

@@ -181,7 +181,7 @@ def test_one_process(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -
     killed(overrides(tiny_data, tmp_path), tmp_path / "disks", 1, 1, 9)
     (resumed,) = run(gloo_pool, overrides(tiny_data, tmp_path), tmp_path / "disks", 1)
     assert resumed.losses == whole.losses
-    assert [each["step"] for each in resumed.metrics if each.get("event") == "resumed"][0] in (6, 8)
+    assert next(each["step"] for each in resumed.metrics if each.get("event") == "resumed") in (6, 8)
 
 
 def test_settings_that_would_be_ignored(tiny_data: TinyData, tmp_path: Path) -> None:
