@@ -38,7 +38,7 @@ CHECKPOINT_FLOORS = (
     ("formats",),
     ("stored",),
     ("save", "nemo", "huggingface"),
-    ("open",),
+    ("open", "local"),
     ("convert",),
 )
 

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LocalCheckpointConfig:
+    """Checkpoints on the nodes' own disks: cheap enough for every few minutes, for the same layout only.
+
+    A run starts from the newest if that is newer than its shared checkpoints, and deletes all when it is
+    complete.
+    """
+
+    directory: str | None = None
+    """On each node's own disk, not shared; may name variables of the node: ${oc.env:TMPDIR}. It holds twice a
+    node's share of the state, with copies four times. None: no local checkpoints."""
+    every_n_steps: int | None = None
+    """Save every this many steps."""
+    every_minutes: float | None = None
+    """Save at the end of the step in which this much time since the last local save is over."""
+    copies: bool = True
+    """Also send every node's part to the next node, so that no single lost node matters. Without effect on a
+    single node."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +49,7 @@ class CheckpointConfig:
     async_save: bool = False
     """Write a checkpoint while training continues: a step's state is copied to host memory (as much as the
     checkpoint's size), and a thread writes it. Saves at the end or on a signal are waited for."""
+    local: LocalCheckpointConfig = field(default_factory=LocalCheckpointConfig)
 
     @property
     def compares_sha256(self) -> bool:

@@ -23,7 +23,7 @@ from recipes.config.schema import (
     TrainerConfig,
 )
 from recipes.config.separate_documents import validate_separate_documents
-from recipes.config.trainer_schema import CheckpointConfig, GuardsConfig
+from recipes.config.trainer_schema import CheckpointConfig, GuardsConfig, LocalCheckpointConfig
 from recipes.config.validate_jobs import PRECISIONS, validate_evaluation, validate_inference
 from recipes.config.validate_logger import validate_logger
 from recipes.config.validate_model import validate_model, validate_positions
@@ -158,8 +158,21 @@ def validate_checkpoint(checkpoint: CheckpointConfig, valid_every: int | None, h
                 checkpoint.keep_every_n_steps,
                 f"must be a multiple of {key}.every_n_steps={every}",
             )
+    _validate_local(checkpoint.local)
     if checkpoint.keep_best:
         _validate_keep_best(checkpoint.keep_best, every, valid_every, held_out)
+
+
+def _validate_local(local: LocalCheckpointConfig) -> None:
+    key = "trainer.checkpoint.local"
+    for name in ("every_n_steps", "every_minutes"):
+        value = getattr(local, name)
+        if value is not None:
+            positive(f"{key}.{name}", value)
+            if local.directory is None:
+                refuse(f"{key}.{name}", value, f"would be ignored: set {key}.directory")
+    if local.directory is not None and local.every_n_steps is None and local.every_minutes is None:
+        refuse(f"{key}.directory", local.directory, f"nothing would be written: set {key}.every_minutes")
 
 
 def _validate_keep_best(count: int, every: int | None, valid_every: int | None, held_out: list[str]) -> None:

@@ -41,6 +41,7 @@ from recipes.run_directory import RunDirectory
 from recipes.training.callbacks.checkpoints import Checkpoints
 from recipes.training.callbacks.evaluation import Evaluation
 from recipes.training.callbacks.hang import Hang
+from recipes.training.callbacks.local_checkpoints import LocalCheckpoints
 from recipes.training.callbacks.loggers import Loggers
 from recipes.training.callbacks.metrics import Metrics, known_peak_flops
 from recipes.training.callbacks.replicas import Replicas
@@ -51,6 +52,7 @@ from recipes.training.callbacks.validation import FinalValidation, ValidationPro
 from recipes.training.cuda_graph import captures_steps, stream_for_training, warn_if_ignored
 from recipes.training.engine import compiles_layers
 from recipes.training.faults import Fault
+from recipes.training.local_start import layout_of, local_directory
 from recipes.training.module import ParamGPT
 from recipes.training.skipped_steps import GuardError
 from recipes.training.start import Start
@@ -134,6 +136,16 @@ def _guards(config: PretrainConfig, directory: RunDirectory, rank: int) -> list[
     return [*hang, *([Replicas(every)] if every is not None else [])]
 
 
+def _local_checkpoints(
+    config: PretrainConfig, world: World, start: Start, shared: Checkpoints
+) -> list[Callback]:
+    if not start.local_id:
+        return []
+    directory = local_directory(config, start.local_id)
+    local = config.trainer.checkpoint.local
+    return [LocalCheckpoints(local, directory, world, layout_of(config, world), shared)]
+
+
 def _inject(faults: list[Fault], trainer: Trainer, world: World) -> None:
     from recipes.training.callbacks.faults import Faults
 
@@ -199,6 +211,7 @@ def _trainer(
     peak = known_peak_flops(torch.cuda.get_device_name, config.trainer.peak_tflops)
     stragglers = Stragglers(config.trainer.guards.warn_of_stragglers_from)
     metrics = Metrics(config, directory, steps, peak, start_up, stragglers)
+    checkpoints = Checkpoints(config, metrics, directory.checkpoints, stop, shared_step=start.shared_step)
     valid_every = config.trainer.val_check_interval
     validates = bool(config.data.valid)
     return Trainer(
@@ -228,7 +241,8 @@ def _trainer(
             ValidationProgress(),
             Samples(config, metrics, document_start),
             Evaluation(config, metrics, document_start, stop),
-            Checkpoints(config, metrics, directory.checkpoints, stop, resumed=start.checkpoint is not None),
+            checkpoints,
+            *_local_checkpoints(config, world, start, checkpoints),
             stragglers,
         ],
     )

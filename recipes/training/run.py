@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from recipes.checkpoint.formats.archive import read_member
-from recipes.checkpoint.save.manifest import newest_whole_checkpoint, remove_partial, set_aside_newer
+from recipes.checkpoint.save.manifest import (
+    finished_checkpoints,
+    newest_whole_checkpoint,
+    remove_partial,
+    set_aside_newer,
+)
 from recipes.checkpoint.save.retention import forget_missing_best
 from recipes.cli import DONE
 from recipes.config.lengths import total_steps
@@ -28,6 +36,8 @@ from recipes.training.run_lock import RunLock
 from recipes.training.start import Start, find_start
 from recipes.training.start_up import StartUp
 
+T = TypeVar("T")
+
 
 def pretrain(config: PretrainConfig) -> int:
     """Trains, resuming if there is a checkpoint to resume from; returns the exit code."""
@@ -42,12 +52,7 @@ def pretrain(config: PretrainConfig) -> int:
         say(f"start  {world.size} processes")
     try:
         with start_up.part("checks"):
-            # On rank 0 alone, for it reads every checkpoint file.
-            start = decided_by_first_rank(
-                world,
-                config.parallel.rendezvous_timeout_s,
-                lambda: _prepare(config, world, directory, steps, lock),
-            )
+            start = _start(config, world, directory, steps, lock)
         if start.complete:
             close_process_group(world)
             return DONE
@@ -64,17 +69,50 @@ def pretrain(config: PretrainConfig) -> int:
         lock.release()
 
 
+def _start(config: PretrainConfig, world: World, directory: RunDirectory, steps: int, lock: RunLock) -> Start:
+    """Where all ranks start. Called by all of them together."""
+
+    def decided(decide: Callable[[], T]) -> T:
+        return decided_by_first_rank(world, config.parallel.rendezvous_timeout_s, decide)
+
+    if config.trainer.checkpoint.local.directory is None:
+        # On rank 0 alone, for it reads every checkpoint file.
+        return decided(lambda: _prepare(config, world, directory, steps, lock, None))
+    from recipes.training.local_start import find_local
+
+    run_id, shared = decided(lambda: _past(directory, lock))
+    local = find_local(config, world, run_id, shared) if config.resume == "auto" else None
+    start = decided(lambda: _prepare(config, world, directory, steps, lock, local))
+    return replace(start, checkpoint=local) if start.is_local else start
+
+
+def _past(directory: RunDirectory, lock: RunLock) -> tuple[str, list[int]]:
+    """What local checkpoints of this run are known by, and the steps of its shared ones."""
+    from recipes.training.local_start import read_id
+
+    lock.acquire()  # Another process may be about to write what is looked for.
+    return read_id(directory), [_step_of(path) for path in finished_checkpoints(directory.checkpoints)]
+
+
 def _prepare(
-    config: PretrainConfig, world: World, directory: RunDirectory, steps: int, lock: RunLock
+    config: PretrainConfig,
+    world: World,
+    directory: RunDirectory,
+    steps: int,
+    lock: RunLock,
+    local: Path | None,
 ) -> Start:
     """Decides where to start; makes the run directory unless nothing is left to do.
+
+    Args:
+        local: rank 0's part of a local checkpoint that is newer than all shared ones.
 
     Raises:
         UserError: the run cannot continue with these settings, or not on this machine. Its files are then
             unchanged, including config.yaml, which is needed to read old checkpoints.
     """
     lock.acquire()
-    checkpoint = _checkpoint_to_resume(config, directory)
+    checkpoint = local or _checkpoint_to_resume(config, directory)
     done = _step_of(checkpoint) if checkpoint else 0
     consumed_tokens = check_resume(config, checkpoint) if checkpoint else 0
     if done >= steps:
@@ -102,7 +140,25 @@ def _prepare(
         set_aside_newer(directory.checkpoints, checkpoint)
         forget_missing_best(directory.checkpoints)
     directory.record(resolved_yaml(config))
-    return Start(checkpoint, done, consumed_tokens, init_from)
+    shared = finished_checkpoints(directory.checkpoints)
+    return Start(
+        checkpoint,
+        done,
+        consumed_tokens,
+        init_from,
+        is_local=local is not None,
+        local_id=_local_id(config, directory, checkpoint),
+        shared_step=_step_of(shared[-1]) if shared else None,
+    )
+
+
+def _local_id(config: PretrainConfig, directory: RunDirectory, checkpoint: Path | None) -> str:
+    """What local checkpoints are known by from now on: as before if the run goes on."""
+    if config.trainer.checkpoint.local.directory is None:
+        return ""
+    from recipes.training.local_start import new_id, read_id
+
+    return (read_id(directory) if checkpoint is not None else "") or new_id(directory)
 
 
 def _checkpoint_to_resume(config: PretrainConfig, directory: RunDirectory) -> Path | None:

@@ -28,12 +28,16 @@ class RunLock:
     def acquire(self, patience_s: float | None = None) -> None:
         """Takes the lock, waiting for a process that may be about to end, as with a job requeued early.
 
+        Does nothing if it is held already.
+
         Args:
             patience_s: how long to wait; None: half a minute, or five minutes under Slurm.
 
         Raises:
             LockHeld: the other process still holds it.
         """
+        if self._descriptor is not None:
+            return
         if patience_s is None:
             patience_s = PATIENCE_OF_A_JOB_S if "SLURM_JOB_ID" in os.environ else PATIENCE_S
         make_directory(self.directory)

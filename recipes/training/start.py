@@ -29,6 +29,12 @@ class Start:
     """Another run's, to start from; None if this run has a checkpoint to resume from."""
     complete: bool = False
     """Whether nothing is left to do."""
+    is_local: bool = False
+    """Whether the checkpoint is a local one: each rank has its own part."""
+    local_id: str = ""
+    """What local checkpoints of this run are known by; empty: it writes none."""
+    shared_step: int | None = None
+    """Of the run's newest shared checkpoint."""
 
 
 def find_start(init_from: str, *, sha256: bool) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
+from recipes.checkpoint.local.files import is_local
+from recipes.checkpoint.local.save import LocalSaves
+from recipes.checkpoint.local.state import load_local, rank_state
 from recipes.checkpoint.save.background import BackgroundSave
 from recipes.checkpoint.save.training_state import load_training_checkpoint, save_sharded, training_state
 from recipes.config.run_directory import config_sha256
@@ -36,6 +40,8 @@ class SaveOptions:
     """For the manifest."""
     in_background: bool = False
     """Return before the checkpoint is written: :attr:`MegatronStrategy.background` finishes it."""
+    local_after: int | None = None
+    """Begin a local checkpoint that follows this shared one: :attr:`MegatronStrategy.local` finishes it."""
 
 
 class LaunchedEnvironment(ClusterEnvironment):
@@ -87,6 +93,7 @@ class MegatronStrategy(ParallelStrategy):
         super().__init__(cluster_environment=LaunchedEnvironment(world))
         self.world, self.parallel, self.seed = world, parallel, seed
         self.background = BackgroundSave()
+        self.local: LocalSaves | None = None
 
     @property
     def root_device(self) -> torch.device:
@@ -152,15 +159,20 @@ class MegatronStrategy(ParallelStrategy):
         # In a checkpoint written at the end of a validation, this would make a resumed run believe that it is
         # in the middle of one and validate only the rest.
         plain["loops"]["fit_loop"].pop("epoch_loop.val_loop.batch_progress", None)
+        self._module.gather_parameters()
+        gpt, optimizer = self._module.gpt, self._module.megatron_optimizer
+        if options.local_after is not None:
+            assert self.local is not None
+            self.local.start(plain["global_step"], plain, rank_state(gpt, optimizer), options.local_after)
+            return
         facts = {
             "step": plain["global_step"],
-            "config_sha256": config_sha256(self._module.run),
+            "config_sha256": self._config_sha256,
             **options.facts,
         }
-        self._module.gather_parameters()
         save = self.background.start if options.in_background else save_sharded
         # The state is not kept in a variable: it is as large as the model in memory.
-        save(Path(filepath), training_state(self._module.gpt, self._module.megatron_optimizer, plain), facts)
+        save(Path(filepath), training_state(gpt, optimizer, plain), facts)
 
     def load_checkpoint(self, checkpoint_path: str | Path) -> dict[str, Any]:
         """Reads weights and optimizer state into place; returns Lightning's part."""
@@ -168,7 +180,8 @@ class MegatronStrategy(ParallelStrategy):
         if self.world.rank == 0 and (size := sum(file.stat().st_size for file in path.iterdir())) >= 2**30:
             say(f"load   {size / 2**30:,.1f} GiB of weights and optimizer state")
         with self._module.start_up.part("state"):
-            plain = load_training_checkpoint(path, self._module.gpt, self._module.megatron_optimizer)
+            load = load_local if is_local(path) else load_training_checkpoint
+            plain = load(path, self._module.gpt, self._module.megatron_optimizer)
         return {**plain, "state_dict": {}, "optimizer_states": [], "callbacks": {}}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -181,6 +194,10 @@ class MegatronStrategy(ParallelStrategy):
     def _module(self) -> Any:
         assert self.lightning_module is not None
         return self.lightning_module
+
+    @cached_property
+    def _config_sha256(self) -> str:
+        return config_sha256(self._module.run)  # Writing it out takes as long as a step of a small model.
 
     def teardown(self) -> None:
         """Leaves the model on its device: it is still needed to write model.nemo."""

@@ -22,6 +22,15 @@ def gathered(value: Any) -> list[Any]:
     return values or []
 
 
+def everywhere(value: Any) -> list[Any]:
+    """Every rank's ``value``, in the order of ranks, on every rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def raise_together(failure: UserError | None) -> None:
     """Raises rank 0's failure on every rank, if it has one. What other ranks pass is ignored."""
     answer = [failure]

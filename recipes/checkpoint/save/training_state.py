@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,13 @@ STATE_OF_GROUPS = ("params", "step")
 def training_state(gpt: GPTModel, optimizer: MegatronOptimizer, plain: dict[str, Any]) -> dict[str, Any]:
     """Weights, optimizer state and ``plain`` data as one sharded state dict."""
     model_state = gpt.sharded_state_dict()
-    optimizer_state = optimizer.sharded_state_dict(model_state, metadata=OPTIMIZER_METADATA)
+    # megatron-core collects garbage twice here, which looks at every object of every module that is loaded:
+    # 0.1 s each time. Frozen ones are left out.
+    gc.freeze()
+    try:
+        optimizer_state = optimizer.sharded_state_dict(model_state, metadata=OPTIMIZER_METADATA)
+    finally:
+        gc.unfreeze()
     return {"model": model_state, "optimizer": optimizer_state, **plain}
 
 

@@ -34,15 +34,21 @@ class Checkpoints(Callback):
     """
 
     def __init__(
-        self, config: PretrainConfig, metrics: Metrics, directory: Path, stop: StopControl, *, resumed: bool
+        self,
+        config: PretrainConfig,
+        metrics: Metrics,
+        directory: Path,
+        stop: StopControl,
+        *,
+        shared_step: int | None,
     ) -> None:
+        """``shared_step``: of the newest checkpoint in ``directory``, if there is one."""
         self.metrics = metrics
         self.config, self.directory, self.stop = config.trainer.checkpoint, directory, stop
         self.valid_every = config.trainer.val_check_interval if config.data.valid else None
-        self.resumed = resumed
         bf16 = uses_bf16(config, on_cuda=torch.cuda.is_available())
         self.size = checkpoint_bytes(config.model, config.optim, bf16=bf16)
-        self.saved_step = -1
+        self.saved_step = self.published_step = -1 if shared_step is None else shared_step
         self.validated_step, self.valid_loss = -1, 0.0
         self.waits_for_validation = False
         self.started = 0.0
@@ -53,8 +59,6 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.started = time.monotonic()
-        if self.resumed:
-            self.saved_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         assert not self.waits_for_validation, "the previous step was not validated"
@@ -176,6 +180,7 @@ class Checkpoints(Callback):
             self._saved(trainer, path)
 
     def _saved(self, trainer: Trainer, path: Path) -> None:
+        self.published_step = int(path.name.removeprefix("step_"))
         if not trainer.is_global_zero:
             return
         took = time.monotonic() - self.started
