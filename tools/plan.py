@@ -1,0 +1,96 @@
+"""Plan a run on a cluster before it is paid for: memory, communication, step time, days, energy."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.arguments import Arguments
+from recipes.cli import run_tool
+from recipes.counts import count
+from recipes.errors import UserError
+
+if TYPE_CHECKING:
+    from recipes.config.cluster_schema import ClusterConfig
+    from recipes.config.schema import PretrainConfig
+
+EXAMPLES = """\
+examples:
+  python -m tools.plan experiment=param1_2p9b cluster=shakti_512xh100
+  python -m tools.plan experiment=param1_2p9b cluster=shakti_512xh100 cluster.nodes=32 --json
+
+  # every layout that fits, the fastest first, and a page with a plot
+  python -m tools.plan experiment=param1_2p9b cluster=shakti_512xh100 --search --out layouts.html
+
+Arguments are those of recipes.pretrain, and cluster=NAME with cluster.KEY=VALUE. Processes are as many as the
+cluster has GPUs. docs/plan-a-run.md says how the figures are made and how far they are from measured ones.
+"""
+
+
+def main() -> None:
+    """Composes the run and the cluster, and prints the plan or the layouts."""
+    parser = Arguments("tools.plan", __doc__, EXAMPLES)
+    parser.add_argument("overrides", nargs="+", help="experiment=NAME cluster=NAME and settings of both")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--search", action="store_true", help="compare all layouts that fit")
+    parser.add_argument("--top", type=count, default=20, metavar="N", help="--search: how many are shown
+    (20)") parser.add_argument("--out", type=Path, metavar="FILE", help="--search: write a page (HTML) with a
+    plot") options = parser.parse_intermixed_args() if options.out is not None and not options.search:
+        raise UserError(f"--out={options.out}: would be ignored: it is the page of --search")
+    config, cluster = described(options.overrides)
+    if options.search:
+        _search(config, cluster, options)
+    else:
+        _plan(config, cluster, options)
+
+
+def _plan(config: PretrainConfig, cluster: ClusterConfig, options: Namespace) -> None:
+    from recipes.plan.plan_rows import plan_data, plan_text
+    from recipes.plan.run_plan import plan_run
+
+    plan = plan_run(config, cluster)
+    print(json.dumps(plan_data(plan), indent=2) if options.json else plan_text(plan))
+
+
+def _search(config: PretrainConfig, cluster: ClusterConfig, options: Namespace) -> None:
+    from recipes.plan.layouts_table import found_text, write_layouts
+    from recipes.plan.plan_rows import plan_data
+    from recipes.plan.search import search
+
+    found = search(config, cluster)
+    if options.out is not None:
+        command = f"python -m tools.plan {' '.join(options.overrides)}"
+        print(write_layouts(options.out, found, options.top, command), file=sys.stderr)
+    if options.json:
+        layouts = [plan_data(plan) for plan in found.plans[: options.top]]
+        print(json.dumps({"layouts": layouts, "too_large": found.too_large, "refused": found.refused},
+        indent=2))
+    else:
+        print(found_text(found, options.top))
+
+
+def described(overrides: list[str]) -> tuple[PretrainConfig, ClusterConfig]:
+    """The run and the cluster that the settings describe.
+
+    Raises:
+        UserError: a setting or a value does not exist, or no cluster is named.
+    """
+    from recipes.config.hydra_app import compose
+    from recipes.data.tokenizer.vocabulary import with_vocab_size
+
+    of_cluster = [each for each in overrides if each.lstrip("+~").split("=")[0].split(".")[0] == "cluster"]
+    of_run = [each for each in overrides if each not in of_cluster]
+    if not any(each.startswith("cluster=") for each in of_cluster):
+        from recipes.config.jobs import group_options
+
+        raise UserError(f"no cluster: add cluster=NAME, one of {', '.join(group_options('cluster'))}")
+    cluster: ClusterConfig = compose("cluster", of_cluster).cluster
+    config: PretrainConfig = with_vocab_size(compose("pretrain", of_run))
+    return config, cluster
+
+
+if __name__ == "__main__":
+    run_tool(main)
