@@ -36,9 +36,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="+", help="experiment=NAME cluster=NAME and settings of both")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--search", action="store_true", help="compare all layouts that fit")
-    parser.add_argument("--top", type=count, default=20, metavar="N", help="--search: how many are shown
-    (20)") parser.add_argument("--out", type=Path, metavar="FILE", help="--search: write a page (HTML) with a
-    plot") options = parser.parse_intermixed_args() if options.out is not None and not options.search:
+    parser.add_argument("--top", type=count, default=20, metavar="N", help="--search: layouts shown (20)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="--search: write a page with a plot (HTML)")
+    options = parser.parse_intermixed_args()
+    if options.out is not None and not options.search:
         raise UserError(f"--out={options.out}: would be ignored: it is the page of --search")
     config, cluster = described(options.overrides)
     if options.search:
@@ -66,8 +67,9 @@ def _search(config: PretrainConfig, cluster: ClusterConfig, options: Namespace) 
         print(write_layouts(options.out, found, options.top, command), file=sys.stderr)
     if options.json:
         layouts = [plan_data(plan) for plan in found.plans[: options.top]]
-        print(json.dumps({"layouts": layouts, "too_large": found.too_large, "refused": found.refused},
-        indent=2))
+        print(
+            json.dumps({"layouts": layouts, "too_large": found.too_large, "refused": found.refused}, indent=2)
+        )
     else:
         print(found_text(found, options.top))
 

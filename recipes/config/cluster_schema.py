@@ -19,9 +19,9 @@ class HardwareConfig:
     """Between nodes: gigabytes per second for one GPU in one direction (400 Gbit/s for each GPU: 50)."""
     nvlink_latency_us: float = 1.5
     """Microseconds that a collective needs for one hop inside a node, besides moving its bytes."""
-    network_latency_us: float = 60.0
+    network_latency_us: float = 70.0
     """The same for a hop between nodes, with what collectives lose to contention and to slow nodes: published
-    runs on up to 2,048 H100 fit 50 to 80."""
+    runs on up to 2,048 H100 fit 70 to 85."""
     gpu_power_w: float | None = None
     """Draw of one GPU in training, in watts; None: energy is not told."""
     node_power_w: float = 0.0

@@ -31,9 +31,9 @@ class Found:
 def search(config: PretrainConfig, cluster: ClusterConfig) -> Found:
     """Every layout of the run on the cluster.
 
-    Sizes of parallel groups are powers of two: tensor parallelism inside a node, up to 16 stages, up to 8 parts of
-    a sequence, every expert-parallel size that divides the experts; micro-batches of 1 to 16; nothing, or whole
-    layers recomputed. The global batch, the overlaps and all other settings are the run's.
+    Sizes of parallel groups are powers of two: tensor parallelism inside a node, up to 16 stages, up to 8
+    parts of a sequence, every expert-parallel size that divides the experts; micro-batches of 1 to 16;
+    nothing, or whole layers recomputed. The global batch, the overlaps and all other settings are the run's.
 
     Raises:
         UserError: the cluster, or a setting that is not part of the layout, is impossible.
