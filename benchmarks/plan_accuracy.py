@@ -11,7 +11,8 @@ EXAMPLES = """\
 examples:
   python -m benchmarks.plan_accuracy
 
-MPT is calibrated on 3B at 16 and 128 H100, Nemotron-4 15B at 16 and 512. "Data sheets" is the planner as it is.
+MPT is calibrated on 3B at 16 and 128 H100, Nemotron-4 15B at 16 and 512. "Data sheets" is the planner as it
+is.
 """
 
 

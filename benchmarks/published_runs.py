@@ -1,7 +1,8 @@
 """Published speeds of runs on H100s, and what the planner says of the same runs.
 
-Sources: MPT: mosaicml/llm-foundry, scripts/train/benchmarking/README.md (FSDP, sequence 2,048, bf16). Nemotron-4
-15B: NVIDIA/dgxc-benchmarking v25.04 (Megatron, TP 2, micro-batch 2, 4 samples of 4,096 tokens for each GPU).
+Sources: MPT: mosaicml/llm-foundry, scripts/train/benchmarking/README.md (FSDP, sequence 2,048, bf16).
+Nemotron-4 15B: NVIDIA/dgxc-benchmarking v25.04 (Megatron, TP 2, micro-batch 2, 4 samples of 4,096 tokens for
+each GPU).
 """
 
 from __future__ import annotations

@@ -23,9 +23,14 @@ def stage_tables(model: ModelConfig, sizes: list[int]) -> list[list[TensorSpec]]
             continue
         first = spec.name == WORD_EMBEDDINGS or spec.part == POSITIONS
         tables[0 if first else -1].append(spec)
-        if spec.name == WORD_EMBEDDINGS and spec.multiplied and len(sizes) > 1:
-            tables[-1].append(spec)
+    if len(sizes) > 1:
+        tables[-1] += [spec for spec in tables[0] if is_tied_table(spec)]
     return tables
+
+
+def is_tied_table(spec: TensorSpec) -> bool:
+    """Whether it is the table of words and the output head in one."""
+    return spec.name == WORD_EMBEDDINGS and spec.multiplied
 
 
 def state_numbers(spec: TensorSpec, parallel: ParallelConfig, data_parallel_size: int) -> tuple[float, float]:

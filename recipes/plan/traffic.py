@@ -7,6 +7,7 @@ say so. No torch here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from recipes.config.schema import ParallelConfig
 from recipes.families.model_config import ModelConfig, kv_channels, moe_layers, num_query_groups
 from recipes.families.tensors import TensorSpec
 from recipes.plan.links import Group, all_to_all_seconds, group_of, ring_seconds, send_seconds
-from recipes.plan.stages import state_numbers
+from recipes.plan.stages import is_tied_table, state_numbers
 
 GRADIENT_BYTES, WEIGHT_BYTES = 4, 2
 
@@ -154,12 +155,7 @@ def data_traffic(
     for name, routed in (("data", False), ("expert data", True)):
         group = groups[name]
         buckets = bucket_sizes(
-            [
-                state_numbers(s, parallel, data_parallel_size)[0]
-                for s in table
-                if s.trained and s.routed is routed
-            ],
-            group.size if parallel.overlap_grad_reduce else None,
+            [spec for spec in table if spec.trained and spec.routed is routed], parallel, data_parallel_size
         )
         if group.size == 1 or not buckets:
             continue
@@ -192,18 +188,29 @@ def hidden_behind(
     return seconds, each[-1] + max(0.0, rest - room) + hardware.overlap_cost * min(rest, room)
 
 
-def bucket_sizes(numbers: Sequence[float], ranks: int | None) -> list[float]:
-    """megatron-core's buckets of a gradient buffer, in the order in which the backward pass fills them.
+def bucket_sizes(table: list[TensorSpec], parallel: ParallelConfig, data_parallel_size: int) -> list[float]:
+    """Numbers in megatron-core's buckets of a gradient buffer, in the order in which a backward pass fills
+    them.
+
+    Without overlap there is one, but a tied table that two stages share has its own in any case.
 
     Args:
-        numbers: of each tensor that a rank holds, in the model's order.
-        ranks: data-parallel ranks; None: a single bucket, as without overlap.
+        table: the buffer's tensors, all routed or none, in the model's order.
+        parallel: the layout.
+        data_parallel_size: its replicas.
     """
-    least = max(40_000_000, 1_000_000 * ranks) if ranks is not None else float("inf")
+    groups = layout_groups(parallel, data_parallel_size, 1)
+    ranks = groups["expert data" if table and table[0].routed else "data"].size
+    least = max(40_000_000, 1_000_000 * ranks) if parallel.overlap_grad_reduce else math.inf
     buckets, filling = [], 0.0
-    for count in reversed(numbers):
-        filling += count
-        if filling >= least:
+    for spec in reversed(table):
+        held, _ = state_numbers(spec, parallel, data_parallel_size)
+        alone = is_tied_table(spec) and parallel.pipeline_model_parallel_size > 1
+        if alone and filling:
+            buckets.append(filling)
+            filling = 0.0
+        filling += held
+        if alone or filling >= least:
             buckets.append(filling)
             filling = 0.0
     return [*buckets, filling] if filling else buckets
