@@ -25,6 +25,9 @@ examples:
   # every layout that fits, the fastest first, and a page with a plot
   python -m tools.plan experiment=param1_2p9b cluster=shakti_512xh100 --search --out layouts.html
 
+  # goodput and the best checkpoint interval if something fails every 6 hours
+  python -m tools.plan experiment=param1_2p9b cluster=shakti_512xh100 --simulate-failures 6h
+
 Arguments are those of recipes.pretrain, and cluster=NAME with cluster.KEY=VALUE. Processes are as many as the
 cluster has GPUs. docs/plan-a-run.md says how the figures are made and how far they are from measured ones.
 """
@@ -38,9 +41,17 @@ def main() -> None:
     parser.add_argument("--search", action="store_true", help="compare all layouts that fit")
     parser.add_argument("--top", type=count, default=20, metavar="N", help="--search: layouts shown (20)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="--search: write a page with a plot (HTML)")
+    parser.add_argument(
+        "--simulate-failures", metavar="MTBF", help="time between failures of the run: 6h, 2d"
+    )
+    parser.add_argument(
+        "--save-time", metavar="TIME", help="that a save holds training up (default: by its size)"
+    )
+    parser.add_argument(
+        "--recovery-time", metavar="TIME", help="from a failure to the next step (default: 5m)"
+    )
     options = parser.parse_intermixed_args()
-    if options.out is not None and not options.search:
-        raise UserError(f"--out={options.out}: would be ignored: it is the page of --search")
+    _check(options)
     config, cluster = described(options.overrides)
     if options.search:
         _search(config, cluster, options)
@@ -48,12 +59,33 @@ def main() -> None:
         _plan(config, cluster, options)
 
 
+def _check(options: Namespace) -> None:
+    """Refuses options that would be ignored."""
+    if options.out is not None and not options.search:
+        raise UserError(f"--out={options.out}: would be ignored: it is the page of --search")
+    if options.simulate_failures is None:
+        for flag, value in (("--save-time", options.save_time), ("--recovery-time", options.recovery_time)):
+            if value is not None:
+                raise UserError(f"{flag}={value}: would be ignored: add --simulate-failures MTBF")
+    elif options.search:
+        raise UserError("--search: does not go with --simulate-failures, which is about one layout")
+
+
 def _plan(config: PretrainConfig, cluster: ClusterConfig, options: Namespace) -> None:
+    from recipes.plan.failure_rows import duration, failure_data, failure_text, failures_of
     from recipes.plan.plan_rows import plan_data, plan_text
     from recipes.plan.run_plan import plan_run
 
     plan = plan_run(config, cluster)
-    print(json.dumps(plan_data(plan), indent=2) if options.json else plan_text(plan))
+    data, text = plan_data(plan), plan_text(plan)
+    if options.simulate_failures is not None:
+        times = [
+            None if each is None else duration(each) for each in (options.save_time, options.recovery_time)
+        ]
+        failures = failures_of(plan, duration(options.simulate_failures), *times)
+        data["failures"] = failure_data(plan, failures)
+        text += "\n\n" + failure_text(plan, data["failures"])
+    print(json.dumps(data, indent=2) if options.json else text)
 
 
 def _search(config: PretrainConfig, cluster: ClusterConfig, options: Namespace) -> None:

@@ -11,8 +11,10 @@ from recipes.plan.search import Found, settings_of
 from recipes.report.charts import COLOURS, Bar, BarChart, BarGroup, Curve, LineChart, bar_chart, line_chart
 from recipes.report.rendering import write_page
 
-HEADER = ("TP", "PP", "CP", "EP", "DP", "micro", "recompute", "GiB")
-HEADER += ("step ms", "waits", "tokens/s/GPU", "MFU", "days")
+HEADER = (
+    *("TP", "PP", "CP", "EP", "DP", "micro", "recompute", "GiB"),
+    *("step ms", "waits", "tokens/s/GPU", "MFU", "days"),
+)
 BARS = 12
 
 

@@ -78,20 +78,13 @@ def _candidates(config: PretrainConfig, cluster: ClusterConfig) -> Iterator[Pret
             context_parallel_size=cp,
             expert_model_parallel_size=ep,
             expert_tensor_parallel_size=None if config.model.num_moe_experts is None else 1,
-            **_recomputation(recompute),
+            recompute_granularity="full" if recompute else None,
+            recompute_method="uniform" if recompute else None,
+            recompute_num_layers=1 if recompute else None,
+            recompute_modules=[],
         )
         trainer = replace(config.trainer, micro_batch_size=micro_batch_size)
         yield replace(config, parallel=parallel, trainer=trainer)
-
-
-def _recomputation(full: bool) -> dict[str, object]:
-    chosen = ("full", "uniform", 1) if full else (None, None, None)
-    return {
-        "recompute_granularity": chosen[0],
-        "recompute_method": chosen[1],
-        "recompute_num_layers": chosen[2],
-        "recompute_modules": [],
-    }
 
 
 def _powers(most: int) -> list[int]:

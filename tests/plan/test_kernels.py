@@ -16,7 +16,9 @@ PARAM1 = compose("pretrain", ["experiment=param1_2p9b"])
 H200 = HardwareConfig(gpu="h200", nvlink_gb_per_s=450, network_gb_per_s=50)
 
 
-def kernels(hardware: HardwareConfig = H200, replicas: int = 1, size: int = 4, **layout: Any) -> list[Kernels]:
+def kernels(
+    hardware: HardwareConfig = H200, replicas: int = 1, size: int = 4, **layout: Any
+) -> list[Kernels]:
     return stage_kernels(
         PARAM1.model, PARAM1.optim, ParallelConfig(**layout), hardware,
         micro_batch_size=size, seq_length=2048, data_parallel_size=replicas,

@@ -68,7 +68,7 @@ def test_parts_make_up_the_step() -> None:
 
 
 def test_stages_wait_for_the_slowest() -> None:
-    """The last of 4 stages has the head, which is worth 9 layers: its 8 layers take half of the step's work."""
+    """The last of 4 stages has the head, which is worth 9 layers, beside its 8."""
     piped = planned(pipeline_model_parallel_size=4)
     assert piped.bubble > 0
     balanced = planned(

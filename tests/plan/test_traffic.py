@@ -22,7 +22,10 @@ NUMBERS = 2_860_648_448
 
 
 def traffic(
-    config: PretrainConfig = PARAM1, cluster: ClusterConfig = CLUSTER, micro_batch_size: int = 4, **layout: Any
+    config: PretrainConfig = PARAM1,
+    cluster: ClusterConfig = CLUSTER,
+    micro_batch_size: int = 4,
+    **layout: Any,
 ) -> dict[tuple[str, str], Traffic]:
     config = replace(
         config,
@@ -93,9 +96,13 @@ def test_expert_parallel() -> None:
 
 def test_groups_are_placed_as_megatron_core_numbers_ranks() -> None:
     layout = replace(
-        PARAM2.parallel, tensor_model_parallel_size=2, pipeline_model_parallel_size=2, context_parallel_size=2,
-        expert_model_parallel_size=8, expert_tensor_parallel_size=1,
-    )  # fmt: skip
+        PARAM2.parallel,
+        tensor_model_parallel_size=2,
+        pipeline_model_parallel_size=2,
+        context_parallel_size=2,
+        expert_model_parallel_size=8,
+        expert_tensor_parallel_size=1,
+    )
     groups = layout_groups(layout, 64, 8)
     sizes = {name: (group.size, group.per_node) for name, group in groups.items()}
     assert sizes == {
