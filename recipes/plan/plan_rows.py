@@ -37,10 +37,8 @@ def _model_rows(plan: RunPlan) -> list[tuple[str, str]]:
     counts = count_parameters(config.model)
     flops = flops_per_token(config.model, config.data.seq_length)
     trainer = config.trainer
-    batch = (
-        f"{trainer.global_batch_size:,} x {config.data.seq_length:,} tokens = {plan.micro_batches:,} "
-        f"micro-batches of {trainer.micro_batch_size} on each of {plan.data_parallel_size:,} replicas"
-    )
+    batch = f"{trainer.global_batch_size:,} x {config.data.seq_length:,} tokens; each of "
+    batch += f"{plan.data_parallel_size:,} replicas does {plan.micro_batches:,} x {trainer.micro_batch_size}"
     return [
         ("run", config.name),
         ("parameters", f"{counts.total:,}, {counts.active_per_token:,} active per token"),
