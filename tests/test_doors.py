@@ -26,6 +26,8 @@ NEED_NOTHING = {
     "benchmarks.checkpoint_save",
     "benchmarks.completion",
     "benchmarks.load_time",
+    "benchmarks.plan_accuracy",
+    "benchmarks.scale",
     "benchmarks.scoring",
     "benchmarks.server_load",
     "benchmarks.step_time",

@@ -29,9 +29,9 @@ GPUS = {
     "h100": Device("NVIDIA H100 80GB HBM3", 81_559 * MIB, True, 989e12, bandwidth=3.35e12),
     "a100_80gb": Device("NVIDIA A100-SXM4-80GB", 81_920 * MIB, True, 312e12, bandwidth=2.039e12),
     "a100_40gb": Device("NVIDIA A100-SXM4-40GB", 40_960 * MIB, True, 312e12, bandwidth=1.555e12),
-    "l40s": Device("NVIDIA L40S", 46_068 * MIB, True, 362e12),
-    "rtx4090": Device("NVIDIA GeForce RTX 4090", 24_564 * MIB, True, 165e12),
-    "rtx3090": Device("NVIDIA GeForce RTX 3090", 24_576 * MIB, True, 71e12),
+    "l40s": Device("NVIDIA L40S", 46_068 * MIB, True, 362e12, bandwidth=864e9),
+    "rtx4090": Device("NVIDIA GeForce RTX 4090", 24_564 * MIB, True, 165e12, bandwidth=1.008e12),
+    "rtx3090": Device("NVIDIA GeForce RTX 3090", 24_576 * MIB, True, 71e12, bandwidth=936e9),
 }
 PEAK_FLOPS = {gpu.name: gpu.peak_flops for gpu in GPUS.values()}
 BANDWIDTH = {gpu.name: gpu.bandwidth for gpu in GPUS.values()}

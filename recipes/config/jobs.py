@@ -9,6 +9,7 @@ import yaml
 
 from recipes.arguments import first_command
 from recipes.config.clean_schema import CleanConfig
+from recipes.config.cluster_schema import ClusterJob
 from recipes.config.schema import EvaluateConfig, GenerateConfig, PretrainConfig
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
@@ -17,6 +18,7 @@ SCHEMAS: dict[str, type] = {
     "generate": GenerateConfig,
     "evaluate": EvaluateConfig,
     "clean": CleanConfig,
+    "cluster": ClusterJob,
 }
 
 

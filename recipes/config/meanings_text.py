@@ -9,7 +9,7 @@ from recipes.config.jobs import SCHEMAS, config_groups
 from recipes.config.meanings import Setting, settings_of
 from recipes.errors import UserError
 
-DOORS = {"clean": "tools.clean"}  # Of the jobs that are no module of recipes.
+DOORS = {"clean": "tools.clean", "cluster": "tools.plan"}  # Of the jobs that are no module of recipes.
 
 
 def asked_meaning(job: str, arguments: list[str]) -> str | None:

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,25 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 def tensor_table(model: ModelConfig) -> list[TensorSpec]:
     """Every tensor of the model, each once, in layer order."""
-    return family_of(model).tensors(model)
+    return list(_table(_ByValue(model)))
+
+
+class _ByValue:
+    """A described model as a key: its dictionary of further fields makes it unhashable."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        self.model, self.text = model, repr(model)
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByValue) and self.text == other.text
+
+
+@lru_cache(maxsize=8)  # A plan asks for the same model's table thousands of times.
+def _table(key: _ByValue) -> list[TensorSpec]:
+    return family_of(key.model).tensors(key.model)
 
 
 def layer_windows(model: ModelConfig) -> list[int | None]:

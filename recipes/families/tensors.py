@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from recipes.families.model_config import ModelConfig, kv_channels, num_query_groups, padded_vocab_size
 
@@ -71,7 +72,7 @@ class TensorSpec:
     axes: tuple[str, ...] = ()
     """The setting that gives each axis's size, for messages; "" if no single one does."""
 
-    @property
+    @cached_property
     def layer(self) -> int | None:
         """The number of its layer; None: it is outside the layers."""
         match = _LAYER.match(self.name)

@@ -189,12 +189,12 @@ def stage_numbers(
             chunks = [everything[first : first + count] for first in range(0, len(layers), count)]
             kept, rebuilt = len(chunks) * layer_input, max(map(sum, chunks))
     elif parallel.recompute_granularity == "selective":
-        given_up = [_given_up(layer, parallel.recompute_modules or ["core_attn"]) for layer in layers]
-        kept, rebuilt = kept - sum(given_up), max(given_up)
+        lost = [given_up(layer, parallel.recompute_modules or ["core_attn"]) for layer in layers]
+        kept, rebuilt = kept - sum(lost), max(lost)
     return kept, rebuilt + max(everything)
 
 
-def _given_up(layer: LayerActivations, modules: list[str]) -> float:
+def given_up(layer: LayerActivations, modules: list[str]) -> float:
     """Numbers per token of a layer that selective recomputation does not keep."""
     sizes = {
         "core_attn": layer.attention_matrix,

@@ -6,9 +6,10 @@ from recipes.config.schema import OptimConfig, ParallelConfig, PretrainConfig
 from recipes.config.stages import stage_sizes
 from recipes.families.family import tensor_table
 from recipes.families.model_config import ModelConfig, padded_vocab_size
-from recipes.families.tensors import POSITIONS, WORD_EMBEDDINGS, TensorSpec
+from recipes.families.tensors import TensorSpec
 from recipes.optim.kinds import parameter_kind
 from recipes.plan.activations import layer_activations, stage_numbers
+from recipes.plan.stages import stage_tables, state_numbers
 
 CUDA_OVERHEAD = 2**29
 """CUDA's context and the matrix library's workspaces, which torch's own count leaves out."""
@@ -68,7 +69,7 @@ def expected_memory_bytes(
             recipes/model/cross_entropy.py, where the gradient takes the logits' place.
     """
     sizes = stage_sizes(model, parallel)
-    tables = _stage_tables(model, sizes)
+    tables = stage_tables(model, sizes)
     layers = layer_activations(model, parallel, seq_length, on_cuda=on_cuda)
     tokens = micro_batch_size * seq_length // parallel.context_parallel_size
     width = 2 if bf16 else 4
@@ -122,37 +123,12 @@ def _saving_bytes(table: list[TensorSpec], optim: OptimConfig, parallel: Paralle
     return held // parallel.tensor_model_parallel_size
 
 
-def _stage_tables(model: ModelConfig, sizes: list[int]) -> list[list[TensorSpec]]:
-    """The tensors of each pipeline stage; a tied head is a copy of the embedding on the last one."""
-    ends = [sum(sizes[: stage + 1]) for stage in range(len(sizes))]
-    tables: list[list[TensorSpec]] = [[] for _ in sizes]
-    for spec in tensor_table(model):
-        if spec.layer is not None:
-            tables[next(stage for stage, end in enumerate(ends) if spec.layer < end)].append(spec)
-            continue
-        first = spec.name == WORD_EMBEDDINGS or spec.part == POSITIONS
-        tables[0 if first else -1].append(spec)
-        if spec.name == WORD_EMBEDDINGS and spec.multiplied and len(sizes) > 1:
-            tables[-1].append(spec)
-    return tables
-
-
 def _state_bytes(
     table: list[TensorSpec], optim: OptimConfig, parallel: ParallelConfig, data_parallel_size: int, bf16: bool
 ) -> dict[str, int]:
-    tp, ep = parallel.tensor_model_parallel_size, parallel.expert_model_parallel_size
-    expert_tp = parallel.expert_tensor_parallel_size or tp
-    # Context-parallel ranks hold the same weights and shard the state too; experts have other replicas.
-    shards = data_parallel_size * parallel.context_parallel_size
-    expert_shards = shards * tp / (ep * expert_tp)
     numbers = main = moments = 0.0
     for spec in table:
-        if spec.routed:
-            held = spec.stored_numbers() / ((expert_tp if spec.split else 1) * ep)
-            sharded = held / expert_shards
-        else:
-            held = spec.stored_numbers() / (tp if spec.split else 1)
-            sharded = held / shards
+        held, sharded = state_numbers(spec, parallel, data_parallel_size)
         numbers += held
         main += 4 * sharded if bf16 else 0
         moments += _moment_bytes(spec, optim) * sharded

@@ -16,11 +16,13 @@ GROUPS = {
     "generate": set(),
     "evaluate": {"eval"},
     "clean": {"data"},
+    "cluster": {"cluster"},
 }
 REQUIRED = {
     "pretrain": ["name=x", "data.seq_length=8", "trainer.max_steps=1"],
     "evaluate": ["gpt_model_file=x"],
     "clean": ["output_dir=x"],
+    "cluster": [],
 }
 
 

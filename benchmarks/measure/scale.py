@@ -1,0 +1,364 @@
+"""A layout's ranks one after the other in one process, and rank 0's planning of a checkpoint of all."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import pickle
+import random
+import resource
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from recipes.parallel import cpu_stand_in
+
+if not torch.cuda.is_available():
+    cpu_stand_in.install()
+
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, is_main_replica
+from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
+from megatron.core.dist_checkpointing.strategies.torch import (
+    MCoreSavePlanner,
+    _replace_state_dict_keys_with_sharded_keys,
+    mcore_to_pyt_state_dict,
+)
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from torch.distributed.checkpoint.planner import SavePlan
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from benchmarks.records import record
+from recipes.checkpoint.save.training_state import OPTIMIZER_METADATA, training_state
+from recipes.config.hydra_app import compose
+from recipes.config.schema import PretrainConfig
+from recipes.config.validate import validate_pretrain
+from recipes.data.samples.loader import StepSampler
+from recipes.errors import UserError
+from recipes.model.build import build_gpt_model
+from recipes.parallel.setup import init_model_parallel, resolve_dtype
+from recipes.training.engine import build_engine
+
+NARROW = (
+    "model.hidden_size=128",
+    "model.ffn_hidden_size=448",
+    "model.kv_channels=8",
+    "model.vocab_size=4096",
+)
+COLLECTIVES = (
+    *("all_reduce", "broadcast", "barrier", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor"),
+    *("gather", "scatter", "all_to_all", "all_gather_object", "gather_object", "broadcast_object_list"),
+)
+OTHERS = 3
+"""Ranks that are built beside those that write."""
+Box = tuple[tuple[int, ...], tuple[int, ...]]
+"""Offset and shape of a part of a tensor."""
+
+
+class NotOnce(Exception):
+    """Something is assigned to no rank, or to more than one."""
+
+
+@dataclass
+class Rank:
+    """What one rank has built."""
+
+    number: int
+    written: list[tuple[str, tuple[int, ...], Box]]
+    """What it writes to a checkpoint: a tensor, the whole's shape, and its own part."""
+    weights: int
+    """Numbers in its parameters."""
+    buckets: list[int]
+    """Numbers in each bucket of its gradients, without padding."""
+    optimizer_shares: int
+    """Numbers whose optimizer state is held by exactly one data-parallel rank: all, or NotOnce is raised."""
+    plan: bytes
+    """What it sends to rank 0 to plan a checkpoint."""
+    metadata: bytes
+    """What it sends to all ranks to have the shards of all compared."""
+    groups: int
+    """Process groups that were made, whether it is a member or not."""
+    collectives: Counter[str]
+    """Up to the first step."""
+    seconds: float
+    """Of a core, to build it."""
+
+
+@contextmanager
+def fake_world(config: PretrainConfig, rank: int, size: int) -> Iterator[Counter[str]]:
+    """Process groups of ``size`` ranks, of which only this one is there; counts the calls of
+    torch.distributed."""
+    calls: Counter[str] = Counter()
+    originals = {name: getattr(dist, name) for name in (*COLLECTIVES, "new_group")}
+    for name, function in originals.items():
+        setattr(dist, name, _counted(name, function, calls))
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=size)
+    try:
+        init_model_parallel(config.parallel, config.seed)
+        yield calls
+    finally:
+        for name, function in originals.items():
+            setattr(dist, name, function)
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def _counted(name: str, function: Callable[..., Any], calls: Counter[str]) -> Callable[..., Any]:
+    def call(*args: Any, **settings: Any) -> Any:
+        calls[name] += 1
+        return function(*args, **settings)
+
+    return call
+
+
+def build_rank(config: PretrainConfig, rank: int, size: int) -> Rank:
+    """Builds what the trainer would build as this rank.
+
+    Raises:
+        NotOnce: a number of its parameters has no optimizer state on the data-parallel ranks, or has it
+        twice.
+    """
+    began = time.process_time()
+    with fake_world(config, rank, size) as calls:
+        dtype = resolve_dtype(config.trainer.precision)
+        gpt = build_gpt_model(config.model, config.parallel, dtype)
+        engine = build_engine(gpt, config, dtype)
+        groups, collectives = calls.pop("new_group"), Counter(calls)
+        # The moments come with the first step; this is how they come when a checkpoint is loaded.
+        engine.optimizer.sharded_state_dict(
+            gpt.sharded_state_dict(), is_loading=True, metadata=OPTIMIZER_METADATA
+        )
+        sharded, _ = save_preprocess(training_state(gpt, engine.optimizer, {}), False)
+        shards = [shard for shard in nested_values(sharded) if isinstance(shard, ShardedTensor)]
+        buffers = [*engine.ddp.buffers, *engine.ddp.expert_parallel_buffers]
+        return Rank(
+            number=rank,
+            written=[
+                (shard.key, tuple(shard.global_shape), (tuple(shard.global_offset), _shape(shard)))
+                for shard in shards
+                if is_main_replica(shard.replica_id)
+            ],
+            weights=sum(parameter.numel() for parameter in gpt.parameters()),
+            buckets=[bucket.numel_unpadded for buffer in buffers for bucket in buffer.buckets],
+            optimizer_shares=sum(map(_shared_out_once, buffers)),
+            plan=pickle.dumps(_local_plan(sharded)),
+            metadata=pickle.dumps([shard.without_data() for shard in nested_values(sharded)]),
+            groups=groups,
+            collectives=collectives,
+            seconds=time.process_time() - began,
+        )
+
+
+def _shape(shard: ShardedTensor) -> tuple[int, ...]:
+    """With the axes that local tensors lack: layers."""
+    return (1,) * shard.prepend_axis_num + tuple(shard.local_shape)
+
+
+def _shared_out_once(buffer: Any) -> int:
+    """Numbers of a gradient buffer, each with one data-parallel rank that updates it, by megatron-core's own
+    rule."""
+    size = buffer.data_parallel_group.size()
+    ranges: dict[Any, list[tuple[int, int]]] = defaultdict(list)
+    for rank in range(size):
+        as_rank = SimpleNamespace(
+            data_parallel_group=SimpleNamespace(rank=lambda rank=rank: rank, size=lambda: size),
+            buckets=buffer.buckets,
+            param_index_map=buffer.param_index_map,
+        )
+        for bucket in range(len(buffer.buckets)):
+            shares = DistributedOptimizer._build_model_gbuf_range(as_rank, bucket)["param_map"]
+            for parameter, places in shares.items():
+                ranges[parameter].append((places["param"].start, places["param"].end))
+    for parameter in buffer.params:
+        reached = 0
+        for start, end in sorted(ranges[parameter]):
+            if start != reached:
+                raise NotOnce(f"a parameter's numbers {reached} to {start} have no rank, or two")
+            reached = end
+        if reached != parameter.numel():
+            raise NotOnce(f"a parameter's numbers from {reached} on have no rank")
+    return sum(parameter.numel() for parameter in buffer.params)
+
+
+def _local_plan(sharded: dict[str, Any]) -> SavePlan:
+    """As megatron-core's TorchDistSaveShardedStrategy plans a rank's part."""
+    named, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded, True)
+    planner = MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
+    planner.set_up_planner(mcore_to_pyt_state_dict(named, False), is_coordinator=False)
+    return planner.create_local_plan()
+
+
+def writers(config: PretrainConfig, size: int) -> list[int]:
+    """The ranks that write to a checkpoint: the first replica of every part, of experts too."""
+    parallel = config.parallel
+    tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    experts = (parallel.expert_tensor_parallel_size or tp) * parallel.expert_model_parallel_size
+    first = max(tp, experts if config.model.num_moe_experts is not None else 1)
+    return [stage * (size // pp) + place for stage in range(pp) for place in range(first)]
+
+
+def check_written_once(ranks: list[Rank]) -> int:
+    """Every number of every tensor is written by exactly one rank; returns how many there are.
+
+    Raises:
+        NotOnce: with the tensor's name.
+    """
+    parts: dict[str, list[Box]] = defaultdict(list)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for rank in ranks:
+        for key, shape, box in rank.written:
+            if shapes.setdefault(key, shape) != shape:
+                raise NotOnce(f"{key}: ranks disagree about its shape")
+            parts[key].append(box)
+    for key, boxes in parts.items():
+        if sum(math.prod(shape) for _, shape in boxes) != math.prod(shapes[key]):
+            raise NotOnce(f"{key}: {len(boxes)} parts do not make up the whole")
+        if any(_overlap(a, b) for number, a in enumerate(boxes) for b in boxes[:number]):
+            raise NotOnce(f"{key}: two ranks write the same part")
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    sides = zip(*a, *b, strict=True)
+    return all(start < other + length and other < start + size for start, size, other, length in sides)
+
+
+def check_samples_once(config: PretrainConfig, data_parallel_size: int, steps: int) -> int:
+    """Every sample of some steps is read by exactly one data-parallel rank; returns how many there are.
+
+    Raises:
+        NotOnce: with the step.
+    """
+    batch = config.trainer.global_batch_size
+    samplers = [
+        iter(
+            StepSampler(
+                0, steps, global_batch_size=batch, micro_batch_size=config.trainer.micro_batch_size,
+                data_parallel_rank=rank, data_parallel_size=data_parallel_size,
+            )
+        )
+        for rank in range(data_parallel_size)
+    ]  # fmt: skip
+    for step in range(steps):
+        samples = sorted(index for sampler in samplers for index in next(sampler))
+        if samples != list(range(step * batch, (step + 1) * batch)):
+            raise NotOnce(f"step {step}: samples are read twice or not at all")
+    return steps * batch
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What planning a checkpoint of all ranks takes on rank 0."""
+
+    seconds: float
+    """Of a core."""
+    grown: int
+    """Bytes that the process grew by."""
+    items: int
+
+
+def plan_checkpoint(ranks: list[Rank], size: int) -> Planned:
+    """Rank 0's part of planning: it gets every rank's plan and merges them into the checkpoint's metadata."""
+    plans = {rank.number: rank.plan for rank in ranks}
+    other = next(rank.plan for rank in ranks if not rank.written)
+    before, began = _resident(), time.process_time()
+    received = [pickle.loads(plans.get(number, other)) for number in range(size)]
+    planner = MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
+    merged, _ = planner.create_global_plan(received)
+    seconds = time.process_time() - began
+    return Planned(seconds, max(0, _resident() - before), sum(len(plan.items) for plan in merged))
+
+
+def compare_shards(ranks: list[Rank], size: int) -> Planned:
+    """What megatron-core's comparison of all ranks' shards costs every rank, before each save of its default
+    kind."""
+    known = {rank.number: rank.metadata for rank in ranks}
+    other = next(rank.metadata for rank in ranks if not rank.written)
+    before, began = _resident(), time.process_time()
+    received = [pickle.loads(known.get(number, other)) for number in range(size)]
+    seconds = time.process_time() - began
+    return Planned(seconds, max(0, _resident() - before), sum(map(len, received)))
+
+
+def _of(planned: Planned) -> str:
+    return f"{planned.seconds:.2f} s of a core and {planned.grown / 2**20:,.0f} MiB"
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+def described(overrides: list[str], size: int, *, full: bool) -> tuple[PretrainConfig, int]:
+    """The run on ``size`` ranks, and its data-parallel size. The batch is one micro-batch for each
+    replica."""
+    settings = [f"parallel.world_size={size}", "dry_run=true"]
+    settings += ["trainer.micro_batch_size=1", f"trainer.global_batch_size={4 * size}"]
+    settings += [*([] if full else NARROW), *overrides]
+    if not any(each.startswith(("experiment=", "name=")) for each in overrides):
+        settings.insert(0, "experiment=param1_2p9b")
+    config = compose("pretrain", settings)
+    return config, validate_pretrain(config)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Rehearses each world size and prints what was found."""
+    for text in options.ranks.split(","):
+        if not text.isdecimal() or int(text) < 2:
+            raise UserError(f"--ranks={options.ranks}: write world sizes, 2 or more, as 512,4096")
+        rehearse(options, int(text))
+
+
+def rehearse(options: argparse.Namespace, size: int) -> None:
+    """One world size."""
+    config, data_parallel_size = described(options.overrides, size, full=options.full)
+    parallel = config.parallel
+    layout = {
+        "tensor": parallel.tensor_model_parallel_size,
+        "pipeline": parallel.pipeline_model_parallel_size,
+        "context": parallel.context_parallel_size,
+        "expert": parallel.expert_model_parallel_size,
+        "data": data_parallel_size,
+    }
+    print(f"{size:,} ranks: " + " x ".join(f"{name} {count}" for name, count in layout.items()), flush=True)
+    writing = writers(config, size)
+    rest = sorted(set(range(size)) - set(writing))
+    chosen = [*writing, *random.Random(config.seed).sample(rest, min(OTHERS, len(rest)))]
+    ranks = [build_rank(config, number, size) for number in chosen]
+    idle = [rank for rank in ranks if rank.number not in writing]
+    if any(rank.written for rank in idle):
+        raise NotOnce("a rank that is no first replica writes")
+    figures: dict[str, Any] = {
+        "samples": check_samples_once(config, data_parallel_size, 4),
+        "numbers": check_written_once(ranks),
+        "optimizer numbers": sum(rank.optimizer_shares for rank in ranks if rank.written),
+    }
+    planned, compared = plan_checkpoint(ranks, size), compare_shards(ranks, size)
+    first = ranks[0]
+    rows = {
+        "built": f"{len(ranks)} ranks, {max(rank.seconds for rank in ranks):.1f} s each at the most",
+        "samples": f"{figures['samples']:,} of 4 steps, each read by one rank",
+        "checkpoint": f"{figures['numbers']:,} numbers, each written by one of {len(writing)} ranks",
+        "optimizer": f"the state of every number is on one of {data_parallel_size:,} ranks",
+        "groups": f"{first.groups:,} process groups are made",
+        "start-up": ", ".join(f"{name} {count}" for name, count in sorted(first.collectives.items()))
+        or "none",
+        "planning": f"{_of(planned)} on rank 0, {planned.items:,} items",
+        "comparing": f"{_of(compared)} on every rank to compare all {compared.items:,} shards",
+    }
+    for name, value in rows.items():
+        print(f"  {name:11} {value}", flush=True)
+    record(
+        options.json, benchmark="scale", ranks=size, **layout, groups=first.groups,
+        collectives=sum(first.collectives.values()), planning_s=planned.seconds, planning_bytes=planned.grown,
+        comparing_s=compared.seconds, comparing_bytes=compared.grown,
+    )  # fmt: skip

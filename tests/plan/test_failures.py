@@ -1,0 +1,88 @@
+"""Formulas of goodput and checkpoint intervals against runs that are played through."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from recipes.errors import UserError
+from recipes.plan.failures import (
+    Failures,
+    Simulated,
+    daly_interval,
+    expected_goodput,
+    simulate,
+    young_interval,
+)
+
+HOUR = 3600.0
+USUAL = Failures(mtbf=6 * HOUR, save=30, recovery=300)
+BAD = Failures(mtbf=0.5 * HOUR, save=120, recovery=600)
+
+
+def played(failures: Failures, interval: float) -> Simulated:
+    """Long enough for thousands of failures."""
+    return simulate(failures, interval, 3000 * failures.mtbf, seed=1)
+
+
+@pytest.mark.parametrize("failures", [USUAL, BAD])
+@pytest.mark.parametrize("factor", [0.3, 1, 3])
+def test_goodput_is_that_of_the_simulation(failures: Failures, factor: float) -> None:
+    interval = factor * daly_interval(failures)
+    run = played(failures, interval)
+    assert run.failures > 2500
+    assert run.goodput == pytest.approx(expected_goodput(failures, interval), rel=0.02)
+
+
+@pytest.mark.parametrize("failures", [USUAL, BAD])
+def test_dalys_interval_is_the_best_one(failures: Failures) -> None:
+    best = max(
+        (expected_goodput(failures, 1.02**n), 1.02**n) for n in range(int(math.log(1e6) / math.log(1.02)))
+    )
+    assert daly_interval(failures) == pytest.approx(best[1], rel=0.05)
+    assert expected_goodput(failures, daly_interval(failures)) == pytest.approx(best[0], rel=1e-3)
+    # So does the simulation say, of intervals far apart.
+    mine = played(failures, daly_interval(failures)).goodput
+    assert mine > played(failures, 0.25 * daly_interval(failures)).goodput
+    assert mine > played(failures, 4 * daly_interval(failures)).goodput
+
+
+def test_young_and_daly_agree_where_failures_are_rare() -> None:
+    rare = Failures(mtbf=1000 * HOUR, save=10, recovery=60)
+    assert daly_interval(rare) == pytest.approx(young_interval(rare), rel=0.01)
+    assert young_interval(rare) == math.sqrt(2 * 10 * 1000 * HOUR)
+    assert daly_interval(Failures(mtbf=10, save=30, recovery=0)) == 10
+
+
+def test_a_run_without_failures_only_saves() -> None:
+    never = Failures(mtbf=1e15, save=10, recovery=60)
+    run = simulate(never, 90, 900)
+    assert (run.failures, run.lost, run.seconds) == (0, 0, 1000)
+    assert run.goodput == pytest.approx(expected_goodput(never, 90)) == pytest.approx(0.9)
+
+
+def test_a_failure_loses_what_is_not_saved() -> None:
+    """Mean loss of a failure: half of an interval, where intervals are short and recoveries too."""
+    failures = Failures(mtbf=100_000, save=1, recovery=1)
+    run = simulate(failures, 1000, 3e8, seed=2)
+    assert run.lost / run.failures == pytest.approx(500, rel=0.05)
+    assert run.failures == pytest.approx(run.seconds / failures.mtbf, rel=0.05)
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    assert simulate(USUAL, 600, 1e6, seed=3) == simulate(USUAL, 600, 1e6, seed=3)
+    assert simulate(USUAL, 600, 1e6, seed=3) != simulate(USUAL, 600, 1e6, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("failures", "message"),
+    [
+        (Failures(0, 1, 1), "mean time between failures=0: must be positive"),
+        (Failures(1, 0, 1), "seconds of a save=0: must be positive"),
+        (Failures(1, 1, -1), "seconds of a recovery=-1: must not be negative"),
+    ],
+)
+def test_impossible_times(failures: Failures, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        failures.check()

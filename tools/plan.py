@@ -1,0 +1,130 @@
+"""Plan a run on a cluster before it is paid for: memory, communication, step time, days, energy."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.arguments import Arguments
+from recipes.cli import run_tool
+from recipes.counts import count
+from recipes.errors import UserError
+
+if TYPE_CHECKING:
+    from recipes.config.cluster_schema import ClusterConfig
+    from recipes.config.schema import PretrainConfig
+
+EXAMPLES = """\
+examples:
+  python -m tools.plan experiment=param1_2p9b cluster=shakti_512xh100
+  python -m tools.plan experiment=param1_2p9b cluster=shakti_512xh100 cluster.nodes=32 --json
+
+  # every layout that fits, the fastest first, and a page with a plot
+  python -m tools.plan experiment=param1_2p9b cluster=shakti_512xh100 --search --out layouts.html
+
+  # goodput and the best checkpoint interval if something fails every 6 hours
+  python -m tools.plan experiment=param1_2p9b cluster=shakti_512xh100 --simulate-failures 6h
+
+Arguments are those of recipes.pretrain, and cluster=NAME with cluster.KEY=VALUE. Processes are as many as the
+cluster has GPUs. docs/plan-a-run.md says how the figures are made and how far they are from measured ones.
+"""
+
+
+def main() -> None:
+    """Composes the run and the cluster, and prints the plan or the layouts."""
+    parser = Arguments("tools.plan", __doc__, EXAMPLES)
+    parser.add_argument("overrides", nargs="+", help="experiment=NAME cluster=NAME and settings of both")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--search", action="store_true", help="compare all layouts that fit")
+    parser.add_argument("--top", type=count, default=20, metavar="N", help="--search: layouts shown (20)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="--search: write a page with a plot (HTML)")
+    parser.add_argument(
+        "--simulate-failures", metavar="MTBF", help="time between failures of the run: 6h, 2d"
+    )
+    parser.add_argument(
+        "--save-time", metavar="TIME", help="that a save holds training up (default: by its size)"
+    )
+    parser.add_argument(
+        "--recovery-time", metavar="TIME", help="from a failure to the next step (default: 5m)"
+    )
+    options = parser.parse_intermixed_args()
+    _check(options)
+    config, cluster = described(options.overrides)
+    if options.search:
+        _search(config, cluster, options)
+    else:
+        _plan(config, cluster, options)
+
+
+def _check(options: Namespace) -> None:
+    """Refuses options that would be ignored."""
+    if options.out is not None and not options.search:
+        raise UserError(f"--out={options.out}: would be ignored: it is the page of --search")
+    if options.simulate_failures is None:
+        for flag, value in (("--save-time", options.save_time), ("--recovery-time", options.recovery_time)):
+            if value is not None:
+                raise UserError(f"{flag}={value}: would be ignored: add --simulate-failures MTBF")
+    elif options.search:
+        raise UserError("--search: does not go with --simulate-failures, which is about one layout")
+
+
+def _plan(config: PretrainConfig, cluster: ClusterConfig, options: Namespace) -> None:
+    from recipes.plan.failure_rows import duration, failure_data, failure_text, failures_of
+    from recipes.plan.plan_rows import plan_data, plan_text
+    from recipes.plan.run_plan import plan_run
+
+    plan = plan_run(config, cluster)
+    data, text = plan_data(plan), plan_text(plan)
+    if options.simulate_failures is not None:
+        times = [
+            None if each is None else duration(each) for each in (options.save_time, options.recovery_time)
+        ]
+        failures = failures_of(plan, duration(options.simulate_failures), *times)
+        data["failures"] = failure_data(plan, failures)
+        text += "\n\n" + failure_text(plan, data["failures"])
+    print(json.dumps(data, indent=2) if options.json else text)
+
+
+def _search(config: PretrainConfig, cluster: ClusterConfig, options: Namespace) -> None:
+    from recipes.plan.layouts_table import found_text, write_layouts
+    from recipes.plan.plan_rows import plan_data
+    from recipes.plan.search import search
+
+    found = search(config, cluster)
+    if options.out is not None:
+        command = f"python -m tools.plan {' '.join(options.overrides)}"
+        print(write_layouts(options.out, found, options.top, command), file=sys.stderr)
+    if options.json:
+        layouts = [plan_data(plan) for plan in found.plans[: options.top]]
+        print(
+            json.dumps({"layouts": layouts, "too_large": found.too_large, "refused": found.refused}, indent=2)
+        )
+    else:
+        print(found_text(found, options.top))
+
+
+def described(overrides: list[str]) -> tuple[PretrainConfig, ClusterConfig]:
+    """The run and the cluster that the settings describe.
+
+    Raises:
+        UserError: a setting or a value does not exist, or no cluster is named.
+    """
+    from recipes.config.hydra_app import compose
+    from recipes.data.tokenizer.vocabulary import with_vocab_size
+
+    of_cluster = [each for each in overrides if each.lstrip("+~").split("=")[0].split(".")[0] == "cluster"]
+    of_run = [each for each in overrides if each not in of_cluster]
+    if not any(each.startswith("cluster=") for each in of_cluster):
+        from recipes.config.jobs import group_options
+
+        raise UserError(f"no cluster: add cluster=NAME, one of {', '.join(group_options('cluster'))}")
+    cluster: ClusterConfig = compose("cluster", of_cluster).cluster
+    config: PretrainConfig = with_vocab_size(compose("pretrain", of_run))
+    return config, cluster
+
+
+if __name__ == "__main__":
+    run_tool(main)
