@@ -14,9 +14,10 @@
 # top_k, top_p, repetition_penalty, tokens_to_generate, min_tokens_to_generate, add_BOS.
 set -euo pipefail
 
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
 gpt_model_file="${gpt_model_file:-/path_to_.nemo_file}"
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [[ $# -ge 1 && "$1" != gpt_model_file=* && ( "$1" == *.nemo || -e "$1" ) ]]; then
     gpt_model_file=$1
     shift
@@ -52,5 +53,12 @@ done
 # -P: whatever lies in the present directory is not imported.
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" -P -c 'import sys
-from recipes.config.script_arguments import complete
+try:
+    from recipes.config.script_arguments import complete
+except ModuleNotFoundError as error:
+    if not str(error.name).startswith("recipes"):
+        raise
+    print(f"error: {sys.executable} has no Param Recipes: activate its environment or container, or set",
+          "PYTHON=.../bin/python", file=sys.stderr)
+    sys.exit(2)
 complete(sys.argv[1:])' "$gpt_model_file" ${options[@]+"${options[@]}"} "$@"

@@ -21,7 +21,17 @@ from tests.support.paths import ROOT
 
 # From the ground up; rooms in one line may import each other.
 FLOORS = (
-    ("console", "files", "errors", "checks", "cli", "arguments", "counts", "run_directory"),
+    (
+        "console",
+        "files",
+        "errors",
+        "checks",
+        "cli",
+        "arguments",
+        "code_version",
+        "counts",
+        "run_directory",
+    ),
     ("families",),
     ("config",),
     ("report",),
@@ -32,6 +42,7 @@ FLOORS = (
     ("server",),
     ("evaluation",),
     ("training",),
+    ("release",),
     ("pretrain", "generate", "evaluate", "tools"),
 )
 CHECKPOINT_FLOORS = (

@@ -31,10 +31,11 @@ def register_schemas() -> None:
     """Makes ``<job>_schema`` known to Hydra, so that a YAML's defaults list can start from it."""
     accept_counts()
     for job, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{job}_schema", node=_writable(schema))
+        ConfigStore.instance().store(name=f"{job}_schema", node=writable(schema))
 
 
-def _writable(schema: type) -> DictConfig:
+def writable(schema: type) -> DictConfig:
+    """A configuration of the schema's defaults, into which others can be merged."""
     # A frozen dataclass makes read-only nodes, into which Hydra could not merge the YAML.
     node = OmegaConf.structured(schema)
     _clear_read_only(node)

@@ -11,9 +11,12 @@ import hashlib
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from recipes.config.hydra_app import run_job
+from recipes.config.hydra_app import run_job, to_dataclass, writable
 from recipes.config.schema import PretrainConfig
+from recipes.errors import UserError
 from recipes.run_directory import RunDirectory
 
 
@@ -31,6 +34,23 @@ def resolved_yaml(config: PretrainConfig) -> str:
 def config_sha256(config: PretrainConfig) -> str:
     """The SHA-256 of config.yaml."""
     return hashlib.sha256(resolved_yaml(config).encode()).hexdigest()
+
+
+def recorded_config(directory: RunDirectory) -> PretrainConfig:
+    """The configuration that a run recorded; keys that are newer than it have their default values.
+
+    Raises:
+        UserError: there is none, or it holds something else.
+    """
+    path = directory.config_file
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, so {directory.path} is not a run's directory")
+    try:
+        recorded = OmegaConf.merge(writable(PretrainConfig), OmegaConf.load(path))
+        config: PretrainConfig = to_dataclass(recorded, "pretrain")
+    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+    return config
 
 
 def run(config: PretrainConfig) -> int:

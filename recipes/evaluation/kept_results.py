@@ -100,7 +100,7 @@ def settings_of(config: EvaluateConfig) -> dict[str, Any]:
         "seed": config.seed,
         "bootstrap_iters": config.bootstrap_iters,
         "precision": config.precision,
-        "model_files": _model_files(Path(config.gpt_model_file)),
+        "model_files": model_files(Path(config.gpt_model_file)),
         "minibench_sha256": {file: _sha256(Path(config.minibench or "", file)) for file in own},
         "texts": _texts(config.texts),
         "task_files": _task_files(config.task_path),
@@ -152,8 +152,8 @@ def _label(config: EvaluateConfig) -> str:
     return label + (f"-limit{config.limit}" if config.limit is not None else "")
 
 
-def _model_files(model: Path) -> str:
-    """A digest that changes with the model.
+def model_files(model: Path) -> str:
+    """A digest that changes with the model: what `settings_of` calls model_files.
 
     It is that of a training checkpoint's manifest, which has the checksums of its files, or else of the
     files' names, sizes and times: reading a large model as a whole takes minutes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,30 +67,42 @@ class Comparison:
 
 
 def compare_logits(source: Path, target: Path) -> Comparison:
-    """The logits of fixed English and Hindi prompts, from both sides.
+    """The logits of both sides of a conversion; see :func:`compare_forms`."""
+    (comparison,) = compare_forms(source, [target])
+    return comparison
 
-    In fp32, with one side in memory at a time. transformers runs a Hugging Face target, this project's model
+
+def compare_forms(source: Path, targets: Sequence[Path]) -> list[Comparison]:
+    """The logits of fixed English and Hindi prompts, from a stored model and from others made of it.
+
+    In fp32, with one model in memory at a time. transformers runs a Hugging Face target, this project's model
     everything else. The source is run a second time by what reads its configuration independently.
 
     Raises:
-        UserError: a side cannot be loaded.
+        UserError: a model cannot be loaded.
     """
     quiet_libraries()
     tokens = _tokens(source)
     before = _recipes_logits(source, tokens)
     gc.collect()
-    hugging_face = (target / "config.json").is_file()
-    after = transformers_logits(target, tokens) if hugging_face else _recipes_logits(target, tokens)
-    gc.collect()
     with open_stored_model(source, verify=False) as stored:
         second = second_reading(stored, tokens)
-    return Comparison(
-        _difference(before, after),
-        before.abs().max().item(),
-        BOUND_NARROWED if _narrowed(source, target) else BOUND,
-        None if second is None else second.reader,
-        0.0 if second is None else _difference(before, second.logits),
-    )
+    gc.collect()
+    found = []
+    for target in targets:
+        hugging_face = (target / "config.json").is_file()
+        after = transformers_logits(target, tokens) if hugging_face else _recipes_logits(target, tokens)
+        gc.collect()
+        found.append(
+            Comparison(
+                _difference(before, after),
+                before.abs().max().item(),
+                BOUND_NARROWED if _narrowed(source, target) else BOUND,
+                None if second is None else second.reader,
+                0.0 if second is None else _difference(before, second.logits),
+            )
+        )
+    return found
 
 
 def _difference(first: Tensor, second: Tensor) -> float:

@@ -45,7 +45,7 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
         ("layout", f"{world_size:,} process(es): {layout(parallel, data_parallel_size)}"),
         ("precision", trainer.precision),
         *device_rows(config, data_parallel_size, world_size),
-        ("learning rate", _schedule(config.optim, tokens_per_step, steps)),
+        ("learning rate", schedule_in_words(config.optim, tokens_per_step, steps)),
         *_rate_rows(config.optim),
         *_group_rows(config),
         *epoch_rows(config, steps),
@@ -82,7 +82,8 @@ def layout(parallel: ParallelConfig, data_parallel_size: int) -> str:
     return text
 
 
-def _schedule(optim: OptimConfig, tokens_per_step: int, steps: int) -> str:
+def schedule_in_words(optim: OptimConfig, tokens_per_step: int, steps: int) -> str:
+    """The learning rate's course over a run of ``steps``."""
     lengths = schedule_lengths(optim, tokens_per_step, steps)
     warmup = configured_warmup(optim, tokens_per_step)
     text = f"{optim.lr_decay_style}, {optim.lr:g} to {optim.min_lr:g}, {warmup:,} warm-up steps"

@@ -1,4 +1,6 @@
-"""The HTML pages: one Jinja2 environment, in which everything that is put into a page is escaped.
+"""HTML pages, pictures and Markdown from templates: one Jinja2 environment.
+
+Everything that is put into HTML and SVG is escaped; nothing in Markdown, where most readers would see it.
 
 The templates of a page lie in the folder `templates` of the package that makes it, and are named by both:
 "recipes.report/run.html".
@@ -46,7 +48,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
 
 
 def render(template: str, **values: Any) -> str:
-    """The page as HTML."""
+    """The text that `template` makes of `values`."""
     return _ENVIRONMENT.get_template(template).render(**values)
 
 
@@ -72,7 +74,7 @@ def _finalize(value: Any) -> Any:
 
 _ENVIRONMENT = Environment(
     loader=FunctionLoader(_load),
-    autoescape=True,
+    autoescape=lambda name: not str(name).endswith(".md"),
     undefined=StrictUndefined,
     finalize=_finalize,
     trim_blocks=True,

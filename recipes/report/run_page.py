@@ -55,7 +55,6 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         UserError: there is no run in `run_dir`, or the page cannot be written.
     """
     run = read_run(run_dir)
-    losses = _loss_curves(run)
     return write_page(
         out if out is not None else run_dir / "report.html",
         "recipes.report/run.html",
@@ -64,8 +63,8 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         subtitle=_subtitle(run),
         notes=notes_of(run),
         tiles=_tiles(run),
-        loss=_run_chart(run, "Loss", losses, note="Nats per token."),
-        late_loss=_late_loss(run, losses),
+        loss=loss_chart(run),
+        late_loss=_late_loss(run),
         throughput=_single_curve(
             run,
             "Throughput",
@@ -77,7 +76,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         gradient_norm=_single_curve(
             run, "Gradient norm", "grad_norm", note="Before clipping.", smoothed=True
         ),
-        learning_rate=_single_curve(run, "Learning rate", "lr", from_zero=True),
+        learning_rate=learning_rate_chart(run),
         validation=_validation_lines(run),
         benchmarks=charts_of_run(run),
         evaluations=tables_by_tasks(list(run.evaluations.values()), list(run.evaluations)),
@@ -159,6 +158,16 @@ def wall_time(run: RunData) -> float | None:
     return number(run.summary.get("wall_s")) or run.elapsed_s
 
 
+def loss_chart(run: RunData) -> LineChart | None:
+    """The losses in training and on held-out text; None if there is none."""
+    return _run_chart(run, "Loss", _loss_curves(run), note="Nats per token.")
+
+
+def learning_rate_chart(run: RunData) -> LineChart | None:
+    """The learning rate; None if it was not logged."""
+    return _single_curve(run, "Learning rate", "lr", from_zero=True)
+
+
 def _loss_curves(run: RunData) -> list[Curve]:
     points = run.training["loss"].points
     curves = [Curve("training", points, "raw"), Curve("training, smoothed", smooth(points), COLOURS[0])]
@@ -170,9 +179,9 @@ def _loss_curves(run: RunData) -> list[Curve]:
     return curves
 
 
-def _late_loss(run: RunData, curves: Sequence[Curve]) -> LineChart | None:
+def _late_loss(run: RunData) -> LineChart | None:
     """The flatter second half once more, if it has enough points."""
-    middle = run.last_step // 2
+    curves, middle = _loss_curves(run), run.last_step // 2
     late = [replace(curve, points=[p for p in curve.points if p[0] >= middle]) for curve in curves]
     if len(curves[0].points) < 40 or len(late[0].points) < 20:
         return None

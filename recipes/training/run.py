@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from recipes.checkpoint.formats.archive import read_member
+from recipes.checkpoint.nemo.stored_step import stored_step
 from recipes.checkpoint.save.manifest import (
     finished_checkpoints,
     newest_whole_checkpoint,
@@ -185,12 +185,9 @@ def _has_nemo_of(config: PretrainConfig, directory: RunDirectory, step: int) -> 
         return step > 0
     if not directory.nemo_file.exists():
         return False
-    import yaml
-
     try:
-        written = yaml.safe_load(read_member(directory.nemo_file, "model_config.yaml"))
-        return bool(written["recipes"].get("step", step) == step)
-    except (UserError, yaml.YAMLError, KeyError, TypeError):
+        return stored_step(directory.nemo_file) in (step, None)
+    except UserError:
         return False
 
 

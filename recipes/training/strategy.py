@@ -22,6 +22,7 @@ from recipes.checkpoint.local.save import LocalSaves
 from recipes.checkpoint.local.state import load_local, rank_state
 from recipes.checkpoint.save.background import BackgroundSave
 from recipes.checkpoint.save.training_state import load_training_checkpoint, save_sharded, training_state
+from recipes.code_version import code_version
 from recipes.config.run_directory import config_sha256
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import World
@@ -170,6 +171,8 @@ class MegatronStrategy(ParallelStrategy):
             "config_sha256": self._config_sha256,
             **options.facts,
         }
+        if self.world.rank == 0:  # It writes the manifest; many ranks would all ask git.
+            facts["code"] = code_version()
         save = self.background.start if options.in_background else save_sharded
         # The state is not kept in a variable: it is as large as the model in memory.
         save(Path(filepath), training_state(gpt, optimizer, plain), facts)

@@ -183,6 +183,8 @@ def _extract_member(archive: tarfile.TarFile, member: tarfile.TarInfo, directory
 def pack_archive(directory: Path, path: Path) -> None:
     """Packs ``directory`` as classic NeMo does: an uncompressed tar whose members start with ``./``.
 
+    Whose files they were is left out: a .nemo is given to others, and would name a user of this machine.
+
     Raises:
         UserError: the disk is full or refuses, or a file cannot be read; an existing file stays as it was.
     """
@@ -191,11 +193,17 @@ def pack_archive(directory: Path, path: Path) -> None:
         tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
         try:
-            archive.add(directory, arcname="./")
+            archive.add(directory, arcname="./", filter=_without_owner)
         except OSError as error:
             if error.filename is None:  # Writing failed; atomic_write has the message for that.
                 raise
             raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
+
+
+def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
 
 
 class ArchiveWriter:
