@@ -14,7 +14,7 @@ _PATIENCE_S = 30
 
 @cache
 def code_version() -> dict[str, Any]:
-    """``version``; ``commit`` and whether tracked files were ``modified``, both None outside of a checkout."""
+    """``version``; ``commit`` and whether tracked files were ``modified``: None outside of a checkout."""
     try:
         release = version("param-recipes")
     except PackageNotFoundError:

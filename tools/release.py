@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from recipes.arguments import Arguments
@@ -16,8 +17,8 @@ EXAMPLES = """examples:
   python -m tools.release outputs/lumen_128m lumen --licence cc-by-4.0 \\
       --prompt "India is" --prompt "भारत में बारिश" --remarks limits.md
 
-OUT, which must not exist yet, holds model.nemo, model_extracted/, nemo_inference.sh, the Hugging Face folder hf/,
-a model card (README.md), curves/, config.yaml, provenance.json and SHA256SUMS. It appears when everything in it
+OUT, which must not exist yet, holds model.nemo, model_extracted/, nemo_inference.sh, the Hugging Face folder
+hf/, a model card (README.md), curves/, config.yaml, provenance.json and SHA256SUMS. It appears when all of it
 has been verified: the same logits from every form, a completion, no path of this machine and no secret.
 """
 
@@ -41,6 +42,18 @@ def main() -> None:
     parser.add_argument(
         "--remarks", type=Path, metavar="FILE", help="Markdown for the card's section on intended use"
     )
+    parser.add_argument(
+        "--llama-cpp",
+        type=Path,
+        metavar="DIR",
+        help="llama.cpp's sources: run its converter and runtime on the model, and compare",
+    )
+    parser.add_argument(
+        "--llama-cpp-python",
+        default=sys.executable,
+        metavar="PYTHON",
+        help="a Python that has llama-cpp-python (default: this one)",
+    )
     options = parser.parse_args()
     from recipes.release.finished_run import finished_run  # Not for --help.
 
@@ -48,10 +61,15 @@ def main() -> None:
     prompts = [_one_line("--prompt", prompt) for prompt in options.prompt]
     remarks = _text(options.remarks) if options.remarks is not None else ""
     check_new(options.out)
+    if options.llama_cpp is not None and not (options.llama_cpp / "convert_hf_to_gguf.py").is_file():
+        raise UserError(
+            f"--llama-cpp {options.llama_cpp}: holds no convert_hf_to_gguf.py; name llama.cpp's sources"
+        )
     with finished_run(options.run, incomplete=options.incomplete):
         pass  # Refused before torch is imported.
     quiet_libraries()  # Before megatron-core is imported: it warns as it loads.
     from recipes.release.build import write_release
+    from recipes.release.llama_cpp import LlamaCpp
 
     write_release(
         options.run,
@@ -60,6 +78,7 @@ def main() -> None:
         incomplete=options.incomplete,
         prompts=prompts,
         remarks=remarks,
+        llama_cpp=LlamaCpp(options.llama_cpp, options.llama_cpp_python) if options.llama_cpp else None,
     )
     print(f"released {options.out}")
 

@@ -46,7 +46,8 @@ def recorded_config(directory: RunDirectory) -> PretrainConfig:
     if not path.is_file():
         raise UserError(f"{path}: no such file, so {directory.path} is not a run's directory")
     try:
-        recorded = OmegaConf.merge(writable(PretrainConfig), OmegaConf.load(path))
+        recorded = writable(PretrainConfig)
+        recorded.merge_with(OmegaConf.load(path))
         config: PretrainConfig = to_dataclass(recorded, "pretrain")
     except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None

@@ -43,16 +43,23 @@ def _table(run: FinishedRun, result: EvaluationResult) -> BenchmarkTable:
 
 
 def _published(result: EvaluationResult) -> tuple[str, TableSpec]:
-    """The table of conf/eval with the most rows of this result, and those rows; else every metric's row."""
-    best: tuple[str, TableSpec] = (", ".join(result.requested), TableSpec([]))
+    """The table of conf/eval with the most published figures, or else rows, for a result; cut to its tasks.
+
+    Without one, every metric has a row.
+    """
+    found = [(", ".join(result.requested), TableSpec([]))]
     for name in group_options("eval"):
         table = read_table("eval", name)
         rows = [TableRow(**row) for row in table.get("rows") or [] if row["task"] in result.requested]
-        # Figures with other numbers of solved examples are no comparison.
-        alike = table.get("num_fewshot") == result.settings.get("num_fewshot")
-        if alike and len(rows) > len(best[1].rows):
-            best = name, TableSpec(rows, list(table.get("columns") or []))
-    return best
+        # Figures with another number of solved examples are no comparison.
+        if rows and table.get("num_fewshot") == result.settings.get("num_fewshot"):
+            found.append((name, TableSpec(rows, list(table.get("columns") or []))))
+
+    def figures(entry: tuple[str, TableSpec]) -> tuple[int, int]:
+        rows = entry[1].rows
+        return sum(bool(row.published) for row in rows), len(rows)
+
+    return max(found, key=figures)
 
 
 def _how(result: EvaluationResult) -> str:

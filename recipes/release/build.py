@@ -19,12 +19,15 @@ from recipes.checkpoint.formats.archive import extract_archive, pack_archive
 from recipes.checkpoint.formats.recognise import check_new
 from recipes.checkpoint.open import open_stored_model
 from recipes.checkpoint.save.manifest import verify
+from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.console import say
+from recipes.data.samples.document_start import document_start_id
 from recipes.errors import UserError
+from recipes.families.tensors import WORD_EMBEDDINGS
 from recipes.files import partial_directory, sha256_file
 from recipes.inference.verify_conversion import Comparison, compare_forms
 from recipes.release.benchmark_tables import benchmark_tables
-from recipes.release.card import Card, write_card
+from recipes.release.card import Card, WeightFacts, write_card
 from recipes.release.data_facts import source_facts
 from recipes.release.finished_run import FinishedRun, finished_run
 from recipes.release.inference_script import completions, write_script
@@ -70,38 +73,38 @@ def write_release(
         report = read_run(run_path)
         verify(run.checkpoint)
         prompts = list(prompts) or run.config.trainer.samples.prompts or list(PROMPTS)
+        known = f"{run.name} {licence} {remarks}"
+        machine = this_machine([run_path, out, Path(run.config.output_dir)], known=known)
         with partial_directory(out) as folder:
+            _write_yaml(folder / "config.yaml", published_config(run.directory))
+            refuse_private(folder, machine)  # What it cannot clean, before all the work.
             _write_forms(run, folder)
             write_script(folder, NEMO)
-            proof = _compared(run, folder)
+            proof = compared(run, folder)
             say("check  a completion by the folder's own nemo_inference.sh")
-            examples = completions(folder, list(prompts), COMPLETED_TOKENS)
+            examples = completions(folder, prompts, COMPLETED_TOKENS)
             with open_stored_model(folder / NEMO) as stored:
-                trial = try_llama_cpp(stored, folder / HUGGING_FACE, prompts[0], llama_cpp)
-                start = f"`{stored.text_tokenizer.id_to_piece(start_id)}`" if (
-                    start_id := _start_id(stored)
-                ) is not None else "nothing"
+                in_llama_cpp = try_llama_cpp(stored, folder / HUGGING_FACE, prompts, llama_cpp)
+                about = _weights_in_words(stored)
             sources = source_facts(run)
             card = Card(
                 licence=licence,
-                document_start=start,
+                weights=about,
                 sources=sources,
                 tables=benchmark_tables(run, report),
-                prompts=list(prompts),
+                prompts=prompts,
                 examples=examples,
-                llama_cpp=trial,
+                llama_cpp=in_llama_cpp,
                 verification=_in_words(proof),
                 remarks=remarks,
                 curves=_write_curves(report, folder / CURVES),
             )
             (folder / "README.md").write_text(write_card(run, report, card), encoding="utf-8")
-            _write_yaml(folder / "config.yaml", published_config(run.directory))
             facts = provenance(run, sources, {name: vars(found) for name, found in proof.items()})
             text = json.dumps(facts, ensure_ascii=False, indent=2) + "\n"
             (folder / "provenance.json").write_text(text, encoding="utf-8")
             say("check  no path or name of this machine, and no secret, in any file")
-            known = f"{run.name} {licence} {remarks}"
-            refuse_private(folder, this_machine([run_path, out, Path(run.config.output_dir)], known=known))
+            refuse_private(folder, machine)
             _write_sums(folder)
 
 
@@ -121,7 +124,7 @@ def _write_forms(run: FinishedRun, folder: Path) -> None:
     convert(nemo, folder / HUGGING_FACE, "hf")
 
 
-def _compared(run: FinishedRun, folder: Path) -> dict[str, Comparison]:
+def compared(run: FinishedRun, folder: Path) -> dict[str, Comparison]:
     """The logits of model.nemo beside those of every other form, and of the checkpoint that it is made of.
 
     Raises:
@@ -137,8 +140,8 @@ def _compared(run: FinishedRun, folder: Path) -> dict[str, Comparison]:
     for name, comparison in found.items():
         if not comparison.sides_agree:
             raise UserError(
-                f"{name} is not the model of {NEMO}: its logits differ by {comparison.difference:.3g}, allowed "
-                f"are {comparison.bound * comparison.largest:.3g}; nothing was released"
+                f"{name} is not the model of {NEMO}: its logits differ by {comparison.difference:.3g}, "
+                f"allowed are {comparison.bound * comparison.largest:.3g}; nothing was released"
             )
         if not comparison.readings_agree:
             raise UserError(
@@ -150,8 +153,8 @@ def _compared(run: FinishedRun, folder: Path) -> dict[str, Comparison]:
 
 def _in_words(proof: dict[str, Comparison]) -> list[str]:
     lines = [
-        f"`{name}` and `{NEMO}` give the same logits for English and Hindi text in fp32: the largest difference "
-        f"is {found.difference:.2g}, the largest logit {found.largest:.3g}."
+        f"`{name}` and `{NEMO}` give the same logits for English and Hindi text in fp32: the largest "
+        f"difference is {found.difference:.2g}, the largest logit {found.largest:.3g}."
         for name, found in proof.items()
     ]
     first = next(iter(proof.values()))
@@ -164,10 +167,13 @@ def _in_words(proof: dict[str, Comparison]) -> list[str]:
     return lines
 
 
-def _start_id(stored: Any) -> int | None:
-    from recipes.data.samples.document_start import document_start_id
-
-    return document_start_id(stored.document_start, stored.text_tokenizer)
+def _weights_in_words(stored: StoredModel) -> WeightFacts:
+    start = document_start_id(stored.document_start, stored.text_tokenizer)
+    dtype = stored.tensors[WORD_EMBEDDINGS].dtype
+    return WeightFacts(
+        dtype=str(dtype).removeprefix("torch."),
+        document_start=None if start is None else stored.text_tokenizer.id_to_piece(start),
+    )
 
 
 def _write_curves(report: RunData, directory: Path) -> list[str]:

@@ -44,11 +44,21 @@ class LlamaCppFacts:
 
 
 @dataclass(frozen=True)
+class WeightFacts:
+    """What only the stored model itself tells."""
+
+    dtype: str
+    """Of most weights, as torch names it."""
+    document_start: str | None
+    """The token that stood before every document; None: none did."""
+
+
+@dataclass(frozen=True)
 class Card:
     """All that goes into a card besides the run's own records."""
 
     licence: str
-    document_start: str
+    weights: WeightFacts
     sources: list[SourceFacts]
     tables: list[BenchmarkTable]
     prompts: list[str]
@@ -63,6 +73,7 @@ def write_card(run: FinishedRun, report: RunData, card: Card) -> str:
     """The text of README.md."""
     model = run.config.model
     architecture = family_of(model).architecture(model)
+    prompt = json.dumps(card.prompts[0], ensure_ascii=False)
     languages = [code for code in LANGUAGES if any(_names(source.name, code) for source in card.sources)]
     return render(
         "recipes.release/model_card.md",
@@ -81,16 +92,18 @@ def write_card(run: FinishedRun, report: RunData, card: Card) -> str:
         remote_code=architecture.remote_code is not None,
         architecture=_two_columns(_architecture(model)),
         context=model.max_position_embeddings,
-        settings=_two_columns(_settings(run, report)),
+        settings=_two_columns(_settings(run, report, card.weights.dtype)),
         sources=_sources(card.sources),
         unknown_sources=[source.name for source in card.sources if source.files is None],
-        document_start=card.document_start,
+        document_start=card.weights.document_start,
         tokenizer=_tokenizer(card.sources),
         valid=_valid(report),
         tables=card.tables,
         prompts_in_shell=" ".join(map(shlex.quote, card.prompts)),
-        prompt_in_shell=shlex.quote(card.prompts[0]),
-        prompt_in_python=json.dumps(card.prompts[0], ensure_ascii=False),
+        prompt_in_python=prompt,
+        llama_cpp_command=shlex.quote(
+            f'from llama_cpp import Llama; print(Llama("model.gguf")({prompt}, temperature=0))'
+        ),
         examples=[_fenced(example) for example in card.examples],
         llama_cpp=card.llama_cpp,
         has_learning_rate="learning_rate.svg" in card.curves,
@@ -149,8 +162,8 @@ def _architecture(model: ModelConfig) -> list[tuple[str, str]]:
         rows.append(
             (
                 "experts",
-                f"{sum(moe_layers(model)):,} layers of {model.num_moe_experts:,}, {expert_width(model):,} wide, "
-                f"{model.moe_router_topk:,} for each token"
+                f"{sum(moe_layers(model)):,} layers of {model.num_moe_experts:,}, "
+                f"{expert_width(model):,} wide, {model.moe_router_topk:,} for each token"
                 + (f", and shared ones of {shared:,} for every token" if shared else ""),
             )
         )
@@ -166,17 +179,22 @@ def _positions(model: ModelConfig) -> str:
     return text + (f", {100 * model.rotary_percent:g} % of a head" if model.rotary_percent != 1.0 else "")
 
 
-def _settings(run: FinishedRun, report: RunData) -> list[tuple[str, str]]:
+def _settings(run: FinishedRun, report: RunData, dtype: str) -> list[tuple[str, str]]:
     config = run.config
     optim, trainer, tokens = config.optim, config.trainer, _tokens(run)
     per_step = trainer.global_batch_size * config.data.seq_length
     rows = [
-        ("steps", f"{run.step:,} of {per_step:,} tokens ({trainer.global_batch_size:,} x {config.data.seq_length:,})"),
+        (
+            "steps",
+            f"{run.step:,} of {per_step:,} tokens, "
+            f"{trainer.global_batch_size:,} x {config.data.seq_length:,}",
+        ),
         ("tokens", f"{tokens:,}, {tokens / count_parameters(config.model).total:,.1f} per parameter"),
         ("FLOPs", f"{flops_per_token(config.model, config.data.seq_length) * tokens:.3g}"),
         ("optimizer", _optimizer(run)),
         ("learning rate", schedule_in_words(optim, per_step, run.steps)),
         ("precision", trainer.precision),
+        ("weights", dtype),
         *_layout(config.parallel),
         ("seed", f"{config.seed}"),
     ]

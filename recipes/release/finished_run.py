@@ -1,4 +1,4 @@
-"""The run that is released: whether it is finished, and what its newest checkpoint remembers. No torch here."""
+"""The run that is released: whether it is finished, and its newest checkpoint. No torch here."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def finished_run(path: Path, *, incomplete: bool = False) -> Iterator[FinishedRu
         )
         if not run.complete and not incomplete:
             raise UserError(
-                f"{path}: the run has {run.step:,} of {run.steps:,} steps; train the rest, or release it as it "
-                "is with --incomplete"
+                f"{path}: the run has {run.step:,} of {run.steps:,} steps; train the rest, or release it "
+                "as it is with --incomplete"
             )
         yield run
     finally:

@@ -55,7 +55,9 @@ def completions(folder: Path, prompts: list[str], tokens: int) -> list[str]:
         text = done.stdout.removesuffix("\n")
         if done.returncode or not text.startswith(prompt) or text == prompt:
             said = " ".join((done.stderr.strip() or text).split())[-500:]
-            raise UserError(f"{NAME} of the new folder completes nothing (exit code {done.returncode}): {said}")
+            raise UserError(
+                f"{NAME} of the new folder completes nothing (exit code {done.returncode}): {said}"
+            )
         found.append(text)
     return found
 

@@ -1,4 +1,4 @@
-"""What must not be published: paths and names of this machine, secrets. Cleaned where it can be, else refused."""
+"""What must not be published: paths and names of this machine, and secrets; cleaned, or refused."""
 
 from __future__ import annotations
 

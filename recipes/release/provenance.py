@@ -17,7 +17,15 @@ from recipes.release.finished_run import FinishedRun
 from recipes.release.private import publishable
 from recipes.run_directory import RunDirectory
 
-PACKAGES = ("torch", "megatron-core", "nemo_toolkit", "lightning", "transformers", "tokenizers", "sentencepiece")
+PACKAGES = (
+    "torch",
+    "megatron-core",
+    "nemo_toolkit",
+    "lightning",
+    "transformers",
+    "tokenizers",
+    "sentencepiece",
+)
 
 
 def provenance(run: FinishedRun, sources: list[SourceFacts], verified: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,13 @@
-"""python -m recipes.config.run_directory: one line, and nothing heavy is imported for it."""
+"""The directory of a run, as a command prints it, and the configuration that is recorded there."""
 
+from pathlib import Path
+
+import pytest
+
+from recipes.config.hydra_app import compose
+from recipes.config.run_directory import recorded_config, resolved_yaml
+from recipes.errors import UserError
+from recipes.run_directory import RunDirectory
 from tests.support.spy import ENGINE, spy
 
 MODULE = "recipes.config.run_directory"
@@ -15,3 +23,18 @@ def test_mistakes_are_one_line_and_exit_code_2() -> None:
     wrong = ("outputdir=x", "data.seq_length=x")
     for done in spy(*([MODULE, "experiment=quickstart", setting] for setting in wrong)):
         assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1), done.err
+
+
+def test_a_recorded_configuration_is_read_back(tmp_path: Path) -> None:
+    config = compose("pretrain", ["experiment=quickstart", "trainer.max_steps=7"])
+    directory = RunDirectory(tmp_path)
+    text = resolved_yaml(config)
+    directory.record(text)
+    assert recorded_config(directory) == config
+    # An earlier version's file does not have all keys; a later one's has others.
+    directory.record(text.replace("seed: 1234\n", ""))
+    assert recorded_config(directory) == config
+    for wrong in ("nonsense: 1\n", "trainer: {max_steps: many}\n", "a: [\n", "- 1\n"):
+        directory.record(wrong)
+        with pytest.raises(UserError):
+            recorded_config(directory)

@@ -189,6 +189,8 @@ def test_extract_and_pack_again(tmp_path: Path) -> None:
         tarfile.open(MAIN / "model.nemo", "r:") as nemos,
     ):
         assert sorted(ours.getnames()) == sorted(nemos.getnames())
+        # A .nemo is given to others, and says nothing of whose files it was made.
+        assert {(m.uid, m.gid, m.uname, m.gname) for m in ours.getmembers()} == {(0, 0, "", "")}
     assert read_member(tmp_path / "again.nemo", "model_config.yaml").startswith(b"restore_from_path")
 
 

@@ -24,6 +24,7 @@ from recipes.checkpoint.huggingface.tokenizer import special_ids, write_tokenize
 from recipes.data.tokenizer import load_tokenizer
 from recipes.data.tokenizer.train import train_tokenizer
 from recipes.families.model_config import ModelConfig
+from recipes.release.llama_cpp import BOUND, LlamaCpp, ask, convert_to_gguf
 from tests.support.corpus import TinyData
 from tests.support.engine import initialized, process_groups
 from tests.support.huggingface_models import CASES, LLAMA, export, loaded, shaken, stored_in, tensors_of
@@ -107,32 +108,44 @@ TEXTS = [
     "Delhi दिल्ली 1947, 28.6° N 🙂",
     "a",
     " ",
+    "\n",
+    "\t\t",
+    "   leading and trailing   ",
+    "line\r\nends\rof all kinds\n",
+    "no\u00a0break, thin\u2009and em\u2003spaces",
+    "zero\u200bwidth, joined\u2060words, \ufeffmark",
+    "क्\u200dष and क्\u200cष: joiner and non-joiner",
+    "क़ ख़ ग़ ज़ ड़ ढ़ फ़ य़",
+    "हिन्दी हिंदी, चाँद चांद, गङ्गा गंगा",
+    "श्रीमान् विद्युत् कार्त्स्न्य",
+    "१२३४५६७८९० and 1234567890",
+    "₹ 1,23,456.78 ≈ १.२३ लाख",
+    "॥ श्री गणेशाय नमः ॥ ॐ",
+    "मैंने उससे कहा, “कल आना।”",
+    "don't, won’t, it's, l'été",
+    "I'M SHOUTING and you'Re not",
+    "camelCase snake_case kebab-case SCREAMING_CASE",
+    "def f(x):\n    return x ** 2  # पंक्ति\n",
+    '{"key": [1, 2.5e-3, null]}',
+    "https://example.org/a?b=c&d=%E0%A4%B9#e",
+    "a@example.org, +91 98765 43210",
+    "<s> </s> <unk> <pad> <0x0A> as text",
+    "<|endoftext|> [INST] <|im_start|>",
+    "é, ñ and \u0929: composed",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "हाहाहाहाहाहाहाहाहाहाहाहाहाहाहा",
+    "!!!???...,,,;;;:::---___",
+    "…—–‘’“”«»",
+    "👩\u200d👩\u200d👧\u200d👦 🇮🇳 🏳️\u200d🌈 👍🏽",
+    "漢字かな한글 Ελληνικά עברית العربية",
+    "தமிழ் বাংলা ગુજરાતી ਪੰਜਾਬੀ ಕನ್ನಡ മലയാളം ଓଡ଼ିଆ اردو",
+    "H₂O, x² + y² = z², ½, Å, ﬁ",
+    "\x01\x7f control \x1b[0m",
+    "Yeh Hinglish hai, बिल्कुल mixed type का text yaar!",
 ]
-RUNTIME = """
-import json, sys
-import llama_cpp, numpy
-case = json.load(sys.stdin)
-fp32 = llama_cpp.GGML_TYPE_F32  # Keys and values are kept in fp16 unless it is told otherwise.
-model = llama_cpp.Llama(
-    case["gguf"], n_ctx=256, logits_all=True, verbose=False, n_threads=1, type_k=fp32, type_v=fp32
-)
-ids = [model.tokenize(text.encode(), add_bos=False, special=False) for text in case["texts"]]
-greedy = []
-for prompt in case["prompts"]:
-    model.reset()
-    found = []
-    for token in model.generate(prompt, temp=0.0, repeat_penalty=1.0):
-        found.append(token)
-        if len(found) == case["length"]:
-            break
-    greedy.append(found)
-model.reset()
-model.eval(case["prompts"][0])
-logits = numpy.array(model.scores[: len(case["prompts"][0])]).tolist()
-json.dump({"ids": ids, "greedy": greedy, "logits": logits}, sys.stdout)
-"""
+NOT_NFC = "e\u0301 and \u0928\u093c: composed by our tokenizer, as in training, and not by llama.cpp"
 CONVERTER = Path(os.environ.get("LLAMA_CPP_DIR", "")) / "convert_hf_to_gguf.py"
-PYTHON = os.environ.get("LLAMA_CPP_PYTHON", sys.executable)
+INSTALLED = LlamaCpp(CONVERTER.parent, os.environ.get("LLAMA_CPP_PYTHON", sys.executable))
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +153,8 @@ def runtime() -> None:
     """Skips where llama.cpp is not there."""
     if "LLAMA_CPP_DIR" not in os.environ or not CONVERTER.is_file():
         pytest.skip("LLAMA_CPP_DIR names no llama.cpp sources with convert_hf_to_gguf.py")
-    if subprocess.run([PYTHON, "-c", "import llama_cpp"], capture_output=True).returncode:
-        pytest.skip(f"{PYTHON} has no llama-cpp-python (pip install llama-cpp-python)")
+    if subprocess.run([INSTALLED.python, "-c", "import llama_cpp"], capture_output=True).returncode:
+        pytest.skip(f"{INSTALLED.python} has no llama-cpp-python (pip install llama-cpp-python)")
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +163,11 @@ def engine() -> Iterator[None]:
         yield
 
 
-def converted(directory: Path) -> Path:
-    """The export as llama.cpp's own converter writes it, numbers in fp32."""
-    target = directory.with_suffix(".gguf")
-    line = [sys.executable, str(CONVERTER), str(directory), "--outfile", str(target), "--outtype", "f32"]
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return target
+def greedy(model: Any, prompt: list[int], length: int) -> list[int]:
+    """transformers' continuation."""
+    tokens = torch.tensor([prompt])
+    found = model.generate(tokens, max_new_tokens=length, do_sample=False, eos_token_id=None, use_cache=False)
+    return [int(token) for token in found[0, len(prompt) :]]
 
 
 @pytest.mark.slow
@@ -187,22 +198,15 @@ def test_llama_cpp_itself(
     write_tokenizer(directory, tokenizers[kind], document_start="eos", max_length=256)
     theirs = loaded(directory, model)
     prompts = [[ours.eos_id, *ours.encode(text)] for text in TEXTS[:3]]
-    question = {"gguf": str(converted(directory)), "texts": TEXTS, "prompts": prompts, "length": 8}
-    done = subprocess.run([PYTHON, "-c", RUNTIME], input=json.dumps(question), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    convert_to_gguf(directory, tmp_path / "model.gguf", INSTALLED)
+    found = ask(tmp_path / "model.gguf", INSTALLED, texts=[*TEXTS, NOT_NFC], prompts=prompts, length=8)
     with torch.no_grad():
         expected = theirs(torch.tensor([prompts[0]])).logits[0]
-    difference = (torch.tensor(found["logits"]) - expected).abs().max().item()
-    same_ids = sum(a == ours.encode(text) for a, text in zip(found["ids"], TEXTS, strict=True))
+    difference = (torch.tensor(found.logits) - expected).abs().max().item()
+    same_ids = sum(a == ours.encode(text) for a, text in zip(found.ids[:-1], TEXTS, strict=True))
     largest = expected.abs().max().item()
     print(f"{case}, {kind}: {same_ids} of {len(TEXTS)} ids, logits {difference:.1e} of {largest:.1f}")
-    assert (difference < 2e-3 * largest) is agrees  # ggml looks up Gemma's GELU in a table of fp16.
-    assert (same_ids == len(TEXTS)) is (kind == "bpe")
-    if agrees:
-        for prompt, completion in zip(prompts, found["greedy"], strict=True):
-            text = torch.tensor([prompt])
-            with torch.no_grad():
-                for _ in range(8):
-                    text = torch.cat([text, theirs(text).logits[:, -1:].argmax(-1)], dim=1)
-            assert completion == text[0, len(prompt) :].tolist()
+    assert len(TEXTS) == 40 and (same_ids == 40) is (kind == "bpe")
+    assert found.ids[-1] != ours.encode(NOT_NFC)
+    assert (difference < BOUND * largest) is agrees
+    assert (found.greedy == [greedy(theirs, prompt, 8) for prompt in prompts]) is agrees

@@ -1,0 +1,46 @@
+"""Asks llama.cpp about a GGUF file: run by a Python that has llama-cpp-python and may lack all else.
+
+One JSON object comes in and one goes out, see recipes/release/llama_cpp.py.
+"""
+
+import json
+import sys
+
+import llama_cpp
+import numpy
+
+
+def main() -> None:
+    """Token ids of texts, logits and greedy continuations of token ids, a completion as users ask for one."""
+    asked = json.load(sys.stdin)
+    fp32 = llama_cpp.GGML_TYPE_F32  # Keys and values are kept in fp16 unless it is told otherwise.
+    model = llama_cpp.Llama(
+        asked["gguf"],
+        n_ctx=asked["context"],
+        logits_all=True,
+        verbose=False,
+        n_threads=asked["threads"],
+        type_k=fp32,
+        type_v=fp32,
+    )
+    ids = [model.tokenize(text.encode(), add_bos=False, special=False) for text in asked["texts"]]
+    greedy = []
+    for prompt in asked["prompts"]:
+        model.reset()
+        found = []
+        for token in model.generate(prompt, temp=0.0, repeat_penalty=1.0):
+            found.append(token)
+            if len(found) == asked["length"]:
+                break
+        greedy.append(found)
+    model.reset()
+    model.eval(asked["prompts"][0])
+    logits = numpy.array(model.scores[: len(asked["prompts"][0])]).tolist()
+    model.reset()
+    text = model(asked["texts"][0], max_tokens=asked["length"], temperature=0)["choices"][0]["text"]
+    answers = {"ids": ids, "greedy": greedy, "logits": logits, "text": text}
+    json.dump(answers | {"version": llama_cpp.__version__}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
