@@ -93,7 +93,7 @@ def ask(
         "threads": THREADS,
     }
     # Not as a file: modules that lie beside it would be imported in place of others.
-    script = Path(__file__).with_name("ask_llama_cpp.py").read_text(encoding="utf-8")
+    script = (Path(__file__).parent / "templates" / "ask_llama_cpp.py").read_text(encoding="utf-8")
     return Answers(**json.loads(_run([installed.python, "-c", script], json.dumps(question), gguf.parent)))
 
 

@@ -1,18 +1,18 @@
 """Asks llama.cpp about a GGUF file: run by a Python that has llama-cpp-python and may lack all else.
 
-One JSON object comes in and one goes out, see recipes/release/llama_cpp.py.
+One JSON object comes in and one goes out, see recipes/release/llama_cpp.py, which hands this text to it.
 """
 
 import json
 import sys
+from typing import Any
 
 import llama_cpp
 import numpy
 
 
-def main() -> None:
+def answers(asked: dict[str, Any]) -> dict[str, Any]:
     """Token ids of texts, logits and greedy continuations of token ids, a completion as users ask for one."""
-    asked = json.load(sys.stdin)
     fp32 = llama_cpp.GGML_TYPE_F32  # Keys and values are kept in fp16 unless it is told otherwise.
     model = llama_cpp.Llama(
         asked["gguf"],
@@ -38,9 +38,13 @@ def main() -> None:
     logits = numpy.array(model.scores[: len(asked["prompts"][0])]).tolist()
     model.reset()
     text = model(asked["texts"][0], max_tokens=asked["length"], temperature=0)["choices"][0]["text"]
-    answers = {"ids": ids, "greedy": greedy, "logits": logits, "text": text}
-    json.dump(answers | {"version": llama_cpp.__version__}, sys.stdout)
+    return {
+        "ids": ids,
+        "greedy": greedy,
+        "logits": logits,
+        "text": text,
+        "version": llama_cpp.__version__,
+    }
 
 
-if __name__ == "__main__":
-    main()
+json.dump(answers(json.load(sys.stdin)), sys.stdout)
