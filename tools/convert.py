@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   python -m tools.convert param1.nemo param1_hf --to hf --dtype bf16 --verify
   python -m tools.convert param1_hf param1.nemo --to nemo
   python -m tools.convert outputs/quickstart/checkpoints/step_00001200 step1200.nemo --to nemo
+  python -m tools.convert outputs/param2/model.nemo param2_hf --to hf --layout param2moe
 
 SRC is a .nemo of any generation or the directory it was unpacked to, a NeMo 2 directory, a training
 checkpoint or run directory of this project, or a Hugging Face directory. Its format and architecture are
@@ -33,15 +34,22 @@ def main() -> None:
     parser.add_argument("target", type=Path, metavar="DST", help="a new file (nemo) or a new directory")
     parser.add_argument("--to", required=True, choices=("nemo", "hf", "nemo2", "torch_dist"))
     parser.add_argument("--dtype", default="keep", choices=("keep", "bf16", "fp32"), help="of the weights")
+    parser.add_argument(
+        "--layout",
+        choices=("param2moe",),
+        help="of --to hf: the names that vLLM's class for Param-2 reads, instead of the usual ones",
+    )
     parser.add_argument("--verify", action="store_true", help="compare both sides' logits afterwards")
     options = parser.parse_args()
+    if options.layout is not None and options.to != "hf":
+        raise UserError(f"--layout {options.layout}: only --to hf has layouts, not --to {options.to}")
     check_stored(options.source)
     check_new(options.target)
     from recipes.checkpoint.convert import convert
 
     started = time.monotonic()
     with Progress() as progress:
-        convert(options.source, options.target, options.to, options.dtype, progress.update_to)
+        convert(options.source, options.target, options.to, options.dtype, progress.update_to, options.layout)
     print(f"wrote  {options.target} in {time.monotonic() - started:,.1f} s")
     if options.verify:
         quiet_libraries()  # Before megatron-core is imported: it warns as it loads.

@@ -74,6 +74,7 @@ class Conversion:
     source: StoredModel
     dtype: str
     progress: Progress | None
+    layout: str | None = None
     done: int = 0
 
     def dtype_of(self, name: str, stored: torch.dtype) -> torch.dtype:
@@ -105,7 +106,14 @@ class Conversion:
         return "bf16" if self.dtype_of(table.name, table.dtype) == torch.bfloat16 else 32
 
 
-def convert(path: Path, target: Path, to: str, dtype: str = "keep", progress: Progress | None = None) -> None:
+def convert(
+    path: Path,
+    target: Path,
+    to: str,
+    dtype: str = "keep",
+    progress: Progress | None = None,
+    layout: str | None = None,
+) -> None:
     """Writes the model at ``path`` to ``target``, which must not exist and appears only once complete.
 
     Args:
@@ -113,6 +121,7 @@ def convert(path: Path, target: Path, to: str, dtype: str = "keep", progress: Pr
         target: a new file (nemo) or a new directory.
         to: nemo, hf, nemo2 or torch_dist.
         dtype: keep, bf16 or fp32; routers are not narrowed.
+        layout: of a Hugging Face directory, see :func:`recipes.families.family.layout_of`.
 
     Numbers that are not finite are written as they are, with a warning.
 
@@ -128,7 +137,7 @@ def convert(path: Path, target: Path, to: str, dtype: str = "keep", progress: Pr
             name: WatchedTensor(name, tensor.shape, tensor.dtype, tensor.parts, tensor.copies, not_finite)
             for name, tensor in source.tensors.items()
         }
-        WRITERS[to](Conversion(source, dtype, progress), target)
+        WRITERS[to](Conversion(source, dtype, progress, layout), target)
         for name in source.left_behind:
             warn(f"{path}: {name} has no place in other forms and stays behind")
     if not_finite:
@@ -284,7 +293,9 @@ def _to_hf(conversion: Conversion, target: Path) -> None:
     from recipes.checkpoint.huggingface.export import write_huggingface
 
     with partial_directory(target) as directory:
-        for warning in write_huggingface(conversion.source, directory, conversion.dtype_of, conversion.tell):
+        for warning in write_huggingface(
+            conversion.source, directory, conversion.dtype_of, conversion.tell, conversion.layout
+        ):
             warn(warning)
 
 

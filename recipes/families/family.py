@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.checks import refuse
+from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig, window_pattern
 from recipes.families.tensors import TensorSpec
 from recipes.families.values import Values
@@ -36,6 +37,18 @@ def no_further_check(model: ModelConfig) -> None:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """The names and settings under which a Hugging Face directory holds a family's model."""
+
+    architecture: Callable[[ModelConfig], Architecture]
+    """The class that computes exactly this model; raises UserError if it does not."""
+    tensors: Callable[[ModelConfig], list[TensorSpec]]
+    """The family's table with this layout's names."""
+    to_hugging_face: Callable[[ModelConfig], dict[str, Any]]
+    """Keys of config.json besides those that every class has."""
+
+
+@dataclass(frozen=True)
 class Family:
     """One model family. Its layers and initial values are in the module ``layers``, which needs torch."""
 
@@ -52,6 +65,8 @@ class Family:
     """Keys of config.json besides those that every class has."""
     from_hugging_face: Mapping[str, Callable[[Values], dict[str, Any]]]
     """``model_type`` of config.json -> fields of ModelConfig besides those that every class has."""
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    """Other layouts than these, each by its ``model_type``."""
     config_keys: frozenset[str] = frozenset()
     """Keys of config.json that the family reads, although other families support only one value of them."""
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -76,6 +91,21 @@ class Family:
     def __post_init__(self) -> None:
         for setting, values in self.choices.items():
             assert values, f"{self.name}: no value is left for {setting}"
+
+
+def layout_of(model: ModelConfig, name: str | None = None) -> Layout:
+    """A layout of Hugging Face directories; None: the family's usual one.
+
+    Raises:
+        UserError: the family has none of that name.
+    """
+    family = family_of(model)
+    if name is None:
+        return Layout(family.architecture, family.tensors, family.to_hugging_face)
+    if name not in family.layouts:
+        known = ", ".join(family.layouts) or "none but its usual one"
+        raise UserError(f"layout {name}: the family {family.name} has no such layout; it has {known}")
+    return family.layouts[name]
 
 
 def known_families() -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from recipes.checks import refuse
 from recipes.errors import UserError
+from recipes.families import param2moe
 from recipes.families.blocks import (
     Table,
     attention,
@@ -26,7 +27,7 @@ from recipes.families.blocks import (
     shared_experts,
     whole_model,
 )
-from recipes.families.family import Architecture, Family
+from recipes.families.family import Architecture, Family, Layout
 from recipes.families.hugging_face import (
     MOST_EXPERTS,
     check_head_count,
@@ -319,5 +320,11 @@ FAMILY = Family(
         "qwen3_moe": _from_qwen3_moe,
         "mixtral": _from_mixtral,
         "glm4_moe": _from_glm4_moe,
+        param2moe.NAME: param2moe.from_hugging_face,
+    },
+    layouts={
+        param2moe.NAME: Layout(
+            param2moe.architecture, lambda model: param2moe.renamed(tensors(model)), param2moe.to_hugging_face
+        )
     },
 )

@@ -34,7 +34,7 @@ from torch.nn.functional import gelu, silu
 from recipes.checkpoint.nemo.classic_config import CLASSIC_TARGET
 from recipes.checkpoint.stored.fill import load_weights
 from recipes.checkpoint.stored.stored_model import StoredModel
-from recipes.families.family import family_of
+from recipes.families.family import family_of, layout_of
 from recipes.families.tensors import WORD_EMBEDDINGS
 from recipes.inference.text_model import prepare_process
 
@@ -110,7 +110,9 @@ def _transformers_knows(source: StoredModel) -> bool:
 
     if "auto_map" not in source.config:
         return source.config.get("model_type") in CONFIG_MAPPING
-    code = family_of(source.model).architecture(source.model).remote_code
+    kind = source.config["model_type"]
+    layout = layout_of(source.model, kind if kind in family_of(source.model).layouts else None)
+    code = layout.architecture(source.model).remote_code
     return code is not None and _same_file(source.path / code.name, code)
 
 

@@ -20,7 +20,7 @@ from recipes.checkpoint.formats.names import canonical_names
 from recipes.checkpoint.huggingface.config import architecture_of, to_generation_config, to_hf_config
 from recipes.checkpoint.huggingface.remote import write_remote_code
 from recipes.checkpoint.huggingface.write import write_weights
-from recipes.families.family import tensor_table
+from recipes.families.family import layout_of
 from recipes.families.model_config import ModelConfig
 from tests.support.engine import TINY
 
@@ -136,17 +136,24 @@ def stored_in(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, LazyTensor
     return lazy
 
 
-def export(directory: Path, model: ModelConfig, tensors: Mapping[str, LazyTensor], **ids: Any) -> Path:
+def export(
+    directory: Path,
+    model: ModelConfig,
+    tensors: Mapping[str, LazyTensor],
+    layout: str | None = None,
+    **ids: Any,
+) -> Path:
     """Everything but the tokenizer, as the converter writes it, in the stored types."""
     directory.mkdir(exist_ok=True)
     ids = {"bos_id": None, "eos_id": None, "pad_id": None} | ids
     dtype = str(tensors["embedding.word_embeddings.weight"].dtype).removeprefix("torch.")
-    config = to_hf_config(model, dtype=dtype, **ids)
+    config = to_hf_config(model, dtype=dtype, layout=layout, **ids)
     (directory / "config.json").write_text(json.dumps(config))
     generation = to_generation_config(**ids, use_cache=config["use_cache"])
     (directory / "generation_config.json").write_text(json.dumps(generation))
-    write_weights(directory, tensors, tensor_table(model), lambda name, dtype: dtype, lambda done: None)
-    write_remote_code(directory, model)
+    table = layout_of(model, layout).tensors(model)
+    write_weights(directory, tensors, table, lambda name, dtype: dtype, lambda done: None)
+    write_remote_code(directory, model, layout)
     return directory
 
 
@@ -158,7 +165,7 @@ def module_cache(directory: Path) -> Iterator[None]:
         yield
 
 
-def loaded(directory: Path, model: ModelConfig, **options: Any) -> Any:
+def loaded(directory: Path, model: ModelConfig, layout: str | None = None, **options: Any) -> Any:
     """By transformers, with nothing missing and nothing left over."""
     from transformers import AutoModelForCausalLM
 
@@ -166,10 +173,10 @@ def loaded(directory: Path, model: ModelConfig, **options: Any) -> Any:
         directory,
         output_loading_info=True,
         attn_implementation="eager",
-        trust_remote_code=architecture_of(model).remote_code is not None,
+        trust_remote_code=architecture_of(model, layout).remote_code is not None,
         **options,
     )
-    assert type(found).__name__ == architecture_of(model).name
+    assert type(found).__name__ == architecture_of(model, layout).name
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     return found.eval()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recipes.families.family import Architecture, Family, family_of, find_family, known_families
+from recipes.families.family import Architecture, Family, find_family, known_families, layout_of
 from recipes.families.hugging_face import MOST_LAYERS, dropout, refuse_unless
 from recipes.families.model_config import ModelConfig, kv_channels, num_query_groups
 from recipes.families.stated_keys import key_names
@@ -45,19 +45,29 @@ HARMLESS = key_names(
 )
 
 
-def architecture_of(model: ModelConfig) -> Architecture:
+def architecture_of(model: ModelConfig, layout: str | None = None) -> Architecture:
     """The class that computes exactly this model.
+
+    Args:
+        layout: see :func:`recipes.families.family.layout_of`.
 
     Raises:
         UserError: there is none; the message names the setting that no class has.
     """
+    found = layout_of(model, layout)
     refuse_unless(not model.megatron, model, "megatron")
     refuse_unless(model.moe_expert_capacity_factor is None, model, "moe_expert_capacity_factor")
-    return family_of(model).architecture(model)
+    return found.architecture(model)
 
 
 def to_hf_config(
-    model: ModelConfig, *, dtype: str, bos_id: int | None, eos_id: int | None, pad_id: int | None
+    model: ModelConfig,
+    *,
+    dtype: str,
+    bos_id: int | None,
+    eos_id: int | None,
+    pad_id: int | None,
+    layout: str | None = None,
 ) -> dict[str, Any]:
     """config.json of the class that :func:`architecture_of` names.
 
@@ -67,7 +77,7 @@ def to_hf_config(
     Raises:
         UserError: no class computes the model.
     """
-    architecture = architecture_of(model)
+    architecture = architecture_of(model, layout)
     sizes = {
         "architectures": [architecture.name],
         "model_type": architecture.model_type,
@@ -87,7 +97,7 @@ def to_hf_config(
         "torch_dtype": dtype,  # What readers before transformers 4.56 look for.
         "use_cache": architecture.remote_code is None,
     }
-    return sizes | family_of(model).to_hugging_face(model)
+    return sizes | layout_of(model, layout).to_hugging_face(model)
 
 
 def to_generation_config(

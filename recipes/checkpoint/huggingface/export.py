@@ -17,7 +17,7 @@ from recipes.checkpoint.huggingface.chat import (
     generation_of,
     merged_generation,
 )
-from recipes.checkpoint.huggingface.config import to_generation_config, to_hf_config
+from recipes.checkpoint.huggingface.config import architecture_of, to_generation_config, to_hf_config
 from recipes.checkpoint.huggingface.llama_cpp import llama_cpp_warnings
 from recipes.checkpoint.huggingface.remote import write_remote_code
 from recipes.checkpoint.huggingface.tokenizer import special_ids, write_tokenizer
@@ -26,26 +26,30 @@ from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer
 from recipes.data.tokenizer.file_names import HUGGING_FACE, LIBRARIES, TOKENIZER_JSON, TOKENIZER_MODEL
 from recipes.data.tokenizer.tokenizer_files import LARGEST_TOKENIZER
-from recipes.families.family import tensor_table
+from recipes.families.family import layout_of
 from recipes.families.tensors import WORD_EMBEDDINGS
 
 TOKENIZER_FILES = (TOKENIZER_JSON, TOKENIZER_MODEL, SETTINGS)
 
 
 def write_huggingface(
-    source: StoredModel, directory: Path, dtype_of: DtypeOf, progress: Progress
+    source: StoredModel, directory: Path, dtype_of: DtypeOf, progress: Progress, layout: str | None = None
 ) -> list[str]:
     """Weights, configuration, tokenizer, and code where transformers has no class; returns warnings.
+
+    Args:
+        layout: see :func:`recipes.families.family.layout_of`.
 
     Raises:
         UserError: no class in transformers computes the model, or a tensor is left over or missing.
     """
     model = source.model
-    table = tensor_table(model)
+    architecture_of(model, layout)  # Refused before anything is written.
+    table = layout_of(model, layout).tensors(model)
     ids, warnings = _write_tokenizer(source, directory)
     words = source.tensors[WORD_EMBEDDINGS]
     dtype = str(dtype_of(words.name, words.dtype)).removeprefix("torch.")
-    config = to_hf_config(model, dtype=dtype, **ids)
+    config = to_hf_config(model, dtype=dtype, layout=layout, **ids)
     generation = merged_generation(
         to_generation_config(**ids, use_cache=config["use_cache"]),
         generation_of(source.tokenizer),
@@ -53,12 +57,12 @@ def write_huggingface(
     )
     for name, content in (("config.json", config), (GENERATION, generation)):
         (directory / name).write_bytes(dumped(content, name))
-    write_remote_code(directory, model)
+    write_remote_code(directory, model, layout)
     write_weights(directory, source.tensors, table, dtype_of, progress)
     written = {
         name: (directory / name).read_bytes() for name in TOKENIZER_FILES if (directory / name).exists()
     }
-    return warnings + llama_cpp_warnings(model, written)
+    return warnings + llama_cpp_warnings(model, written, layout)
 
 
 def _write_tokenizer(source: StoredModel, directory: Path) -> tuple[dict[str, Any], list[str]]:

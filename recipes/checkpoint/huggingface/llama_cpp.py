@@ -27,13 +27,15 @@ ALWAYS_PREFIXED = {QWEN3: True, QWEN3_MOE: True, GEMMA3: False}
 """Whether it puts a space before every text for other classes."""
 
 
-def llama_cpp_warnings(model: ModelConfig, tokenizer: Mapping[str, bytes]) -> list[str]:
+def llama_cpp_warnings(
+    model: ModelConfig, tokenizer: Mapping[str, bytes], layout: str | None = None
+) -> list[str]:
     """One line for each thing that llama.cpp refuses or gets wrong; [] where it computes the same.
 
     Args:
         tokenizer: the files of the exported tokenizer, by name.
     """
-    architecture = architecture_of(model)
+    architecture = architecture_of(model, layout)
     name = architecture.name
     if architecture.remote_code is not None:
         return [f"llama.cpp has no {name} and cannot convert this model; transformers runs it"]

@@ -22,10 +22,10 @@ from recipes.console import shown
 from recipes.data.tokenizer.file_names import TOKENIZER_JSON, TOKENIZER_MODEL
 from recipes.data.tokenizer.tokenizer_files import tokenizer_paths
 from recipes.errors import UserError
-from recipes.families.blocks import EMBEDDING, OUTPUT
-from recipes.families.family import tensor_table
+from recipes.families.blocks import OUTPUT
+from recipes.families.family import family_of, layout_of
 from recipes.families.model_config import ModelConfig, moe_layers, num_query_groups
-from recipes.families.tensors import TensorSpec
+from recipes.families.tensors import WORD_EMBEDDINGS, TensorSpec
 
 LARGEST_JSON = 50_000_000
 MOST_TENSORS = 500_000
@@ -61,13 +61,19 @@ def open_huggingface(path: Path) -> HuggingFaceDirectory:
     _check_counts(model, len(stored), files.label)
     stored = _with_single_experts(_without_derived(stored), model, files.label)
     if model.share_embeddings_and_output_weights and OUTPUT in stored:
-        stored = _without_tied_head(stored, files.label)
+        stored = _without_tied_head(stored, _embedding(_table(model, config)), files.label)
     return HuggingFaceDirectory(
         config=config,
         model=model,
-        tensors=_merged(stored, tensor_table(model), files.label),
+        tensors=_merged(stored, _table(model, config), files.label),
         tokenizer_files=_tokenizer_files(path, files),
     )
+
+
+def _table(model: ModelConfig, config: Mapping[str, Any]) -> list[TensorSpec]:
+    """With the names that a directory of this type has."""
+    kind = config["model_type"]
+    return layout_of(model, kind if kind in family_of(model).layouts else None).tensors(model)
 
 
 def _tokenizer_files(path: Path, files: Files) -> dict[str, Path]:
@@ -166,15 +172,20 @@ def _expert_parts(kind: str, rows: int, mixtral: bool) -> Iterator[tuple[str, in
         yield name, number * (rows // 2), rows // 2
 
 
-def _without_tied_head(stored: dict[str, Stored], label: str) -> dict[str, Stored]:
+def _embedding(table: list[TensorSpec]) -> str:
+    """What the directory calls the word embeddings."""
+    return next(spec.theirs[0] for spec in table if spec.name == WORD_EMBEDDINGS)
+
+
+def _without_tied_head(stored: dict[str, Stored], name: str, label: str) -> dict[str, Stored]:
     """Drops a tied head that is stored all the same; it must equal the embedding."""
-    head, embedding = stored[OUTPUT], stored.get(EMBEDDING)
+    head, embedding = stored[OUTPUT], stored.get(name)
     if embedding is None:
         # Some writers keep the head instead of the embedding.
-        return {(EMBEDDING if name == OUTPUT else name): tensor for name, tensor in stored.items()}
+        return {(name if theirs == OUTPUT else theirs): tensor for theirs, tensor in stored.items()}
     if head.shape != embedding.shape or head.dtype != embedding.dtype or not _equal(head, embedding):
-        raise UserError(f"{label}: tie_word_embeddings is true, but {OUTPUT} is another than {EMBEDDING}")
-    return {name: tensor for name, tensor in stored.items() if name != OUTPUT}
+        raise UserError(f"{label}: tie_word_embeddings is true, but {OUTPUT} is another than {name}")
+    return {theirs: tensor for theirs, tensor in stored.items() if theirs != OUTPUT}
 
 
 def _equal(a: Stored, b: Stored) -> bool:
