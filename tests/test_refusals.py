@@ -91,6 +91,8 @@ REFUSALS: list[tuple[str, str]] = [
     ("recipes.evaluate gpt_model_file=MODEL eval=minibench minibench={}/other", "{}/other/en.jsonl"),
     # A choice that there is not.
     ("tools.convert MODEL {}/new --to gguf", "invalid choice: 'gguf'"),
+    ("tools.convert MODEL {}/new --to hf --layout bloom", "invalid choice: 'bloom'"),
+    ("tools.convert MODEL {}/new --to nemo --layout param2moe", "only --to hf has layouts"),
     ("tools.train_tokenizer {}/text.jsonl --out {}/new --type wordpiece", "invalid choice: 'wordpiece'"),
     ("tools.download nothing --out {}/new", "source=nothing: choose one of"),
     ("tools.describe model=tinny", "did you mean tiny?"),

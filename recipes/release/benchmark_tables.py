@@ -8,6 +8,7 @@ from typing import Any
 from recipes.config.evaluation_tables import read_table
 from recipes.config.jobs import group_options
 from recipes.config.schema import TableRow
+from recipes.console import warn
 from recipes.evaluation.kept_results import model_files
 from recipes.release.finished_run import FinishedRun
 from recipes.report.evaluation_result import EvaluationResult
@@ -30,11 +31,17 @@ def benchmark_tables(run: FinishedRun, report: RunData) -> list[BenchmarkTable]:
     weights = {model_files(run.checkpoint)}
     if run.nemo is not None:
         weights.add(model_files(run.nemo))
-    return [
+    found = [
         _table(run, result)
         for result in report.evaluations.values()
         if result.settings.get("model_files") in weights
     ]
+    if report.evaluations and not found:
+        warn(
+            f"{run.directory.path / 'evaluation'}: no results there are of the released weights as they lie "
+            f"there now; evaluate {run.nemo or run.checkpoint} to have a table in the card"
+        )
+    return found
 
 
 def _table(run: FinishedRun, result: EvaluationResult) -> BenchmarkTable:

@@ -17,6 +17,7 @@ import yaml
 from recipes.checkpoint.convert import convert
 from recipes.checkpoint.formats.archive import extract_archive, pack_archive
 from recipes.checkpoint.formats.recognise import check_new
+from recipes.checkpoint.huggingface.chat import default_template
 from recipes.checkpoint.open import open_stored_model
 from recipes.checkpoint.save.manifest import verify
 from recipes.checkpoint.stored.stored_model import StoredModel
@@ -85,11 +86,11 @@ def write_release(
             examples = completions(folder, prompts, COMPLETED_TOKENS)
             with open_stored_model(folder / NEMO) as stored:
                 in_llama_cpp = try_llama_cpp(stored, folder / HUGGING_FACE, prompts, llama_cpp)
-                about = _weights_in_words(stored)
+                weights = _weight_facts(stored)
             sources = source_facts(run)
             card = Card(
                 licence=licence,
-                weights=about,
+                weights=weights,
                 sources=sources,
                 tables=benchmark_tables(run, report),
                 prompts=prompts,
@@ -167,12 +168,13 @@ def _in_words(proof: dict[str, Comparison]) -> list[str]:
     return lines
 
 
-def _weights_in_words(stored: StoredModel) -> WeightFacts:
+def _weight_facts(stored: StoredModel) -> WeightFacts:
     start = document_start_id(stored.document_start, stored.text_tokenizer)
     dtype = stored.tensors[WORD_EMBEDDINGS].dtype
     return WeightFacts(
         dtype=str(dtype).removeprefix("torch."),
         document_start=None if start is None else stored.text_tokenizer.id_to_piece(start),
+        chats=default_template(stored.tokenizer) is not None,
     )
 
 

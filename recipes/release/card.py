@@ -51,6 +51,8 @@ class WeightFacts:
     """Of most weights, as torch names it."""
     document_start: str | None
     """The token that stood before every document; None: none did."""
+    chats: bool
+    """Whether it has a chat template."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def write_card(run: FinishedRun, report: RunData, card: Card) -> str:
         sources=_sources(card.sources),
         unknown_sources=[source.name for source in card.sources if source.files is None],
         document_start=card.weights.document_start,
+        chats=card.weights.chats,
         tokenizer=_tokenizer(card.sources),
         valid=_valid(report),
         tables=card.tables,

@@ -134,6 +134,7 @@ def test_the_card(released: Released) -> None:
     assert (front["license"], front["language"]) == (LICENCE, ["en", "hi"])
     for said in (
         "# tiny\n",
+        "It completes text. It was not tuned to follow instructions",
         "A language model of 212,032 parameters, trained from random weights on 1,536 tokens",
         "`LlamaForCausalLM`",
         f"./nemo_inference.sh '{PROMPT}' inference.greedy=true",
@@ -271,6 +272,21 @@ def test_an_incomplete_run_as_it_is(unfinished: Path, gloo_pool: GlooPool, tmp_p
     front = yaml.safe_load(card.split("---")[1])
     assert (front["license"], front["license_name"]) == ("other", "My own licence")
     assert "No benchmark was run." in card
+
+
+@pytest.mark.slow
+def test_a_chat_template_travels(run: Path, gloo_pool: GlooPool, tmp_path: Path) -> None:
+    copy = tmp_path / "tiny"
+    shutil.copytree(run, copy)
+    extract_archive(copy / "model.nemo", tmp_path / "x")
+    template = "{{ messages[0]['content'] }}"
+    (tmp_path / "x" / "huggingface").mkdir()
+    (tmp_path / "x" / "huggingface" / "chat_template.jinja").write_text(template)
+    pack_archive(tmp_path / "x", copy / "model.nemo")
+    options = {"licence": LICENCE, "prompts": [PROMPT]}
+    assert gloo_pool.run(1, release_case, copy, tmp_path / "new", options) == [""]
+    assert (tmp_path / "new" / "hf" / "chat_template.jinja").read_text() == template
+    assert "It answers in conversations" in (tmp_path / "new" / "README.md").read_text()
 
 
 @contextmanager
