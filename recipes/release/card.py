@@ -258,8 +258,8 @@ def _sources(sources: Sequence[SourceFacts]) -> str:
             _few(source.inputs),
             f"{100 * source.share:.2f} %",
             f"{source.tokens_read:,}",
-            f"{source.epochs:.2f}",
-            f"{source.tokens:,}",
+            "not known" if source.epochs is None else f"{source.epochs:.2f}",
+            _count(source.tokens),
             _count(source.documents),
             _count(source.text_bytes),
         ]

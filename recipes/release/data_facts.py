@@ -22,11 +22,12 @@ class SourceFacts:
     """In whole samples, repetitions included."""
     share: float
     """Of all that was read, 0 to 1."""
-    tokens: int
-    """That it holds."""
-    epochs: float
-    content: str
-    """Of its files, a key that changes with them (recipes/data/samples/content.py)."""
+    tokens: int | None
+    """That it holds; None: the run read it earlier, and its settings no longer name it."""
+    epochs: float | None
+    """None: not known, likewise."""
+    content: str | None
+    """Of its files, a key that changes with them (recipes/data/samples/content.py); None: not known."""
     files: list[dict[str, Any]] | None
     """From their sidecars; None: they are gone, or hold something else by now."""
 
@@ -62,17 +63,17 @@ def source_facts(run: FinishedRun) -> list[SourceFacts]:
     total = sum(read.values())
     facts = []
     for name, samples in read.items():
-        if not samples or name not in record:
+        if not samples:
             continue
-        tokens, content = int(record[name]["tokens"]), str(record[name]["content"])
-        per_epoch = (tokens - 1) // length
+        known = record.get(name, {})
+        tokens, content = known.get("tokens"), known.get("content")
         facts.append(
             SourceFacts(
                 name=name,
                 tokens_read=samples * length,
                 share=samples / total,
                 tokens=tokens,
-                epochs=samples / per_epoch if per_epoch else 0.0,
+                epochs=None if tokens is None else samples / ((tokens - 1) // length),
                 content=content,
                 files=_files(run, name, content),
             )
@@ -80,7 +81,7 @@ def source_facts(run: FinishedRun) -> list[SourceFacts]:
     return facts
 
 
-def _files(run: FinishedRun, name: str, content: str) -> list[dict[str, Any]] | None:
+def _files(run: FinishedRun, name: str, content: str | None) -> list[dict[str, Any]] | None:
     """What the sidecars say, if the files are still those that were read."""
     source = run.config.data.train.get(name)
     try:

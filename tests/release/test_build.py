@@ -23,6 +23,7 @@ from recipes.checkpoint.nemo.stored_step import stored_step
 from recipes.errors import UserError
 from recipes.evaluation.kept_results import model_files
 from recipes.files import sha256_file
+from recipes.release.data_facts import source_facts
 from recipes.release.finished_run import finished_run
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
@@ -179,6 +180,21 @@ def test_provenance(released: Released, tiny_data: TinyData, run: Path) -> None:
     assert set(proof) == {"model_extracted/", "hf/", "step_00000006"}
     assert all(form["difference"] <= 1e-4 * form["largest"] for form in proof.values())
     assert proof["hf/"]["second_reader"] == "megatron-core"
+
+
+def test_sources_that_are_gone_or_no_longer_named(run: Path, tmp_path: Path) -> None:
+    """What was read of them is in the checkpoint all the same."""
+    copy = tmp_path / "tiny"
+    shutil.copytree(run, copy)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["data"]["train"]["en"]["path"] = str(tmp_path / "gone")
+    del config["data"]["train"]["hi"]
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    with finished_run(copy) as found:
+        english, hindi = source_facts(found)
+    assert (english.name, english.tokens_read, english.files, english.documents) == ("en", 1152, None, None)
+    assert english.tokens and english.epochs and english.inputs == []
+    assert (hindi.tokens_read, hindi.share, hindi.files) == (384, 0.25, None)
 
 
 def test_no_path_of_this_machine(released: Released, run: Path, tiny_data: TinyData) -> None:
