@@ -13,7 +13,7 @@ from recipes.errors import UserError
 from recipes.files import path_errors
 
 EXAMPLES = """examples:
-  python -m tools.release outputs/quickstart quickstart_release --licence apache-2.0
+  python -m tools.release outputs/quickstart outputs/quickstart_release --licence apache-2.0
   python -m tools.release outputs/lumen_128m lumen --licence cc-by-4.0 \\
       --prompt "India is" --prompt "भारत में बारिश" --remarks limits.md
 
