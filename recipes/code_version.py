@@ -1,8 +1,10 @@
-"""Which code this is: the version, and the commit where it runs from a git checkout."""
+"""Which code this is: the version, the commit where it runs from a git checkout, and its libraries."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +30,15 @@ def code_version() -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD"),
         "modified": None if changes is None else bool(changes),
     }
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of those packages that are installed."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _git(*arguments: str) -> str | None:

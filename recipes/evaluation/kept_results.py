@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints
+from recipes.code_version import versions
 from recipes.config.evaluation_schema import TextsConfig
 from recipes.config.schema import EvaluateConfig
 from recipes.data.benchmark_mirror import verified_hash
@@ -27,6 +27,7 @@ from recipes.report.evaluation_result import read_results
 from recipes.run_directory import RunDirectory
 
 _MAX_LABEL_CHARS = 80
+FIGURES_DEPEND_ON = ("lm_eval", "datasets", "torch")
 
 
 @dataclass(frozen=True)
@@ -105,17 +106,8 @@ def settings_of(config: EvaluateConfig) -> dict[str, Any]:
         "texts": _texts(config.texts),
         "task_files": _task_files(config.task_path),
         "mirror_sha256": verified_hash(Path(config.mirror)) if config.mirror else None,
-        "versions": versions(),
+        "versions": versions(FIGURES_DEPEND_ON),
     }
-
-
-def versions(packages: Sequence[str] = ("lm_eval", "datasets", "torch")) -> dict[str, str]:
-    """Of those packages that are installed; by default those that figures depend on."""
-    found = {}
-    for package in packages:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 def identity_of(config: EvaluateConfig, settings: dict[str, Any]) -> dict[str, Any]:

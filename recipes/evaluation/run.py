@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from recipes.code_version import versions
 from recipes.config.evaluation_schema import TextsConfig
 from recipes.config.world import launched_world
 from recipes.console import Progress
 from recipes.data.benchmark_mirror import read_manifest, verified_hash
 from recipes.data.hub import setting
 from recipes.errors import UserError
-from recipes.evaluation.kept_results import versions
+from recipes.evaluation.kept_results import FIGURES_DEPEND_ON
 from recipes.evaluation.task_data import data_of
 from recipes.evaluation.task_files import MINIBENCH_FILES, TEXT_PREFIX
 from recipes.evaluation.tasks import load_tasks
@@ -124,7 +125,7 @@ def evaluate_documents(
             "seed": seed,
             "bootstrap_iters": bootstrap_iters,
             "mirror_sha256": verified_hash(mirror) if mirror else None,
-            "versions": versions(),
+            "versions": versions(FIGURES_DEPEND_ON),
         },
         seconds=round(time.monotonic() - start, 1),
         made_with=_made_with(lm, started),

@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from recipes.code_version import code_version
-from recipes.evaluation.kept_results import versions
+from recipes.code_version import code_version, versions
 from recipes.files import sha256_file
 from recipes.release.data_facts import SourceFacts
 from recipes.release.finished_run import FinishedRun

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from recipes.checkpoint.save.training_state import load_training_checkpoint
 from recipes.checkpoint.stored.description import description_of
+from recipes.code_version import code_version, versions
 from recipes.config.fp8 import model_of
 from recipes.config.schema import PretrainConfig
 from recipes.data.samples.blend import BlendState, RunBlend, with_restarted
@@ -32,7 +34,6 @@ from recipes.model.init import initialize_weights
 from recipes.optim.build import build_schedule
 from recipes.parallel.setup import resolve_dtype, seed_random_states
 from recipes.run_directory import RunDirectory
-from recipes.training.code_version import code_version
 from recipes.training.cuda_graph import step_of
 from recipes.training.engine import Engine, build_engine
 from recipes.training.expert_metrics import expert_usage, reset_expert_usage
@@ -66,6 +67,10 @@ class LightningOptimizerView(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.megatron.zero_grad(set_to_none)
+
+
+PACKAGES = ("torch", "megatron-core", "nemo_toolkit", "lightning", "transformer-engine")
+"""What figures depend on besides this code."""
 
 
 class ParamGPT(ModelPT):
@@ -164,7 +169,8 @@ class ParamGPT(ModelPT):
 
     def about(self) -> dict[str, Any]:
         """What the figures depend on besides the settings: this process's code, and the data's content."""
-        return {"code": code_version(), "data": self._data_record}
+        code = code_version() | {"python": platform.python_version(), **versions(PACKAGES)}
+        return {"code": code, "data": self._data_record}
 
     # Training
 
