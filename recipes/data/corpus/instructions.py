@@ -132,7 +132,7 @@ def _question(fact: Fact, language: Language, form: str) -> str:
 
 def _answer(fact: Fact, language: Language, form: str) -> str:
     if form == "word":
-        return f"{capitalise(_word(fact, language))}{_FULL_STOP[language]}"
+        return f"{_word(fact, language)}{_FULL_STOP[language]}"
     return capitalise(fact.say(_wording(fact.kind, language)[1], language))
 
 
