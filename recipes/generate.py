@@ -24,6 +24,7 @@ from recipes.parallel.first_rank import decided_by_first_rank
 from recipes.parallel.local_processes import run_in_processes
 
 if TYPE_CHECKING:
+    from recipes.inference.chat_template import ChatTemplate
     from recipes.inference.text_model import GPTTextModel
 
 
@@ -67,7 +68,7 @@ def run(config: GenerateConfig) -> int:
     if config.interactive:
         from recipes.inference.interactive import converse
 
-        converse(model, config)
+        converse(model, config, _chat(config))
     elif output is not None:
         _write(config, model, prompts, output)
     else:
@@ -91,14 +92,16 @@ def _loaded(config: GenerateConfig) -> GPTTextModel:
 
 def _texts(config: GenerateConfig, model: GPTTextModel, prompts: list[str]) -> Iterator[str]:
     """What is printed, as it comes."""
-    from recipes.inference.complete import prompt_ids, stream
+    from recipes.inference.complete import rows_of, stream
 
     if _is_streamed(config):
-        row = prompt_ids(model, prompts[0], config.inference)
-        yield from chain(prompts, stream(model, row, config.inference, seed=config.seed), ["\n"])
+        chat = _chat(config)
+        (row,) = rows_of(model, prompts, config.inference, chat)
+        parts = stream(model, row, config.inference, seed=config.seed, chat=chat)
+        yield from chain([] if config.chat else prompts, parts, ["\n"])
         return
     for result in _results(config, model, prompts, 0):
-        yield f"{_json(result) if config.json else _text(result)}\n"
+        yield f"{_json(result) if config.json else _text(result, config.chat)}\n"
 
 
 def _results(config: GenerateConfig, model: GPTTextModel, prompts: list[str], first: int) -> Iterator[Any]:
@@ -107,8 +110,20 @@ def _results(config: GenerateConfig, model: GPTTextModel, prompts: list[str], fi
     if config.inference.compute_logprob:
         return score(model, prompts[first:], config.inference)
     return complete(
-        model, prompts, config.inference, batch_size=config.batch_size, seed=config.seed, first=first
+        model,
+        prompts,
+        config.inference,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        first=first,
+        chat=_chat(config),
     )
+
+
+def _chat(config: GenerateConfig) -> ChatTemplate | None:
+    from recipes.inference.chat_template import template_of
+
+    return template_of(config.gpt_model_file) if config.chat else None
 
 
 def _write(config: GenerateConfig, model: GPTTextModel, prompts: list[str], output: Path) -> None:
@@ -135,7 +150,7 @@ def _decisive(config: GenerateConfig, prompts: list[str]) -> list[Any]:
     """Everything that completions depend on."""
     model = Path(config.gpt_model_file).resolve()
     changed = model.stat().st_mtime_ns
-    settings = [asdict(config.inference), config.batch_size, config.seed, config.precision]
+    settings = [asdict(config.inference), config.batch_size, config.seed, config.precision, config.chat]
     return [str(model), changed, settings, prompts]
 
 
@@ -199,9 +214,9 @@ def _json(result: Any) -> str:
     return json.dumps(given, ensure_ascii=False)
 
 
-def _text(result: Any) -> str:
+def _text(result: Any, chat: bool) -> str:
     if hasattr(result, "completion"):
-        return f"{result.prompt}{result.completion}"
+        return result.completion.strip() if chat else f"{result.prompt}{result.completion}"
     return f"{result.prompt}\n  log-probability {sum(result.logprobs):.4f} over {len(result.logprobs)} tokens"
 
 

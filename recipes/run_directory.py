@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 from recipes.errors import UserError
 from recipes.files import atomic_write, make_directory
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""By which the conversations were written that the run is trained on, if they are conversations."""
 _DECODER = json.JSONDecoder()
 # Beginnings of records to try in a torn line, so that a long line does not take long to read.
 _MAX_BEGINNINGS = 100
@@ -32,6 +34,7 @@ class RunDirectory:
         self.nemo_file = self.path / "model.nemo"
         self.metrics_file = self.path / "metrics.jsonl"
         self.config_file = self.path / "config.yaml"
+        self.chat_template = self.path / CHAT_TEMPLATE
         self.index_cache = index_cache or self.path / "index_cache"
         self.followers: list[Callable[[dict[str, Any]], None]] = []
         """Get every record of metrics.jsonl that this process writes, once it is on disk."""

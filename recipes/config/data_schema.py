@@ -68,6 +68,13 @@ class DataConfig:
     reset_attention_mask: bool = False
     """Attend to each document separately, as if it were alone: no token sees the document before its own,
     and positions begin anew. Documents must end with the tokenizer's end token."""
+    conversations: bool = False
+    """The sources and held-out sets are conversations, as tools.prepare_chats writes them. They stay whole,
+    and what counts in the loss is answers."""
+    packing: bool = True
+    """Conversations: as many in a sample as fit, which needs reset_attention_mask; false: one, padded."""
+    loss_on: str = "assistant"
+    """Conversations: assistant (its answers and what ends them), or all (every token)."""
     index_cache_dir: str | None = None
     """Where sample indices are kept; None: index_cache/ in the run directory."""
     num_workers: int = 0

@@ -172,7 +172,6 @@ _MODEL = {
 _TOKEN = "the server's token is read from the environment variable RECIPES_SERVER_TOKEN"
 GENERATE = _MODEL | {
     "devices": Foreign("tensor_model_parallel_size", "its processes are started"),
-    "chat": Foreign("interactive"),
     "max_new_tokens": Foreign("inference.tokens_to_generate"),
     "max_tokens": Foreign("inference.tokens_to_generate"),
     "do_sample": Foreign("inference.greedy", "the opposite"),

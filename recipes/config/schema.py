@@ -253,6 +253,9 @@ class GenerateConfig:
     """Print text as it comes; None: where there is one prompt and a terminal."""
     interactive: bool = False
     """Read prompts from the terminal, one after the other; /help lists what else can be typed."""
+    chat: bool = False
+    """Prompts are what a user says in a chat: the model answers by the chat template that is stored with it.
+    interactive: every line is the next turn."""
     history_file: str | None = None
     """interactive: where typed lines are kept; None: param-recipes/history in the XDG state directory."""
     tensor_model_parallel_size: int = 1

@@ -28,7 +28,6 @@ AS_WE_DO = {
     "checkpoint_dir": ("null",),
     "checkpoint_name": ("null",),
     "hparams_file": ("null",),
-    "chat": ("false",),
     "web_server": ("false",),
 }
 """NeMo's settings with values that ask for nothing else than what happens anyway."""

@@ -1,13 +1,30 @@
-"""data.reset_attention_mask: where documents cannot be attended separately. No torch here."""
+"""Where documents and conversations cannot be attended separately. No torch here."""
 
 from __future__ import annotations
 
 import importlib.util
 
-from recipes.checks import refuse
+from recipes.checks import one_of, refuse
+from recipes.config.data_schema import DataConfig
 from recipes.config.schema import PretrainConfig
 
 KEY = "data.reset_attention_mask"
+
+
+def validate_conversations(data: DataConfig) -> None:
+    """Checks how conversations are read."""
+    one_of("data.loss_on", data.loss_on, ("assistant", "all"))
+    if data.conversations:
+        if data.packing and not data.reset_attention_mask:
+            refuse(
+                KEY, False, "packed conversations would see each other: set it to true, or data.packing=false"
+            )
+        if data.eod_mask_loss:
+            refuse("data.eod_mask_loss", True, "would be ignored: data.loss_on says what counts")
+        return
+    for key, default in (("packing", True), ("loss_on", "assistant")):
+        if (value := getattr(data, key)) != default:
+            refuse(f"data.{key}", value, "would be ignored: set data.conversations=true")
 
 
 def validate_separate_documents(config: PretrainConfig) -> None:

@@ -22,7 +22,7 @@ from recipes.config.schema import (
     SamplesConfig,
     TrainerConfig,
 )
-from recipes.config.separate_documents import validate_separate_documents
+from recipes.config.separate_documents import validate_conversations, validate_separate_documents
 from recipes.config.trainer_schema import CheckpointConfig, GuardsConfig, LocalCheckpointConfig
 from recipes.config.validate_jobs import PRECISIONS, validate_evaluation, validate_inference
 from recipes.config.validate_logger import validate_logger
@@ -271,3 +271,4 @@ def validate_data(data: DataConfig) -> None:
     positive("data.seq_length", data.seq_length)
     not_negative("data.num_workers", data.num_workers)
     _validate_skip(data.skip)
+    validate_conversations(data)

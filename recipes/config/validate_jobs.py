@@ -67,6 +67,8 @@ def validate_generate(config: GenerateConfig) -> None:
         if size < 1 and size != -1:
             refuse(name, size, "must be at least 1, or -1 for what the file says")
     if config.server:
+        if config.chat:
+            refuse("chat", True, "would be ignored: a server answers /v1/chat/completions anyway")
         validate_serving(config)
     else:
         validate_no_serving(config)
@@ -86,6 +88,10 @@ def _validate_way_of_asking(config: GenerateConfig) -> None:
             refuse("interactive", True, "inference.compute_logprob=true scores prompts; take one of the two")
     elif bool(config.prompts) == bool(config.prompts_jsonl):
         raise UserError("prompts: give either prompts or prompts_jsonl, for example 'prompts=[\"भारत में\"]'")
+    if config.chat and config.inference.compute_logprob:
+        refuse("chat", True, "inference.compute_logprob=true scores prompts; take one of the two")
+    if config.chat and config.inference.add_BOS is not None:
+        refuse("inference.add_BOS", config.inference.add_BOS, "would be ignored: the chat template decides")
     if config.history_file and not config.interactive:
         refuse("history_file", config.history_file, "would be ignored: it goes with interactive=true")
     if config.prompts_jsonl and not Path(config.prompts_jsonl).is_file():

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from recipes.config.schema import InferenceConfig
+from recipes.data.chat.conversations import USER
 from recipes.errors import UserError
+from recipes.inference.chat_template import ChatTemplate
 from recipes.inference.check_request import check_prompt
 from recipes.inference.engine import Engine, in_order
 from recipes.inference.growing_text import GrowingText
@@ -62,6 +64,15 @@ def prompt_ids(model: TextGenerator, prompt: str, settings: InferenceConfig) -> 
     return [start, *ids] if start is not None else ids
 
 
+def rows_of(
+    model: TextGenerator, prompts: list[str], settings: InferenceConfig, chat: ChatTemplate | None = None
+) -> list[list[int]]:
+    """Each prompt's tokens; with ``chat``, those that ask for an answer to it."""
+    if chat is None:
+        return [prompt_ids(model, prompt, settings) for prompt in prompts]
+    return [chat.ids([{"role": USER, "content": prompt}]) for prompt in prompts]
+
+
 def complete(
     model: TextGenerator,
     prompts: list[str],
@@ -70,16 +81,18 @@ def complete(
     batch_size: int,
     seed: int,
     first: int = 0,
+    chat: ChatTemplate | None = None,
 ) -> Iterator[Completion]:
     """Yields a completion per prompt, in order, from prompt number ``first`` on.
 
-    ``batch_size`` are completed together. A finished one's place goes to the next prompt.
+    ``batch_size`` are completed together. A finished one's place goes to the next prompt. With ``chat``,
+    prompts are a user's messages and completions their answers.
 
     Raises:
         UserError: a prompt is empty or too long, or a biased token does not exist.
     """
-    rows = [prompt_ids(model, prompt, settings) for prompt in prompts]
-    requests = requests_for(model, rows, settings, batch_size=batch_size, seed=seed)[first:]
+    rows = rows_of(model, prompts, settings, chat)
+    requests = requests_for(model, rows, settings, batch_size=batch_size, seed=seed, chat=chat)[first:]
     longest = max((len(request.prompt) + request.max_new_tokens for request in requests), default=1)
     engine = Engine(model, slots=min(batch_size, max(1, len(requests))), max_length=longest)
     for prompt, row, result in zip(prompts[first:], rows[first:], in_order(engine, requests), strict=True):
@@ -91,14 +104,21 @@ def complete(
         yield Completion(prompt, text, ids, spelled, offsets(model.tokenizer, ids), logprob, full)
 
 
-def stream(model: TextGenerator, row: list[int], settings: InferenceConfig, *, seed: int) -> Iterator[str]:
+def stream(
+    model: TextGenerator,
+    row: list[int],
+    settings: InferenceConfig,
+    *,
+    seed: int,
+    chat: ChatTemplate | None = None,
+) -> Iterator[str]:
     """The parts of one completion's text, each as soon as it is final. Closing it early is allowed.
 
     Args:
         row: the prompt's ids.
     """
     text = GrowingText(model, row, settings)
-    (request,) = requests_for(model, [row], settings, batch_size=1, seed=seed)
+    (request,) = requests_for(model, [row], settings, batch_size=1, seed=seed, chat=chat)
     engine = Engine(model, slots=1, max_length=len(row) + request.max_new_tokens)
     engine.submit(replace(request, stop=text.ends))
     ids: list[int] = []
@@ -110,7 +130,13 @@ def stream(model: TextGenerator, row: list[int], settings: InferenceConfig, *, s
 
 
 def requests_for(
-    model: TextGenerator, rows: Sequence[list[int]], settings: InferenceConfig, *, batch_size: int, seed: int
+    model: TextGenerator,
+    rows: Sequence[list[int]],
+    settings: InferenceConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    chat: ChatTemplate | None = None,
 ) -> list[Request]:
     """What the engine is asked for each prompt's ids.
 
@@ -136,7 +162,7 @@ def requests_for(
                 end - len(prompt),
                 min(settings.min_tokens_to_generate, end - len(prompt)),
                 replace(sampling, seed=(seed + again * SEED_STEP) % 2**63),
-                end_ids=frozenset({model.eos_id}),
+                end_ids=frozenset({model.eos_id}) if chat is None else chat.ends,
                 stop=text.ends if text.end_strings else None,
                 logprobs=settings.all_probs,
                 full_logprob=settings.all_probs,

@@ -1,4 +1,7 @@
-"""Completion by typing: what is typed and what the model writes are one text, which goes on until /reset."""
+"""Completion by typing: what is typed and what the model writes are one text, which goes on until /reset.
+
+In a chat every line is a turn, which the model answers.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,10 @@ from typing import Any
 from recipes.config.schema import GenerateConfig, ParallelConfig
 from recipes.config.world import launched_world
 from recipes.console import on_terminal, printable, warn
+from recipes.data.chat.conversations import ASSISTANT, USER, Message
 from recipes.errors import UserError
 from recipes.files import path_errors
+from recipes.inference.chat_template import ChatTemplate
 from recipes.inference.complete import prompt_ids, stream
 from recipes.inference.text_generator import TextGenerator
 from recipes.parallel.first_rank import decided_by_first_rank
@@ -31,36 +36,67 @@ What you type and what the model writes are one text, which your next line conti
 A line that ends with \\ goes on in the next. Ctrl-C stops the model; at the prompt, it drops the line."""
 
 
-def converse(model: TextGenerator, config: GenerateConfig) -> None:
-    """Reads lines and continues them until the end of the input."""
+def converse(model: TextGenerator, config: GenerateConfig, chat: ChatTemplate | None) -> None:
+    """Reads lines and continues them, or answers them in a chat, until the end of the input."""
     by_hand = sys.stdin.isatty() and launched_world().rank == 0
     if by_hand:
         print(f"{model.name}: /help lists what can be typed")
-    text, count = "", 0
+    said, count = Said(model, config, chat), 0
     history = _history(config.history_file) if by_hand else contextlib.nullcontext()
     with history, _CtrlC() as ctrl_c:
         for line in _lines(ctrl_c):
             if line == "/exit":
                 break
             if line == "/reset":
-                text = ""
+                said = Said(model, config, chat)
             elif line == "/text":
-                _say(text)
+                _say(said.text)
             elif line == "/help" or line.startswith("/"):
                 _say(HELP if line == "/help" else f"{printable(line)}: no such command; /help lists them")
-            elif line or text:
-                text += f"\n{line}" if text and line else line
-                text += _continued(model, config, text, count, ctrl_c)
+            elif line or (said.text and chat is None):
+                said.add(line)
+                said.answered(_continued(said, count, ctrl_c))
                 count += 1
 
 
-def _continued(model: TextGenerator, config: GenerateConfig, text: str, count: int, ctrl_c: _CtrlC) -> str:
-    """What the model adds, shown as it comes; every line has random numbers of its own."""
+class Said:
+    """What has been typed and written since the last /reset."""
+
+    def __init__(self, model: TextGenerator, config: GenerateConfig, chat: ChatTemplate | None) -> None:
+        self.model, self.config, self.chat = model, config, chat
+        self.text = ""
+        self.messages: list[Message] = []
+
+    def add(self, line: str) -> None:
+        """A typed line."""
+        self.text += f"\n{line}" if self.text and line else line
+        self.messages.append({"role": USER, "content": line})
+
+    def answered(self, written: str) -> None:
+        """What the model wrote then; a turn to which it wrote nothing is as if it had not been typed."""
+        self.text += f"\n{written}" if self.chat else written
+        if written.strip():
+            self.messages.append({"role": ASSISTANT, "content": written})
+        else:
+            self.messages.pop()
+
+    def parts(self, count: int) -> Iterator[str]:
+        """What the model writes next; every line has random numbers of its own."""
+        settings, seed = self.config.inference, (self.config.seed + count) % 2**63
+        if self.chat is None:
+            row = prompt_ids(self.model, self.text, settings)
+        else:
+            row = self.chat.ids(self.messages)
+        return stream(self.model, row, settings, seed=seed, chat=self.chat)
+
+
+def _continued(said: Said, count: int, ctrl_c: _CtrlC) -> str:
+    """What the model adds, shown as it comes."""
     written = ""
     try:
-        row = prompt_ids(model, text, config.inference)
-        parts = stream(model, row, config.inference, seed=(config.seed + count) % 2**63)
-        for part in parts:
+        for part in said.parts(count):
+            if said.chat is not None and not written:
+                part = part.lstrip()
             _say(part, end="")
             written += part
             if _decided(lambda: ctrl_c.pressed):

@@ -49,7 +49,8 @@ def _use(config: PretrainConfig, name: str, samples: int, total: int) -> SourceU
     if are_there(find_prefixes(path)):
         source = open_source(path)
         available = source.tokens
-        per_epoch = (available - 1) // length
+        # How conversations are packed is not known before; as a rule they fill their samples.
+        per_epoch = (available - 1) // length if config.data.packing else source.documents
         epochs = samples / per_epoch if per_epoch else None
         if len(source.files) > 1:
             shown += f" ({len(source.files):,} files)"

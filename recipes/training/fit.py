@@ -31,6 +31,7 @@ from recipes.config.validate import parse_duration
 from recipes.config.world import World
 from recipes.console import duration, quiet_libraries, say
 from recipes.data.samples.document_start import DocumentStart, document_start_of
+from recipes.data.samples.inputs import chat_template_of, check_files
 from recipes.data.samples.source_files import open_source
 from recipes.data.tokenizer import load_tokenizer
 from recipes.data.tokenizer.tokenizer_files import library_of
@@ -63,14 +64,14 @@ from recipes.training.strategy import MegatronStrategy
 class NemoConnector(SaveRestoreConnector):
     """Lets ``model.save_to(path)`` write the classic layout from every rank's part."""
 
-    def __init__(self, tokenizer_file: Path) -> None:
+    def __init__(self, tokenizer_file: Path, chat_template: str | None) -> None:
         super().__init__()
-        self.tokenizer_file = tokenizer_file
+        self.tokenizer_file, self.chat_template = tokenizer_file, chat_template
 
     def save_to(self, model: ParamGPT, save_path: str) -> None:
         config: Any = OmegaConf.to_container(model.cfg, resolve=True)
         config["recipes"]["step"] = model.trainer.global_step
-        save_nemo(Path(save_path), model.gpt, config, self.tokenizer_file)
+        save_nemo(Path(save_path), model.gpt, config, self.tokenizer_file, self.chat_template)
 
 
 def fit(
@@ -273,8 +274,12 @@ def _model(
         notes=note_for_nemo(document_start, tokenizer),
     )
     model = ParamGPT(OmegaConf.create(nemo_config), config, tokenizer, directory, steps, start_up, trainer)
-    model._save_restore_connector = NemoConnector(tokenizer_file)
+    model._save_restore_connector = NemoConnector(tokenizer_file, _chat_template(config))
     return model
+
+
+def _chat_template(config: PretrainConfig) -> str | None:
+    return chat_template_of(check_files(config.data)) if config.data.conversations else None
 
 
 def _document_start(config: PretrainConfig) -> DocumentStart:

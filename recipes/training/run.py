@@ -22,9 +22,10 @@ from recipes.config.run_directory import resolved_yaml, run_directory_of
 from recipes.config.schema import PretrainConfig
 from recipes.config.world import World, launched_world
 from recipes.console import quiet_libraries, say, warn
-from recipes.data.samples.inputs import check_token_ids
+from recipes.data.samples.inputs import chat_template_of, check_files, check_token_ids
 from recipes.errors import UserError
 from recipes.evaluation.tasks import check_training_tasks
+from recipes.files import atomic_write
 from recipes.parallel.first_rank import close_process_group, decided_by_first_rank
 from recipes.plan.memory_check import check_memory
 from recipes.plan.opening import opening
@@ -140,6 +141,9 @@ def _prepare(
         set_aside_newer(directory.checkpoints, checkpoint)
         forget_missing_best(directory.checkpoints)
     directory.record(resolved_yaml(config))
+    if config.data.conversations:
+        with atomic_write(directory.chat_template) as file:
+            file.write(chat_template_of(check_files(config.data)).encode())
     shared = finished_checkpoints(directory.checkpoints)
     return Start(
         checkpoint,

@@ -17,7 +17,8 @@ from recipes.checkpoint.save.disk import failure_of
 from recipes.checkpoint.save.publish import discard_partial, new_partial
 from recipes.checkpoint.save.ranks import raise_together
 from recipes.checkpoint.save.sharded_save import write_sharded
-from recipes.data.tokenizer.file_names import HUGGING_FACE, TOKENIZER_MODEL
+from recipes.checkpoint.stored.stored_tokenizer import BESIDE
+from recipes.data.tokenizer.file_names import CHAT_TEMPLATE, HUGGING_FACE, TOKENIZER_MODEL
 from recipes.data.tokenizer.tokenizer_files import library_of, read_tokenizer_files
 
 WEIGHTS_DIR = "model_weights"
@@ -32,11 +33,18 @@ def new_tokenizer_name(tokenizer_file: Path) -> str:
     return f"{uuid.uuid4().hex}_{TOKENIZER_MODEL if tokenizer_file.is_dir() else tokenizer_file.name}"
 
 
-def save_nemo(path: Path, gpt: GPTModel, config: dict[str, Any], tokenizer_file: Path) -> None:
+def save_nemo(
+    path: Path,
+    gpt: GPTModel,
+    config: dict[str, Any],
+    tokenizer_file: Path,
+    chat_template: str | None = None,
+) -> None:
     """Writes a .nemo from the parts that all ranks hold; the file appears complete or not at all.
 
     ``config`` names the tokenizer as ``nemo:<name>``; it is stored under that name. ``tokenizer_file`` is
-    what :func:`~recipes.data.tokenizer.load_tokenizer` loads.
+    what :func:`~recipes.data.tokenizer.load_tokenizer` loads; with ``chat_template``, the model's is stored
+    with it.
     """
     advice = "nothing was left behind, checkpoints are untouched"
     staging = new_partial(path, advice, WEIGHTS_DIR)
@@ -45,7 +53,12 @@ def save_nemo(path: Path, gpt: GPTModel, config: dict[str, Any], tokenizer_file:
         layers = config["num_layers"] if config["target"] == CLASSIC_TARGET else 0
         make_classic(staging / WEIGHTS_DIR, extra_state_keys(KEY_PREFIX, layers))
         (staging / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        stored = read_tokenizer_files(tokenizer_file).stored_as(stored_tokenizer_name(config["tokenizer"]))
+        name = stored_tokenizer_name(config["tokenizer"])
+        files = read_tokenizer_files(tokenizer_file)
+        stored = files.stored_as(name)
+        if chat_template is not None:
+            folder = name if files.library == HUGGING_FACE else BESIDE
+            stored[f"{folder}/{CHAT_TEMPLATE}"] = chat_template.encode()
         for name, content in stored.items():
             (staging / name).parent.mkdir(exist_ok=True)
             (staging / name).write_bytes(content)

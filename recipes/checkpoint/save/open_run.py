@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,12 +15,14 @@ from recipes.checkpoint.save.held import hold
 from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, verify
 from recipes.checkpoint.stored.description import described_model
 from recipes.checkpoint.stored.stored_model import StoredModel
-from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer, tokenizer_on_disk
+from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer, blob_of, tokenizer_on_disk
 from recipes.data.samples.document_start import DocumentStart, document_start_of
 from recipes.data.samples.indexed import read_sidecar
 from recipes.data.samples.source_files import find_prefixes
+from recipes.data.tokenizer.file_names import HUGGING_FACE
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
+from recipes.run_directory import CHAT_TEMPLATE
 
 CHECKPOINTS = "checkpoints"
 RUN_CONFIG = "config.yaml"
@@ -46,7 +49,8 @@ def open_training(path: Path, files: Files, verify_files: bool) -> StoredModel |
         raise UserError(f"{step}: its common.pt describes no model")
 
     # Resolved: the relative path "step_00001000" has no parents by name.
-    run = run_config(step.resolve().parent.parent)
+    directory = step.resolve().parent.parent
+    run = run_config(directory)
 
     def describe(_: int, rows: int) -> ModelConfig:
         return described_model(config["model"], rows)
@@ -58,7 +62,7 @@ def open_training(path: Path, files: Files, verify_files: bool) -> StoredModel |
         kind=f"this project's training checkpoint, step {common.get('global_step')}, {weights.layout}",
         config={"recipes": {**config, **_document_start(run)}},
         tensors=weights.tensors,
-        tokenizer=_tokenizer(run),
+        tokenizer=_tokenizer(run, directory / CHAT_TEMPLATE),
         describe=describe,
         files=weights.files,
         skipped=weights.skipped,
@@ -99,11 +103,20 @@ def run_config(run: Path) -> dict[str, Any]:
     return read_yaml(blob) if blob is not None else {}
 
 
-def _tokenizer(run: dict[str, Any]) -> StoredTokenizer:
-    """The file that the run's configuration names; it is the user's own run, so the path is followed."""
+def _tokenizer(run: dict[str, Any], chat_template: Path) -> StoredTokenizer:
+    """The file that the run's configuration names; it is the user's own run, so the path is followed.
+
+    The run's own chat template, if it has one, goes before the tokenizer's.
+    """
     section = run.get("tokenizer")
     name = str(section.get("model") or "") if isinstance(section, dict) else ""
-    return tokenizer_on_disk(name) if name else StoredTokenizer("sentencepiece", name, {})
+    found = tokenizer_on_disk(name) if name else StoredTokenizer("sentencepiece", name, {})
+    if not chat_template.is_file():
+        return found
+    own = {chat_template.name: blob_of(chat_template)}
+    if found.library == HUGGING_FACE:
+        return replace(found, blobs={**found.blobs, **own})
+    return replace(found, beside=own)
 
 
 def _document_start(run: dict[str, Any]) -> dict[str, DocumentStart]:

@@ -55,22 +55,51 @@ def write_index(config: DecontaminationConfig, folder: Path) -> dict[str, int]:
     Returns:
         The number of distinct n-grams of each table; 0 if every row is shorter than `n_grams` words.
     """
-    assert config.mirror is not None
     counts = {}
-    hash_of, words = create_hash_func(HASHES), ComparedWords()
-    for entry in selected_entries(config):
-        hashes = {
-            hash_of(" ".join(n_gram))
-            for text in _rows(split_file(Path(config.mirror), entry), config.ignore_fields)
-            # Documents are NFC, which decomposes letters with a nukta; benchmarks come in either form.
-            for n_gram in ngrams(words.word_tokenize(simplify_text(nfc(text), NORMALISATION)), config.n_grams)
-        }
+    for entry, hashes in _hashes(config):
         counts[entry] = len(hashes)
         path = folder / f"{entry}.index.hashes"
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as stream:
             stream.write(np.array(sorted(hashes), dtype=HASHES.np_descr).tobytes())
     return counts
+
+
+class BenchmarkText:
+    """Finds in a text what a benchmark's table has word for word.
+
+    Args:
+        config: the mirror, and how many words in a row have to be equal.
+    """
+
+    def __init__(self, config: DecontaminationConfig) -> None:
+        self.n_grams = config.n_grams
+        self._hash_of, self._words = create_hash_func(HASHES), ComparedWords()
+        self._tables = {number: entry for entry, hashes in _hashes(config) for number in hashes}
+
+    def table_of(self, text: str) -> str | None:
+        """The first table that has words of the text; None: there is none."""
+        words = self._words.word_tokenize(simplify_text(nfc(text), NORMALISATION))
+        found = (self._tables.get(self._hash_of(" ".join(words))) for words in ngrams(words, self.n_grams))
+        return next((entry for entry in found if entry is not None), None)
+
+
+def _hashes(config: DecontaminationConfig) -> Iterator[tuple[str, set[int]]]:
+    """The n-grams of each benchmark table."""
+    assert config.mirror is not None
+    hash_of, words = create_hash_func(HASHES), ComparedWords()
+    for entry in selected_entries(config):
+        yield (
+            entry,
+            {
+                hash_of(" ".join(n_gram))
+                for text in _rows(split_file(Path(config.mirror), entry), config.ignore_fields)
+                # Documents are NFC, which decomposes letters with a nukta; benchmarks come in either form.
+                for n_gram in ngrams(
+                    words.word_tokenize(simplify_text(nfc(text), NORMALISATION)), config.n_grams
+                )
+            },
+        )
 
 
 def _rows(path: Path, ignored: list[str]) -> Iterator[str]:

@@ -10,11 +10,11 @@ sample and goes on where each source stood.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -44,6 +44,23 @@ class DatasetTokenizer:
         self.eod = tokenizer.eos_id
         self.vocab_size = None  # The type of the stored ids is read off the .idx file.
         self.unique_identifiers = {"sha256": tokenizer.sha256, "content": content}
+
+
+class Source(Protocol):
+    """An endless row of epochs of samples."""
+
+    path: str
+
+    def __len__(self) -> int:
+        """Samples per epoch, the same in each."""
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]: ...
+
+    def documents(self, index: int) -> list[int]:
+        """Those of which a sample has tokens, by their place in the source's files."""
+
+    def build_epochs(self, first: int, last: int) -> None:
+        """Gets these epochs ready; all ranks call it."""
 
 
 class BlendSource:
@@ -148,7 +165,7 @@ class Blend(Dataset):
     ``sources`` may be left out by those who only want to know the order.
     """
 
-    def __init__(self, state: BlendState, size: int, sources: dict[str, BlendSource] | None = None) -> None:
+    def __init__(self, state: BlendState, size: int, sources: Mapping[str, Source] | None = None) -> None:
         self.state = state
         self.names = [name for name, weight in state.weights.items() if weight > 0]
         self.sources = sources or {}
@@ -214,7 +231,7 @@ class RunBlend(Dataset):
 
     def __init__(
         self,
-        sources: dict[str, BlendSource],
+        sources: Mapping[str, Source],
         stretches: list[tuple[BlendState, int]],
         skip: Skip | None = None,
     ) -> None:

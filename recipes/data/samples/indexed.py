@@ -60,6 +60,12 @@ class Sidecar:
     """Per input file: `path`, `bytes`, `sha256`."""
     bin_sha256: str | None = None
     idx_sha256: str | None = None
+    answers_sha256: str | None = None
+    """Of PREFIX.answers, which only conversations have: a byte for each token, 1 if the assistant says it."""
+    answer_tokens: int | None = None
+    """So many the assistant says."""
+    chat_template: str | None = None
+    """The template by which conversations became text."""
 
     def to_json(self) -> str:
         """The content of PREFIX.json."""
@@ -76,6 +82,11 @@ def bin_path(prefix: str | Path) -> Path:
 def idx_path(prefix: str | Path) -> Path:
     """PREFIX.idx."""
     return Path(f"{prefix}.idx")
+
+
+def answers_path(prefix: str | Path) -> Path:
+    """PREFIX.answers."""
+    return Path(f"{prefix}.answers")
 
 
 def sidecar_path(prefix: str | Path) -> Path:
@@ -202,6 +213,8 @@ def check_prefix(prefix: str | Path) -> Sidecar:
         return found
     _check_size(bin_path(prefix), sidecar.bin_bytes)
     _check_size(idx_path(prefix), sidecar.idx_bytes)
+    if sidecar.answers_sha256 is not None:
+        _check_size(answers_path(prefix), sidecar.tokens)
     found = _read_index(idx_path(prefix), prefix, read_lengths=False)
     if (found.documents, found.dtype) != (sidecar.documents, sidecar.dtype):
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from recipes.checks import hub_hint, refuse
@@ -9,7 +10,7 @@ from recipes.config.data_schema import DataConfig
 from recipes.config.phases import sources_in_use
 from recipes.config.schema import PretrainConfig
 from recipes.data.samples.content import largest_id
-from recipes.data.samples.indexed import DocumentReader, bin_path, idx_path, sidecar_path
+from recipes.data.samples.indexed import DocumentReader, Sidecar, bin_path, idx_path, sidecar_path
 from recipes.data.samples.source_files import SourceFiles, open_source, shown_path
 from recipes.data.tokenizer import TextTokenizer, load_tokenizer
 from recipes.errors import UserError
@@ -24,7 +25,9 @@ def check_inputs(config: PretrainConfig) -> TextTokenizer:
     """
     sources = check_files(config.data)
     tokenizer = check_tokenizer(config, sources)
-    if config.data.reset_attention_mask:
+    if config.data.conversations:
+        chat_template_of(sources)
+    elif config.data.reset_attention_mask:
         _check_document_ends(sources, tokenizer)
     return tokenizer
 
@@ -63,9 +66,36 @@ def check_files(data: DataConfig) -> dict[str, SourceFiles]:
             raise UserError(f"{key}={shown_path(path)}: {error}") from None
     for key, source in sources.items():
         needed = data.seq_length + 1
+        if _holds_conversations(key, source, data.conversations):
+            continue
         if source.tokens < needed:
             refuse(key, source.path, f"holds {source.tokens:,} tokens, one sample needs {needed:,}; add text")
     return sources
+
+
+def _holds_conversations(key: str, source: SourceFiles, wanted: bool) -> bool:
+    """Whether that is what it holds; refuses anything else than what is wanted."""
+    for file in source.files:
+        if (file.answers_sha256 is not None) != wanted:
+            what = "is not by tools.prepare_chats" if wanted else "holds conversations"
+            refuse(key, file.prefix, f"{what}, and data.conversations={str(wanted).lower()}")
+    return wanted
+
+
+def chat_template_of(sources: Mapping[str, SourceFiles]) -> str:
+    """The template that all conversations were written by: it is stored with the model.
+
+    Raises:
+        UserError: there are several.
+    """
+    first: Sidecar | None = None
+    for key, source in sources.items():
+        for file in source.files:
+            first = first or file
+            if file.chat_template != first.chat_template:
+                refuse(key, file.prefix, f"was written by another chat template than {first.prefix}")
+    assert first is not None and first.chat_template is not None
+    return first.chat_template
 
 
 def check_token_ids(config: PretrainConfig, cache_dir: Path) -> None:

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from recipes.config.data_schema import DataConfig
 from recipes.config.phases import plan_phases, sources_in_use
 from recipes.config.schema import PretrainConfig
-from recipes.data.samples.blend import BlendSource, BlendState, RunBlend, stretches_of
+from recipes.data.samples.blend import BlendSource, BlendState, RunBlend, Source, stretches_of
+from recipes.data.samples.chats import ChatSource, HeldOutChats
 from recipes.data.samples.skip import Skip
 from recipes.data.samples.worker_signals import heed_only_the_trainer, held_back
 from recipes.data.tokenizer import TextTokenizer
@@ -93,27 +94,31 @@ def collate(fields: Iterable[str], samples: list[dict[str, Tensor]]) -> dict[str
     return {field: torch.stack([sample[field] for sample in samples]) for field in fields}
 
 
-def training_sources(
-    config: PretrainConfig, tokenizer: TextTokenizer, cache_dir: Path
-) -> dict[str, BlendSource]:
+def training_sources(config: PretrainConfig, tokenizer: TextTokenizer, cache_dir: Path) -> dict[str, Source]:
     """The configured sources that some phase draws from, by name."""
+    data = config.data
+    if data.conversations:
+        return {
+            name: ChatSource(data.train[name].path, tokenizer, data, config.seed)
+            for name in sources_in_use(data)
+        }
     return {
         name: BlendSource(
-            config.data.train[name].path,
+            data.train[name].path,
             tokenizer,
             seed=config.seed,
-            seq_length=config.data.seq_length,
-            eod_mask_loss=config.data.eod_mask_loss,
-            reset_attention_mask=config.data.reset_attention_mask,
+            seq_length=data.seq_length,
+            eod_mask_loss=data.eod_mask_loss,
+            reset_attention_mask=data.reset_attention_mask,
             cache_dir=cache_dir,
         )
-        for name in sources_in_use(config.data)
+        for name in sources_in_use(data)
     }
 
 
 def training_loader(
     config: PretrainConfig,
-    sources: dict[str, BlendSource],
+    sources: dict[str, Source],
     saved: BlendState | None,
     *,
     first_step: int,
@@ -155,17 +160,7 @@ def validation_loader(
     data_parallel_size: int,
 ) -> DataLoader[dict[str, Tensor]]:
     """The held-out set at ``prefix``, or its first ``limit_val_batches`` global batches."""
-    source = BlendSource(
-        prefix,
-        tokenizer,
-        seed=config.seed,
-        seq_length=config.data.seq_length,
-        eod_mask_loss=config.data.eod_mask_loss,
-        reset_attention_mask=config.data.reset_attention_mask,
-        cache_dir=cache_dir,
-        split=Split.valid,
-    )
-    held_out = HeldOut(source)
+    held_out = _held_out(config, prefix, tokenizer, cache_dir)
     steps = -(-len(held_out) // config.trainer.global_batch_size)
     sampler = StepSampler(
         0,
@@ -176,6 +171,25 @@ def validation_loader(
         data_parallel_size=data_parallel_size,
     )
     return _loader(held_out, sampler, fields_of(config.data), num_workers=0)
+
+
+def _held_out(
+    config: PretrainConfig, prefix: str, tokenizer: TextTokenizer, cache_dir: Path
+) -> HeldOut | HeldOutChats:
+    data = config.data
+    if data.conversations:
+        return HeldOutChats(ChatSource(prefix, tokenizer, data, config.seed))
+    source = BlendSource(
+        prefix,
+        tokenizer,
+        seed=config.seed,
+        seq_length=data.seq_length,
+        eod_mask_loss=data.eod_mask_loss,
+        reset_attention_mask=data.reset_attention_mask,
+        cache_dir=cache_dir,
+        split=Split.valid,
+    )
+    return HeldOut(source)
 
 
 def _loader(

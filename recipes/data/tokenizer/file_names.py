@@ -7,4 +7,5 @@ TOKENIZER_JSON = "tokenizer.json"
 # What may name tokens that a Hugging Face tokenizer's vocabulary does not have.
 NAMING_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # Of a Hugging Face tokenizer, tokenizer.json decides; the others name tokens or are carried along.
-HUGGING_FACE_FILES = (TOKENIZER_JSON, *NAMING_FILES, "generation_config.json", "chat_template.jinja")
+CHAT_TEMPLATE = "chat_template.jinja"
+HUGGING_FACE_FILES = (TOKENIZER_JSON, *NAMING_FILES, "generation_config.json", CHAT_TEMPLATE)
