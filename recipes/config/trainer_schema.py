@@ -46,9 +46,10 @@ class CheckpointConfig:
     background: then, and in a thread as soon as they are written, so that a damaged checkpoint is set aside
     while an older one is still there. size: never, but their sizes before a run continues, since reading the
     state of a large model twice takes minutes."""
-    async_save: bool = False
+    async_save: bool | str = "auto"
     """Write a checkpoint while training continues: a step's state is copied to host memory (as much as the
-    checkpoint's size), and a thread writes it. Saves at the end or on a signal are waited for."""
+    checkpoint's size), and a thread writes it. auto: on a GPU; on a CPU the thread would take training's own
+    cores. Saves at the end or on a signal are waited for."""
     local: LocalCheckpointConfig = field(default_factory=LocalCheckpointConfig)
 
     @property

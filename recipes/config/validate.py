@@ -139,6 +139,8 @@ def validate_checkpoint(checkpoint: CheckpointConfig, valid_every: int | None, h
     if checkpoint.every_minutes is not None:
         positive(f"{key}.every_minutes", checkpoint.every_minutes)
     positive(f"{key}.keep_last", checkpoint.keep_last)
+    if checkpoint.async_save not in (True, False, "auto"):
+        refuse(f"{key}.async_save", checkpoint.async_save, "must be true, false or auto")
     one_of(f"{key}.verify", checkpoint.verify, ("start", "background", "size"))
     not_negative(f"{key}.keep_best", checkpoint.keep_best)
     if every is None:
@@ -148,7 +150,7 @@ def validate_checkpoint(checkpoint: CheckpointConfig, valid_every: int | None, h
                 checkpoint.keep_every_n_steps,
                 f"would be ignored: set {key}.every_n_steps",
             )
-        if checkpoint.async_save and checkpoint.every_minutes is None:
+        if checkpoint.async_save is True and checkpoint.every_minutes is None:
             refuse(f"{key}.async_save", True, f"would be ignored: set {key}.every_n_steps or every_minutes")
     elif checkpoint.keep_every_n_steps is not None:
         positive(f"{key}.keep_every_n_steps", checkpoint.keep_every_n_steps)

@@ -113,6 +113,8 @@ def _prepare(
             unchanged, including config.yaml, which is needed to read old checkpoints.
     """
     lock.acquire()
+    if local is not None and _step_of(local) >= steps:
+        local = None  # A shorter run is asked for, and only shared checkpoints stand for a finished one.
     checkpoint = local or _checkpoint_to_resume(config, directory)
     done = _step_of(checkpoint) if checkpoint else 0
     consumed_tokens = check_resume(config, checkpoint) if checkpoint else 0

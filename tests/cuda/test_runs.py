@@ -33,5 +33,10 @@ def test_asynchronous_saves_are_the_same(family: str, tiny_data: TinyData, tmp_p
     device_runs.assert_asynchronous_saves_are_the_same(tiny_data, tmp_path, family, 8)
 
 
+@pytest.mark.parametrize("family", ["tiny", "tiny_nano_hindi"])
+def test_goes_on_from_a_local_checkpoint(family: str, tiny_data: TinyData, tmp_path: Path) -> None:
+    device_runs.assert_local_checkpoints_resume(tiny_data, tmp_path, family, 8, 1e-3)
+
+
 def test_completes_as_the_cpu(tiny_data: TinyData, tmp_path: Path) -> None:
     device_runs.assert_completes_as_the_cpu(tiny_data, tmp_path, 40)

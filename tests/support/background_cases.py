@@ -117,6 +117,35 @@ def metrics_refused_case(overrides: list[str], step: int) -> tuple[Outcome, bool
     return outcome, any(thread.name == WRITER for thread in threading.enumerate())
 
 
+def counted_case(overrides: list[str]) -> tuple[Outcome, int, list[int]]:
+    """A run; how often its configuration was written out for a hash; and at each of megatron-core's searches
+    for garbage in a save, how many objects were left out.
+    """
+    import gc
+
+    from recipes.parallel import cpu_stand_in
+
+    cpu_stand_in.install()
+    from recipes.training import strategy
+
+    hashed, left_out = 0, []
+    original, collect = strategy.config_sha256, gc.collect
+
+    def config_sha256(config: Any) -> str:
+        nonlocal hashed
+        hashed += 1
+        return original(config)
+
+    def counted(*args: int) -> int:
+        if sys._getframe(1).f_globals["__name__"].endswith("distrib_optimizer"):
+            left_out.append(gc.get_freeze_count())
+        return collect(*args)
+
+    with replaced(strategy, "config_sha256", config_sha256), replaced(gc, "collect", counted):
+        outcome = run_case(overrides)
+    return outcome, hashed, left_out
+
+
 def limited_case(overrides: list[str], rank: int, limit: int) -> Outcome:
     """A run in which no file of one rank may grow beyond so many bytes."""
     return run_case(overrides, limit if os.environ["RANK"] == str(rank) else None)

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader
 
 from recipes.checkpoint.save.manifest import finished_checkpoints, verify
+from recipes.training.faults import VARIABLE
 from tests.support.cases import completions
 from tests.support.corpus import TinyData
 from tests.support.paths import ROOT
@@ -141,6 +144,28 @@ def assert_asynchronous_saves_are_the_same(data: TinyData, output_dir: Path, fam
         assert ours == theirs
         contents.add(ours["__0_0.distcp"]["sha256"])
     assert len(contents) == steps // 2, "training does change the state"
+
+
+@deterministic()
+def assert_local_checkpoints_resume(
+    data: TinyData, output_dir: Path, family: str, steps: int, tolerance: float
+) -> None:
+    """Losses of a run that breaks off and goes on from a local checkpoint: there is no other."""
+    from recipes.training.callbacks.faults import InjectedError
+
+    more = [
+        *FAMILIES[family],
+        f"trainer.checkpoint.local.directory={output_dir / 'disk'}",
+        "trainer.checkpoint.local.every_n_steps=2",
+    ]
+    whole = finished(data, output_dir, "whole", steps, *more)
+    with patch.dict(os.environ, {VARIABLE: f"exception:step={steps}"}), suppress(InjectedError):
+        finished(data, output_dir, "run", steps, *more)
+    assert not finished_checkpoints(output_dir / "run" / "checkpoints")
+    resumed = finished(data, output_dir, "run", steps, *more)
+    assert [record["step"] > 0 for record in resumed.metrics if record.get("event") == "resumed"] == [True]
+    worst = max(abs(resumed.losses[step] / loss - 1) for step, loss in whole.losses.items())
+    assert worst <= tolerance, worst
 
 
 def assert_completes_as_the_cpu(data: TinyData, output_dir: Path, steps: int) -> None:

@@ -16,6 +16,7 @@ CASES: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
     "precisions": (device_runs.assert_bf16_learns_as_fp32, ("tiny_param_moe", 10)),
     "recomputation": (device_runs.assert_recomputation_changes_nothing, ("tiny", 4, 0.0)),
     "resume": (device_runs.assert_resumed_is_uninterrupted, ("tiny_param2_moe", 4, 0.0)),
+    "local": (device_runs.assert_local_checkpoints_resume, ("tiny_nano_hindi", 8, 0.0)),
     "asynchronous": (device_runs.assert_asynchronous_saves_are_the_same, ("tiny", 4)),
 }
 

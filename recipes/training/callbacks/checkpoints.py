@@ -46,6 +46,8 @@ class Checkpoints(Callback):
         self.metrics = metrics
         self.config, self.directory, self.stop = config.trainer.checkpoint, directory, stop
         self.valid_every = config.trainer.val_check_interval if config.data.valid else None
+        setting = self.config.async_save
+        self.in_background = torch.cuda.is_available() if setting == "auto" else bool(setting)
         bf16 = uses_bf16(config, on_cuda=torch.cuda.is_available())
         self.size = checkpoint_bytes(config.model, config.optim, bf16=bf16)
         self.saved_step = self.published_step = -1 if shared_step is None else shared_step
@@ -110,7 +112,7 @@ class Checkpoints(Callback):
         """Saves unless the step was skipped: if all are from now on, no older checkpoint must give way."""
         self.metrics.check_all()
         if not self.metrics.skipped.in_a_row:
-            self.save(trainer, in_background=self.config.async_save)
+            self.save(trainer, in_background=self.in_background)
 
     def save(self, trainer: Trainer, *, in_background: bool = False) -> None:
         """Writes the current step's checkpoint, or starts to, unless it is already saved."""
@@ -184,7 +186,7 @@ class Checkpoints(Callback):
         if not trainer.is_global_zero:
             return
         took = time.monotonic() - self.started
-        stall = f", training stood still for {self.stall_s:.1f} s" if self.config.async_save else ""
+        stall = f", training stood still for {self.stall_s:.1f} s" if self.in_background else ""
         say(f"saved  {path} in {duration(took)}{stall}")
         if self.config.verify == "background":
             self._end_verification(trainer, wait=True)

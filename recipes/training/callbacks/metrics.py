@@ -43,6 +43,7 @@ class Metrics(Callback):
         pauses = {
             "validation": config.trainer.val_check_interval,
             "save": config.trainer.checkpoint.every_n_steps,
+            "local save": config.trainer.checkpoint.local.every_n_steps,
             "samples": config.trainer.samples.every_n_steps,
             "evaluation": config.trainer.evaluation.every_n_steps,
         }
