@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.console import quiet_libraries
 from recipes.counts import count
 from recipes.errors import UserError
 
@@ -27,6 +28,9 @@ examples:
 
   # goodput and the best checkpoint interval if something fails every 6 hours
   python -m tools.plan experiment=param1_2p9b cluster=shakti_512xh100 --simulate-failures 6h
+
+  # time a few steps on this machine first
+  python -m tools.plan experiment=param1_2p9b cluster=one_h200 trainer.global_batch_size=16 --measure
 
 Arguments are those of recipes.pretrain, and cluster=NAME with cluster.KEY=VALUE. Processes are as many as the
 cluster has GPUs. docs/plan-a-run.md says how the figures are made and how far they are from measured ones.
@@ -50,9 +54,12 @@ def main() -> None:
     parser.add_argument(
         "--recovery-time", metavar="TIME", help="from a failure to the next step (default: 5m)"
     )
+    parser.add_argument("--measure", action="store_true", help="first time some steps on this machine")
     options = parser.parse_intermixed_args()
     _check(options)
     config, cluster = described(options.overrides)
+    if options.measure:
+        cluster = _measured(config, cluster)
     if options.search:
         _search(config, cluster, options)
     else:
@@ -69,6 +76,24 @@ def _check(options: Namespace) -> None:
                 raise UserError(f"{flag}={value}: would be ignored: add --simulate-failures MTBF")
     elif options.search:
         raise UserError("--search: does not go with --simulate-failures, which is about one layout")
+
+
+def _measured(config: PretrainConfig, cluster: ClusterConfig) -> ClusterConfig:
+    """The cluster as this machine's GPU says it is; what was measured goes to standard error."""
+    from recipes.plan.machine import free_bytes, this_machines_device
+    from recipes.plan.measured import STEPS, calibrated, measurable, measured_of, measured_text
+    from recipes.plan.run_plan import plan_run
+
+    plan_run(config, cluster)  # What is impossible is refused before anything is measured.
+    device = this_machines_device()
+    small = measurable(config, device, free_bytes(device, 0))
+    quiet_libraries()
+    from recipes.training.bare_step import time_steps
+
+    found = measured_of(small, device, time_steps(small, STEPS))
+    fitted = calibrated(found, cluster)
+    print(measured_text(found, config, fitted), file=sys.stderr, flush=True)
+    return fitted or cluster
 
 
 def _plan(config: PretrainConfig, cluster: ClusterConfig, options: Namespace) -> None:

@@ -34,40 +34,14 @@ from recipes.config.validate import validate_pretrain
 from recipes.config.world import World
 from recipes.errors import UserError
 from recipes.families.model_config import num_query_groups
-from recipes.model.build import build_gpt_model
-from recipes.model.init import initialize_weights
-from recipes.parallel.setup import device_of, init_model_parallel, init_process_group, resolve_dtype
+from recipes.parallel.setup import device_of, init_process_group, resolve_dtype
 from recipes.plan.accounting import flops_per_token
+from recipes.training.bare_step import BareStep, bare_step
 from recipes.training.callbacks.metrics import known_peak_flops
-from recipes.training.cuda_graph import step_of, stream_for_training
-from recipes.training.engine import build_engine
-
-Step = Callable[[Tensor], None]
-"""One optimizer step over ``[global batch, s + 1]`` tokens."""
+from recipes.training.cuda_graph import stream_for_training
 
 
-def our_step(config: PretrainConfig) -> Step:
-    """Model, DDP, schedule and optimizer as recipes.pretrain uses them."""
-    init_model_parallel(config.parallel, config.seed)
-    dtype = resolve_dtype(config.trainer.precision)
-    gpt = build_gpt_model(config.model, config.parallel, dtype)
-    initialize_weights(gpt, config.model, config.seed)
-    gpt.to(device_of(World()))
-    halves = step_of(build_engine(gpt, config, dtype), config, device_of(World()))
-
-    def step(tokens: Tensor) -> None:
-        batch = {
-            "tokens": tokens[:, :-1].contiguous(),
-            "labels": tokens[:, 1:].contiguous(),
-            "loss_mask": torch.ones(tokens[:, 1:].shape, device=tokens.device),
-        }
-        halves.gradients(batch)
-        halves.update()
-
-    return step
-
-
-def transformers_step(config: PretrainConfig, compiled: bool) -> Step:
+def transformers_step(config: PretrainConfig, compiled: bool) -> BareStep:
     """LlamaForCausalLM of the same shapes with PyTorch's fused AdamW."""
     from transformers import LlamaForCausalLM
 
@@ -93,7 +67,7 @@ def transformers_step(config: PretrainConfig, compiled: bool) -> Step:
     return _plain_step(config, forward, [optimizer], list(llama.parameters()))
 
 
-def nanochat_step(config: PretrainConfig, compiled: bool, checkout: str) -> Step:
+def nanochat_step(config: PretrainConfig, compiled: bool, checkout: str) -> BareStep:
     """nanochat's GPT and its own optimizers."""
     sys.path.insert(0, checkout)
     nanochat = importlib.import_module("nanochat.gpt")
@@ -130,7 +104,7 @@ def _plain_step(
     loss_of: Callable[[Tensor], Tensor],
     optimizers: list[torch.optim.Optimizer],
     clipped: list[Tensor],
-) -> Step:
+) -> BareStep:
     size = config.trainer.micro_batch_size
 
     def step(tokens: Tensor) -> None:
@@ -163,7 +137,12 @@ class Measured:
 
 
 def measure(
-    measured: Measured, build: Callable[[], Step], batches: dict[int, Tensor], warm_up: int, *, profile: bool
+    measured: Measured,
+    build: Callable[[], BareStep],
+    batches: dict[int, Tensor],
+    warm_up: int,
+    *,
+    profile: bool,
 ) -> None:
     """A turn: builds the model, and takes steps of each number of micro-batches; profiles one of the last."""
     started = time.perf_counter()
@@ -198,7 +177,7 @@ def run(options: argparse.Namespace) -> None:
     validate_pretrain(config)
     if options.against == "nanochat" and not options.checkout:
         raise UserError("--against nanochat: give its checkout with --checkout PATH")
-    builders: dict[str, Callable[[], Step]] = {"ours": lambda: our_step(config)}
+    builders: dict[str, Callable[[], BareStep]] = {"ours": lambda: bare_step(config)}
     if options.against == "transformers":
         builders["transformers"] = lambda: transformers_step(config, options.compile)
     elif options.against == "nanochat":
