@@ -66,7 +66,7 @@ def _as_text(found: RunDifferences, names: list[str]) -> list[str]:
         lines.append(f"{title}:" if changes else f"{title}: the same")
         if changes:
             rows = [[change.key, _shown(change.first), _shown(change.second)] for change in changes]
-            lines += [*markdown_table(["", *names], rows), ""]
+            lines += [*markdown_table(["", *names], rows, texts=3), ""]
     if free:
         lines.append(f"settings that figures do not depend on: {', '.join(free)} differ")
     if not found.curves:

@@ -95,43 +95,125 @@ def write_data(directory: Path) -> None:
             preprocess([text], directory / "tokenizer.model", directory / f"{part}_{language}")
 
 
+def with_callback(config: PretrainConfig, name: str, callback: Callback) -> None:
+    """A run of recipes.pretrain with one more callback, the last."""
+    trainer_of = training._trainer
+
+    def with_one_more(*args: Any) -> Any:
+        trainer: Any = trainer_of(*args)
+        trainer.callbacks.append(callback)
+        return trainer
+
+    with patch.object(training, "_trainer", with_one_more):
+        pretrain(dataclasses.replace(config, name=name))
+
+
 def recipes_steps(config: PretrainConfig, name: str) -> list[float]:
     """Seconds per step of recipes.pretrain."""
     clock = StepClock()
-    trainer_of = training._trainer
-
-    def with_clock(*args: Any) -> Any:
-        trainer: Any = trainer_of(*args)
-        trainer.callbacks.append(clock)
-        return trainer
-
-    with patch.object(training, "_trainer", with_clock):
-        pretrain(dataclasses.replace(config, name=name))
+    with_callback(config, name, clock)
     return clock.steps()
+
+
+class BareLoop:
+    """The shortest megatron-core loop: batches are in memory, nothing is logged. Process groups exist."""
+
+    def __init__(self, config: PretrainConfig, device: torch.device) -> None:
+        dtype = resolve_dtype(config.trainer.precision)
+        gpt = build_gpt_model(config.model, config.parallel, dtype).to(device)
+        initialize_weights(gpt, config.model, config.seed)
+        self.halves = step_of(build_engine(gpt, config, dtype), config, device)
+        samples, length = config.trainer.global_batch_size, config.data.seq_length
+        self.tokens = torch.randint(0, config.model.vocab_size, (16, samples, length + 1), device=device)
+        self.loss_mask = torch.ones(samples, length, device=device)
+        self.done = 0
+
+    def step(self) -> None:
+        batch = self.tokens[self.done % 16]
+        inputs = {"tokens": batch[:, :-1].contiguous(), "labels": batch[:, 1:].contiguous()}
+        self.halves.gradients({**inputs, "loss_mask": self.loss_mask})
+        self.halves.update()
+        self.done += 1
 
 
 def bare_steps(config: PretrainConfig, steps: int) -> list[float]:
-    """Seconds per step of the shortest megatron-core loop: batches are in memory, nothing is logged."""
+    """Seconds per step of the bare loop."""
     world, device = World(), device_of(World())
     init_process_group(world)
     init_model_parallel(config.parallel, config.seed)
-    dtype = resolve_dtype(config.trainer.precision)
-    gpt = build_gpt_model(config.model, config.parallel, dtype).to(device)
-    initialize_weights(gpt, config.model, config.seed)
-    engine = build_engine(gpt, config, dtype)
-    halves = step_of(engine, config, device)
-    samples, length = config.trainer.global_batch_size, config.data.seq_length
-    tokens = torch.randint(0, config.model.vocab_size, (16, samples, length + 1), device=device)
-    loss_mask = torch.ones(samples, length, device=device)
-    clock = StepClock()
-    for step in range(steps + WARM_UP):
-        batch = tokens[step % 16]
-        inputs = {"tokens": batch[:, :-1].contiguous(), "labels": batch[:, 1:].contiguous()}
-        halves.gradients({**inputs, "loss_mask": loss_mask})
-        halves.update()
+    loop, clock = BareLoop(config, device), StepClock()
+    for _ in range(steps + WARM_UP):
+        loop.step()
         clock.step_done()
     training._leave(0)
     return clock.steps()
+
+
+class Paired(Callback):
+    """The last callback of a run: after each of its steps, one of the bare loop, and the times of both."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        self.ours: list[tuple[float, float]] = []
+        """Of each step, seconds by the clock and of this process's threads."""
+        self.bare: list[tuple[float, float]] = []
+
+    def on_train_start(self, *_: Any) -> None:
+        self.loop = BareLoop(self.config, device_of(World()))
+        self.began = _times()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        ended = _times()
+        self.ours.append((ended[0] - self.began[0], ended[1] - self.began[1]))
+        self.loop.step()
+        self.began = _times()
+        self.bare.append((self.began[0] - ended[0], self.began[1] - ended[1]))
+
+    def ratios(self) -> list[tuple[float, float]]:
+        """Ours over bare, by the clock and by the processor, over every so many steps as have one logged."""
+        every = self.config.trainer.log_every_n_steps
+        begins = range(WARM_UP, len(self.ours) - every + 1, every)
+        return [
+            (
+                _sum(self.ours, begin, every, 0) / _sum(self.bare, begin, every, 0),
+                _sum(self.ours, begin, every, 1) / _sum(self.bare, begin, every, 1),
+            )
+            for begin in begins
+        ]
+
+
+def _sum(steps: list[tuple[float, float]], begin: int, count: int, kind: int) -> float:
+    return sum(step[kind] for step in steps[begin : begin + count])
+
+
+def _times() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def run_paired(config: PretrainConfig, name: str, json: Path | None) -> None:
+    """Trains once, with a bare step after each of the run's, and prints the ratios."""
+    paired = Paired(config)
+    with_callback(config, name, paired)
+    ratios = paired.ratios()
+    clock, processor = ([ratio[kind] for ratio in ratios] for kind in (0, 1))
+    seconds = [statistics.mean(step[1] for step in steps[WARM_UP:]) for steps in (paired.ours, paired.bare)]
+    every = config.trainer.log_every_n_steps
+    print(f"recipes  {1000 * seconds[0]:8.1f} ms of the processor per step")
+    print(f"bare     {1000 * seconds[1]:8.1f} ms")
+    print(
+        f"ratio    {statistics.median(clock):8.3f} by the clock, {statistics.median(processor):.3f} by the "
+        f"processor (medians of {len(ratios)} times {every} steps; {min(processor):.3f} to "
+        f"{max(processor):.3f})"
+    )
+    record(
+        json,
+        who="trainer over bare loop, paired",
+        ratio=statistics.median(clock),
+        processor_ratio=statistics.median(processor),
+        windows=len(ratios),
+        trainer_ms=1000 * seconds[0],
+        bare_ms=1000 * seconds[1],
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -141,6 +223,9 @@ def run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         config = prepare(options.data or Path(temporary), options.overrides, options.steps)
         validate_pretrain(config)
+        if options.paired:
+            run_paired(config, f"step_time_{os.getpid()}", options.json)
+            return
         for turn in range(options.turns):
             with stream_for_training(config, World()):
                 bare += bare_steps(config, options.steps)

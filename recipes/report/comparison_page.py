@@ -58,6 +58,21 @@ def write_comparison(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
             runs, "Gradient norm", _training_curve("grad_norm"), note="Before clipping, smoothed."
         ),
         learning_rate=_chart(runs, "Learning rate", _training_curve("lr"), smoothed=False, from_zero=True),
+        parts=[
+            _chart(
+                runs,
+                "Size of the update",
+                _training_curve("update_ratio"),
+                note="2-norm of the change over that of the weights, smoothed.",
+            ),
+            _chart(runs, "Weight norm", _training_curve("weight_norm"), smoothed=False),
+            _chart(
+                runs,
+                "Fullest expert",
+                lambda run: run.parts["moe"].get("max_load", Series()),
+                note="Its tokens over the mean, in the worst layer, smoothed.",
+            ),
+        ],
         benchmarks=charts_of_runs(runs),
         evaluations=_evaluation_tables(runs),
     )
@@ -74,7 +89,12 @@ def _final_figures(runs: Sequence[RunData], sets: Sequence[str]) -> list[list[st
         ["Tokens", *(_shown(run.training["consumed_tokens"].last) for run in runs)],
         *([label, *(_shown(value_of(run)) for run in runs)] for label, value_of in losses.items()),
         ["Tokens/s", *(_shown(tokens_per_second(run)) for run in runs)],
+        [
+            "Tokens/s per device",
+            *(_shown(run.training["tokens_per_second_per_device"].median) for run in runs),
+        ],
         ["MFU", *(_shown(run.training["mfu"].median, _percent) for run in runs)],
+        ["Memory", *(_shown(run.training["memory_bytes"].last, _gibibytes) for run in runs)],
         ["Wall time", *(_shown(wall_time(run), format_duration) for run in runs)],
     ]
     return [line for line in lines if set(line[1:]) != {_NONE}]
@@ -82,6 +102,10 @@ def _final_figures(runs: Sequence[RunData], sets: Sequence[str]) -> list[list[st
 
 def _last_of(name: str, metric: str) -> Callable[[RunData], float | None]:
     return lambda run: run.valid.get(name, {}).get(metric, Series()).last
+
+
+def _gibibytes(size: float) -> str:
+    return f"{size / 2**30:.1f}\u00a0GiB"
 
 
 def _percent(share: float) -> str:

@@ -20,7 +20,22 @@ from recipes.report.evaluation_table import with_figures
 from recipes.run_directory import RunDirectory, read_metrics_log
 
 #: What a training line may carry; each becomes a curve over the steps.
-TRAINING_KEYS = ("loss", "lr", "grad_norm", "tokens_per_second", "mfu", "consumed_tokens", "consumed_samples")
+TRAINING_KEYS = (
+    "loss",
+    "lr",
+    "grad_norm",
+    "weight_norm",
+    "update_ratio",
+    "tokens_per_second",
+    "tokens_per_second_per_device",
+    "mfu",
+    "memory_bytes",
+    "consumed_tokens",
+    "consumed_samples",
+)
+
+#: Figures of parts of the model: "grad_norm.layer_03.mlp", "moe.max_load".
+PART_KEYS = ("grad_norm", "weight_norm", "update_ratio", "moe")
 
 #: A configuration longer than this is cut in the page.
 MAX_CONFIG_CHARS = 200_000
@@ -65,6 +80,8 @@ class RunData:
     training: dict[str, Series]
     #: valid["hi"]["bits_per_byte"] is the curve of "valid.hi.bits_per_byte".
     valid: dict[str, dict[str, Series]]
+    #: parts["grad_norm"]["layer_03.mlp"] is the curve of "grad_norm.layer_03.mlp".
+    parts: dict[str, dict[str, Series]]
     #: benchmarks["boolq"]["acc"] is a curve over tokens, of scores while training;
     #: benchmarks["boolq"]["acc, smoke"] one of scores of checkpoints, from files in evaluation/.
     benchmarks: dict[str, dict[str, Series]]
@@ -127,6 +144,7 @@ def read_run(run_dir: Path) -> RunData:
         name=run_dir.resolve().name,
         training={key: Series() for key in TRAINING_KEYS},
         valid={},
+        parts={key: {} for key in PART_KEYS},
         benchmarks={},
         resumed=_resumed(log.appended),
         non_finite=[],
@@ -197,6 +215,8 @@ def _add_record(run: RunData, record: dict[str, Any]) -> None:
             continue
         if key in run.training:
             run.training[key].add(step, finite)
+        elif (part := key.partition("."))[0] in PART_KEYS and part[2]:
+            run.parts[part[0]].setdefault(part[2], Series()).add(step, finite)
         elif key.startswith("valid."):
             # Set names may hold dots; the metric's name does not.
             name, _, metric = key.removeprefix("valid.").rpartition(".")

@@ -32,6 +32,12 @@ _MAX_COMPLETIONS = 50
 _SHOWN_STEPS = 5  # of those at which a run made samples
 _MAX_TEXT_CHARS = 4_000
 _MAX_MARKS = 200
+_PART_CHARTS = (
+    ("Gradient norm by part", "grad_norm", "Before clipping."),
+    ("Size of the update by part", "update_ratio", "2-norm of the change over that of the weights."),
+    ("Weight norm by part", "weight_norm", ""),
+    ("Experts", "moe", "max_load: tokens of the fullest expert over the mean, in the worst layer."),
+)
 _LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")
 
 
@@ -77,6 +83,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
             run, "Gradient norm", "grad_norm", note="Before clipping.", smoothed=True
         ),
         learning_rate=learning_rate_chart(run),
+        parts=[chart for chart in (_parts(run, *each) for each in _PART_CHARTS) if chart is not None],
         validation=_validation_lines(run),
         benchmarks=charts_of_run(run),
         evaluations=tables_by_tasks(list(run.evaluations.values()), list(run.evaluations)),
@@ -133,6 +140,9 @@ def _tiles(run: RunData) -> list[Tile]:
         tiles.append(
             Tile("Tokens/s", format_number(rate), f"{mfu * 100:.1f}\u00a0% MFU" if mfu else "median")
         )
+    memory = run.training["memory_bytes"].last
+    if memory is not None:
+        tiles.append(Tile("Memory", f"{memory / 2**30:.1f}\u00a0GiB", "first rank, at most"))
     wall = wall_time(run)
     if wall is not None:
         resumes = len(run.resumed)
@@ -197,6 +207,19 @@ def _single_curve(
         raw = Curve("per logged step", points, "raw")
         curves = [raw, Curve("smoothed", smooth(points), COLOURS[0])]
     return _run_chart(run, title, curves, note=note, wide=False, from_zero=from_zero)
+
+
+def _parts(run: RunData, title: str, key: str, note: str) -> LineChart | None:
+    """Curves of parts of the model; of its layers the first, the middle and the last."""
+    parts = run.parts[key]
+    layers = sorted({name.partition(".")[0] for name in parts if name.startswith("layer_")})
+    shown = {layers[place * (len(layers) - 1) // 2] for place in range(3) if layers}
+    names = [name for name in sorted(parts) if "." not in name or name.partition(".")[0] in shown]
+    curves = [
+        Curve(name.replace("_", " ").replace(".", ", "), parts[name].points, css)
+        for name, css in zip(names, [*COLOURS, *(f"{css} dashed" for css in COLOURS)], strict=False)
+    ]
+    return _run_chart(run, title, curves, note=note, wide=False)
 
 
 def _run_chart(run: RunData, title: str, curves: Sequence[Curve], **options: Any) -> LineChart | None:

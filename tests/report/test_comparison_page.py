@@ -44,6 +44,18 @@ def figures(html: str) -> list[list[str]]:
     return [re.findall(">([^<>]*)</td>", line) for line in lines]
 
 
+def test_memory_updates_and_experts_are_compared(tmp_path: Path) -> None:
+    more = {"update_ratio": 1e-3, "weight_norm": 20.0, "memory_bytes": 3 * 2**30, "moe.max_load": 1.2}
+    lines = [training_line(step, tokens_per_second_per_device=2500.0, **more) for step in range(1, 5)]
+    first, second = (make_run(tmp_path / name, list(lines)) for name in "ab")
+    page = Page(write_comparison([first, second]))
+    cells = {name: rest for name, *rest in figures(page.html)}
+    assert cells["Memory"] == ["3.0\u00a0GiB"] * 2 and cells["Tokens/s per device"] == ["2,500"] * 2
+    for title in ("Size of the update", "Weight norm", "Fullest expert"):
+        chart = re.findall(rf'aria-label="{title}">.*?</svg>', page.html, re.S)[0]
+        assert len(re.findall(r'class="line (c\d)"', chart)) == 2
+
+
 def test_ten_runs_have_curves_of_their_own(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / f"r{n}", [training_line(1), training_line(2)]) for n in range(10)]
     html = Page(write_comparison(runs)).html

@@ -136,3 +136,20 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path) -> None:
         write_report(run)
     assert path.read_bytes() == before
     assert sorted(p.name for p in run.iterdir()) == ["metrics.jsonl", "report.html"]
+
+
+def test_parts_of_the_model(tmp_path: Path) -> None:
+    """Of many layers the first, the middle and the last; experts by their own chart."""
+
+    def line(step: int) -> dict[str, object]:
+        names = [f"layer_{layer:02}.{part}" for layer in range(12) for part in ("attention", "mlp")]
+        of_parts = {f"grad_norm.{name}": 0.1 * step for name in (*names, "embedding", "vectors")}
+        return training_line(step, **of_parts, **{"moe.max_load": 1.5, "moe.load.layer_01": [0.5, 1.5]})
+
+    run = make_run(tmp_path / "run", [line(step) for step in range(1, 6)])
+    page = Page(write_report(run))
+    assert "Gradient norm by part" in page.text and "Experts" in page.text
+    assert "Weight norm by part" not in page.text
+    for layer in ("00", "05", "11"):
+        assert f"layer {layer}, attention" in page.text and f"layer {layer}, mlp" in page.text
+    assert "layer 01" not in page.text and "layer 06" not in page.text

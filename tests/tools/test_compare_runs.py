@@ -1,0 +1,94 @@
+"""Where two runs begin to differ."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.paths import ROOT
+from tests.support.report_runs import make_run, training_line
+
+CODE = {"python": "3.11.4", "torch": "2.13.0", "commit": "abc"}
+DATA = {"hi": {"content": "f00d" * 8, "tokens": 1_000_000}}
+CONFIG = "name: a\ntrainer: {max_steps: 40, log_every_n_steps: 1}\noptim: {lr: 0.001}\n"
+
+
+def run_of(path: Path, losses: dict[int, float], config: str = CONFIG, **about: object) -> Path:
+    first = {"event": "first_step", "step": 1, "code": CODE, "data": DATA} | about
+    lines: list[object] = [first, *(training_line(step, loss=loss) for step, loss in losses.items())]
+    return make_run(path, lines, config_yaml=config)
+
+
+def compare(*arguments: str | Path) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "tools.compare_runs", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def losses(*, until: int = 40, other_from: int = 100) -> dict[int, float]:
+    return {step: 5 - step / 100 + (step >= other_from) * 1e-6 * step for step in range(1, until + 1)}
+
+
+def test_the_same_run_twice(tmp_path: Path) -> None:
+    """Under other names, with other intervals; what times say does not count."""
+    first = run_of(tmp_path / "a", losses())
+    config = CONFIG.replace("name: a", "name: b").replace("log_every_n_steps: 1", "log_every_n_steps: 2")
+    even = {step: loss for step, loss in losses(until=30).items() if step % 2 == 0}
+    second = run_of(tmp_path / "b", even, config)
+    code, out, err = compare(first, second)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "settings: the same",
+        "code: the same",
+        "data: the same",
+        "settings that figures do not depend on: name, trainer.log_every_n_steps differ",
+        "figures: the same at all common steps, up to step 30",
+        "last step: 40 and 30",
+    ]
+
+
+def test_everything_differs(tmp_path: Path) -> None:
+    first = run_of(tmp_path / "a", losses())
+    second = run_of(
+        tmp_path / "b",
+        losses(other_from=7),
+        CONFIG.replace("lr: 0.001", "lr: 0.002"),
+        code=CODE | {"torch": "2.11.0"},
+        data={"hi": {"content": "beef" * 8, "tokens": 999_999}},
+    )
+    code, out, err = compare(first, second)
+    assert (code, err) == (1, "")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if "|" in line]
+    assert ["optim.lr", "0.001", "0.002"] in rows
+    assert ["torch", "2.13.0", "2.11.0"] in rows and not any(row[0] == "commit" for row in rows)
+    assert ["hi", "f00df00df00d, 1,000,000 tokens", "beefbeefbeef, 999,999 tokens"] in rows
+    assert ["loss", "7", "+7e-06", "+4e-05", "40"] in rows
+    assert ["grad_norm", "the same", "", "", ""] in rows
+    course = rows[next(place for place, row in enumerate(rows) if row[0] == "step") + 2 :]
+    assert [row[0] for row in course][:3] == ["7", "8", "9"] and course[-1][0] == "40" and len(course) <= 10
+    assert course[0][1:] == ["4.930000", "4.930007", "+7e-06"]
+
+    code, out, _ = compare(first, second, "--json")
+    found = json.loads(out)
+    assert code == 1 and found["same"] is False
+    assert found["settings"] == [{"key": "optim.lr", "first": 0.001, "second": 0.002, "decides": True}]
+    assert found["curves"]["loss"]["differs_from"] == 7 and found["curves"]["loss"]["largest_at"] == 40
+    assert [step for step, _ in found["curves"]["loss"]["differences"]] == list(range(7, 41))
+
+
+def test_runs_of_earlier_versions_and_without_common_steps(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a", [training_line(1), training_line(2)])
+    second = make_run(tmp_path / "b", [training_line(3)])
+    code, out, _ = compare(first, second)
+    assert code == 0 and out.splitlines()[-1] == "figures: no step in common (2 and 3 steps)"
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "a", losses())
+    code, out, err = compare(run, tmp_path)
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert err.startswith(f"error: {tmp_path}: no metrics.jsonl here")
+    code, _, err = compare(run, run)
+    assert code == 2 and "is given twice" in err
