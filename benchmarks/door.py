@@ -3,25 +3,57 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
+from dataclasses import replace
 
 from benchmarks.records import add_json_option
-from recipes.arguments import Arguments
+from recipes.arguments import Arguments, first_command
 from recipes.console import quiet_libraries
+from recipes.errors import UserError
+
+A_MODEL = ("name=benchmark", "trainer.max_steps=1", "data.seq_length=128", "dry_run=true")
+THE_QUICK_START = ("experiment=quickstart",)
 
 
-def measure(parser: Arguments, *, settings: bool = True) -> None:
-    """Parses the command line, then loads the engine and measures.
+def measure(parser: Arguments, *, settings: Sequence[str] | None = A_MODEL) -> None:
+    """Parses the command line, checks its settings, then loads the engine and measures.
 
     The measuring module has the door's name in benchmarks.measure; its ``run`` gets the options.
 
     Args:
         parser: with the benchmark's own options; ``--json`` is added.
-        settings: whether it takes settings of recipes.pretrain, too.
+        settings: of recipes.pretrain, before those of the command line in ``overrides``; empty: it checks them
+            itself; None: it takes none.
+
+    Raises:
+        UserError: a setting is wrong, or the model is not named.
     """
     add_json_option(parser)
-    if settings:
+    if settings is not None:
         parser.add_argument("overrides", nargs="*", help="settings of recipes.pretrain")
     options = parser.parse_intermixed_args()
+    if settings:
+        if settings != THE_QUICK_START and not options.overrides:
+            raise UserError(f"no model; for example: {first_command(parser.epilog or '')}")
+        options.overrides = [*settings, *options.overrides]
+        _check(options.overrides)
     quiet_libraries()  # Before they are imported: some warn as they load.
     name = parser.prog.rpartition(".")[2]
     importlib.import_module(f"benchmarks.measure.{name}").run(options)
+
+
+def _check(settings: list[str]) -> None:
+    """Whether the processes suit the layout, the run itself checks; so it does what a tokenizer decides."""
+    from recipes.config.hydra_app import compose
+    from recipes.config.validate import validate_pretrain
+    from recipes.families.model_config import AUTO
+
+    config = compose("pretrain", settings)
+    parallel = config.parallel
+    size = (
+        parallel.tensor_model_parallel_size
+        * parallel.pipeline_model_parallel_size
+        * parallel.context_parallel_size
+    )
+    if config.model.vocab_size != AUTO:
+        validate_pretrain(replace(config, dry_run=True, parallel=replace(parallel, world_size=size)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.door import measure
+from benchmarks.door import A_MODEL, measure
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
 from recipes.counts import count
@@ -41,7 +41,7 @@ def main() -> None:
         help="measure steps of so many micro-batches in turn, not of trainer.global_batch_size's",
     )
     parser.add_argument("--profile", action="store_true", help="show where the time of one of our steps goes")
-    measure(parser)
+    measure(parser, settings=(*A_MODEL, "trainer.max_steps=100", "data.seq_length=512"))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def main() -> None:
         "--ranks", default="512,4096", metavar="N,...", help="world sizes (default %(default)s)"
     )
     parser.add_argument("--full", action="store_true", help="do not narrow the model")
-    measure(parser)
+    measure(parser, settings=())
 
 
 if __name__ == "__main__":

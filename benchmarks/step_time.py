@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.door import measure
+from benchmarks.door import THE_QUICK_START, measure
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
 from recipes.counts import count
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="directory for corpus and runs, kept; by default a temporary one"
     )
-    measure(parser)
+    measure(parser, settings=THE_QUICK_START)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ examples:
 def main() -> None:
     """Parses the command line, then loads the engine and measures."""
     parser = Arguments("benchmarks.versions", __doc__, EXAMPLES)
-    measure(parser, settings=False)
+    measure(parser, settings=None)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,7 @@ MISTAKES = {
     "python -m tools.download wikipedia_he --out x": "no such source",
     "python -m tools.prefetch_benchmarks x eval=indic2": "indic",
     "python -m benchmarks.scoring model=tiny trainer.max_stepz=5": "trainer.max_steps",
+    "python -m benchmarks.model_step --against transformers": "no model; for example",
     "python -m benchmarks.gpu_check --out x --only param2": "param2",
     "python -m tools.extract a b && ./nemo_inference.sh b x inference.topk=3": "inference.top_k",
     './nemo_inference.sh model.nemo "x" top_kay=3': "top_kay",

@@ -24,12 +24,8 @@ NEED_NOTHING = {
     "benchmarks.attention",
     "benchmarks.blend_index",
     "benchmarks.checkpoint_save",
-    "benchmarks.completion",
-    "benchmarks.load_time",
     "benchmarks.plan_accuracy",
     "benchmarks.scale",
-    "benchmarks.scoring",
-    "benchmarks.server_load",
     "benchmarks.step_time",
     "benchmarks.versions",
 }

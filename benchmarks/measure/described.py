@@ -6,7 +6,6 @@ import argparse
 
 from recipes.config.hydra_app import compose
 from recipes.config.schema import PretrainConfig
-from recipes.config.validate import validate_pretrain
 from recipes.errors import UserError
 
 
@@ -16,9 +15,7 @@ def described(options: argparse.Namespace) -> PretrainConfig:
     Raises:
         UserError: they are wrong, or the model does not read ``options.prompt`` and ``options.new`` tokens.
     """
-    settings = ["name=benchmark", "trainer.max_steps=1", "dry_run=true", "data.seq_length=128"]
-    config = compose("pretrain", [*settings, *options.overrides])
-    validate_pretrain(config)
+    config = compose("pretrain", options.overrides)
     longest = config.model.max_position_embeddings
     if options.prompt + options.new > longest:
         raise UserError(f"--prompt {options.prompt} --new {options.new}: the model reads {longest} tokens")

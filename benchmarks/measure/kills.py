@@ -298,7 +298,6 @@ def run(options: argparse.Namespace) -> None:
 
             write_data(directory)
         settings = [
-            "experiment=quickstart",
             f"data_dir={directory}",
             f"output_dir={directory}",
             f"trainer.max_steps={steps}",

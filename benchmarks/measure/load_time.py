@@ -28,7 +28,6 @@ from recipes.checkpoint.open import open_stored_model
 from recipes.checkpoint.stored.fill import load_weights
 from recipes.config.hydra_app import compose
 from recipes.config.schema import PretrainConfig
-from recipes.config.validate import validate_pretrain
 from recipes.config.world import World
 from recipes.data.tokenizer.train_byte_bpe import train_byte_bpe
 from recipes.inference.text_model import build_for_inference
@@ -91,9 +90,7 @@ def timed(load: Callable[[Path, str], Any], directory: Path, precision: str) -> 
 
 def run(options: argparse.Namespace) -> None:
     """Writes the files if they are not there yet, then loads them in turns."""
-    settings = ["name=benchmark", "trainer.max_steps=1", "dry_run=true", "data.seq_length=128"]
-    config = compose("pretrain", [*settings, *options.overrides])
-    validate_pretrain(config)
+    config = compose("pretrain", options.overrides)
     set_cpu_threads(None, World())
     disable_progress_bar()
     with TemporaryDirectory() as temporary:

@@ -30,7 +30,6 @@ from benchmarks.measure.profile_step import Row, by_kind, print_profile, profile
 from benchmarks.records import record
 from recipes.config.hydra_app import compose
 from recipes.config.schema import PretrainConfig
-from recipes.config.validate import validate_pretrain
 from recipes.config.world import World
 from recipes.errors import UserError
 from recipes.families.model_config import num_query_groups
@@ -172,9 +171,7 @@ def measure(
 
 def run(options: argparse.Namespace) -> None:
     """Measures in turns and prints the ratio."""
-    settings = ["name=benchmark", "trainer.max_steps=100", "dry_run=true", "data.seq_length=512"]
-    config = compose("pretrain", [*settings, *options.overrides])
-    validate_pretrain(config)
+    config = compose("pretrain", options.overrides)
     if options.against == "nanochat" and not options.checkout:
         raise UserError("--against nanochat: give its checkout with --checkout PATH")
     builders: dict[str, Callable[[], BareStep]] = {"ours": lambda: bare_step(config)}

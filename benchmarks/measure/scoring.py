@@ -17,7 +17,6 @@ if not torch.cuda.is_available():
 from benchmarks.measure.completion import random_llama, random_text_model
 from benchmarks.records import record
 from recipes.config.hydra_app import compose
-from recipes.config.validate import validate_pretrain
 from recipes.evaluation.lm import ParamLM
 
 Request = tuple[tuple[str, str], list[int], list[int]]
@@ -64,9 +63,7 @@ def measure(who: str, lm: Any, asked: list[Request], options: argparse.Namespace
 
 def run(options: argparse.Namespace) -> None:
     """Measures one after the other and prints the ratio."""
-    settings = ["name=benchmark", "trainer.max_steps=1", "dry_run=true", "data.seq_length=128"]
-    config = compose("pretrain", [*settings, *options.overrides])
-    validate_pretrain(config)
+    config = compose("pretrain", options.overrides)
     asked = requests(options.documents, options.length, config.model.vocab_size)
     ours = ParamLM(random_text_model(config.model, options.precision), options.batch_tokens)
     rates = [measure("ours", ours, asked, options)]

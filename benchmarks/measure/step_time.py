@@ -71,7 +71,6 @@ def prepare(directory: Path, overrides: list[str], steps: int) -> PretrainConfig
     return compose(
         "pretrain",
         [
-            "experiment=quickstart",
             f"data_dir={directory}",
             "trainer.limit_val_batches=1",
             "trainer.val_check_interval=null",

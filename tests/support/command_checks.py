@@ -8,6 +8,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from unittest.mock import patch
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from benchmarks import door as benchmark
 from recipes.arguments import Arguments
 from recipes.config.command_line import TAKE_A_WORD, check_arguments
 from recipes.config.evaluation_tables import with_table
@@ -216,16 +218,22 @@ def _stopping(name: str) -> Callable[..., NoReturn]:
     return stop
 
 
+def _loading() -> NoReturn:
+    raise _Parsed(argparse.Namespace())
+
+
 def _check_flags(module: str, arguments: list[str], there: Path) -> None:
     """With the parser of a tool or benchmark; then what is settings of recipes.pretrain."""
     arguments = [re.sub(r"^\[(.*)\]$|\|.*\|\.\.\.$", r"\1", argument) for argument in arguments]
     door = importlib.import_module(module)
     try:
-        with (
-            patch.object(sys, "argv", [module, *arguments]),
-            patch.object(Arguments, "parse_args", _stopping("parse_args")),
-            patch.object(Arguments, "parse_intermixed_args", _stopping("parse_intermixed_args")),
-        ):
+        with ExitStack() as stack:
+            stack.enter_context(patch.object(sys, "argv", [module, *arguments]))
+            if hasattr(door, "measure"):  # It checks its settings before it loads the engine.
+                stack.enter_context(patch.object(benchmark, "quiet_libraries", _loading))
+            else:
+                for name in ("parse_args", "parse_intermixed_args"):
+                    stack.enter_context(patch.object(Arguments, name, _stopping(name)))
             door.main()
         raise AssertionError(f"{module} does not parse its command line")
     except _Parsed as parsed:
