@@ -22,8 +22,8 @@ def measure(parser: Arguments, *, settings: Sequence[str] | None = A_MODEL) -> N
 
     Args:
         parser: with the benchmark's own options; ``--json`` is added.
-        settings: of recipes.pretrain, before those of the command line in ``overrides``; empty: it checks them
-            itself; None: it takes none.
+        settings: of recipes.pretrain, before those of the command line in ``overrides``; empty: it checks
+            them itself; None: it takes none.
 
     Raises:
         UserError: a setting is wrong, or the model is not named.

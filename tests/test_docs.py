@@ -85,6 +85,7 @@ MISTAKES = {
     "python -m tools.convert a --to hf": "DST",
     "python -m tools.describe model=tiny model.num_layer=3": "model.num_layers",
     "python -m tools.download wikipedia_he --out x": "no such source",
+    "python -m tools.plan experiment=param1_2p9b cluster=shakti_512xh100 cluster.node=3": "cluster.nodes",
     "python -m tools.prefetch_benchmarks x eval=indic2": "indic",
     "python -m benchmarks.scoring model=tiny trainer.max_stepz=5": "trainer.max_steps",
     "python -m benchmarks.model_step --against transformers": "no model; for example",
@@ -167,11 +168,13 @@ def test_settings_in_spans_exist() -> None:
 
 
 def _same(known: str, key: str) -> bool:
-    """A part in <> stands for any: a source's name in the schema, whatever a page leaves open."""
+    """A part in <> or in capitals stands for any: a source's name in the schema, what a page leaves open."""
     if key.startswith("model.megatron."):  # Passed on; recipes/config/megatron_fields.py knows the names.
         return known == "model.megatron"
     one, other = known.split("."), key.split(".")
-    return len(one) == len(other) and all(a == b or "<" in a + b for a, b in zip(one, other, strict=True))
+    return len(one) == len(other) and all(
+        a == b or "<" in a + b or b.isupper() for a, b in zip(one, other, strict=True)
+    )
 
 
 def test_options_in_spans_exist() -> None:

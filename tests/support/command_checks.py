@@ -259,6 +259,14 @@ def _check_prefetch(options: argparse.Namespace) -> None:
     check_task_names(_names(options.table, options.tasks))
 
 
+def _check_plan(options: argparse.Namespace) -> None:
+    from tools import plan
+
+    plan._check(options)
+    plan.described(options.overrides)
+    options.overrides = []  # Some are the cluster's, which no run knows.
+
+
 def _check_parts(options: argparse.Namespace) -> None:
     from benchmarks.gpu_check import chosen
 
@@ -267,6 +275,7 @@ def _check_parts(options: argparse.Namespace) -> None:
 
 AFTERWARDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "tools.download": _check_download,
+    "tools.plan": _check_plan,
     "tools.prefetch_benchmarks": _check_prefetch,
     "benchmarks.gpu_check": _check_parts,
 }
