@@ -1,4 +1,4 @@
-"""Every setting of a cluster: what its machines are. A value that is ``MISSING`` must be given."""
+"""Every setting of a cluster: what its machines are, and how runs are started on them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from recipes.config.launch_schema import LaunchConfig
+
 
 @dataclass(frozen=True)
 class HardwareConfig:
-    """What the machines can do. Speeds are those of data sheets; see the three measured ones at the end."""
+    """What the machines can do, for tools.plan, which needs the first three. Speeds are those of data sheets;
+    see the three measured ones at the end."""
 
-    gpu: str = MISSING
+    gpu: str = "unknown"
     """h200, h100, a100_80gb, a100_40gb, l40s, rtx4090 or rtx3090."""
-    nvlink_gb_per_s: float = MISSING
+    nvlink_gb_per_s: float = 0.0
     """Between GPUs of a node: gigabytes per second of one GPU in one direction (H100: 450; PCIe 5: 64)."""
-    network_gb_per_s: float = MISSING
+    network_gb_per_s: float = 0.0
     """Between nodes: gigabytes per second for one GPU in one direction (400 Gbit/s for each GPU: 50)."""
     nvlink_latency_us: float = 1.5
     """Microseconds that a collective needs for one hop inside a node, besides moving its bytes."""
@@ -49,10 +52,11 @@ class ClusterConfig:
     gpus_per_node: int = MISSING
     """GPUs of a node; a run has one process for each."""
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
 
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """What `cluster=NAME` and `cluster.*` set; beside a described run, in tools.plan."""
+    """What `cluster=NAME` and `cluster.*` set; beside a described run, in tools.plan and tools.launch."""
 
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

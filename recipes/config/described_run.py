@@ -1,0 +1,24 @@
+"""A run and the cluster that it is meant for, from one list of settings."""
+
+from __future__ import annotations
+
+from recipes.config.cluster_schema import ClusterConfig
+from recipes.config.hydra_app import compose
+from recipes.config.jobs import group_options
+from recipes.config.schema import PretrainConfig
+from recipes.errors import UserError
+
+
+def described(overrides: list[str]) -> tuple[PretrainConfig, ClusterConfig]:
+    """The run and the cluster that the settings describe.
+
+    Raises:
+        UserError: a setting or a value does not exist, or no cluster is named.
+    """
+    of_cluster = [each for each in overrides if each.lstrip("+~").split("=")[0].split(".")[0] == "cluster"]
+    of_run = [each for each in overrides if each not in of_cluster]
+    if not any(each.startswith("cluster=") for each in of_cluster):
+        raise UserError(f"no cluster: add cluster=NAME, one of {', '.join(group_options('cluster'))}")
+    cluster: ClusterConfig = compose("cluster", of_cluster).cluster
+    config: PretrainConfig = compose("pretrain", of_run)
+    return config, cluster

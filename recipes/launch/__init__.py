@@ -1,0 +1,1 @@
+"""Starts described runs on described clusters, and follows and stops them."""

@@ -1,0 +1,139 @@
+"""The jobs of a run, kept in its directory: what was submitted, what Slurm says of it, how it is stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import struct
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from recipes.errors import UserError
+from recipes.files import make_directory
+from recipes.launch.command import Command
+from recipes.training.run_lock import LOCK_FILE
+
+STATE = Path("logs/slurm")
+LAUNCHED = STATE / "launched.jsonl"
+STOP_FILE = STATE / "stop"
+"""While it is there, a job that has stopped is not requeued."""
+SQUEUE_FIELDS = "%i|%T|%M|%l|%D|%R"
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A submitted job."""
+
+    job: str
+    time: float
+    """Seconds since 1970."""
+    command: str
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job as Slurm shows it."""
+
+    job: str
+    state: str
+    elapsed: str
+    limit: str
+    nodes: str
+    where: str
+    """The nodes, or why it waits."""
+
+
+def remember(run: Path, launched: Launched) -> None:
+    """Adds a job to the run's own list.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    make_directory(run / STATE)
+    try:
+        with (run / LAUNCHED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(launched), ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UserError(f"{run / LAUNCHED}: cannot be written: {error.strerror}") from None
+
+
+def jobs_of(run: Path) -> list[Launched]:
+    """All jobs that were submitted, the oldest first; of other programs' lines none."""
+    found: list[Launched] = []
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for line in (run / LAUNCHED).read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, TypeError):
+                found.append(Launched(**json.loads(line)))
+    return [each for each in found if isinstance(each.job, str) and each.job.isdecimal()]
+
+
+def queued(run: Path) -> list[Queued]:
+    """Those of the run's jobs that wait or run.
+
+    Raises:
+        UserError: Slurm does not answer.
+    """
+    numbers = {launched.job for launched in jobs_of(run)}
+    if not numbers:
+        return []
+    # Not --jobs=...: squeue fails if one of them is too old to be known.
+    command = Command(["squeue", "--me", "--noheader", f"--format={SQUEUE_FIELDS}"], {})
+    rows = [line.split("|", 5) for line in command.output().splitlines()]
+    return [Queued(*row) for row in rows if len(row) == 6 and row[0] in numbers]
+
+
+def writer_of(run: Path) -> int | None:
+    """The process of this machine that writes the run, first rank of a run in the foreground."""
+    try:
+        with (run / LOCK_FILE).open("rb+") as file:
+            asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, asked)
+    except OSError:
+        return None
+    kind, _, _, _, pid = struct.unpack("hhqqi4x", answer)
+    return pid if kind != fcntl.F_UNLCK and pid > 0 else None
+
+
+def stop(run: Path) -> list[str]:
+    """Asks all jobs of a run to save and to stop, and to start no other; returns what was done.
+
+    Raises:
+        UserError: nothing of it runs or waits, or Slurm does not answer.
+    """
+    done = []
+    for job in queued(run):
+        make_directory(run / STATE)
+        (run / STOP_FILE).touch()
+        if job.state == "PENDING":
+            Command(["scancel", job.job], {}).output()
+            done.append(f"job {job.job} is cancelled, it had not begun")
+        else:
+            Command(["scancel", "--batch", "--signal=USR1", job.job], {}).output()
+            done.append(f"job {job.job} saves and stops, and is not requeued")
+    if done:
+        return done
+    pid = writer_of(run)
+    if pid is None:
+        raise UserError(f"{run}: nothing of this run is running or waiting here")
+    os.kill(pid, signal.SIGTERM)
+    return [f"process {pid} saves and stops"]
+
+
+def allow_requeueing(run: Path) -> None:
+    """Takes back an earlier stop; a job that is submitted now should go on."""
+    (run / STOP_FILE).unlink(missing_ok=True)
+
+
+def log_files(run: Path) -> list[Path]:
+    """The tasks' logs of the newest start, one for each node, or nothing."""
+    logs = sorted((run / STATE).glob("*.*.*.log"), key=_start_of)
+    return [path for path in logs if _start_of(path) == _start_of(logs[-1])]
+
+
+def _start_of(log: Path) -> tuple[int, int]:
+    """Job and restart in a log's name, JOB.RESTART.NODE.log."""
+    job, restart, *_ = log.name.split(".")
+    return (int(job), int(restart)) if job.isdecimal() and restart.isdecimal() else (-1, -1)

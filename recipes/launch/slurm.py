@@ -1,0 +1,58 @@
+"""The commands that hand a run to Slurm, by docker/slurm/pretrain.sbatch."""
+
+from __future__ import annotations
+
+import os
+
+from recipes.config.cluster_schema import ClusterConfig
+from recipes.launch.command import Command
+
+SCRIPT = "docker/slurm/pretrain.sbatch"
+CLEARED = ("CONTAINER_IMAGE", "CONTAINER_FILE", "CONTAINER_MOUNTS", "CONTAINER_RUNTIME", "VENV", "DRY_RUN")
+"""Variables of the script. What an earlier trial has left in the shell must not reach it."""
+
+
+def submission(cluster: ClusterConfig, job_name: str, overrides: list[str]) -> Command:
+    """One job of the run; the script explains the variables."""
+    launch, container = cluster.launch, cluster.launch.container
+    options: dict[str, object] = {
+        "parsable": True,
+        "job-name": job_name,
+        "nodes": cluster.nodes,
+        "ntasks-per-node": cluster.gpus_per_node,
+        "gpus-per-node": cluster.gpus_per_node if launch.request_gpus else 0,
+        "cpus-per-task": launch.cpus_per_task,
+        "account": launch.account,
+        "partition": launch.partition,
+        "qos": launch.qos,
+        "reservation": launch.reservation,
+        "constraint": launch.constraint,
+        "exclude": ",".join(launch.exclude) or None,
+        "time": launch.time_limit,
+        "signal": f"B:USR1@{launch.stop_before_limit_s}",
+        "mail-user": launch.mail_user,
+        "mail-type": "END,FAIL,TIME_LIMIT" if launch.mail_user else None,
+    }
+    env = dict(launch.env) | {
+        "MAX_REQUEUE": str(launch.max_requeue),
+        "MAX_FAILURES": str(launch.max_failures),
+    }
+    if launch.chain > 1:
+        # Jobs of one name and user, one after the other.
+        options |= {"dependency": "singleton", "no-requeue": True}
+        env["MAX_REQUEUE"] = "0"
+    given = {
+        "VENV": launch.venv,
+        "CONTAINER_RUNTIME": None if container.runtime == "none" else container.runtime,
+        "CONTAINER_IMAGE": container.image,
+        "CONTAINER_FILE": container.file,
+        "CONTAINER_MOUNTS": ",".join(container.mounts) or None,
+    }
+    env |= {name: value for name, value in given.items() if value is not None}
+    flags = [
+        f"--{name}" if value is True else f"--{name}={value}"
+        for name, value in options.items()
+        if value is not None
+    ]
+    stray = [word for name in CLEARED if name in os.environ and name not in env for word in ("-u", name)]
+    return Command([*(["env", *stray] if stray else []), "sbatch", *flags, SCRIPT, *overrides], env)

@@ -1,0 +1,95 @@
+"""The real trainer, started by tools.launch on a real Slurm of three virtual nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.support.corpus import TinyData
+from tests.support.paths import ROOT
+
+CASES = ("undisturbed", "signalled", "preempted", "stopped", "node_lost")
+STEPS = 12
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def outcomes(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
+    """What tests/support/slurm_rehearsal.py tells of each case; one cluster for all."""
+    if os.geteuid() != 0 or not all(map(shutil.which, ("slurmctld", "munged", "unshare", "ip"))):
+        pytest.skip("needs root, slurm-wlm, munge and iproute2")
+    directory = tmp_path_factory.mktemp("rehearsal")
+    settings = tiny_data.overrides(
+        trainer__max_steps=str(STEPS),
+        trainer__checkpoint__every_n_steps="4",
+        trainer__checkpoint__keep_last="2",
+        save_nemo="false",
+    )
+    settings = [each for each in settings if not each.startswith("name=")]
+    (directory / "data.json").write_text(json.dumps(settings), encoding="utf-8")
+    done = subprocess.run(
+        [
+            str(ROOT / "tests/support/slurm_lab/cluster.sh"),
+            *("3", str(directory / "slurm")),
+            *(sys.executable, "-m", "tests.support.slurm_rehearsal", str(directory), *CASES),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    told: dict[str, Any] = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("{"):
+            told |= json.loads(line)
+    assert done.returncode == 0 and set(told) == set(CASES), done.stdout[-3000:] + done.stderr[-3000:]
+    return told
+
+
+@pytest.mark.timeout(1200)
+def test_a_whole_run(outcomes: Mapping[str, Any]) -> None:
+    outcome = outcomes["undisturbed"]
+    code, said = outcome["launched"]
+    assert code == 0 and said.startswith("job    ")
+    assert (outcome["state"], outcome["restarts"]) == ("COMPLETED", 0)
+    assert [step for step, _ in outcome["losses"]] == list(range(1, STEPS + 1))
+
+
+def test_a_second_submission_of_the_same_run_is_refused(outcomes: Mapping[str, Any]) -> None:
+    code, said = outcomes["undisturbed"]["again"]
+    assert code == 2 and said.count("\n") == 1 and "is this run already" in said
+
+
+def test_status_and_logs(outcomes: Mapping[str, Any]) -> None:
+    outcome = outcomes["undisturbed"]
+    assert "running for" in outcome["status"] and "loss" in outcome["status"]
+    code, said = outcome["logs"]
+    assert code == 0 and "node0" in said and "node1" in said
+    assert "is over" in outcome["over"] and f"step_{STEPS:08}" in outcome["over"]
+
+
+@pytest.mark.parametrize("case", ["signalled", "preempted", "node_lost"])
+def test_a_disturbed_run_ends_with_the_losses_of_the_undisturbed(
+    case: str, outcomes: Mapping[str, Any]
+) -> None:
+    outcome = outcomes[case]
+    assert (outcome["state"], outcome["restarts"]) == ("COMPLETED", 1)
+    assert outcome["losses"] == outcomes["undisturbed"]["losses"]
+
+
+def test_another_node_takes_the_place_of_a_lost_one(outcomes: Mapping[str, Any]) -> None:
+    assert outcomes["node_lost"]["lost"] not in outcomes["node_lost"]["nodes"]
+
+
+def test_a_stopped_run_goes_on_when_it_is_launched_again(outcomes: Mapping[str, Any]) -> None:
+    outcome = outcomes["stopped"]
+    assert "saves and stops" in outcome["asked"]
+    assert 6 <= outcome["stopped_at"] < STEPS
+    assert outcome["losses"] == outcomes["undisturbed"]["losses"]

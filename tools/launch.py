@@ -1,0 +1,149 @@
+"""Start a described run on a described cluster, follow it, stop it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.arguments import Arguments
+from recipes.cli import run_tool
+from recipes.console import say
+from recipes.counts import count
+from recipes.errors import UserError
+
+if TYPE_CHECKING:
+    from recipes.config.cluster_schema import ClusterConfig
+    from recipes.config.schema import PretrainConfig
+
+EXAMPLES = """\
+examples:
+  python -m tools.launch experiment=param1_2p9b cluster=shakti_512xh100 cluster.launch.account=lm dry_run=true
+  python -m tools.launch experiment=param1_2p9b cluster=shakti_512xh100 cluster.launch.account=lm
+  python -m tools.launch status outputs/param1_2p9b
+  python -m tools.launch logs outputs/param1_2p9b --lines 50
+  python -m tools.launch stop outputs/param1_2p9b
+
+  # the same run on this machine, in the foreground
+  python -m tools.launch experiment=quickstart cluster=local data_dir=data
+
+Arguments are those of recipes.pretrain, and cluster=NAME with cluster.KEY=VALUE (docs/settings.md). A run
+that is launched again goes on. docs/run-on-slurm.md explains what a job does until its run is complete.
+"""
+VERBS = ("status", "stop", "logs")
+
+
+def main() -> None:
+    """Launches, or does what the verb says with a run."""
+    parser = Arguments("tools.launch", __doc__, EXAMPLES)
+    what = f"experiment=NAME cluster=NAME and settings of both; or {'|'.join(VERBS)} RUN"
+    parser.add_argument("arguments", nargs="+", help=what)
+    parser.add_argument("--lines", type=count, help="logs: lines of each node (20)")
+    parser.add_argument("--follow", action="store_true", help="logs: show what comes, until Ctrl-C")
+    options = parser.parse_intermixed_args()
+    verb = options.arguments[0] if options.arguments[0] in VERBS else None
+    for flag in ("lines", "follow"):
+        if getattr(options, flag) and verb != "logs":
+            raise UserError(f"--{flag}: would be ignored: it belongs to logs RUN")
+    if verb is None:
+        _launch(options.arguments)
+    else:
+        _run_and(verb, options)
+
+
+def _launch(overrides: list[str]) -> None:
+    from recipes.config.described_run import described
+    from recipes.config.run_directory import run_directory_of
+    from recipes.config.validate import validate_pretrain
+    from recipes.config.validate_launch import validate_launch
+
+    config, cluster = described(overrides)
+    validate_launch(cluster)
+    gpus = cluster.nodes * cluster.gpus_per_node
+    planned = replace(config, dry_run=True, parallel=replace(config.parallel, world_size=gpus))
+    validate_pretrain(planned)
+    of_run = [each for each in overrides if not each.startswith(("cluster=", "cluster.", "dry_run="))]
+    if cluster.launch.scheduler == "local":
+        _here(config, cluster, of_run)
+    else:
+        _submit(config, cluster, of_run, run_directory_of(config).path)
+
+
+def _here(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str]) -> None:
+    from recipes.launch.local import local_command
+
+    command = local_command(cluster, overrides)
+    if config.dry_run:
+        print(command)
+    else:
+        command.replace_process()
+
+
+def _submit(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str], run: Path) -> None:
+    from recipes.launch.launched import Launched, allow_requeueing, queued, remember
+    from recipes.launch.slurm import submission
+
+    command = submission(cluster, config.name, overrides)
+    if config.dry_run:
+        print(command)
+        return
+    if waiting := queued(run):
+        jobs = ", ".join(f"{job.job} ({job.state.lower()})" for job in waiting)
+        raise UserError(f"{run}: job {jobs} is this run already; see tools.launch status, or stop it first")
+    allow_requeueing(run)
+    for _ in range(cluster.launch.chain):
+        job = command.output().strip().split(";")[0]  # JOB;CLUSTER where there are several.
+        remember(run, Launched(job, time.time(), str(command)))
+        say(f"job    {job}: {config.name} on {cluster.nodes:,} nodes; {run}")
+
+
+def _run_and(verb: str, options: Namespace) -> None:
+    from recipes.launch.launched import log_files, stop
+
+    if len(options.arguments) != 2:
+        example = f"python -m tools.launch {verb} outputs/mine"
+        raise UserError(f"{verb}: name one run directory; for example: {example}")
+    run = Path(options.arguments[1])
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run directory")
+    if verb == "status":
+        print("\n".join(_status(run)))
+    elif verb == "stop":
+        print("\n".join(stop(run)))
+    else:
+        logs = log_files(run)
+        if not logs:
+            raise UserError(f"{run / 'logs/slurm'}: no logs of tasks yet")
+        _tail(logs, options.lines or 20, options.follow)
+
+
+def _status(run: Path) -> list[str]:
+    from recipes.launch.launched import jobs_of, queued, writer_of
+    from recipes.launch.progress import progress_lines
+
+    lines = [
+        f"job        {job.job} {job.state.lower()} for {job.elapsed} of {job.limit}, nodes {job.where}"
+        for job in queued(run)
+    ]
+    if not lines and (pid := writer_of(run)) is not None:
+        lines = [f"process    {pid} of this machine"]
+    if not lines:
+        last = jobs_of(run)
+        lines = [f"job        {last[-1].job} is over" if last else "job        none is running here"]
+    return lines + progress_lines(run)
+
+
+def _tail(logs: list[Path], lines: int, follow: bool) -> None:
+    from recipes.launch.command import Command
+
+    sys.stdout.flush()
+    flags = ["--follow=name"] if follow else []
+    # Absolute, as a command runs in the project directory.
+    Command(["tail", f"--lines={lines}", *flags, *(str(log.resolve()) for log in logs)], {}).replace_process()
+
+
+if __name__ == "__main__":
+    run_tool(main)
