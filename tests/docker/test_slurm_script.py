@@ -84,6 +84,38 @@ def test_container() -> None:
     assert words[-4:] == ["python", "-m", "recipes.pretrain", "name=a"]
 
 
+def test_apptainer() -> None:
+    image = {"CONTAINER_RUNTIME": "apptainer", "CONTAINER_IMAGE": "/shared/x.sif"}
+    words = srun_words("name=a", CONTAINER_MOUNTS="/data:/data:ro", **image)
+    assert not any(word.startswith("--container") for word in words)
+    start = words.index("apptainer")
+    assert words[start : start + 5] == ["apptainer", "exec", "--nv", "--bind", f"{ROOT},/data:/data:ro"]
+    assert words[start + 5 : start + 10] == [
+        "--pwd",
+        str(ROOT),
+        "/shared/x.sif",
+        "bash",
+        "docker/slurm/task.sh",
+    ]
+    assert words[-4:] == ["python", "-m", "recipes.pretrain", "name=a"]
+
+
+@pytest.mark.parametrize(
+    ("env", "why"),
+    [
+        ({"CONTAINER_RUNTIME": "apptainer"}, "needs CONTAINER_IMAGE"),
+        ({"CONTAINER_RUNTIME": "podman", "CONTAINER_IMAGE": "x"}, "choose pyxis or apptainer"),
+        (
+            {"CONTAINER_RUNTIME": "apptainer", "CONTAINER_IMAGE": "x", "CONTAINER_FILE": "/x.sqsh"},
+            "only pyxis reads it",
+        ),
+    ],
+)
+def test_refused_containers(env: dict[str, str], why: str) -> None:
+    done = dry_run("name=a", **env)
+    assert done.returncode == 2 and why in done.stderr
+
+
 def function(call: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
     """A call of one of container.sh's functions."""
     line = ["bash", "-uc", f". {shlex.quote(str(SCRIPTS[2]))}; {call}"]

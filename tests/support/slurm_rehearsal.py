@@ -1,6 +1,6 @@
 """Runs of the real trainer on a throwaway Slurm cluster; to be started inside of it, by cluster.sh.
 
-``python -m tests.support.slurm_rehearsal DIRECTORY CASE...``; DIRECTORY has the settings of a run in data.json.
+``python -m tests.support.slurm_rehearsal DIRECTORY CASE...``; DIRECTORY/data.json has the settings of a run.
 Prints a JSON object for each case.
 """
 

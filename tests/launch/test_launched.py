@@ -1,0 +1,70 @@
+"""The jobs that a run remembers, and the process that writes it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipes.errors import UserError
+from recipes.launch.launched import Launched, jobs_of, log_files, remember, stop, writer_of
+from recipes.launch.progress import progress_lines
+from recipes.run_directory import RunDirectory
+
+HOLDER = """
+import sys
+from pathlib import Path
+from recipes.training.run_lock import RunLock
+RunLock(Path(sys.argv[1])).acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_jobs_are_remembered_and_torn_lines_are_not(tmp_path: Path) -> None:
+    assert jobs_of(tmp_path) == []
+    jobs = [Launched("12", 1.0, "sbatch x"), Launched("13", 2.0, "sbatch हिन्दी")]
+    for job in jobs:
+        remember(tmp_path, job)
+    with (tmp_path / "logs/slurm/launched.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"job": "14; rm -rf /", "time": 3, "command": ""}\n{"job": "15", "ti')
+    assert jobs_of(tmp_path) == jobs
+
+
+def test_the_writer_of_a_run_is_found_and_asked_to_stop(tmp_path: Path) -> None:
+    assert writer_of(tmp_path) is None
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    assert writer_of(tmp_path) == holder.pid
+    assert stop(tmp_path) == [f"process {holder.pid} saves and stops"]
+    assert holder.wait() == -15
+    assert writer_of(tmp_path) is None
+    with pytest.raises(UserError, match="nothing of this run is running"):
+        stop(tmp_path)
+
+
+def test_the_logs_of_the_newest_start(tmp_path: Path) -> None:
+    assert log_files(tmp_path) == []
+    directory = tmp_path / "logs/slurm"
+    directory.mkdir(parents=True)
+    for name in ("9.3.node0.log", "10.0.node0.log", "10.2.node0.log", "10.2.node1.log", "x.y.z.log"):
+        (directory / name).touch()
+    assert [path.name for path in log_files(tmp_path)] == ["10.2.node0.log", "10.2.node1.log"]
+
+
+def test_progress(tmp_path: Path) -> None:
+    assert progress_lines(tmp_path) == ["step       none yet", "checkpoint none yet"]
+    run = RunDirectory(tmp_path)
+    run.append_metrics({"step": 1200, "loss": 2.5, "tokens_per_second": 12345.0})
+    (tmp_path / "checkpoints/step_00001000").mkdir(parents=True)
+    (tmp_path / "checkpoints/step_00001000/manifest.json").touch()
+    (tmp_path / "checkpoints/step_00001100").mkdir()
+    os.utime(run.metrics_file)
+    step, checkpoint = progress_lines(tmp_path)
+    assert step.startswith("step       1,200, loss 2.5000, 12,345 tokens/s, written ")
+    assert checkpoint == f"checkpoint {tmp_path / 'checkpoints/step_00001000'}"
