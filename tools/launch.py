@@ -83,16 +83,18 @@ def _here(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str]) 
 
 
 def _submit(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str], run: Path) -> None:
-    from recipes.launch.launched import Launched, allow_requeueing, queued, remember
+    from recipes.files import make_directory
+    from recipes.launch.launched import STATE, Launched, allow_requeueing, queued, remember
     from recipes.launch.slurm import submission
 
-    command = submission(cluster, config.name, overrides)
+    command = submission(cluster, run, overrides)
     if config.dry_run:
         print(command)
         return
     if waiting := queued(run):
         jobs = ", ".join(f"{job.job} ({job.state.lower()})" for job in waiting)
         raise UserError(f"{run}: job {jobs} is this run already; see tools.launch status, or stop it first")
+    make_directory(run / STATE)
     allow_requeueing(run)
     for _ in range(cluster.launch.chain):
         job = command.output().strip().split(";")[0]  # JOB;CLUSTER where there are several.

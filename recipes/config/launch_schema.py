@@ -20,6 +20,21 @@ class ContainerConfig:
 
 
 @dataclass(frozen=True)
+class HealthConfig:
+    """What every node must have before each start. A node that has not is replaced by a spare one; without
+    spares the job is requeued and excludes it. With all at null nothing is checked."""
+
+    gpus: int | None = None
+    """So many GPUs, without uncorrected memory errors and unused, as nvidia-smi says."""
+    memory_gb: int | None = None
+    """Free memory of the host."""
+    disk_gb: int | None = None
+    """Free space in TMPDIR or /tmp."""
+    command: str | None = None
+    """A command that must succeed, such as dcgmi diag -r 1."""
+
+
+@dataclass(frozen=True)
 class LaunchConfig:
     """How a job is started, kept alive and stopped."""
 
@@ -37,6 +52,9 @@ class LaunchConfig:
     """Features that nodes must have."""
     exclude: list[str] = field(default_factory=list)
     """Nodes that are not used, as Slurm writes them: node07, node[10-12]."""
+    spare_nodes: int = 0
+    """Nodes to ask for beyond cluster.nodes, for those that fail the health check; otherwise idle."""
+    health: HealthConfig = field(default_factory=HealthConfig)
     time_limit: str | None = None
     """Of one job; the run may need many. HH:MM:SS or D-HH:MM:SS."""
     stop_before_limit_s: int = 300

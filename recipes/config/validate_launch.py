@@ -6,7 +6,7 @@ import re
 
 from recipes.checks import not_negative, one_of, positive, refuse
 from recipes.config.cluster_schema import ClusterConfig
-from recipes.config.launch_schema import LaunchConfig
+from recipes.config.launch_schema import HealthConfig, LaunchConfig
 
 SCHEDULERS = ("slurm", "local")
 RUNTIMES = {"slurm": ("none", "pyxis", "apptainer"), "local": ("none", "docker")}
@@ -26,7 +26,7 @@ def validate_launch(cluster: ClusterConfig) -> None:
     positive("cluster.nodes", cluster.nodes)
     positive("cluster.gpus_per_node", cluster.gpus_per_node)
     one_of(f"{KEY}.scheduler", launch.scheduler, SCHEDULERS)
-    for name in ("max_requeue", "stop_before_limit_s"):
+    for name in ("max_requeue", "stop_before_limit_s", "spare_nodes"):
         not_negative(f"{KEY}.{name}", getattr(launch, name))
     for name in ("max_failures", "chain"):
         positive(f"{KEY}.{name}", getattr(launch, name))
@@ -34,6 +34,14 @@ def validate_launch(cluster: ClusterConfig) -> None:
         positive(f"{KEY}.cpus_per_task", launch.cpus_per_task)
     if launch.time_limit is not None and not TIME_LIMIT.fullmatch(launch.time_limit):
         refuse(f"{KEY}.time_limit", launch.time_limit, "write it as 24:00:00 (hours first) or 2-00:00:00")
+    health, of_health = launch.health, f"{KEY}.health"
+    for name in ("gpus", "memory_gb", "disk_gb"):
+        if (value := getattr(health, name)) is not None:
+            positive(f"{of_health}.{name}", value)
+    if launch.spare_nodes and health == HealthConfig():
+        refuse(f"{KEY}.spare_nodes", launch.spare_nodes, f"would idle: nothing is checked; set {of_health}.*")
+    if health.gpus is not None and health.gpus < cluster.gpus_per_node:
+        refuse(f"{of_health}.gpus", health.gpus, f"cluster.gpus_per_node={cluster.gpus_per_node} are needed")
     for name in launch.env:
         if not VARIABLE.fullmatch(name):
             refuse(f"{KEY}.env", name, "is no name of a variable")
@@ -73,3 +81,6 @@ def _validate_local(cluster: ClusterConfig) -> None:
             refuse(f"{KEY}.{name}", value, "would be ignored: only Slurm has it")
     if launch.chain > 1:
         refuse(f"{KEY}.chain", launch.chain, "would be ignored: only Slurm has queues")
+    for name, value in vars(launch.health).items():
+        if value is not None:
+            refuse(f"{KEY}.health.{name}", value, "would be ignored: only jobs of Slurm check their nodes")

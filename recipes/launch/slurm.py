@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from recipes.config.cluster_schema import ClusterConfig
 from recipes.launch.command import Command
+from recipes.launch.launched import STATE
 
 SCRIPT = "docker/slurm/pretrain.sbatch"
-CLEARED = ("CONTAINER_IMAGE", "CONTAINER_FILE", "CONTAINER_MOUNTS", "CONTAINER_RUNTIME", "VENV", "DRY_RUN")
+CLEARED = (
+    *("CONTAINER_IMAGE", "CONTAINER_FILE", "CONTAINER_MOUNTS", "CONTAINER_RUNTIME", "VENV", "DRY_RUN"),
+    *("TRAIN_NODES", "HEALTH_GPUS", "HEALTH_MEMORY_GB", "HEALTH_DISK_GB", "HEALTH_COMMAND"),
+)
 """Variables of the script. What an earlier trial has left in the shell must not reach it."""
 
 
-def submission(cluster: ClusterConfig, job_name: str, overrides: list[str]) -> Command:
-    """One job of the run; the script explains the variables."""
+def submission(cluster: ClusterConfig, run: Path, overrides: list[str]) -> Command:
+    """One job that trains in the run directory ``run``; the script explains the variables."""
     launch, container = cluster.launch, cluster.launch.container
     options: dict[str, object] = {
         "parsable": True,
-        "job-name": job_name,
-        "nodes": cluster.nodes,
+        "job-name": run.name,
+        "output": run / STATE / "%j.out",
+        "nodes": cluster.nodes + launch.spare_nodes,
         "ntasks-per-node": cluster.gpus_per_node,
         "gpus-per-node": cluster.gpus_per_node if launch.request_gpus else 0,
         "cpus-per-task": launch.cpus_per_task,
@@ -47,8 +53,10 @@ def submission(cluster: ClusterConfig, job_name: str, overrides: list[str]) -> C
         "CONTAINER_IMAGE": container.image,
         "CONTAINER_FILE": container.file,
         "CONTAINER_MOUNTS": ",".join(container.mounts) or None,
+        "TRAIN_NODES": cluster.nodes if launch.spare_nodes else None,
+        **{f"HEALTH_{name.upper()}": value for name, value in vars(launch.health).items()},
     }
-    env |= {name: value for name, value in given.items() if value is not None}
+    env |= {name: str(value) for name, value in given.items() if value is not None}
     flags = [
         f"--{name}" if value is True else f"--{name}={value}"
         for name, value in options.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +22,7 @@ def slurm(*settings: str) -> Command:
     cluster = compose(
         "cluster", ["cluster=shakti_512xh100", *(f"cluster.{each}" for each in settings)]
     ).cluster
-    return submission(cluster, "param1", RUN)
+    return submission(cluster, Path("outputs/param1"), RUN)
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,11 @@ def test_slurm() -> None:
     words = list(command.words)
     assert words[0] == "sbatch" and words[-3:] == ["docker/slurm/pretrain.sbatch", *RUN]
     expected = {"--nodes=64", "--ntasks-per-node=8", "--gpus-per-node=8", "--account=lm", "--time=24:00:00"}
-    assert expected | {"--exclude=node07,node[10-12]", "--signal=B:USR1@600", "--parsable"} <= set(words)
+    assert expected | {
+        "--exclude=node07,node[10-12]",
+        "--signal=B:USR1@600",
+        "--output=outputs/param1/logs/slurm/%j.out",
+    } <= set(words)
     assert not any(word.startswith(("--partition", "--mail", "--dependency")) for word in words)
     assert command.env == {"NCCL_IB_HCA": "mlx5", "MAX_REQUEUE": "100", "MAX_FAILURES": "3"}
 

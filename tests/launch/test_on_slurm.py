@@ -15,7 +15,15 @@ import pytest
 from tests.support.corpus import TinyData
 from tests.support.paths import ROOT
 
-CASES = ("undisturbed", "signalled", "preempted", "stopped", "node_lost")
+CASES = (
+    "undisturbed",
+    "signalled",
+    "preempted",
+    "stopped",
+    "unfit_node",
+    "unfit_node_and_a_spare",
+    "node_lost",
+)
 STEPS = 12
 
 pytestmark = pytest.mark.slow
@@ -75,7 +83,7 @@ def test_status_and_logs(outcomes: Mapping[str, Any]) -> None:
     assert "is over" in outcome["over"] and f"step_{STEPS:08}" in outcome["over"]
 
 
-@pytest.mark.parametrize("case", ["signalled", "preempted", "node_lost"])
+@pytest.mark.parametrize("case", ["signalled", "preempted", "node_lost", "unfit_node"])
 def test_a_disturbed_run_ends_with_the_losses_of_the_undisturbed(
     case: str, outcomes: Mapping[str, Any]
 ) -> None:
@@ -86,6 +94,19 @@ def test_a_disturbed_run_ends_with_the_losses_of_the_undisturbed(
 
 def test_another_node_takes_the_place_of_a_lost_one(outcomes: Mapping[str, Any]) -> None:
     assert outcomes["node_lost"]["lost"] not in outcomes["node_lost"]["nodes"]
+
+
+def test_an_unfit_node_is_excluded(outcomes: Mapping[str, Any]) -> None:
+    outcome = outcomes["unfit_node"]
+    assert "node node0 is left out: test $(uname -n) != node0 fails" in outcome["said"]
+    assert "requeued without node0" in outcome["said"] and outcome["nodes"] == "node[1-2]"
+
+
+def test_a_spare_node_takes_the_place_of_an_unfit_one(outcomes: Mapping[str, Any]) -> None:
+    outcome = outcomes["unfit_node_and_a_spare"]
+    assert (outcome["state"], outcome["restarts"]) == ("COMPLETED", 0)
+    assert outcome["logs"] == ["node1", "node2"]
+    assert outcome["losses"] == outcomes["undisturbed"]["losses"]
 
 
 def test_a_stopped_run_goes_on_when_it_is_launched_again(outcomes: Mapping[str, Any]) -> None:

@@ -55,6 +55,10 @@ class Lab:
         lines = (self.run / "logs/slurm/launched.jsonl").read_text(encoding="utf-8").splitlines()
         return str(json.loads(lines[-1])["job"])
 
+    def job_log(self) -> str:
+        """What the job script has said."""
+        return (self.run / f"logs/slurm/{self.job()}.out").read_text(encoding="utf-8")
+
     def wait_for_step(self, step: int) -> None:
         """Until it is recorded."""
         wait(lambda: any(record["step"] >= step for record in self.records() if "loss" in record))
@@ -159,9 +163,31 @@ def stopped(lab: Lab) -> dict[str, Any]:
     return lab.outcome(asked=asked.stdout + asked.stderr, stopped_at=between)
 
 
+def unfit_node(lab: Lab) -> dict[str, Any]:
+    """A node fails the health check: the job is requeued without it."""
+    lab.launch(BAD_NODE)
+    return lab.outcome(nodes=job_field(lab.job(), "NodeList"), said=lab.job_log())
+
+
+def unfit_node_and_a_spare(lab: Lab) -> dict[str, Any]:
+    """The same, and the job has a node more than it needs."""
+    lab.launch(BAD_NODE, "cluster.launch.spare_nodes=1")
+    return lab.outcome(
+        logs=sorted(path.name.split(".")[2] for path in (lab.run / "logs/slurm").glob("*.0.node*.log")),
+        said=lab.job_log(),
+    )
+
+
+BAD_NODE = "cluster.launch.health.command=test $(uname -n) != node0"
 SLOW = "cluster.launch.env.RECIPES_FAULTS=slow:step=1,until=9,seconds=0.5"
 """Time to disturb the run."""
-CASES = {each.__name__: each for each in (undisturbed, signalled, preempted, node_lost, stopped)}
+CASES = {
+    each.__name__: each
+    for each in (
+        *(undisturbed, signalled, preempted, node_lost, stopped),
+        *(unfit_node, unfit_node_and_a_spare),
+    )
+}
 
 
 if __name__ == "__main__":
