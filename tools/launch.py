@@ -59,8 +59,10 @@ def _launch(overrides: list[str]) -> None:
     from recipes.config.run_directory import run_directory_of
     from recipes.config.validate import validate_pretrain
     from recipes.config.validate_launch import validate_launch
+    from recipes.data.tokenizer.vocabulary import with_vocab_size
 
     config, cluster = described(overrides)
+    config = with_vocab_size(config)
     validate_launch(cluster)
     gpus = cluster.nodes * cluster.gpus_per_node
     planned = replace(config, dry_run=True, parallel=replace(config.parallel, world_size=gpus))

@@ -57,7 +57,11 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="first time some steps on this machine")
     options = parser.parse_intermixed_args()
     _check(options)
+    from recipes.config.described_run import described
+    from recipes.data.tokenizer.vocabulary import with_vocab_size
+
     config, cluster = described(options.overrides)
+    config = with_vocab_size(config)
     if options.measure:
         cluster = _measured(config, cluster)
     if options.search:
@@ -129,26 +133,6 @@ def _search(config: PretrainConfig, cluster: ClusterConfig, options: Namespace) 
         )
     else:
         print(found_text(found, options.top))
-
-
-def described(overrides: list[str]) -> tuple[PretrainConfig, ClusterConfig]:
-    """The run and the cluster that the settings describe.
-
-    Raises:
-        UserError: a setting or a value does not exist, or no cluster is named.
-    """
-    from recipes.config.hydra_app import compose
-    from recipes.data.tokenizer.vocabulary import with_vocab_size
-
-    of_cluster = [each for each in overrides if each.lstrip("+~").split("=")[0].split(".")[0] == "cluster"]
-    of_run = [each for each in overrides if each not in of_cluster]
-    if not any(each.startswith("cluster=") for each in of_cluster):
-        from recipes.config.jobs import group_options
-
-        raise UserError(f"no cluster: add cluster=NAME, one of {', '.join(group_options('cluster'))}")
-    cluster: ClusterConfig = compose("cluster", of_cluster).cluster
-    config: PretrainConfig = with_vocab_size(compose("pretrain", of_run))
-    return config, cluster
 
 
 if __name__ == "__main__":

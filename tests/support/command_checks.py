@@ -21,6 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from benchmarks import door as benchmark
 from recipes.arguments import Arguments
 from recipes.config.command_line import TAKE_A_WORD, check_arguments
+from recipes.config.described_run import described
 from recipes.config.evaluation_tables import with_table
 from recipes.config.hydra_app import compose
 from recipes.config.jobs import SCHEMAS, config_groups
@@ -31,6 +32,7 @@ from recipes.config.script_arguments import as_settings
 from recipes.config.serving_schema import TOKEN_VARIABLE
 from recipes.config.validate import validate_pretrain
 from recipes.config.validate_jobs import validate_evaluate, validate_generate
+from recipes.config.validate_launch import validate_launch
 from recipes.data.clean.validate import validate_clean
 from recipes.errors import UserError
 from recipes.evaluation.task_files import check_task_names, with_text_tasks
@@ -39,6 +41,7 @@ from recipes.training.faults import parse_faults
 from tests.support.configs import changed
 from tests.support.paths import ROOT
 from tests.support.shown_commands import Words, simple_commands
+from tools.launch import VERBS
 
 JOBS = {
     "recipes.pretrain": "pretrain",
@@ -240,8 +243,18 @@ def _check_flags(module: str, arguments: list[str], there: Path) -> None:
         options = parsed.options
     if module in AFTERWARDS:
         AFTERWARDS[module](options)
-    if settings := getattr(options, "overrides", []):
+    if module in WITH_CLUSTER:
+        _check_on_cluster(WITH_CLUSTER[module](options), there)
+    elif settings := getattr(options, "overrides", []):
         _check_job("pretrain", [A_RUN, *_without_placeholders("pretrain", settings)], there)
+
+
+def _check_on_cluster(settings: list[str], there: Path) -> None:
+    if settings:
+        _, cluster = described(settings)
+        validate_launch(cluster)
+        of_run = [each for each in settings if not each.startswith(("cluster=", "cluster."))]
+        _check_job("pretrain", of_run, there, cluster.nodes * cluster.gpus_per_node)
 
 
 def _check_download(options: argparse.Namespace) -> None:
@@ -273,6 +286,11 @@ def _check_parts(options: argparse.Namespace) -> None:
     chosen(options.only)
 
 
+WITH_CLUSTER: Mapping[str, Callable[[argparse.Namespace], list[str]]] = {
+    "tools.plan": lambda options: options.overrides,
+    "tools.launch": lambda options: [] if options.arguments[0] in VERBS else options.arguments,
+}
+"""Their settings of a run and a cluster."""
 AFTERWARDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "tools.download": _check_download,
     "tools.plan": _check_plan,
