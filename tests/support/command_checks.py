@@ -276,8 +276,6 @@ def _check_plan(options: argparse.Namespace) -> None:
     from tools import plan
 
     plan._check(options)
-    plan.described(options.overrides)
-    options.overrides = []  # Some are the cluster's, which no run knows.
 
 
 def _check_parts(options: argparse.Namespace) -> None:
