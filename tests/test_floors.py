@@ -42,7 +42,7 @@ FLOORS = (
     ("server",),
     ("evaluation",),
     ("training",),
-    ("release",),
+    ("release", "launch"),
     ("pretrain", "generate", "evaluate", "tools"),
 )
 CHECKPOINT_FLOORS = (

@@ -254,7 +254,8 @@ def _check_on_cluster(settings: list[str], there: Path) -> None:
         _, cluster = described(settings)
         validate_launch(cluster)
         of_run = [each for each in settings if not each.startswith(("cluster=", "cluster."))]
-        _check_job("pretrain", of_run, there, cluster.nodes * cluster.gpus_per_node)
+        gpus = cluster.nodes * cluster.gpus_per_node
+        _check_job("pretrain", [*of_run, f"parallel.world_size={gpus}"], there, gpus)
 
 
 def _check_download(options: argparse.Namespace) -> None:
