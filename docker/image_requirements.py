@@ -56,7 +56,8 @@ def write(out: Path) -> None:
     pins = image_pins()
     lock = (PROJECT / "constraints.txt").read_text(encoding="utf-8")
     out.mkdir(parents=True, exist_ok=True)
-    requirements = [*project["dependencies"], *project["optional-dependencies"]["data"]]
+    extras = project["optional-dependencies"]
+    requirements = [*project["dependencies"], *extras["data"], *extras["loggers"]]
     (out / "requirements.txt").write_text("\n".join([*requirements, ""]), encoding="utf-8")
     (out / "constraints.txt").write_text(merged_constraints(lock, pins), encoding="utf-8")
     (out / "image.txt").write_text("".join(f"{n}=={v}\n" for n, v in pins.items()), encoding="utf-8")

@@ -130,6 +130,7 @@ def test_writes_the_projects_dependencies(
     requirements = (tmp_path / "out/requirements.txt").read_text(encoding="utf-8").splitlines()
     assert any(line.startswith("megatron-core") for line in requirements)
     assert any(line.startswith("datatrove") for line in requirements), "tools.clean must run in the image"
+    assert any(line.startswith("wandb") for line in requirements), "and so must logger=wandb"
     assert (tmp_path / "out/constraints.txt").read_text(encoding="utf-8") == LOCK
     assert (tmp_path / "out/image.txt").read_text(encoding="utf-8") == ""
     assert script.main([]) == 2

@@ -166,12 +166,14 @@ def stopped(lab: Lab) -> dict[str, Any]:
 def unfit_node(lab: Lab) -> dict[str, Any]:
     """A node fails the health check: the job is requeued without it."""
     lab.launch(BAD_NODE)
+    lab.wait_for_end()
     return lab.outcome(nodes=job_field(lab.job(), "NodeList"), said=lab.job_log())
 
 
 def unfit_node_and_a_spare(lab: Lab) -> dict[str, Any]:
     """The same, and the job has a node more than it needs."""
     lab.launch(BAD_NODE, "cluster.launch.spare_nodes=1")
+    lab.wait_for_end()
     return lab.outcome(
         logs=sorted(path.name.split(".")[2] for path in (lab.run / "logs/slurm").glob("*.0.node*.log")),
         said=lab.job_log(),
