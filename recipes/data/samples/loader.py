@@ -106,7 +106,7 @@ def training_sources(config: PretrainConfig, tokenizer: TextTokenizer, cache_dir
             if (source.truncated or source.dropped) and launched_world().rank == 0:
                 warn(
                     f"data.train.{name}: of its conversations {source.truncated:,} lose their end in "
-                    f"data.seq_length={data.seq_length:,}; {source.dropped:,} that lose all answers are left out"
+                    f"data.seq_length={data.seq_length:,}; {source.dropped:,} without an answer are left out"
                 )
         return dict(chats)
     return {
