@@ -50,6 +50,18 @@ def test_graphs_of_compiled_layers(tiny_data: TinyData, tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
 
 
+def test_graphs_of_separate_documents(tiny_data: TinyData, tmp_path: Path) -> None:
+    """Where documents start differs from step to step: a recording must not keep its own."""
+    more = ["data.reset_attention_mask=true", "trainer.precision=fp32"]
+    plain, graphs = (
+        finished(tiny_data, tmp_path, f"apart_{value}", 12, *more, f"trainer.cuda_graph={value}")
+        for value in ("false", "true")
+    )
+    assert "FlexAttention, each document's own" in graphs.stdout
+    assert "trainer.cuda_graph" not in graphs.stderr, graphs.stderr  # Recorded in fact.
+    assert graphs.losses == pytest.approx(plain.losses, rel=5e-3)
+
+
 @pytest.mark.parametrize(
     ("family", "graphs"),
     [("tiny", "false"), ("tiny", "auto"), ("tiny_gemma3", "auto"), ("tiny_nano_hindi", "auto")],

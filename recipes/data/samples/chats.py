@@ -16,6 +16,7 @@ from recipes.data.samples.indexed import answers_path
 from recipes.data.samples.joined import JoinedDataset
 from recipes.data.samples.source_files import open_source
 from recipes.data.tokenizer import TextTokenizer
+from recipes.errors import UserError
 
 EPOCHS_IN_MEMORY = 2
 
@@ -45,6 +46,8 @@ class ChatSource:
         places = np.minimum(self._tokens.sequence_lengths - 1, self._length)
         self.truncated, self.dropped = self._cut(places)
         self._samples = pack(places, self._length) if data.packing else _one_by_one(places)
+        if not self._samples:
+            raise UserError(f"{self.path}: no answer fits in data.seq_length={self._length:,}; raise it")
         self.order = lru_cache(maxsize=EPOCHS_IN_MEMORY)(self._order)
 
     def _cut(self, places: NDArray[np.integer]) -> tuple[int, int]:

@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from recipes.config.data_schema import DataConfig
 from recipes.config.phases import plan_phases, sources_in_use
 from recipes.config.schema import PretrainConfig
+from recipes.config.world import launched_world
+from recipes.console import warn
 from recipes.data.samples.blend import BlendSource, BlendState, RunBlend, Source, stretches_of
 from recipes.data.samples.chats import ChatSource, HeldOutChats
 from recipes.data.samples.skip import Skip
@@ -98,10 +100,15 @@ def training_sources(config: PretrainConfig, tokenizer: TextTokenizer, cache_dir
     """The configured sources that some phase draws from, by name."""
     data = config.data
     if data.conversations:
-        return {
-            name: ChatSource(data.train[name].path, tokenizer, data, config.seed)
-            for name in sources_in_use(data)
-        }
+        names = sources_in_use(data)
+        chats = {name: ChatSource(data.train[name].path, tokenizer, data, config.seed) for name in names}
+        for name, source in chats.items():
+            if (source.truncated or source.dropped) and launched_world().rank == 0:
+                warn(
+                    f"data.train.{name}: of its conversations {source.truncated:,} lose their end in "
+                    f"data.seq_length={data.seq_length:,}; {source.dropped:,} without an answer are left out"
+                )
+        return dict(chats)
     return {
         name: BlendSource(
             data.train[name].path,

@@ -14,6 +14,7 @@ from recipes.data.chat.template import DEFAULT
 from recipes.data.samples.chats import ChatSource, HeldOutChats
 from recipes.data.samples.indexed import DocumentReader
 from recipes.data.tokenizer import load_tokenizer
+from recipes.errors import UserError
 from tests.support.corpus import TinyData
 
 
@@ -91,6 +92,8 @@ def test_too_long_ones_lose_their_end(prefixes: list[str], tiny_data: TinyData) 
     assert chats.truncated == len(cut) - chats.dropped > 0
     for index in range(len(chats)):
         assert chats[index]["loss_mask"].sum() > 0
+    with pytest.raises(UserError, match=r"no answer fits in data\.seq_length=2"):
+        source(prefixes, tiny_data, length=2)
 
 
 def test_held_out_sets_are_padded(prefixes: list[str], tiny_data: TinyData) -> None:
