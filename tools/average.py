@@ -1,4 +1,4 @@
-"""The mean of a run's last checkpoints: ``python -m tools.average RUN --last K``."""
+"""The mean of a run's last checkpoints: ``python -m tools.average RUN --last 3``."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights
 from recipes.optim.build import build_schedule
 from recipes.optim.gradients import finalize_model_grads
+from recipes.optim.non_finite import forget_skipped_steps
 from recipes.parallel.setup import resolve_dtype, seed_random_states
 from recipes.run_directory import RunDirectory
 from recipes.training.cuda_graph import step_of
@@ -252,6 +253,7 @@ class ParamGPT(ModelPT):
         """
         self.skip, self.start_up = Skip(skip), start_up
         self.init_from, self.saved_blend, self.blend = None, None, None
+        forget_skipped_steps(self.megatron_optimizer)
         # What callbacks have wrapped around it, and what was recorded with the old state's addresses.
         self.ddp.config.finalize_model_grads_func = finalize_model_grads
         self.halves = step_of(self.engine, self.run, self.trainer.strategy.root_device)
