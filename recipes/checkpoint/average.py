@@ -14,7 +14,7 @@ from torch import Tensor
 from recipes.checkpoint.convert import Conversion, Progress, to_torch_dist
 from recipes.checkpoint.formats.lazy import LazyTensor
 from recipes.checkpoint.formats.recognise import check_new
-from recipes.checkpoint.open import WhichWeights, open_stored_model
+from recipes.checkpoint.open import open_stored_model
 from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.errors import UserError
 
@@ -40,7 +40,7 @@ def average(
     paths: Sequence[Path],
     target: Path,
     dtype: str = "keep",
-    weights: WhichWeights = "trained",
+    weights: str = "trained",
     progress: Progress | None = None,
 ) -> None:
     """Writes the mean of the models at ``paths`` to ``target``, a new checkpoint of weights.

@@ -31,7 +31,7 @@ from recipes.checkpoint.nemo.classic_config import (
     sentencepiece_legacy,
     to_nemo_config,
 )
-from recipes.checkpoint.open import WhichWeights, open_stored_model
+from recipes.checkpoint.open import open_stored_model
 from recipes.checkpoint.save.manifest import write_manifest
 from recipes.checkpoint.stored.description import description_of
 from recipes.checkpoint.stored.keys import key_of
@@ -113,7 +113,7 @@ def convert(
     dtype: str = "keep",
     progress: Progress | None = None,
     layout: str | None = None,
-    weights: WhichWeights = "trained",
+    weights: str = "trained",
 ) -> None:
     """Writes the model at ``path`` to ``target``, which must not exist and appears only once complete.
 

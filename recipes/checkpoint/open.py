@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
 
 from recipes.checkpoint.formats.containers import Files, open_files
 from recipes.checkpoint.formats.lazy import LazyTensor
@@ -23,19 +22,14 @@ OPENERS: list[Opener] = [open_classic, open_nemo2, open_training, open_hugging_f
 """Each looks at the file names and returns None for a model of another kind."""
 
 
-WhichWeights = Literal["trained", "ema"]
-
-
 @contextmanager
-def open_stored_model(
-    path: Path, *, verify: bool = True, weights: WhichWeights = "trained"
-) -> Iterator[StoredModel]:
+def open_stored_model(path: Path, *, verify: bool = True, weights: str = "trained") -> Iterator[StoredModel]:
     """Opens a stored model; its tensors can be read until the context ends.
 
     Args:
         path: of a file or directory.
         verify: compare the files of a training checkpoint with its manifest (reads all of them once).
-        weights: ema: the average that a training checkpoint holds besides its weights.
+        weights: trained, or ema: the average that a training checkpoint holds besides its weights.
 
     Until then the run of a training checkpoint does not delete it.
 
@@ -48,7 +42,7 @@ def open_stored_model(
             yield source
 
 
-def _opened(path: Path, files: Files, verify: bool, weights: WhichWeights) -> StoredModel:
+def _opened(path: Path, files: Files, verify: bool, weights: str) -> StoredModel:
     try:
         if weights == "ema":
             source = open_training(path, files, verify, averaged=True)

@@ -249,6 +249,8 @@ class GenerateConfig:
 
     gpt_model_file: str = MISSING
     """A .nemo file or the directory it was extracted to, a NeMo 2 or Hugging Face directory, or a run."""
+    weights: str = "trained"
+    """ema: of a training checkpoint, the average of its weights (trainer.ema) instead of them."""
     prompts: list[str] = field(default_factory=list)
     """Texts to complete."""
     prompts_jsonl: str | None = None
@@ -296,6 +298,8 @@ class EvaluateConfig:
     gpt_model_file: str = ""
     """A .nemo file or the directory it was extracted to, a NeMo 2 or Hugging Face directory, or a run, of
     which its newest checkpoint is meant; needed, unless run is set."""
+    weights: str = "trained"
+    """ema: of training checkpoints, the average of their weights (trainer.ema) instead of them."""
     run: str | None = None
     """In place of gpt_model_file: the directory of a run, whose checkpoints are scored one after the other.
     What is scored already is not scored again."""

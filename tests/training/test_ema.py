@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,7 +110,21 @@ def test_turned_on_late_and_converted(gloo_pool: GlooPool, tiny_data: TinyData, 
     expected = {name: torch.lerp(before[name], after[name], weight) for name in before}
     assert_equal(averages(checkpoints, 3), expected)
     convert(checkpoints.parent, tmp_path / "ema", "torch_dist", weights="ema")
+    convert(checkpoints.parent, tmp_path / "ema.nemo", "nemo", weights="ema")
     with open_stored_model(tmp_path / "ema") as stored:
         assert_equal({name: tensor.load() for name, tensor in stored.tensors.items()}, expected)
+    tokens = [[5, 6, 7, 8, 9, 10]]
+    (ours,) = gloo_pool.run(1, logits_case, str(checkpoints.parent), "ema", tokens)
+    (converted,) = gloo_pool.run(1, logits_case, str(tmp_path / "ema.nemo"), "trained", tokens)
+    (trained,) = gloo_pool.run(1, logits_case, str(checkpoints.parent), "trained", tokens)
+    assert (ours == converted).all() and (ours != trained).any()
     with pytest.raises(UserError, match="only a run's own checkpoints hold an average"):
         convert(tmp_path, tmp_path / "none", "torch_dist", weights="ema")
+
+
+def logits_case(path: str, weights: str, tokens: list[list[int]]) -> Any:
+    """``[b, s, V]``, by the model that completion and evaluation load."""
+    from recipes.inference.text_model import load_text_model
+
+    model = load_text_model(path, precision="fp32", num_threads=1, weights=weights)
+    return model.logits(torch.tensor(tokens)).numpy()
