@@ -69,9 +69,7 @@ PRETRAIN = {
     "fast_dev_run": Foreign("dry_run"),
     # Numbers
     "bf16": Foreign("trainer.precision", "trainer.precision=bf16"),
-    "initial_loss_scale": Foreign("trainer.fp16.initial_loss_scale"),
     "native_amp_init_scale": Foreign("trainer.fp16.initial_loss_scale"),
-    "loss_scale_window": Foreign("trainer.fp16.loss_scale_window"),
     "native_amp_growth_interval": Foreign("trainer.fp16.loss_scale_window"),
     "accumulate_allreduce_grads_in_fp32": Foreign("trainer.grad_reduce_in_fp32"),
     "deterministic_mode": Foreign("trainer.deterministic"),
