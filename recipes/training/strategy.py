@@ -168,7 +168,9 @@ class MegatronStrategy(ParallelStrategy):
         gpt, optimizer, ema = self._module.gpt, self._module.megatron_optimizer, self._module.engine.ema
         if options.local_after is not None:
             assert self.local is not None
-            self.local.start(plain["global_step"], plain, rank_state(gpt, optimizer, ema), options.local_after)
+            self.local.start(
+                plain["global_step"], plain, rank_state(gpt, optimizer, ema), options.local_after
+            )
             return
         facts = {
             "step": plain["global_step"],
