@@ -189,6 +189,7 @@ def _evaluate(config: EvaluateConfig, start: _Start, loaded: TaskDict, world: Wo
         num_threads=config.num_threads,
         parallel=parallel,
         world=world,
+        weights=config.weights,
     )
     model.name = model_name(config)
     ranks = model_ranks()

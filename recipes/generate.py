@@ -87,6 +87,7 @@ def _loaded(config: GenerateConfig) -> GPTTextModel:
         num_threads=config.num_threads,
         parallel=parallel,
         world=world_of(parallel),
+        weights=config.weights,
     )
 
 
@@ -151,7 +152,8 @@ def _decisive(config: GenerateConfig, prompts: list[str]) -> list[Any]:
     model = Path(config.gpt_model_file).resolve()
     changed = model.stat().st_mtime_ns
     settings = [asdict(config.inference), config.batch_size, config.seed, config.precision, config.chat]
-    return [str(model), changed, settings, prompts]
+    averaged = [config.weights] if config.weights != "trained" else []
+    return [str(model), changed, settings, prompts, *averaged]
 
 
 def _is_streamed(config: GenerateConfig) -> bool:

@@ -35,6 +35,7 @@ class RunDirectory:
         self.metrics_file = self.path / "metrics.jsonl"
         self.config_file = self.path / "config.yaml"
         self.chat_template = self.path / CHAT_TEMPLATE
+        self.rollbacks_file = self.path / "rollbacks.json"
         self.index_cache = index_cache or self.path / "index_cache"
         self.followers: list[Callable[[dict[str, Any]], None]] = []
         """Get every record of metrics.jsonl that this process writes, once it is on disk."""
@@ -92,8 +93,8 @@ class MetricsLog:
         """The records that count, by ascending step.
 
         The file is only ever appended to: steps after a checkpoint that were repeated after a resume are in
-        it twice, and the later record counts. A start from step 0 replaces everything before it. A step
-        lower than the previous one means a resume whose own line was lost.
+        it twice, and the later record counts; so are those after a loss spike. A start from step 0 replaces
+        everything before it. A step lower than the previous one means a resume whose own line was lost.
         """
         history: list[dict[str, Any]] = []
         for record in self.appended:
@@ -101,7 +102,7 @@ class MetricsLog:
             if event == "started":
                 history.clear()
             continues = not history or step >= history[-1]["step"]
-            last_kept = step if continues or event == "resumed" else step - 1
+            last_kept = step if continues or event in ("resumed", "rolled_back") else step - 1
             while history and history[-1]["step"] > last_kept:
                 history.pop()
             history.append(record)

@@ -51,6 +51,7 @@ CHECKPOINT_FLOORS = (
     ("save", "nemo", "huggingface"),
     ("open", "local"),
     ("convert",),
+    ("average",),
 )
 
 

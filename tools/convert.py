@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   python -m tools.convert param1_hf param1.nemo --to nemo
   python -m tools.convert outputs/quickstart/checkpoints/step_00001200 step1200.nemo --to nemo
   python -m tools.convert outputs/param2/model.nemo param2_hf --to hf --layout param2moe
+  python -m tools.convert outputs/quickstart ema.nemo --to nemo --weights ema
 
 SRC is a .nemo of any generation or the directory it was unpacked to, a NeMo 2 directory, a training
 checkpoint or run directory of this project, or a Hugging Face directory. Its format and architecture are
@@ -39,6 +40,9 @@ def main() -> None:
         choices=("param2moe",),
         help="of --to hf: the names that vLLM's class for Param-2 reads, instead of the usual ones",
     )
+    parser.add_argument(
+        "--weights", default="trained", choices=("trained", "ema"), help="ema: a checkpoint's average of them"
+    )
     parser.add_argument("--verify", action="store_true", help="compare both sides' logits afterwards")
     options = parser.parse_args()
     if options.layout is not None and options.to != "hf":
@@ -49,7 +53,15 @@ def main() -> None:
 
     started = time.monotonic()
     with Progress() as progress:
-        convert(options.source, options.target, options.to, options.dtype, progress.update_to, options.layout)
+        convert(
+            options.source,
+            options.target,
+            options.to,
+            options.dtype,
+            progress.update_to,
+            options.layout,
+            options.weights,
+        )
     print(f"wrote  {options.target} in {time.monotonic() - started:,.1f} s")
     if options.verify:
         quiet_libraries()  # Before megatron-core is imported: it warns as it loads.

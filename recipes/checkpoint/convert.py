@@ -113,6 +113,7 @@ def convert(
     dtype: str = "keep",
     progress: Progress | None = None,
     layout: str | None = None,
+    weights: str = "trained",
 ) -> None:
     """Writes the model at ``path`` to ``target``, which must not exist and appears only once complete.
 
@@ -121,7 +122,9 @@ def convert(
         target: a new file (nemo) or a new directory.
         to: nemo, hf, nemo2 or torch_dist.
         dtype: keep, bf16 or fp32; routers are not narrowed.
+        progress: told what is read.
         layout: of a Hugging Face directory, see :func:`recipes.families.family.layout_of`.
+        weights: ema: the average in a training checkpoint instead of its weights.
 
     Numbers that are not finite are written as they are, with a warning.
 
@@ -130,7 +133,7 @@ def convert(
             form for this model.
     """
     check_new(target)
-    with open_stored_model(path) as source:
+    with open_stored_model(path, weights=weights) as source:
         _ = source.model  # Compares its description with the tensors before anything is written.
         not_finite: set[str] = set()
         source.tensors = {
@@ -254,12 +257,15 @@ def _write_weights(conversion: Conversion, directory: Path, prefix: str, common:
     (directory / "metadata.json").write_text(METADATA_JSON, encoding="utf-8")
 
 
-def _to_torch_dist(conversion: Conversion, target: Path) -> None:
-    """Weights as a training checkpoint holds them; ``init_from`` starts a run from it."""
+def to_torch_dist(conversion: Conversion, target: Path, **facts: Any) -> None:
+    """Weights as a training checkpoint holds them; ``init_from`` starts a run from it.
+
+    ``facts`` go into its manifest.
+    """
     with partial_directory(target) as directory:
         state = {"global_step": 0, "recipes": {"model": description_of(conversion.source.model)}}
         _write_weights(conversion, directory, "", common_state(state))
-        write_manifest(directory, step=0)
+        write_manifest(directory, step=0, **facts)
 
 
 def _to_nemo2(conversion: Conversion, target: Path) -> None:
@@ -303,5 +309,5 @@ WRITERS: dict[str, Callable[[Conversion, Path], None]] = {
     "nemo": _to_nemo,
     "hf": _to_hf,
     "nemo2": _to_nemo2,
-    "torch_dist": _to_torch_dist,
+    "torch_dist": to_torch_dist,
 }

@@ -23,24 +23,32 @@ OPENERS: list[Opener] = [open_classic, open_nemo2, open_training, open_hugging_f
 
 
 @contextmanager
-def open_stored_model(path: Path, *, verify: bool = True) -> Iterator[StoredModel]:
+def open_stored_model(path: Path, *, verify: bool = True, weights: str = "trained") -> Iterator[StoredModel]:
     """Opens a stored model; its tensors can be read until the context ends.
 
-    ``verify``: compare the files of a training checkpoint with its manifest (reads all of them once).
+    Args:
+        path: of a file or directory.
+        verify: compare the files of a training checkpoint with its manifest (reads all of them once).
+        weights: trained, or ema: the average that a training checkpoint holds besides its weights.
 
     Until then the run of a training checkpoint does not delete it.
 
     Raises:
-        UserError: hostile, damaged, or of a kind that cannot be read.
+        UserError: hostile, damaged, of a kind that cannot be read, or without an average.
     """
     with open_files(path) as files:
-        source = _opened(path, files, verify)
+        source = _opened(path, files, verify, weights)
         with source.held or nullcontext():
             yield source
 
 
-def _opened(path: Path, files: Files, verify: bool) -> StoredModel:
+def _opened(path: Path, files: Files, verify: bool, weights: str) -> StoredModel:
     try:
+        if weights == "ema":
+            source = open_training(path, files, verify, averaged=True)
+            if source is None:
+                raise UserError(f"{path}: only a run's own checkpoints hold an average of its weights")
+            return source
         for opener in OPENERS:
             source = opener(path, files, verify)
             if source is not None:

@@ -19,6 +19,8 @@ def obstacle(run: PretrainConfig) -> str | None:
             return f"parallel.{key}={size}: its ranks exchange tensors inside of a micro-batch"
     if parallel.overlap_grad_reduce:
         return "parallel.overlap_grad_reduce=true: its communication begins inside of a micro-batch"
+    if run.trainer.precision == "fp16":
+        return "trainer.precision=fp16: the host decides on its loss scale"
     if model.num_moe_experts is not None:
         return f"model.num_moe_experts={model.num_moe_experts}: the host must know how many tokens each gets"
     if draws_random_numbers(model):

@@ -69,7 +69,12 @@ PRETRAIN = {
     "fast_dev_run": Foreign("dry_run"),
     # Numbers
     "bf16": Foreign("trainer.precision", "trainer.precision=bf16"),
-    "fp16": Foreign("trainer.precision", "bf16 or fp32: fp16 is not supported"),
+    "native_amp_init_scale": Foreign("trainer.fp16.initial_loss_scale"),
+    "native_amp_growth_interval": Foreign("trainer.fp16.loss_scale_window"),
+    "accumulate_allreduce_grads_in_fp32": Foreign("trainer.grad_reduce_in_fp32"),
+    "deterministic_mode": Foreign("trainer.deterministic"),
+    "decoupled_lr": Foreign("optim.groups", "optim.embedding_lr, optim.head_lr, or by name"),
+    "z_loss_multiplier": Foreign("optim.z_loss_coeff"),
     "megatron_amp_O2": Foreign("trainer.precision", "bf16 always keeps fp32 main weights"),
     "torch_compile": Foreign("trainer.compile"),
     # Checkpoints and names
@@ -192,6 +197,9 @@ EVALUATE = _MODEL | {
 FOREIGN: dict[str, dict[str, Foreign]] = {"pretrain": PRETRAIN, "generate": GENERATE, "evaluate": EVALUATE}
 
 FOREIGN_VALUES = {
+    "16-mixed": "fp16",
+    "16": "fp16",
+    "float16": "fp16",
     "bf16-mixed": "bf16",
     "bf16-true": "bf16",
     "bfloat16": "bf16",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from typing import Any
 
 from recipes.checks import one_of, refuse
 from recipes.config.schema import PretrainConfig
@@ -46,8 +47,10 @@ def refuse_fp8_on(name: str, capability: tuple[int, int] | None, config: Pretrai
 
 
 def model_of(config: PretrainConfig) -> ModelConfig:
-    """The run's model with megatron-core's settings for its precision."""
-    if config.trainer.precision != "fp8":
-        return config.model
-    fields = {"fp8": "hybrid", "fp8_recipe": config.trainer.fp8_recipe}
+    """The run's model with megatron-core's settings for its precision and for determinism."""
+    fields: dict[str, Any] = {}
+    if config.trainer.precision == "fp8":
+        fields = {"fp8": "hybrid", "fp8_recipe": config.trainer.fp8_recipe}
+    if config.trainer.deterministic:
+        fields["deterministic_mode"] = True
     return dataclasses.replace(config.model, megatron={**config.model.megatron, **fields})

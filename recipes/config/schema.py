@@ -15,7 +15,13 @@ from recipes.config.data_schema import DataConfig
 from recipes.config.evaluation_schema import EvaluationConfig, TableRow, TextsConfig
 from recipes.config.optim_schema import OptimConfig
 from recipes.config.serving_schema import ServingConfig
-from recipes.config.trainer_schema import CheckpointConfig, GuardsConfig, WandbConfig
+from recipes.config.trainer_schema import (
+    CheckpointConfig,
+    EmaConfig,
+    Fp16Config,
+    GuardsConfig,
+    WandbConfig,
+)
 from recipes.families.model_config import ModelConfig
 
 
@@ -143,8 +149,17 @@ class TrainerConfig:
     micro_batch_size: int = MISSING
     """Samples per forward pass of one rank."""
     precision: str = "auto"
-    """auto (bf16 on CUDA, fp32 on the CPU), bf16, fp32, or fp8: as bf16, with the layers' products in FP8,
-    which need Transformer Engine and a GPU of compute capability 8.9 or more."""
+    """auto (bf16 on CUDA, fp32 on the CPU), bf16, fp32, fp16 with a dynamic loss scale, or fp8: as bf16, with
+    the layers' products in FP8, which need Transformer Engine and a GPU of compute capability 8.9 or more.
+    Main weights and the optimizer's state are always fp32."""
+    fp16: Fp16Config = field(default_factory=Fp16Config)
+    grad_reduce_in_fp32: bool = True
+    """Add up gradients, over micro-batches and over ranks, in fp32. false: in the weights' 16 bits, which
+    halves their memory and what is sent, and rounds every sum."""
+    deterministic: bool = False
+    """Two runs with the same settings and layout give the same numbers to the bit, on a GPU too, where it
+    costs speed. The first step's gradients are computed twice and compared; if they differ the run is
+    refused."""
     fp8_recipe: str = "delayed"
     """How tensors are scaled to FP8 (megatron-core's fp8_recipe, with fp8=hybrid: E4M3 in the forward pass,
     E5M2 in the backward pass): delayed, tensorwise, blockwise (Hopper) or mxfp8 (Blackwell)."""
@@ -171,6 +186,7 @@ class TrainerConfig:
     step can be recorded: without experts, dropout, recomputation, overlap_grad_reduce, Transformer Engine,
     and without tensor, pipeline or context parallelism."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
@@ -233,6 +249,8 @@ class GenerateConfig:
 
     gpt_model_file: str = MISSING
     """A .nemo file or the directory it was extracted to, a NeMo 2 or Hugging Face directory, or a run."""
+    weights: str = "trained"
+    """ema: of a training checkpoint, the average of its weights (trainer.ema) instead of them."""
     prompts: list[str] = field(default_factory=list)
     """Texts to complete."""
     prompts_jsonl: str | None = None
@@ -280,6 +298,8 @@ class EvaluateConfig:
     gpt_model_file: str = ""
     """A .nemo file or the directory it was extracted to, a NeMo 2 or Hugging Face directory, or a run, of
     which its newest checkpoint is meant; needed, unless run is set."""
+    weights: str = "trained"
+    """ema: of training checkpoints, the average of their weights (trainer.ema) instead of them."""
     run: str | None = None
     """In place of gpt_model_file: the directory of a run, whose checkpoints are scored one after the other.
     What is scored already is not scored again."""

@@ -72,6 +72,16 @@ class GuardsConfig:
     compare_replicas_every_n_steps: int | None = None
     """Every this many steps, weights are compared over the data-parallel replicas; if they are not equal to
     the bit, the run ends with exit code 4. Each time the device is waited for. null: never."""
+    loss_spike_zscore: float | None = None
+    """A loss so many standard deviations above the mean of the last loss_spike_window steps, 8 say, is a
+    spike: the run goes back to the last checkpoint before it and leaves out the samples that it came with.
+    Each step's loss is then added up over ranks. null: never."""
+    loss_spike_window: int = 128
+    """So many steps a loss is compared with; before there are so many, none is a spike."""
+    loss_spike_skip_steps: int = 2
+    """The samples of so many steps are left out: the spike's and those right before it."""
+    max_rollbacks: int = 3
+    """A run goes back so many times in all; the next spike ends it with exit code 4."""
     warn_of_stragglers_from: float | None = None
     """Warn when the slowest rank's own part of a step takes this many times as long as the median rank's. The
     ratio is in metrics.jsonl in any case. null: never."""
@@ -88,3 +98,29 @@ class WandbConfig:
     offline: bool = False
     """Keep the figures in <run directory>/wandb, for `wandb sync` where there is a network; so does
     $WANDB_MODE=offline."""
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    """An exponential moving average of the weights, in fp32, kept in every checkpoint beside the weights."""
+
+    decay: float | None = None
+    """What is left of the average at each update, 0.999 say; it begins with the initial weights, or where it
+    is turned on. Takes 4 bytes a parameter, divided over data-parallel ranks. null: no average."""
+    every_n_steps: int = 1
+    """Update it after every this many steps."""
+
+
+@dataclass(frozen=True)
+class Fp16Config:
+    """trainer.precision=fp16: the loss scale, which keeps small gradients above fp16's smallest number."""
+
+    initial_loss_scale: float = 65536.0
+    """Where it begins. Losses are summed over a micro-batch's tokens, not averaged: so it is smaller here
+    than elsewhere."""
+    min_loss_scale: float = 1.0
+    """It does not fall below; steps that overflow there count for trainer.guards.max_skipped_steps."""
+    loss_scale_window: int = 1000
+    """Steps without an overflow after which it doubles."""
+    hysteresis: int = 2
+    """Overflows after which each one halves it, until it has doubled again."""

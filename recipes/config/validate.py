@@ -12,7 +12,6 @@ from recipes.checks import not_negative, one_of, positive, refuse
 from recipes.config.cuda_graph import obstacle
 from recipes.config.devices import DEVICES
 from recipes.config.foreign_keys import FOREIGN_VALUES
-from recipes.config.fp8 import validate_fp8
 from recipes.config.lengths import total_steps
 from recipes.config.phases import plan_phases
 from recipes.config.schema import (
@@ -23,12 +22,18 @@ from recipes.config.schema import (
     TrainerConfig,
 )
 from recipes.config.separate_documents import validate_conversations, validate_separate_documents
-from recipes.config.trainer_schema import CheckpointConfig, GuardsConfig, LocalCheckpointConfig
+from recipes.config.trainer_schema import (
+    CheckpointConfig,
+    EmaConfig,
+    GuardsConfig,
+    LocalCheckpointConfig,
+)
 from recipes.config.validate_jobs import PRECISIONS, validate_evaluation, validate_inference
 from recipes.config.validate_logger import validate_logger
 from recipes.config.validate_model import validate_model, validate_positions
 from recipes.config.validate_optim import validate_optim
 from recipes.config.validate_parallel import validate_parallel
+from recipes.config.validate_precision import validate_precision
 from recipes.errors import UserError
 
 
@@ -53,6 +58,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     validate_evaluation(config.trainer.evaluation, config.parallel.context_parallel_size)
     validate_guards(config.trainer.guards)
     validate_logger(config)
+    validate_ema(config.trainer.ema)
     validate_data(config.data)
     validate_plan(config.plan)
     plan_phases(config, total_steps(config))
@@ -70,7 +76,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     if config.trainer.compile is True and config.model.num_moe_experts is not None:
         refuse("trainer.compile", True, "megatron-core's experts cannot be compiled; leave it auto")
     _validate_cuda_graph(config)
-    validate_fp8(config)
+    validate_precision(config)
     validate_separate_documents(config)
     cp = config.parallel.context_parallel_size
     if config.data.seq_length % (2 * cp) and cp > 1:
@@ -93,7 +99,7 @@ def _validate_cuda_graph(config: PretrainConfig) -> None:
 
 def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
     """Checks batches, lengths and intervals."""
-    one_of("trainer.precision", trainer.precision, (*PRECISIONS, "fp8"), FOREIGN_VALUES)
+    one_of("trainer.precision", trainer.precision, (*PRECISIONS, "fp16", "fp8"), FOREIGN_VALUES)
     positive("trainer.micro_batch_size", trainer.micro_batch_size)
     positive("trainer.global_batch_size", trainer.global_batch_size)
     chunk = trainer.micro_batch_size * data_parallel_size
@@ -197,11 +203,38 @@ def _validate_keep_best(count: int, every: int | None, valid_every: int | None, 
 
 def validate_guards(guards: GuardsConfig) -> None:
     """Checks when a run gives up."""
-    positive("trainer.guards.max_skipped_steps", guards.max_skipped_steps)
-    for key in ("hang_timeout_s", "compare_replicas_every_n_steps", "warn_of_stragglers_from"):
+    for key in ("max_skipped_steps", "loss_spike_skip_steps", "max_rollbacks"):
+        positive(f"trainer.guards.{key}", getattr(guards, key))
+    if guards.loss_spike_window < 2:
+        refuse("trainer.guards.loss_spike_window", guards.loss_spike_window, "must be at least 2")
+    if guards.loss_spike_zscore is None:
+        for key in ("loss_spike_window", "loss_spike_skip_steps", "max_rollbacks"):
+            value = getattr(guards, key)
+            if value != getattr(GuardsConfig(), key):
+                refuse(
+                    f"trainer.guards.{key}", value, "would be ignored: set trainer.guards.loss_spike_zscore"
+                )
+    for key in (
+        "hang_timeout_s",
+        "compare_replicas_every_n_steps",
+        "warn_of_stragglers_from",
+        "loss_spike_zscore",
+    ):
         value = getattr(guards, key)
         if value is not None:
             positive(f"trainer.guards.{key}", value)
+
+
+def validate_ema(ema: EmaConfig) -> None:
+    """Checks the average of the weights."""
+    positive("trainer.ema.every_n_steps", ema.every_n_steps)
+    if ema.decay is None:
+        if ema.every_n_steps != 1:
+            refuse(
+                "trainer.ema.every_n_steps", ema.every_n_steps, "would be ignored: set trainer.ema.decay too"
+            )
+    elif not 0 < ema.decay < 1:
+        refuse("trainer.ema.decay", ema.decay, "must lie between 0 and 1, 0.999 for example")
 
 
 def validate_samples(samples: SamplesConfig, context_parallel_size: int) -> None:

@@ -21,6 +21,7 @@ from recipes.files import path_errors, refuse_lfs_pointer
 TEMPERATURES = (0.001, 1000.0)
 """Beyond them float32 logits overflow, or all tokens are equally likely."""
 PRECISIONS = ("auto", "bf16", "fp32")
+WEIGHTS = ("trained", "ema")
 METRIC = re.compile(r"[^,\s]+,[^,\s]+")  # The metric, and the filter applied to the answers.
 
 
@@ -55,6 +56,7 @@ def validate_inference(inference: InferenceConfig, key: str = "inference") -> No
 def validate_generate(config: GenerateConfig) -> None:
     """Checks a completion job."""
     validate_model_file(config.gpt_model_file)
+    one_of("weights", config.weights, WEIGHTS)
     one_of("precision", config.precision, PRECISIONS, FOREIGN_VALUES)
     validate_inference(config.inference)
     positive("batch_size", config.batch_size)
@@ -119,6 +121,7 @@ def _validate_stream(config: GenerateConfig) -> None:
 def validate_evaluate(config: EvaluateConfig) -> None:
     """Checks an evaluation job."""
     _validate_evaluated(config)
+    one_of("weights", config.weights, WEIGHTS)
     one_of("precision", config.precision, PRECISIONS, FOREIGN_VALUES)
     if config.table == "bits_per_byte" and not config.texts.files:
         raise UserError("texts.files={}: name the texts, for example texts.files.hi=hindi.jsonl")

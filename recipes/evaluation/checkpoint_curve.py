@@ -47,7 +47,7 @@ def render_curve(run: Path, results: Sequence[EvaluationResult], spec: TableSpec
     scores = zip(*(line[2 : 2 + len(results)] for line in by_metric.lines), strict=True)
     lines = []
     for result, of_checkpoint in zip(results, scores, strict=True):
-        step = int(result.model.removeprefix("step_"))
+        step = int(result.model.removeprefix("step_").removesuffix("-ema"))
         tokens = MISSING if tokens_per_step is None else f"{step * tokens_per_step:,.0f}"
         lines.append([f"{step:,}", tokens, *of_checkpoint])
     header = ["step", "tokens", *(f"{name} {metric}" for name, metric, *_ in by_metric.lines)]

@@ -89,7 +89,8 @@ def _named_place(config: EvaluateConfig, path: Path) -> Place:
 
 def model_name(config: EvaluateConfig) -> str:
     """The model's name in the results."""
-    return config.name or Path(config.gpt_model_file).stem
+    averaged = "-ema" if config.weights == "ema" else ""
+    return config.name or Path(config.gpt_model_file).stem + averaged
 
 
 def settings_of(config: EvaluateConfig) -> dict[str, Any]:
@@ -101,6 +102,8 @@ def settings_of(config: EvaluateConfig) -> dict[str, Any]:
         "seed": config.seed,
         "bootstrap_iters": config.bootstrap_iters,
         "precision": config.precision,
+        # Not in results of earlier versions.
+        **({"weights": config.weights} if config.weights != "trained" else {}),
         "model_files": model_files(Path(config.gpt_model_file)),
         "minibench_sha256": {file: _sha256(Path(config.minibench or "", file)) for file in own},
         "texts": _texts(config.texts),
@@ -119,7 +122,7 @@ def _difference(path: Path, wanted: dict[str, Any]) -> str | None:
     """In what the results in a file are not the wanted ones; None if they are."""
     existing = read_results(path)
     found = {"name": existing.model, "tasks": sorted(set(existing.requested)), **existing.settings}
-    for key, value in wanted.items():
+    for key, value in (wanted | {"weights": wanted.get("weights")}).items():
         if found.get(key) != value:
             return f"{key}={_brief(found.get(key))}"
     return None

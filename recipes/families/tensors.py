@@ -17,6 +17,9 @@ from recipes.families.model_config import ModelConfig, kv_channels, num_query_gr
 
 Shape = tuple[int, ...]
 
+AVERAGE = "ema."
+"""Before the key of a tensor in a training checkpoint: its average over the run (trainer.ema)."""
+
 # What tensors are counted under, in the order in which people read them. A family may add its own parts.
 WORDS, POSITIONS = "word embeddings", "position embeddings"
 ATTENTION, MLP = "attention", "MLP"

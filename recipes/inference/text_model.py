@@ -142,18 +142,20 @@ def load_text_model(
     num_threads: int | None = None,
     parallel: ParallelConfig = ONE_PROCESS,
     world: World = ALONE,
+    weights: str = "trained",
 ) -> GPTTextModel:
     """Loads a stored model of any kind that recipes.checkpoint.open reads.
 
     Args:
         parallel: how one model is split; every rank of ``world`` makes this call and gets its part.
         world: all processes; as many whole models are loaded as fit.
+        weights: ema: the average in a training checkpoint instead of its weights.
 
     Raises:
         UserError: it cannot be read, or cannot be split so.
     """
     set_cpu_threads(num_threads, world)
-    with open_stored_model(Path(path)) as source:
+    with open_stored_model(Path(path), weights=weights) as source:
         tokenizer = source.text_tokenizer
         source.check_rows_for(tokenizer)
         _check_split(source.model, parallel)

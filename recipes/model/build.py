@@ -77,6 +77,7 @@ def transformer_config(model: ModelConfig, parallel: ParallelConfig, dtype: torc
         "expert_tensor_parallel_size": parallel.expert_tensor_parallel_size or tp,
         "sequence_parallel": parallel.sequence_parallel,
         "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         # Our own initialisation follows, see recipes/model/init.py. perform_initialization stays on because

@@ -75,6 +75,17 @@ class AdamW(torch.optim.Optimizer):
             for tensor, value in zip(self._numbers[index], (group["lr"], group["step"]), strict=True):
                 tensor.fill_(value)
 
+    def initialize_state(self) -> None:
+        """Zeros for every parameter that has no state yet."""
+        for group in self.param_groups:
+            self._initialize_state(group["params"])
+
+    def _initialize_state(self, params: list[Tensor]) -> None:
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["exp_avg"] = torch.zeros_like(p)
+                self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
+
     def take_back(self) -> None:
         """Undoes :meth:`prepare` where no step has followed, or one that changed nothing."""
         for group in self.param_groups:
@@ -87,10 +98,7 @@ class AdamW(torch.optim.Optimizer):
 
     def _step_group(self, group: dict[str, Any]) -> None:
         params = [p for p in group["params"] if p.grad is not None]
-        for p in params:
-            if not self.state[p]:
-                self.state[p]["exp_avg"] = torch.zeros_like(p)
-                self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
+        self._initialize_state(params)
         index = next(i for i, each in enumerate(self.param_groups) if each is group)
         lr, step = self._numbers[index]
         beta1, beta2 = group["betas"]

@@ -17,6 +17,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from recipes.config.lengths import schedule_lengths
 from recipes.config.schema import OptimConfig, ParallelConfig
+from recipes.config.trainer_schema import Fp16Config
 from recipes.optim import gradients
 from recipes.optim.adamw import AdamW
 from recipes.optim.groups import Names, adamw_overrides, muon_groups
@@ -40,6 +41,7 @@ def build_optimizer(
     dtype: torch.dtype,
     model_chunks: list[DistributedDataParallel],
     names: Names = MappingProxyType({}),
+    fp16: Fp16Config = Fp16Config(),  # noqa: B008
 ) -> MegatronOptimizer:
     """The configured optimizer over megatron-core's DDP chunks, its state sharded over data-parallel ranks.
 
@@ -49,6 +51,7 @@ def build_optimizer(
     Args:
         names: parameters -> their names in checkpoints, which optim.groups go by; where one is missing, its
             name in the model counts.
+        fp16: how the loss scale moves, where ``dtype`` is fp16.
     """
     gradients.install()
     # Ours replaces FusedAdam: Transformer Engine's cannot leave out a step without asking the host, and may
@@ -66,6 +69,11 @@ def build_optimizer(
         adam_eps=optim.eps,
         clip_grad=optim.clip_grad,
         bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        initial_loss_scale=fp16.initial_loss_scale,
+        min_loss_scale=fp16.min_loss_scale,
+        loss_scale_window=fp16.loss_scale_window,
+        hysteresis=fp16.hysteresis,
         params_dtype=dtype,
         use_distributed_optimizer=uses_distributed_optimizer(optim),
         overlap_param_gather=parallel.overlap_param_gather,

@@ -45,6 +45,13 @@ def take_back_skipped_step(optimizer: MegatronOptimizer) -> None:
         optimizer.num_steps -= 1
 
 
+def forget_skipped_steps(optimizer: MegatronOptimizer) -> None:
+    """Before a checkpoint is loaded over a state that has skipped a step of which the host does not know."""
+    for each in _inner(optimizer):
+        if isinstance(each, AdamW) and each.behind is not None:
+            each.behind.zero_()
+
+
 def _inner(optimizer: MegatronOptimizer) -> list[AdamW | Muon]:
     parts = [each.optimizer for each in optimizer.chained_optimizers]
     return [part for part in parts if isinstance(part, AdamW | Muon)]

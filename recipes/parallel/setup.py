@@ -34,7 +34,8 @@ def resolve_dtype(precision: str) -> torch.dtype:
     """Of weights. ``auto``: bf16 on CUDA, fp32 on the CPU; ``fp8``: bf16, as all but products."""
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() else "fp32"
-    return {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.bfloat16}[precision]
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.bfloat16}
+    return dtypes[precision]
 
 
 def set_cpu_threads(num_threads: int | None, world: World) -> None:

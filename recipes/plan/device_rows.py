@@ -47,7 +47,8 @@ def _memory_rows(config: PretrainConfig, device: Device, data_parallel_size: int
     fits = "fits" if needed <= TIGHT * device.memory else "is tight"
     if needed > TOO_MUCH * device.memory:
         fits = "DOES NOT FIT"
-    number = "bf16" if uses_bf16(config, on_cuda=device.is_cuda) else "fp32"
+    half = "fp16" if config.trainer.precision == "fp16" else "bf16"
+    number = half if uses_bf16(config, on_cuda=device.is_cuda) else "fp32"
     shared = f" for {sharing} processes" if sharing > 1 else ""
     verdict = (
         f"{needed / GIB:,.2f} GiB expected{shared} ({number}), {100 * needed / device.memory:.0f} %: {fits}"
@@ -79,7 +80,8 @@ def assumed_speed(config: PretrainConfig, device: Device) -> tuple[float, str]:
 
 def _checkpoint_rows(config: PretrainConfig, device: Device, step_s: float) -> Rows:
     checkpoint = config.trainer.checkpoint
-    size = checkpoint_bytes(config.model, config.optim, bf16=uses_bf16(config, on_cuda=device.is_cuda))
+    bf16, ema = uses_bf16(config, on_cuda=device.is_cuda), config.trainer.ema.decay is not None
+    size = checkpoint_bytes(config.model, config.optim, bf16=bf16, ema=ema)
     kept = checkpoint.keep_last + checkpoint.keep_best
     when = []
     if checkpoint.every_n_steps is not None:

@@ -32,13 +32,15 @@ def run_memory(config: PretrainConfig, data_parallel_size: int, *, on_cuda: bool
         data_parallel_size=data_parallel_size,
         bf16=uses_bf16(config, on_cuda=on_cuda),
         on_cuda=on_cuda,
+        ema=trainer.ema.decay is not None,
+        gradients_in_fp32=trainer.grad_reduce_in_fp32,
     )
 
 
 def uses_bf16(config: PretrainConfig, *, on_cuda: bool) -> bool:
-    """What trainer.precision comes to on the device."""
+    """Whether weights have 16 bits on the device."""
     precision = config.trainer.precision
-    return precision in ("bf16", "fp8") or (precision == "auto" and on_cuda)
+    return precision in ("bf16", "fp16", "fp8") or (precision == "auto" and on_cuda)
 
 
 def expected_memory_bytes(
@@ -53,6 +55,8 @@ def expected_memory_bytes(
     bf16: bool,
     on_cuda: bool,
     bytes_per_logit: int | None = None,
+    ema: bool = False,
+    gradients_in_fp32: bool = True,
 ) -> dict[str, int]:
     """Expected memory of the fullest process at the peak of a step, by part.
 
@@ -67,6 +71,8 @@ def expected_memory_bytes(
         on_cuda: whether kernels for the GPU compute it.
         bytes_per_logit: while the loss and its gradient are computed; None: those of
             recipes/model/cross_entropy.py, where the gradient takes the logits' place.
+        ema: whether an average of the weights is kept, in fp32 and divided as the optimizer's state.
+        gradients_in_fp32: also where weights have 16 bits.
     """
     sizes = stage_sizes(model, parallel)
     tables = stage_tables(model, sizes)
@@ -88,55 +94,66 @@ def expected_memory_bytes(
         # The backward pass of the layers begins when the tensors of the loss are gone.
         activations = tokens * kept * width * (1 if on_cuda else CPU_GAPS)
         activations += max(0, tokens * working * width - logits)
-        parts = _state_bytes(table, optim, parallel, data_parallel_size, bf16)
+        parts = _state_bytes(table, optim, parallel, data_parallel_size, bf16, ema)
+        if not gradients_in_fp32:
+            parts["gradients"] = parts["weights"]
         parts |= {"activations": int(activations), "logits and loss": logits}
         if not on_cuda:
-            parts["saving"] = _saving_bytes(table, optim, parallel, width) // data_parallel_size
+            parts["saving"] = _saving_bytes(table, optim, parallel, width, ema) // data_parallel_size
         stages.append(parts | {"framework": CUDA_OVERHEAD if on_cuda else CPU_OVERHEAD})
     return max(stages, key=lambda parts: sum(parts.values()))
 
 
-def checkpoint_bytes(model: ModelConfig, optim: OptimConfig, *, bf16: bool) -> int:
-    """Size of a training checkpoint: weights, fp32 main weights and the optimizer's state."""
+def checkpoint_bytes(model: ModelConfig, optim: OptimConfig, *, bf16: bool, ema: bool = False) -> int:
+    """Size of a training checkpoint: weights, fp32 main weights, the optimizer's state, the average."""
     return sum(
-        spec.stored_numbers() * ((2 if bf16 else 4) + _saved_state_bytes(spec, optim, bf16=bf16))
+        spec.stored_numbers() * ((2 if bf16 else 4) + _saved_state_bytes(spec, optim, bf16=bf16, ema=ema))
         for spec in tensor_table(model)
         if spec.trained
     )
 
 
-def _saved_state_bytes(spec: TensorSpec, optim: OptimConfig, *, bf16: bool) -> int:
+def _saved_state_bytes(spec: TensorSpec, optim: OptimConfig, *, bf16: bool, ema: bool) -> int:
     """What a checkpoint holds for one number besides its weight."""
     # AdamW's distributed optimizer stores its main weights even where they equal the weights.
-    return (4 if bf16 or optim.name == "adamw" else 0) + _moment_bytes(spec, optim)
+    return (4 if bf16 or optim.name == "adamw" else 0) + _moment_bytes(spec, optim) + (4 if ema else 0)
 
 
-def _saving_bytes(table: list[TensorSpec], optim: OptimConfig, parallel: ParallelConfig, width: int) -> int:
+def _saving_bytes(
+    table: list[TensorSpec], optim: OptimConfig, parallel: ParallelConfig, width: int, ema: bool
+) -> int:
     """Host memory for a save, on one of the ranks that hold the same weights: it gathers the others' state.
 
     Measured on the CPU as twice the state and once the weights.
     """
     held = sum(
-        spec.stored_numbers() * (width + 2 * _saved_state_bytes(spec, optim, bf16=width == 2))
+        spec.stored_numbers() * (width + 2 * _saved_state_bytes(spec, optim, bf16=width == 2, ema=ema))
         for spec in table
     )
     return held // parallel.tensor_model_parallel_size
 
 
 def _state_bytes(
-    table: list[TensorSpec], optim: OptimConfig, parallel: ParallelConfig, data_parallel_size: int, bf16: bool
+    table: list[TensorSpec],
+    optim: OptimConfig,
+    parallel: ParallelConfig,
+    data_parallel_size: int,
+    bf16: bool,
+    ema: bool,
 ) -> dict[str, int]:
-    numbers = main = moments = 0.0
+    numbers = main = moments = averages = 0.0
     for spec in table:
         held, sharded = state_numbers(spec, parallel, data_parallel_size)
         numbers += held
         main += 4 * sharded if bf16 else 0
         moments += _moment_bytes(spec, optim) * sharded
+        averages += 4 * sharded if ema else 0
     return {
         "weights": int(numbers * (2 if bf16 else 4)),
         "gradients": int(numbers * 4),
         "main weights": int(main),
         "optimizer": int(moments),
+        "average": int(averages),
     }
 
 

@@ -119,7 +119,9 @@ def _load(config: GenerateConfig) -> Served:
     from recipes.server.chat_template import stored_template
 
     path, serving = Path(config.gpt_model_file), config.serving
-    model = load_text_model(str(path), precision=config.precision, num_threads=config.num_threads)
+    model = load_text_model(
+        str(path), precision=config.precision, num_threads=config.num_threads, weights=config.weights
+    )
     length = serving.max_length or model.max_sequence_length
     if length > model.max_sequence_length:
         refuse("serving.max_length", length, f"the model reads {model.max_sequence_length:,} tokens")

@@ -244,6 +244,7 @@ class RecordedStep(Step):
         """As :class:`Step`'s."""
         if self.given_up:
             return super().update()
+        self.engine.prepare_update()
         if self.finish is None:
             self._finish()
         else:
@@ -268,8 +269,7 @@ class RecordedStep(Step):
     def _finish(self) -> None:
         """What the second graph holds: from the sums of gradients to the new weights."""
         self.engine.finalize(self.total[1].int())
-        _, norm, _ = self.engine.optimizer.step()
-        self.norm.copy_(norm)
+        self.norm.copy_(self.engine.update())
 
     def _constants(self) -> list[object]:
         return [constant for optimizer in self.adamw for constant in optimizer.constants()]

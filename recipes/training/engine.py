@@ -21,7 +21,9 @@ from recipes.model.backend import have_transformer_engine
 from recipes.model.gpt import GPTModel as OwnGPTModel
 from recipes.model.main_grad import add_to_main_grads
 from recipes.optim.build import build_optimizer, uses_distributed_optimizer
+from recipes.optim.ema import Ema
 from recipes.optim.gradients import finalize_model_grads
+from recipes.optim.loss_scale import LossScale, loss_scale_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,31 @@ class Engine:
     optimizer: MegatronOptimizer
     added_by_product: list[torch.nn.Parameter]
     """Weights whose layers add to the main gradients themselves, see recipes/model/main_grad.py."""
+    ema: Ema | None
+    """The average of the weights, if the run keeps one."""
+    loss_scale: LossScale | None
+    """fp16's."""
+
+    def prepare_update(self) -> None:
+        """What the host does before :meth:`update`, which may be recorded."""
+        if self.ema is not None:
+            self.ema.prepare()
+
+    def update(self) -> Tensor:
+        """Updates the weights and their average; the gradients' global norm before clipping, ``[]``.
+
+        It is infinite where fp16's gradients overflowed, see :attr:`loss_scale`: nothing was updated.
+        """
+        if self.loss_scale is not None:
+            self.loss_scale.begin()
+        updated, norm, _ = self.optimizer.step()
+        if self.loss_scale is not None:
+            self.loss_scale.end(overflowed=not updated)
+        if not updated:
+            norm = torch.full((), float("inf"), device=torch.cuda.current_device())
+        if self.ema is not None:
+            self.ema.update(norm)
+        return norm
 
     def finalize(self, num_tokens: Tensor) -> None:
         """After a step's last backward pass, unless megatron-core's schedule has done it; see not_finalized.
@@ -59,19 +86,27 @@ class Engine:
 
 
 def build_engine(gpt: GPTModel, run: PretrainConfig, dtype: torch.dtype) -> Engine:
-    """Wraps a model on its device as the run says. Layers are compiled by the first step, if at all."""
+    """Wraps a model on its device as the run says. Layers are compiled by the first step, if at all.
+
+    Raises:
+        UserError: a setting would be ignored with such a model, or such weights.
+    """
+    if dtype == torch.float32 and not run.trainer.grad_reduce_in_fp32:
+        raise UserError(
+            "trainer.grad_reduce_in_fp32=false: would be ignored: weights are fp32 here; set bf16"
+        )
     ddp = DistributedDataParallel(
         gpt.config,
         DistributedDataParallelConfig(
             use_distributed_optimizer=uses_distributed_optimizer(run.optim),
             overlap_grad_reduce=run.parallel.overlap_grad_reduce,
             overlap_param_gather=run.parallel.overlap_param_gather,
-            grad_reduce_in_fp32=True,
+            grad_reduce_in_fp32=run.trainer.grad_reduce_in_fp32,
         ),
         gpt,
     )
     names = parameter_names(gpt) if run.optim.groups else {}
-    optimizer = build_optimizer(run.optim, run.parallel, dtype, [ddp], names)
+    optimizer = build_optimizer(run.optim, run.parallel, dtype, [ddp], names, run.trainer.fp16)
     if run.optim.z_loss_coeff:
         _add_z_loss(gpt, run.optim.z_loss_coeff)
     if dist.get_world_size() == 1 and not run.parallel.overlap_grad_reduce:
@@ -87,7 +122,8 @@ def build_engine(gpt: GPTModel, run: PretrainConfig, dtype: torch.dtype) -> Engi
     if compiles_layers(run):
         for layer in gpt.decoder.layers:
             layer.compile()
-    return Engine(ddp, optimizer, add_to_main_grads(gpt))
+    ema = Ema(optimizer, run.trainer.ema) if run.trainer.ema.decay is not None else None
+    return Engine(ddp, optimizer, add_to_main_grads(gpt), ema, loss_scale_of(optimizer))
 
 
 def _add_z_loss(gpt: GPTModel, coefficient: float) -> None:

@@ -9,6 +9,7 @@ Without the variable nothing of this is loaded but this file. No torch here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
@@ -23,6 +24,7 @@ KINDS = {
     "kill": "SIGKILL before the step",
     "slow": "the rank waits for `seconds` before each step",
     "corrupted_batch": "the rank's samples are random tokens",
+    "corrupted_samples": "samples `sample` to `last`, as metrics.jsonl numbers them, are random tokens",
     "flipped_bit": "a bit of the rank's weights is flipped after the step",
     "full_disk": "from the step on, no file of the rank can grow beyond `bytes`",
 }
@@ -42,6 +44,9 @@ class Fault:
     """slow: of each step."""
     bytes: int = 0
     """full_disk: the largest size of a file."""
+    sample: int = -1
+    """corrupted_samples: the first, on whichever rank and at whichever step it is read."""
+    last: int = -1
 
     def at(self, step: int) -> bool:
         return self.step <= step <= self.until
@@ -72,6 +77,10 @@ def _parse(text: str) -> Fault:
         if number < 0:
             raise UserError(f"{VARIABLE}: {kind}: {option}: must not be negative")
         values[key.strip()] = number
+    if kind.strip() == "corrupted_samples":
+        if not {"sample", "last"} <= values.keys():
+            raise UserError(f"{VARIABLE}: {text}: sample=N,last=M are missing, the samples that are meant")
+        values = {"step": 1, "until": sys.maxsize} | values
     if "step" not in values:
         raise UserError(f"{VARIABLE}: {text}: step=N is missing, the step at which it happens")
     return Fault(kind.strip(), **({"until": values["step"]} | values))  # type: ignore[arg-type]

@@ -32,6 +32,7 @@ from recipes.config.world import World
 from recipes.console import duration, quiet_libraries, say
 from recipes.data.samples.document_start import DocumentStart, document_start_of
 from recipes.data.samples.inputs import chat_template_of, check_files
+from recipes.data.samples.skip import Skip
 from recipes.data.samples.source_files import open_source
 from recipes.data.tokenizer import load_tokenizer
 from recipes.data.tokenizer.tokenizer_files import library_of
@@ -51,14 +52,23 @@ from recipes.training.callbacks.stop import OUT_OF_TIME, SIGNALLED, StopControl
 from recipes.training.callbacks.stragglers import Stragglers
 from recipes.training.callbacks.validation import FinalValidation, ValidationProgress
 from recipes.training.cuda_graph import captures_steps, stream_for_training, warn_if_ignored
+from recipes.training.deterministic import set_deterministic
 from recipes.training.engine import compiles_layers
 from recipes.training.faults import Fault
 from recipes.training.local_start import layout_of, local_directory
 from recipes.training.module import ParamGPT
+from recipes.training.rollback import LossSpikeError, go_back
 from recipes.training.skipped_steps import GuardError
 from recipes.training.start import Start
 from recipes.training.start_up import StartUp
 from recipes.training.strategy import MegatronStrategy
+
+NEMO_PRECISIONS: dict[torch.dtype, str | int] = {
+    torch.bfloat16: "bf16",
+    torch.float16: 16,
+    torch.float32: 32,
+}
+"""What classic NeMo's configuration calls them."""
 
 
 class NemoConnector(SaveRestoreConnector):
@@ -84,7 +94,7 @@ def fit(
     faults: list[Fault],
 ) -> int:
     """Trains to ``steps`` from where ``start`` says; returns the exit code."""
-    checkpoint = start.checkpoint
+    set_deterministic(config.trainer.deterministic)
     max_time = config.trainer.max_time
     stop = StopControl(parse_duration(max_time) if max_time else None, announce=world.rank == 0)
     stop.install()
@@ -98,17 +108,29 @@ def fit(
         warn_if_ignored(config)
         _announce(config, directory, start)
     document_start = _document_start(config)
-    trainer = _trainer(config, world, directory, start, steps, stop, document_start, start_up)
-    if faults:
-        _inject(faults, trainer, world)
-    model = _model(config, directory, steps, trainer, document_start, start_up)
-    model.init_from = start.init_from
+    model: ParamGPT | None = None
     started = time.monotonic()
     try:
-        with stream_for_training(config, world):
-            trainer.fit(model, ckpt_path=str(checkpoint) if checkpoint else None)
+        while True:
+            trainer = _trainer(config, world, directory, start, steps, stop, document_start, start_up, model)
+            if faults:
+                _inject(faults, trainer, world)
+            if model is None:
+                model = _model(config, directory, steps, trainer, document_start, start_up)
+                model.init_from, model.skip = start.init_from, Skip(start.skip)
+            try:
+                with stream_for_training(config, world):
+                    trainer.fit(model, ckpt_path=str(start.checkpoint) if start.checkpoint else None)
+                break
+            except LossSpikeError as error:
+                spike = error.spike
+            # Outside of the handler, which keeps the old trainer alive.
+            start, start_up = go_back(model, spike), StartUp()
+            model.begin_again(start.skip, start_up)
+            if world.rank == 0:
+                _announce(config, directory, start)
     except GuardError as error:
-        # The gradient norm is global, so every rank gets here.
+        # What guards look at is global, so every rank gets here.
         if world.rank == 0:
             print(f"stopped by a guard: {error}", file=sys.stderr)
         return _leave(STOPPED_BY_GUARD)
@@ -168,7 +190,7 @@ def _machine(config: PretrainConfig, world: World) -> str:
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} thread(s)"
     dtype = resolve_dtype(config.trainer.precision)
-    precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+    precision = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[dtype]
     kernels = describe_kernels(
         config.model,
         dtype,
@@ -208,7 +230,9 @@ def _trainer(
     stop: StopControl,
     document_start: DocumentStart,
     start_up: StartUp,
+    model: ParamGPT | None,
 ) -> Trainer:
+    """``model``: another trainer in this process has built and trained it."""
     peak = known_peak_flops(torch.cuda.get_device_name, config.trainer.peak_tflops)
     stragglers = Stragglers(config.trainer.guards.warn_of_stragglers_from)
     metrics = Metrics(config, directory, steps, peak, start_up, stragglers)
@@ -219,7 +243,7 @@ def _trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=world.local_size,
         num_nodes=max(1, world.size // world.local_size),
-        strategy=MegatronStrategy(world, config.parallel, config.seed),
+        strategy=MegatronStrategy(world, config.parallel, config.seed, has_groups=model is not None),
         plugins=[Precision()],  # megatron-core handles precision.
         max_steps=steps,
         max_epochs=-1,
@@ -260,7 +284,7 @@ def _model(
     assert config.tokenizer.model is not None
     tokenizer_file = Path(config.tokenizer.model)
     tokenizer = load_tokenizer(tokenizer_file)
-    bf16 = resolve_dtype(config.trainer.precision) == torch.bfloat16
+    dtype = resolve_dtype(config.trainer.precision)
     nemo_config = to_nemo_config(
         config.model,
         tokenizer_file=new_tokenizer_name(tokenizer_file),
@@ -268,7 +292,7 @@ def _model(
         seq_length=config.data.seq_length,
         micro_batch_size=config.trainer.micro_batch_size,
         global_batch_size=config.trainer.global_batch_size,
-        precision="bf16" if bf16 else 32,
+        precision=NEMO_PRECISIONS[dtype],
         seed=config.seed,
         document_start=document_start,
         notes=note_for_nemo(document_start, tokenizer),

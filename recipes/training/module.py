@@ -32,12 +32,16 @@ from recipes.families.family import draws_random_numbers
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights
 from recipes.optim.build import build_schedule
+from recipes.optim.gradients import finalize_model_grads
+from recipes.optim.non_finite import forget_skipped_steps
 from recipes.parallel.setup import resolve_dtype, seed_random_states
 from recipes.run_directory import RunDirectory
 from recipes.training.cuda_graph import step_of
+from recipes.training.deterministic import gradients_twice
 from recipes.training.engine import Engine, build_engine
 from recipes.training.expert_metrics import expert_usage, reset_expert_usage
 from recipes.training.fetched import Fetched
+from recipes.training.loss_spikes import SpikeDetector
 from recipes.training.norms import Norms
 from recipes.training.resume import changed_sources, data_record
 from recipes.training.start import load_start_weights
@@ -103,6 +107,12 @@ class ParamGPT(ModelPT):
         self.start_up = start_up
         self.dtype_ = resolve_dtype(run.trainer.precision)
         self.init_from: Path | None = None
+        self.skip = Skip(run.data.skip)
+        """Samples that are left out, those of loss spikes included."""
+        guards = run.trainer.guards
+        self.spikes: SpikeDetector | None = None
+        if guards.loss_spike_zscore is not None:
+            self.spikes = SpikeDetector(guards.loss_spike_zscore, guards.loss_spike_window)
         self.saved_blend: BlendState | None = None
         self.blend: RunBlend | None = None
         self._data_record = data_record(run)
@@ -110,6 +120,8 @@ class ParamGPT(ModelPT):
         self.valid_metrics: dict[str, float] = {}
         self._valid_sums: dict[str, Tensor] = {}
         self._reseeds = draws_random_numbers(run.model)
+        self._repeats = False
+        """trainer.deterministic: it has been seen that gradients are the same each time."""
         self.expert_usage: dict[str, float | list[float]] = {}
         self.norms: dict[str, float] = {}
 
@@ -136,7 +148,7 @@ class ParamGPT(ModelPT):
         self.halves = step_of(engine, run, device)
         if self.init_from is not None and run.init_from_state == "full":
             with self.start_up.part("state"):
-                load_training_checkpoint(self.init_from, gpt, self.megatron_optimizer)
+                load_training_checkpoint(self.init_from, gpt, self.megatron_optimizer, engine.ema)
 
     gpt: GPTModel
     engine: Engine
@@ -176,16 +188,28 @@ class ParamGPT(ModelPT):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One optimizer step over the global batch; ``batch`` is this rank's share, ``[n, s]``."""
+        # Dropout and routers' noise depend only on the seed and the step: no random state has to be
+        # saved, and resuming is exact.
+        step_seed = (self.run.seed * 1_000_003 + self.trainer.global_step) % 2**31
         if self._reseeds:
-            # Dropout and routers' noise depend only on the seed and the step: no random state has to be
-            # saved, and resuming is exact.
-            step_seed = (self.run.seed * 1_000_003 + self.trainer.global_step) % 2**31
             seed_random_states(step_seed)
         self.gpt.train()
         has_experts = self.run.model.num_moe_experts is not None
         if has_experts:
             reset_expert_usage(self.gpt)
-        outputs = self.halves.gradients(batch)
+        if self.run.trainer.deterministic and not self._repeats:
+
+            def gradients() -> Any:
+                if self._reseeds:
+                    seed_random_states(step_seed)
+                if has_experts:
+                    reset_expert_usage(self.gpt)
+                return self.halves.gradients(batch)
+
+            outputs = gradients_twice(self.engine, gradients)
+            self._repeats = True
+        else:
+            outputs = self.halves.gradients(batch)
         # optim.lr's, which no parameter may have.
         self.learning_rate = self._schedule.get_lr({})
         detailed = self.is_detailed_step(self.trainer.global_step + 1)
@@ -198,7 +222,7 @@ class ParamGPT(ModelPT):
         if norms is not None:
             assert self._view.grad_norm is not None
             self.norms = norms.after_update(self._view.grad_norm)
-        if self.is_logging_step(self.trainer.global_step):
+        if self.spikes is not None or self.is_logging_step(self.trainer.global_step):
             self.losses = reduce_losses(outputs, batch["tokens"].device)
             if has_experts:
                 micro_batches = len(batch["tokens"]) // self.run.trainer.micro_batch_size
@@ -219,6 +243,27 @@ class ParamGPT(ModelPT):
     def _measured_norms(self) -> Norms:
         run = self.run
         return Norms(self.gpt, self.megatron_optimizer, run.model.num_layers, run.optim.clip_grad)
+
+    def begin_again(self, skip: list[list[int]], start_up: StartUp) -> None:
+        """Before another trainer continues from an earlier checkpoint, in the same process.
+
+        Args:
+            skip: samples that are left out from now on.
+            start_up: as for a new run.
+        """
+        self.skip, self.start_up = Skip(skip), start_up
+        self.init_from, self.saved_blend, self.blend = None, None, None
+        forget_skipped_steps(self.megatron_optimizer)
+        # What callbacks have wrapped around it, and what was recorded with the old state's addresses.
+        self.ddp.config.finalize_model_grads_func = finalize_model_grads
+        self.halves = step_of(self.engine, self.run, self.trainer.strategy.root_device)
+
+    def fetch_loss(self) -> Fetched | None:
+        """The last step's loss per token, where every step's is looked at."""
+        if self.spikes is None:
+            return None
+        assert self.losses is not None
+        return Fetched(self.losses[0] / self.losses[1])
 
     def fetch_grad_norm(self) -> Fetched:
         """Global gradient norm of the last step, before clipping."""
@@ -245,6 +290,7 @@ class ParamGPT(ModelPT):
             total_steps=self.total_steps,
             data_parallel_rank=parallel_state.get_data_parallel_rank(),
             data_parallel_size=parallel_state.get_data_parallel_world_size(),
+            skip=self.skip,
         )
         return loader
 
@@ -307,7 +353,8 @@ class ParamGPT(ModelPT):
             "model": description_of(self.run.model),
             "data": self._data_record,
             "blend": vars(self.blend.state_at(step * batch)),
-            "skip": self.run.data.skip,
+            "skip": [list(each) for each in self.skip.ranges],
+            "recent_losses": [] if self.spikes is None else list(self.spikes.losses),
             "schedule": self._schedule.num_steps,
         }
 
@@ -317,6 +364,8 @@ class ParamGPT(ModelPT):
         if restarted := changed_sources(self.run, state.get("data", {})):
             consumed = Skip(state.get("skip", [])).sample(int(state["consumed_samples"]))
             self.saved_blend = with_restarted(self.saved_blend, consumed, restarted)
+        if self.spikes is not None:
+            self.spikes.restore(state.get("recent_losses", []))
         self._schedule.num_steps = 0
         self._schedule.step(int(state["schedule"]))
 

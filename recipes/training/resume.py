@@ -18,8 +18,10 @@ from recipes.errors import UserError
 FREE_MODEL_KEYS = ("hidden_dropout", "attention_dropout", "init_method_std", "use_scaled_init_method")
 
 
-def check_resume(config: PretrainConfig, checkpoint: Path) -> int:
+def check_resume(config: PretrainConfig, checkpoint: Path, left_out: list[list[int]]) -> int:
     """Compares the settings with the checkpoint's; returns the tokens that it was trained with.
+
+    ``left_out``: data.skip, and the samples of loss spikes.
 
     Raises:
         UserError: a setting differs that the rest of the run depends on.
@@ -37,7 +39,7 @@ def check_resume(config: PretrainConfig, checkpoint: Path) -> int:
         if used != value:
             raise UserError(f"{key}={value}: the run being resumed used {used}; keep it")
     _refuse_other_model(saved.get("model", {}), config)
-    _refuse_other_past(saved, config)
+    _refuse_other_past(saved, left_out)
     for name, now in changed_sources(config, saved.get("data", {})).items():
         source, before = config.data.train[name], saved["data"][name]
         if not source.restart:
@@ -49,13 +51,13 @@ def check_resume(config: PretrainConfig, checkpoint: Path) -> int:
     return int(saved["consumed_tokens"])
 
 
-def _refuse_other_past(saved: dict[str, Any], config: PretrainConfig) -> None:
+def _refuse_other_past(saved: dict[str, Any], left_out: list[list[int]]) -> None:
     """Refuses a data.skip by which samples that were read had been left out, or the other way round."""
     before = Skip(saved.get("skip", []))
     reached = before.sample(int(saved["consumed_samples"]))
-    if before.before(reached) != Skip(config.data.skip).before(reached):
+    if before.before(reached) != Skip(left_out).before(reached):
         raise UserError(
-            f"data.skip={config.data.skip}: the run being resumed has read the samples before {reached:,} "
+            f"data.skip={left_out}: the run being resumed has read the samples before {reached:,} "
             f"and left out {before.before(reached)} of them; keep these, or move checkpoints away to resume "
             "earlier"
         )

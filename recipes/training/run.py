@@ -32,6 +32,7 @@ from recipes.plan.opening import opening
 from recipes.run_directory import RunDirectory
 from recipes.training.changed_settings import announce_changes, refuse_another_run
 from recipes.training.faults import parse_faults
+from recipes.training.loss_spikes import read_rollbacks, samples_left_out
 from recipes.training.resume import check_resume
 from recipes.training.run_lock import RunLock
 from recipes.training.start import Start, find_start
@@ -117,7 +118,10 @@ def _prepare(
         local = None  # A shorter run is asked for, and only shared checkpoints stand for a finished one.
     checkpoint = local or _checkpoint_to_resume(config, directory)
     done = _step_of(checkpoint) if checkpoint else 0
-    consumed_tokens = check_resume(config, checkpoint) if checkpoint else 0
+    # A run that begins anew has met no spike.
+    rollbacks = read_rollbacks(directory.rollbacks_file) if checkpoint else []
+    left_out = samples_left_out(config.data.skip, rollbacks)
+    consumed_tokens = check_resume(config, checkpoint, left_out) if checkpoint else 0
     if done >= steps:
         ignored = refuse_another_run(config, directory, done, steps) if checkpoint else ""
         if _has_nemo_of(config, directory, done):
@@ -142,6 +146,8 @@ def _prepare(
     if checkpoint is not None:
         set_aside_newer(directory.checkpoints, checkpoint)
         forget_missing_best(directory.checkpoints)
+    else:
+        directory.rollbacks_file.unlink(missing_ok=True)
     directory.record(resolved_yaml(config))
     if config.data.conversations:
         with atomic_write(directory.chat_template) as file:
@@ -152,6 +158,7 @@ def _prepare(
         done,
         consumed_tokens,
         init_from,
+        left_out,
         is_local=local is not None,
         local_id=_local_id(config, directory, checkpoint),
         shared_step=_step_of(shared[-1]) if shared else None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from recipes.console import warn
+from recipes.console import say, warn
+from recipes.optim.loss_scale import LossScale
 from recipes.optim.non_finite import take_back_skipped_step
 from recipes.training.module import ParamGPT
 
@@ -30,6 +31,27 @@ class SkippedSteps:
     def sound(self) -> None:
         """The host has learned that a step was none."""
         self.in_a_row = 0
+
+    def overflowed(self, step: int, scale: LossScale) -> None:
+        """fp16's scaler has skipped ``step``, on all ranks: it looks for the scale that gradients bear.
+
+        Raises:
+            GuardError: it has found none down to the smallest, and it was one too many.
+        """
+        if self.is_first_rank:
+            self.model.run_directory.append_metrics(
+                {"event": "loss_scale", "step": step, "loss_scale": scale.now, "before": scale.before}
+            )
+            say(f"scale  step {step:,} overflows in fp16 and is skipped; loss scale {scale.now:g}")
+        if scale.before > scale.now or not scale.at_minimum:
+            self.in_a_row = 0
+            return
+        self.in_a_row += 1
+        if self.in_a_row >= self.most_in_a_row:
+            raise GuardError(
+                f"step {step:,}: gradients overflow with trainer.fp16.min_loss_scale={scale.now:g}, "
+                f"{self.in_a_row:,} times in a row. Train in bf16, or look at the data around this step"
+            )
 
     def skipped(self, step: int, norm: float) -> None:
         """The host has learned that ``step`` was skipped. The norm is global, so every rank calls this.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ class Start:
     """Up to the checkpoint."""
     init_from: Path | None = None
     """Another run's, to start from; None if this run has a checkpoint to resume from."""
+    skip: list[list[int]] = field(default_factory=list)
+    """Samples that are left out: data.skip and those of loss spikes."""
     complete: bool = False
     """Whether nothing is left to do."""
     is_local: bool = False

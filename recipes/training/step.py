@@ -56,8 +56,8 @@ class Step:
 
     def update(self) -> Tensor:
         """Updates the weights; the global gradient norm before clipping, ``[]``, on the device."""
-        _, norm, _ = self.engine.optimizer.step()
-        return norm
+        self.engine.prepare_update()
+        return self.engine.update()
 
 
 def _forward_step(

@@ -88,11 +88,14 @@ class LaunchedEnvironment(ClusterEnvironment):
 
 
 class MegatronStrategy(ParallelStrategy):
-    """Runs a :class:`~recipes.training.module.ParamGPT` in the launched processes."""
+    """Runs a :class:`~recipes.training.module.ParamGPT` in the launched processes.
 
-    def __init__(self, world: World, parallel: ParallelConfig, seed: int) -> None:
+    ``has_groups``: another strategy in this process has made the process groups.
+    """
+
+    def __init__(self, world: World, parallel: ParallelConfig, seed: int, *, has_groups: bool) -> None:
         super().__init__(cluster_environment=LaunchedEnvironment(world))
-        self.world, self.parallel, self.seed = world, parallel, seed
+        self.world, self.parallel, self.seed, self.has_groups = world, parallel, seed, has_groups
         self.background = BackgroundSave()
         self.local: LocalSaves | None = None
 
@@ -104,8 +107,9 @@ class MegatronStrategy(ParallelStrategy):
         """Process groups come first, as the model's parts are built for them."""
         # As Lightning's own strategies do: its loggers ask for it.
         rank_zero_only.rank = self.world.rank  # type: ignore[attr-defined]
-        init_process_group(self.world)
-        init_model_parallel(self.parallel, self.seed)
+        if not self.has_groups:
+            init_process_group(self.world)
+            init_model_parallel(self.parallel, self.seed)
         super().setup_environment()
 
     def setup(self, trainer: Trainer) -> None:
@@ -161,10 +165,12 @@ class MegatronStrategy(ParallelStrategy):
         # in the middle of one and validate only the rest.
         plain["loops"]["fit_loop"].pop("epoch_loop.val_loop.batch_progress", None)
         self._module.gather_parameters()
-        gpt, optimizer = self._module.gpt, self._module.megatron_optimizer
+        gpt, optimizer, ema = self._module.gpt, self._module.megatron_optimizer, self._module.engine.ema
         if options.local_after is not None:
             assert self.local is not None
-            self.local.start(plain["global_step"], plain, rank_state(gpt, optimizer), options.local_after)
+            self.local.start(
+                plain["global_step"], plain, rank_state(gpt, optimizer, ema), options.local_after
+            )
             return
         facts = {
             "step": plain["global_step"],
@@ -175,7 +181,7 @@ class MegatronStrategy(ParallelStrategy):
             facts["code"] = code_version()
         save = self.background.start if options.in_background else save_sharded
         # The state is not kept in a variable: it is as large as the model in memory.
-        save(Path(filepath), training_state(gpt, optimizer, plain), facts)
+        save(Path(filepath), training_state(gpt, optimizer, plain, ema), facts)
 
     def load_checkpoint(self, checkpoint_path: str | Path) -> dict[str, Any]:
         """Reads weights and optimizer state into place; returns Lightning's part."""
@@ -184,7 +190,10 @@ class MegatronStrategy(ParallelStrategy):
             say(f"load   {size / 2**30:,.1f} GiB of weights and optimizer state")
         with self._module.start_up.part("state"):
             load = load_local if is_local(path) else load_training_checkpoint
-            plain = load(path, self._module.gpt, self._module.megatron_optimizer)
+            engine = self._module.engine
+            plain = load(path, self._module.gpt, engine.optimizer, engine.ema)
+            if engine.ema is not None:
+                engine.ema.steps = int(plain["global_step"])
         return {**plain, "state_dict": {}, "optimizer_states": [], "callbacks": {}}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:

@@ -26,5 +26,5 @@ def test_the_hint_is_shown_and_leads_somewhere(job: str, key: str) -> None:
 
 
 def test_values_lead_to_ours() -> None:
-    ours = {"bf16", "fp32", "adamw", "cosine", "swiglu", "squared_relu", "LayerNorm"}
+    ours = {"bf16", "fp16", "fp32", "adamw", "cosine", "swiglu", "squared_relu", "LayerNorm"}
     assert set(FOREIGN_VALUES.values()) == ours

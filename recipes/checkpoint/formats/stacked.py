@@ -19,10 +19,11 @@ from recipes.checkpoint.formats.names import (
     without_wrapper,
 )
 from recipes.errors import UserError
+from recipes.families.tensors import AVERAGE
 
 MOST_TENSORS = 500_000
 # Entries of training checkpoints that do not belong to the model.
-OPTIMIZER = ("optimizer.", "chained_", "rerun_state", "rng_state", "opt_param_scheduler")
+NO_WEIGHTS = (AVERAGE, "optimizer.", "chained_", "rerun_state", "rng_state", "opt_param_scheduler")
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class StackedTensor:
 
 
 def is_weight(key: str) -> bool:
-    """Whether an entry is a tensor of the model: neither extra state nor the optimizer's."""
+    """Whether an entry is a tensor of the model: neither extra state nor the optimizer's, nor an average."""
     name = without_wrapper(key)
-    return EXTRA_STATE not in name and not name.startswith(OPTIMIZER) and not is_derived(name)
+    return EXTRA_STATE not in name and not name.startswith(NO_WEIGHTS) and not is_derived(name)
 
 
 def unstack(label: str, entries: Iterator[StackedTensor]) -> dict[str, LazyTensor]:

@@ -33,8 +33,10 @@ def read_common(files: Files) -> Any:
     return parse_plain(blob.read(LARGEST_COMMON), blob.name)
 
 
-def torch_dist_tensors(files: Files) -> tuple[dict[str, LazyTensor], int]:
+def torch_dist_tensors(files: Files, prefix: str = "") -> tuple[dict[str, LazyTensor], int]:
     """Canonical name -> tensor, and how many other entries were skipped.
+
+    ``prefix``: what the keys of the wanted tensors have before a weight's.
 
     Raises:
         UserError: hostile or damaged.
@@ -49,7 +51,10 @@ def torch_dist_tensors(files: Files) -> tuple[dict[str, LazyTensor], int]:
     weights = {
         key: item
         for key, item in stored.items()
-        if isinstance(item, TensorStorageMetadata) and isinstance(key, str) and is_weight(key)
+        if isinstance(item, TensorStorageMetadata)
+        and isinstance(key, str)
+        and key.startswith(prefix)
+        and is_weight(key.removeprefix(prefix))
     }
     try:
         places = {
@@ -58,7 +63,8 @@ def torch_dist_tensors(files: Files) -> tuple[dict[str, LazyTensor], int]:
         }
     except Exception:
         raise UserError(f"{blob.name}: not the metadata of a checkpoint; it is damaged") from None
-    entries = (_checked_entry(files, key, item, places, blobs) for key, item in weights.items())
+    found = (_checked_entry(files, key, item, places, blobs) for key, item in weights.items())
+    entries = (replace(entry, key=entry.key.removeprefix(prefix)) for entry in found)
     return unstack(files.label, entries), len(stored) - len(weights)
 
 

@@ -25,15 +25,17 @@ class Weights:
     skipped: int
 
 
-def distributed_weights(files: Files) -> Weights | None:
+def distributed_weights(files: Files, prefix: str = "") -> Weights | None:
     """The weights of a distributed checkpoint; None if the folder holds none.
+
+    ``prefix``: what the keys of the wanted tensors have before a weight's.
 
     Raises:
         UserError: hostile or damaged.
     """
     if files.find(METADATA) is not None:
         read_common(files)  # Not needed here, but anything but plain data in it marks a hostile file.
-        tensors, skipped = torch_dist_tensors(files)
+        tensors, skipped = torch_dist_tensors(files, prefix)
         sizes = {
             name: blob.size
             for name in files.names()

@@ -18,18 +18,21 @@ from recipes.checkpoint.local.files import COMMON, TENSORS
 from recipes.checkpoint.save.host import host_copy
 from recipes.checkpoint.save.ranks import everywhere
 from recipes.errors import UserError
+from recipes.optim.ema import Ema
 
 COUNTS = ("step",)
 """What optimizers count in their groups. Everything else in these is configured, or set by the schedule."""
 
 
 @torch.no_grad()
-def rank_state(gpt: GPTModel, optimizer: MegatronOptimizer) -> dict[str, Any]:
-    """Copies of this rank's weights and optimizer state, in host memory.
+def rank_state(gpt: GPTModel, optimizer: MegatronOptimizer, ema: Ema | None = None) -> dict[str, Any]:
+    """Copies of this rank's weights, their average and optimizer state, in host memory.
 
     Weights that an optimizer updates in place are stored once, with the model.
     """
     state = _copied(gpt, optimizer)
+    if ema is not None:
+        state["averages"] = [host_copy(average) for average in ema.averages]
     torch.cuda.synchronize()
     return state
 
@@ -59,7 +62,9 @@ def _copied(gpt: GPTModel, optimizer: MegatronOptimizer) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def load_rank_state(state: dict[str, Any], gpt: GPTModel, optimizer: MegatronOptimizer) -> None:
+def load_rank_state(
+    state: dict[str, Any], gpt: GPTModel, optimizer: MegatronOptimizer, ema: Ema | None = None
+) -> None:
     """Puts what :func:`rank_state` has copied into place.
 
     Raises:
@@ -88,9 +93,15 @@ def load_rank_state(state: dict[str, Any], gpt: GPTModel, optimizer: MegatronOpt
         scaler.load_state_dict(values)
     if state["num_steps"] is not None:
         optimizer.num_steps = state["num_steps"]
+    if ema is not None and "averages" in state:
+        _fill(*({str(i): each for i, each in enumerate(of)} for of in (state["averages"], ema.averages)))
+    elif ema is not None:
+        ema.begin_again()
 
 
-def load_local(directory: Path, gpt: GPTModel, optimizer: MegatronOptimizer) -> dict[str, Any]:
+def load_local(
+    directory: Path, gpt: GPTModel, optimizer: MegatronOptimizer, ema: Ema | None = None
+) -> dict[str, Any]:
     """Reads this rank's part of a local checkpoint into place; returns the plain data.
 
     Raises:
@@ -100,7 +111,7 @@ def load_local(directory: Path, gpt: GPTModel, optimizer: MegatronOptimizer) -> 
     plain: dict[str, Any] = {}
     try:
         plain = load_plain(directory / COMMON)
-        load_rank_state(torch.load(directory / TENSORS, weights_only=True), gpt, optimizer)
+        load_rank_state(torch.load(directory / TENSORS, weights_only=True), gpt, optimizer, ema)
     except (UserError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         failure = f"{directory}: does not fit the configured model: {reason(error)}"
     failures = [each for each in everywhere(failure) if each is not None]

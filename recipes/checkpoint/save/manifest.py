@@ -138,18 +138,18 @@ def remove_partial(checkpoints: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def set_aside_newer(checkpoints: Path, whole: Path) -> None:
-    """Renames the damaged checkpoints after ``whole`` to ``damaged_step_*``.
+def set_aside_newer(checkpoints: Path, whole: Path, why: str = "damaged") -> None:
+    """Renames the checkpoints after ``whole`` to ``damaged_step_*``, or what else they are.
 
     Under their own names they would count among the newest to keep, and would never be written again.
     """
     for path in finished_checkpoints(checkpoints):
         if path.name > whole.name:
-            set_aside(path)
+            set_aside(path, why)
 
 
-def set_aside(damaged: Path) -> Path:
+def set_aside(checkpoint: Path, why: str = "damaged") -> Path:
     """Renames a checkpoint so that it is none any more; returns its new name."""
-    aside = damaged.with_name(f"damaged_{damaged.name}")
+    aside = checkpoint.with_name(f"{why}_{checkpoint.name}")
     shutil.rmtree(aside, ignore_errors=True)
-    return damaged.rename(aside)
+    return checkpoint.rename(aside)

@@ -22,16 +22,23 @@ from recipes.data.samples.source_files import find_prefixes
 from recipes.data.tokenizer.file_names import HUGGING_FACE
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
+from recipes.families.tensors import AVERAGE
 from recipes.run_directory import CHAT_TEMPLATE
 
 CHECKPOINTS = "checkpoints"
 RUN_CONFIG = "config.yaml"
 
 
-def open_training(path: Path, files: Files, verify_files: bool) -> StoredModel | None:
+def open_training(
+    path: Path, files: Files, verify_files: bool, *, averaged: bool = False
+) -> StoredModel | None:
     """A training checkpoint; None for anything else.
 
-    With ``verify_files`` every file is compared with the manifest's SHA-256.
+    With ``verify_files`` every file is compared with the manifest's SHA-256, with ``averaged`` the tensors
+    are the averages of the weights.
+
+    Raises:
+        UserError: it is damaged, or has no averages.
     """
     if not path.is_dir():
         return None
@@ -40,9 +47,11 @@ def open_training(path: Path, files: Files, verify_files: bool) -> StoredModel |
         return None
     step, held = found
     stored = DirectoryFiles(step)
-    weights = distributed_weights(stored)
+    weights = distributed_weights(stored, AVERAGE if averaged else "")
     if weights is None:
         raise UserError(f"{step / METADATA}: no such file; this is not a whole checkpoint")
+    if averaged and not weights.tensors:
+        raise UserError(f"{step}: holds no average of the weights: the run had no trainer.ema.decay")
     common = read_common(stored)
     config = common.get("recipes") if isinstance(common, dict) else None
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):

@@ -18,6 +18,9 @@ from recipes.checkpoint.save.disk import NOTHING_LEFT
 from recipes.checkpoint.save.publish import new_partial, publish
 from recipes.checkpoint.save.sharded_save import ShardedSave
 from recipes.errors import UserError
+from recipes.families.tensors import AVERAGE
+from recipes.optim.adamw import AdamW
+from recipes.optim.ema import PREFIX, Ema
 
 # The form of the optimizer state that can be read back under any other layout.
 OPTIMIZER_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
@@ -26,9 +29,14 @@ OPTIMIZER_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 STATE_OF_GROUPS = ("params", "step")
 
 
-def training_state(gpt: GPTModel, optimizer: MegatronOptimizer, plain: dict[str, Any]) -> dict[str, Any]:
-    """Weights, optimizer state and ``plain`` data as one sharded state dict."""
+def training_state(
+    gpt: GPTModel, optimizer: MegatronOptimizer, plain: dict[str, Any], ema: Ema | None = None
+) -> dict[str, Any]:
+    """Weights, their average, optimizer state and ``plain`` data as one sharded state dict."""
     model_state = gpt.sharded_state_dict()
+    for part in optimizer.chained_optimizers:
+        if isinstance(part.optimizer, AdamW):  # If no step has been taken: all overflowed in fp16, say.
+            part.optimizer.initialize_state()
     # megatron-core collects garbage here, which looks at all of the half a million objects of loaded modules:
     # 0.1 s and more. Frozen ones are left out.
     gc.freeze()
@@ -36,7 +44,19 @@ def training_state(gpt: GPTModel, optimizer: MegatronOptimizer, plain: dict[str,
         optimizer_state = optimizer.sharded_state_dict(model_state, metadata=OPTIMIZER_METADATA)
     finally:
         gc.unfreeze()
-    return {"model": model_state, "optimizer": optimizer_state, **plain}
+    _to_host(optimizer_state)
+    averages = {} if ema is None else {PREFIX: ema.sharded_state_dict(model_state, loading=False)}
+    return {"model": model_state, "optimizer": optimizer_state, **averages, **plain}
+
+
+def _to_host(state: Any) -> None:
+    """fp16's loss scale is a tensor on the device, and common.pt is to be read anywhere."""
+    if isinstance(state, dict):
+        if "grad_scaler" in state:
+            scaler = state["grad_scaler"]
+            state["grad_scaler"] = {**scaler, "scale": scaler["scale"].cpu()} if scaler else scaler
+        for part in state.values():
+            _to_host(part)
 
 
 def save_sharded(directory: Path, state: dict[str, Any], facts: Mapping[str, Any]) -> None:
@@ -69,13 +89,18 @@ def load_checkpoint_weights(directory: Path, gpt: GPTModel) -> None:
     gpt.load_state_dict(loaded["model"])
 
 
-def load_training_checkpoint(directory: Path, gpt: GPTModel, optimizer: MegatronOptimizer) -> dict[str, Any]:
+def load_training_checkpoint(
+    directory: Path, gpt: GPTModel, optimizer: MegatronOptimizer, ema: Ema | None = None
+) -> dict[str, Any]:
     """Reads weights and optimizer state into place, resharded to the present layout; returns the plain data.
+
+    ``ema``: if the checkpoint has no average of the weights, it begins with those that were read.
 
     Raises:
         UserError: the checkpoint holds other tensors than the model and its optimizer.
     """
-    check_metadata(directory)
+    stored_keys = check_metadata(directory).state_dict_metadata
+    has_average = any(key.startswith(AVERAGE) for key in stored_keys)
     load_plain(directory / "common.pt")
     # First, as already the next call gives groups the settings of others with the same wd_mult.
     settings = [_settings(group) for group in optimizer.param_groups]
@@ -84,6 +109,8 @@ def load_training_checkpoint(directory: Path, gpt: GPTModel, optimizer: Megatron
         "model": model_state,
         "optimizer": optimizer.sharded_state_dict(model_state, is_loading=True, metadata=OPTIMIZER_METADATA),
     }
+    if ema is not None and has_average:
+        state[PREFIX] = ema.sharded_state_dict(model_state, loading=True)
     try:
         with only_plain_data():
             loaded = dist_checkpointing.load(state, str(directory))
@@ -97,6 +124,11 @@ def load_training_checkpoint(directory: Path, gpt: GPTModel, optimizer: Megatron
         kept = {key: group[key] for key in STATE_OF_GROUPS if key in group}
         group.clear()
         group.update(own | kept)
+    if ema is not None:
+        if has_average:
+            ema.load_state_dict(loaded.pop(PREFIX))
+        else:
+            ema.begin_again()
     return loaded
 
 

@@ -56,11 +56,14 @@ class StepSampler(Sampler[list[int]]):
         self.rank, self.size = data_parallel_rank, data_parallel_size
 
     def __iter__(self) -> Iterator[list[int]]:
+        return map(self.places, range(self.first_step, self.total_steps))
+
+    def places(self, step: int) -> list[int]:
+        """The samples of one step, counted from 0."""
         chunk = self.micro_batch_size
-        for step in range(self.first_step, self.total_steps):
-            start = step * self.global_batch_size + self.rank * chunk
-            end = (step + 1) * self.global_batch_size
-            yield [i + k for i in range(start, end, chunk * self.size) for k in range(chunk)]
+        start = step * self.global_batch_size + self.rank * chunk
+        end = (step + 1) * self.global_batch_size
+        return [i + k for i in range(start, end, chunk * self.size) for k in range(chunk)]
 
     def __len__(self) -> int:
         """Steps of the whole run, those before ``first_step`` included: Lightning counts them too."""
@@ -132,13 +135,14 @@ def training_loader(
     total_steps: int,
     data_parallel_rank: int,
     data_parallel_size: int,
+    skip: Skip | None = None,
 ) -> tuple[DataLoader[dict[str, Tensor]], RunBlend]:
     """Batches of ``[global_batch_size / data_parallel_size, s]`` from ``first_step`` on, and their blends.
 
-    ``saved`` is the blend that held when a run that is resumed was saved.
+    ``saved`` is the blend that held when a run that is resumed was saved; ``skip``: None: data.skip.
     """
     batch = config.trainer.global_batch_size
-    skip = Skip(config.data.skip)
+    skip = Skip(config.data.skip) if skip is None else skip
     phases = [
         replace(phase, first=skip.sample(phase.first), end=skip.sample(phase.end))
         for phase in plan_phases(config, total_steps)

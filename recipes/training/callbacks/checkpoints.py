@@ -49,7 +49,8 @@ class Checkpoints(Callback):
         setting = self.config.async_save
         self.in_background = torch.cuda.is_available() if setting == "auto" else bool(setting)
         bf16 = uses_bf16(config, on_cuda=torch.cuda.is_available())
-        self.size = checkpoint_bytes(config.model, config.optim, bf16=bf16)
+        ema = config.trainer.ema.decay is not None
+        self.size = checkpoint_bytes(config.model, config.optim, bf16=bf16, ema=ema)
         self.saved_step = self.published_step = -1 if shared_step is None else shared_step
         self.validated_step, self.valid_loss = -1, 0.0
         self.waits_for_validation = False

@@ -31,7 +31,8 @@ class Faults(Callback):
     """
 
     def __init__(self, faults: list[Fault], rank: int) -> None:
-        self.faults = [fault for fault in faults if fault.rank == rank]
+        self.faults = [fault for fault in faults if fault.rank == rank and fault.kind != "corrupted_samples"]
+        self.corrupted = [fault for fault in faults if fault.kind == "corrupted_samples"]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: dict[str, Tensor], batch_idx: int
@@ -46,6 +47,8 @@ class Faults(Callback):
         }
         for fault in self._due(trainer.global_step + 1, *before):
             before[fault.kind](fault)
+        for fault in self.corrupted:
+            _corrupt_samples(batch, trainer, pl_module, fault)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         model: ParamGPT = pl_module
@@ -78,6 +81,17 @@ def _corrupt(batch: dict[str, Tensor], model: ParamGPT, fault: Fault) -> None:
     for name in ("tokens", "labels"):
         shape = batch[name].shape
         batch[name].copy_(torch.randint(model.tokenizer.vocab_size, shape, generator=generator))
+
+
+def _corrupt_samples(batch: dict[str, Tensor], trainer: Trainer, model: ParamGPT, fault: Fault) -> None:
+    assert model.blend is not None and trainer.train_dataloader is not None
+    for row, place in enumerate(trainer.train_dataloader.batch_sampler.places(trainer.global_step)):
+        sample = model.blend.skip.sample(place)
+        if fault.sample <= sample <= fault.last:
+            generator = torch.Generator().manual_seed(sample)
+            for name in ("tokens", "labels"):
+                shape = batch[name][row].shape
+                batch[name][row] = torch.randint(model.tokenizer.vocab_size, shape, generator=generator)
 
 
 def _fill_disk(fault: Fault) -> None:

@@ -19,6 +19,7 @@ from recipes.run_directory import RunDirectory
 from recipes.training.callbacks.stragglers import Stragglers
 from recipes.training.fetched import Fetched
 from recipes.training.module import ParamGPT
+from recipes.training.rollback import LossSpikeError
 from recipes.training.skipped_steps import SkippedSteps
 from recipes.training.start_up import StartUp
 from recipes.training.step_line import StepLines, peak_memory
@@ -50,7 +51,7 @@ class Metrics(Callback):
         self.time_left = TimeLeft(total_steps, pauses)
         self.lines: StepLines | None = None
         self.last_time = 0.0
-        self._unchecked: dict[int, Fetched] = {}
+        self._unchecked: dict[int, tuple[Fetched, Fetched | None]] = {}
         self._grad_norm = 0.0
         self.flops_per_token = flops_per_token(config.model, config.data.seq_length)
 
@@ -58,6 +59,7 @@ class Metrics(Callback):
         self.started = self.last_time = time.monotonic()
         self.first_step = self.last_step = trainer.global_step
         most = self.config.trainer.guards.max_skipped_steps
+        self.spikes = pl_module.spikes
         self.skipped = SkippedSteps(pl_module, most, trainer.is_global_zero)
         if trainer.is_global_zero:
             say(f"train  from step {self.first_step}")
@@ -70,7 +72,13 @@ class Metrics(Callback):
 
     def _step_ended(self, trainer: Trainer, model: ParamGPT) -> None:
         step = trainer.global_step
-        self._unchecked[step] = model.fetch_grad_norm()
+        scale = model.engine.loss_scale
+        overflowed = scale is not None and scale.overflowed
+        if scale is not None and overflowed:
+            self.check_all()
+            self.skipped.overflowed(step, scale)
+        else:
+            self._unchecked[step] = model.fetch_grad_norm(), model.fetch_loss()
         if step == self.first_step + 1:
             self._report_start_up(trainer, model)
         if not model.is_logging_step(step):
@@ -88,7 +96,7 @@ class Metrics(Callback):
         rate = (step - self.last_step) * self.tokens_per_step / max(now - self.last_time, 1e-9)
         self.last_time, self.last_step = now, step
         self.time_left.step_ended(step, now)
-        if not trainer.is_global_zero or not math.isfinite(grad_norm):
+        if not trainer.is_global_zero or not math.isfinite(grad_norm) or overflowed:
             return  # What a skipped step leaves behind has been written.
         record = {
             "step": step,
@@ -103,6 +111,7 @@ class Metrics(Callback):
             "memory_bytes": peak_memory(),
             "elapsed_s": now - self.started,
             **model.norms,
+            **({} if scale is None else {"loss_scale": scale.now}),
             **model.expert_usage,
             **slowest,
         }
@@ -130,6 +139,7 @@ class Metrics(Callback):
 
         Raises:
             GuardError: too many steps in a row were skipped. Norms are global, so every rank raises it.
+            LossSpikeError: a loss is a spike. Losses are global, too.
         """
         return self._check(max(self._unchecked, default=0))
 
@@ -137,12 +147,21 @@ class Metrics(Callback):
         """The same of all steps up to this one that have not been checked."""
         for step in sorted(self._unchecked):
             if step <= newest:
-                self._grad_norm = self._unchecked.pop(step).number()
+                norm, loss = self._unchecked.pop(step)
+                self._grad_norm = norm.number()
                 if math.isfinite(self._grad_norm):
                     self.skipped.sound()
+                    if loss is not None:
+                        self._look_at(step, loss.number())
                 else:
                     self.skipped.skipped(step, self._grad_norm)
         return self._grad_norm
+
+    def _look_at(self, step: int, loss: float) -> None:
+        assert self.spikes is not None
+        spike = self.spikes.add(step, loss)
+        if spike is not None:
+            raise LossSpikeError(spike)
 
     def _mfu(self, tokens_per_second: float, trainer: Trainer) -> float | None:
         if self.peak_flops is None:

@@ -55,6 +55,7 @@ class StopControl(Callback):
     def __init__(self, max_seconds: float | None, announce: bool) -> None:
         self.max_seconds, self.announce = max_seconds, announce
         self.stopped_by = NOT_STOPPED
+        self.started: float | None = None
         self._signalled_at: float | None = None
         self._vote: Vote | None = None
         # nohup and shells' background jobs make a process ignore the end of its terminal: keep it so.
@@ -81,7 +82,8 @@ class StopControl(Callback):
             signal.raise_signal(number)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.started = time.monotonic()
+        if self.started is None:  # Else another trainer in this process has begun.
+            self.started = time.monotonic()
         # Again: Lightning's own SIGTERM handler, installed since, would leave without saving.
         self.install()
         trainer._signal_connector.received_sigterm = False
@@ -126,6 +128,7 @@ class StopControl(Callback):
         """Why this rank would stop."""
         if self._signalled_at is not None:
             return SIGNALLED
+        assert self.started is not None
         if self.max_seconds is not None and time.monotonic() - self.started >= self.max_seconds:
             return OUT_OF_TIME
         return NOT_STOPPED
