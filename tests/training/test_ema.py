@@ -128,3 +128,34 @@ def logits_case(path: str, weights: str, tokens: list[list[int]]) -> Any:
 
     model = load_text_model(path, precision="fp32", num_threads=1, weights=weights)
     return model.logits(torch.tensor(tokens)).numpy()
+
+
+def test_local_checkpoints_hold_it(gloo_pool: GlooPool, tiny_data: TinyData) -> None:
+    settings = tiny_data.overrides(trainer__ema__decay="0.9")
+    assert gloo_pool.run(1, local_case, settings) == [(True, True)]
+
+
+def local_case(settings: list[str]) -> tuple[bool, bool]:
+    """Whether averages come back, and whether without any they are the weights."""
+    from recipes.checkpoint.local.state import load_rank_state, rank_state
+    from recipes.config.hydra_app import compose
+    from recipes.config.world import launched_world
+    from recipes.training.engine import build_engine
+    from tests.support.engine import initialized, process_groups
+
+    config = compose("pretrain", settings)
+    with process_groups(world=launched_world()):
+        gpt = initialized(config.model)
+        engine = build_engine(gpt, config, torch.float32)
+        ema = engine.ema
+        assert ema is not None
+        for average in ema.averages:
+            average.add_(1.0)
+        state = rank_state(gpt, engine.optimizer, ema)
+        expected = [average.clone() for average in ema.averages]
+        ema.begin_again()
+        load_rank_state(state, gpt, engine.optimizer, ema)
+        come_back = all(map(torch.equal, ema.averages, expected))
+        del state["averages"]
+        load_rank_state(state, gpt, engine.optimizer, ema)
+        return come_back, all(map(torch.equal, ema.averages, ema.mains))
