@@ -43,7 +43,7 @@ class Kernels:
     """Seconds of one pipeline stage on one rank."""
 
     forward: float
-    """Of a micro-batch, as all but the last."""
+    """Of a micro-batch, as the next two."""
     backward: float
     recomputed: float
     """Of the forward pass, once more in the backward pass."""
@@ -149,17 +149,16 @@ def _product(
     """Forward and backward seconds of a matrix, whose gradient is added to the fp32 main gradients."""
     rows, columns = spec.shape[0], math.prod(spec.shape[1:])
     tp, held = parallel.tensor_model_parallel_size, 1.0
-    if spec.routed:
-        # Balanced routers: an expert sees its share of the tokens of all ranks that it is shared out to.
-        tokens = tokens * model.moe_router_topk / (model.num_moe_experts or 1)
-        held = 1 / parallel.expert_model_parallel_size
-        tp = parallel.expert_tensor_parallel_size or tp
     split = tp if spec.split else 1
+    if spec.routed:
+        # Balanced routers: an expert sees its share of the tokens of all ranks that it is shared out to. What
+        # tensor-parallel ranks do not split inside an expert, they split by tokens.
+        split = (parallel.expert_tensor_parallel_size or tp) if spec.split else 1
+        tokens *= model.moe_router_topk / (model.num_moe_experts or 1) * split / tp
+        held = 1 / parallel.expert_model_parallel_size
     numbers = rows * columns / split
     work = 2 * tokens * numbers / (PRODUCTS * speeds.flops)
-    if spec.routed:
-        work *= split / parallel.tensor_model_parallel_size
-    carried = 2 * tokens * (rows + columns) / (split if spec.split else 1) / speeds.bytes
+    carried = 2 * tokens * (rows + columns) / split / speeds.bytes
     weight = numbers * held / speeds.bytes
     return work + carried + 2 * weight, 2 * work + 2 * carried + (2 + 8) * weight
 

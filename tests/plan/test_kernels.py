@@ -71,3 +71,21 @@ def test_faster_kernels_and_other_gpus() -> None:
     assert plain.micro_batch < slower_memory.micro_batch < 1.2 * plain.micro_batch
     # 989 against 312 TFLOP/s.
     assert kernels(replace(H200, gpu="a100_80gb"))[0].micro_batch > 2.5 * plain.micro_batch
+
+
+def test_tensor_parallel_ranks_split_experts_or_their_tokens() -> None:
+    """Half of the routed work either way; a rank with whole experts reads twice as many of their weights."""
+    param2 = compose("pretrain", ["experiment=param2_17b_a2p4b"])
+
+    def seconds(**layout: Any) -> float:
+        (stage,) = stage_kernels(
+            param2.model, param2.optim, ParallelConfig(**layout), H200,
+            micro_batch_size=1, seq_length=32_768, data_parallel_size=8,
+        )  # fmt: skip
+        return stage.micro_batch
+
+    pair = {"tensor_model_parallel_size": 2, "sequence_parallel": True}
+    inside, by_tokens = seconds(**pair), seconds(**pair, expert_tensor_parallel_size=1)
+    assert inside < by_tokens < 1.1 * inside
+    assert inside == pytest.approx(seconds() / 2, rel=0.1)
+    assert seconds(**pair, expert_tensor_parallel_size=1, expert_model_parallel_size=8) < by_tokens
