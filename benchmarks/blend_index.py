@@ -37,11 +37,11 @@ EVERY = 1 << 20
 
 def windows(weights: list[float], samples: int, rank: int) -> dict[str, Any]:
     """Go through all samples as training does."""
-    from recipes.data.samples.blend import Blend, BlendState
+    from recipes.data.samples.blend import Blend, BlendState, continue_blend
 
     names = [f"source_{number}" for number in range(len(weights))]
     began = time.perf_counter()
-    blend = Blend(BlendState(0, dict(zip(names, weights, strict=True)), {}), samples)
+    blend = Blend(continue_blend(dict(zip(names, weights, strict=True)), 1, None, 0), samples)
     blend.locate(rank)
     first = time.perf_counter() - began
     state = blend.state

@@ -41,6 +41,7 @@ from benchmarks.records import record
 from recipes.checkpoint.save.training_state import OPTIMIZER_METADATA, training_state
 from recipes.config.hydra_app import compose
 from recipes.config.schema import PretrainConfig
+from recipes.config.timeline import timeline_of
 from recipes.config.validate import validate_pretrain
 from recipes.data.samples.loader import StepSampler
 from recipes.errors import UserError
@@ -238,21 +239,20 @@ def check_samples_once(config: PretrainConfig, data_parallel_size: int, steps: i
     Raises:
         NotOnce: with the step.
     """
-    batch = config.trainer.global_batch_size
+    timeline = timeline_of(config)
     samplers = [
         iter(
             StepSampler(
-                0, steps, global_batch_size=batch, micro_batch_size=config.trainer.micro_batch_size,
-                data_parallel_rank=rank, data_parallel_size=data_parallel_size,
+                0, steps, timeline, data_parallel_rank=rank, data_parallel_size=data_parallel_size
             )
         )
         for rank in range(data_parallel_size)
     ]  # fmt: skip
     for step in range(steps):
         samples = sorted(index for sampler in samplers for index in next(sampler))
-        if samples != list(range(step * batch, (step + 1) * batch)):
+        if samples != list(range(timeline.samples(step), timeline.samples(step + 1))):
             raise NotOnce(f"step {step}: samples are read twice or not at all")
-    return steps * batch
+    return timeline.samples(steps)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Settings of the training text: sources, blends and phases. A ``MISSING`` value must be given."""
+"""Settings of the training text: sources and their blend. A ``MISSING`` value must be given."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 
-# The next three are not frozen: OmegaConf cannot merge a YAML into an entry of a dictionary or list of a
-# frozen type.
+# Not frozen: OmegaConf cannot merge a YAML into an entry of a dictionary of a frozen type.
 @dataclass
 class SourceConfig:
     """One tokenized source of training text."""
@@ -21,31 +20,12 @@ class SourceConfig:
     """Share of the samples, relative to the other sources' weights."""
     tokens: int | None = None
     """Instead of a weight: this many tokens over the run. Sources with weights share the rest."""
+    loss_weight: float = 1.0
+    """Multiplies the loss of each of its tokens, and so their gradients, in training. 0: nothing is learned
+    from it. The loss that is shown is that without weights, of the tokens whose weight is not 0."""
     restart: bool = False
     """Start again from its first sample if its data have changed since the checkpoint that a run is resumed
     from; otherwise such a resume is refused."""
-
-
-@dataclass
-class ShareConfig:
-    """What one source gives to a phase."""
-
-    weight: float = 1.0
-    """Share of the phase's samples, relative to the other sources' weights."""
-    tokens: int | None = None
-    """Instead of a weight: this many tokens over the phase."""
-
-
-@dataclass
-class PhaseConfig:
-    """A part of the run with its own blend. Each phase except the last has one of the two ends."""
-
-    until_step: int | None = None
-    """The phase ends before this optimizer step, counted from the run's beginning."""
-    until_tokens: int | None = None
-    """The same in tokens of the run, rounded up to whole steps."""
-    train: dict[str, ShareConfig] = field(default_factory=dict)
-    """Name of one of data.train's sources -> what it gives. Sources that are not named give nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +34,6 @@ class DataConfig:
 
     train: dict[str, SourceConfig] = field(default_factory=dict)
     """Name of a source -> where it is and its weight. A source of weight 0 is left out."""
-    phases: list[PhaseConfig] = field(default_factory=list)
-    """Blends that follow one another; empty: a single blend, with data.train's weights."""
     skip: list[list[int]] = field(default_factory=list)
     """Ranges of samples that are left out, [[first, last], ...], as metrics.jsonl numbers them in its events.
     What follows moves up. A resumed run can leave out only what it has not read."""

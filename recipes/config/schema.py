@@ -14,6 +14,7 @@ from omegaconf import MISSING
 from recipes.config.data_schema import DataConfig
 from recipes.config.evaluation_schema import EvaluationConfig, TableRow, TextsConfig
 from recipes.config.optim_schema import OptimConfig
+from recipes.config.phase_schema import PhaseConfig
 from recipes.config.serving_schema import ServingConfig
 from recipes.config.trainer_schema import (
     CheckpointConfig,
@@ -236,6 +237,9 @@ class PretrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    phases: list[PhaseConfig] = field(default_factory=list)
+    """Parts of the run that follow one another, each with its own blend, batches, lengths or learning rate;
+    empty: the whole run is as the other settings say."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

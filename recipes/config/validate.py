@@ -12,8 +12,6 @@ from recipes.checks import not_negative, one_of, positive, refuse
 from recipes.config.cuda_graph import obstacle
 from recipes.config.devices import DEVICES
 from recipes.config.foreign_keys import FOREIGN_VALUES
-from recipes.config.lengths import total_steps
-from recipes.config.phases import plan_phases
 from recipes.config.schema import (
     DataConfig,
     PlanConfig,
@@ -33,6 +31,7 @@ from recipes.config.validate_logger import validate_logger
 from recipes.config.validate_model import validate_model, validate_positions
 from recipes.config.validate_optim import validate_optim
 from recipes.config.validate_parallel import validate_parallel
+from recipes.config.validate_phases import validate_length, validate_phases, validate_schedules
 from recipes.config.validate_precision import validate_precision
 from recipes.errors import UserError
 
@@ -61,16 +60,10 @@ def validate_pretrain(config: PretrainConfig) -> int:
     validate_ema(config.trainer.ema)
     validate_data(config.data)
     validate_plan(config.plan)
-    plan_phases(config, total_steps(config))
-    tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
-    validate_optim(config.optim, config.model, config.parallel, tokens_per_step)
-    if config.data.seq_length > config.model.max_position_embeddings:
-        refuse(
-            "data.seq_length",
-            config.data.seq_length,
-            f"longer than model.max_position_embeddings={config.model.max_position_embeddings:,}; lower it",
-        )
-    tp = config.parallel.tensor_model_parallel_size
+    validate_optim(config.optim, config.model, config.parallel)
+    validate_phases(config, data_parallel_size)
+    validate_schedules(config)
+    validate_length("data.seq_length", config.data.seq_length, config)
     if config.trainer.compile not in (True, False, "auto"):
         refuse("trainer.compile", config.trainer.compile, "must be true, false or auto")
     if config.trainer.compile is True and config.model.num_moe_experts is not None:
@@ -78,15 +71,6 @@ def validate_pretrain(config: PretrainConfig) -> int:
     _validate_cuda_graph(config)
     validate_precision(config)
     validate_separate_documents(config)
-    cp = config.parallel.context_parallel_size
-    if config.data.seq_length % (2 * cp) and cp > 1:
-        refuse(
-            "data.seq_length",
-            config.data.seq_length,
-            f"context_parallel_size={cp} needs a multiple of {2 * cp}",
-        )
-    if config.parallel.sequence_parallel and config.data.seq_length // cp % tp:
-        refuse("data.seq_length", config.data.seq_length, f"sequence_parallel needs a multiple of {tp * cp}")
     return data_parallel_size
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 from recipes.checks import not_negative, one_of, positive, refuse
 from recipes.config.foreign_keys import FOREIGN_VALUES
-from recipes.config.lengths import configured_decay, configured_warmup, configured_wsd_decay
+from recipes.config.lengths import Clock, configured_decay, configured_warmup, configured_wsd_decay
 from recipes.config.parameter_groups import validate_groups
 from recipes.config.schema import OptimConfig, ParallelConfig
 from recipes.families.model_config import ModelConfig
@@ -20,10 +20,8 @@ MAX_ITERATIONS = 7
 """recipes/optim/polar.py has coefficients for this many; more would change nothing in float32."""
 
 
-def validate_optim(
-    optim: OptimConfig, model: ModelConfig, parallel: ParallelConfig, tokens_per_step: int
-) -> None:
-    """Checks optimizer and schedule."""
+def validate_optim(optim: OptimConfig, model: ModelConfig, parallel: ParallelConfig) -> None:
+    """Checks the optimizer; :func:`validate_schedule` checks the rest."""
     one_of("optim.name", optim.name, OPTIMIZERS, FOREIGN_VALUES)
     positive("optim.lr", optim.lr)
     positive("optim.eps", optim.eps)
@@ -51,7 +49,6 @@ def validate_optim(
             if getattr(optim, key) != DEFAULTS[key]:
                 refuse(f"optim.{key}", getattr(optim, key), "would be ignored: optim.name is not muon")
     validate_groups(optim, model)
-    _validate_schedule(optim, tokens_per_step)
 
 
 def _validate_muon(optim: OptimConfig, parallel: ParallelConfig) -> None:
@@ -68,44 +65,52 @@ def _validate_muon(optim: OptimConfig, parallel: ParallelConfig) -> None:
         )
 
 
-def _validate_schedule(optim: OptimConfig, tokens_per_step: int) -> None:
-    one_of("optim.lr_decay_style", optim.lr_decay_style, DECAY_STYLES, FOREIGN_VALUES)
-    one_of("optim.lr_wsd_decay_style", optim.lr_wsd_decay_style, WSD_STYLES)
-    not_negative("optim.lr_warmup_steps", optim.lr_warmup_steps)
+def validate_schedule(group: str, optim: OptimConfig, clock: Clock) -> None:
+    """Checks a learning-rate schedule.
+
+    Args:
+        group: whose keys the messages name, optim or a phase.
+        optim: with the schedule's settings.
+        clock: which counts from the schedule's begin.
+    """
+    one_of(f"{group}.lr_decay_style", optim.lr_decay_style, DECAY_STYLES, FOREIGN_VALUES)
+    one_of(f"{group}.lr_wsd_decay_style", optim.lr_wsd_decay_style, WSD_STYLES)
+    not_negative(f"{group}.lr_warmup_steps", optim.lr_warmup_steps)
     for key in ("lr_decay_steps", "lr_wsd_decay_steps", *_steps_and_tokens().values()):
         value = getattr(optim, key)
         if value is not None:
-            positive(f"optim.{key}", value)
+            positive(f"{group}.{key}", value)
     for in_steps, in_tokens in _steps_and_tokens().items():
         if getattr(optim, in_tokens) is not None and getattr(optim, in_steps) != DEFAULTS[in_steps]:
             refuse(
-                f"optim.{in_tokens}",
+                f"{group}.{in_tokens}",
                 getattr(optim, in_tokens),
-                f"optim.{in_steps}={getattr(optim, in_steps)} says the same; set that to "
+                f"{group}.{in_steps}={getattr(optim, in_steps)} says the same; set that to "
                 f"{'null' if DEFAULTS[in_steps] is None else DEFAULTS[in_steps]}, or leave this out",
             )
     wsd_key = "lr_wsd_decay_tokens" if optim.lr_wsd_decay_tokens is not None else "lr_wsd_decay_steps"
-    wsd_decay = configured_wsd_decay(optim, tokens_per_step)
-    if wsd_decay is not None and optim.lr_decay_style != "WSD":
-        refuse(f"optim.{wsd_key}", getattr(optim, wsd_key), "would be ignored: needs lr_decay_style=WSD")
+    wsd_is_set = getattr(optim, wsd_key) is not None
+    if wsd_is_set and optim.lr_decay_style != "WSD":
+        refuse(f"{group}.{wsd_key}", getattr(optim, wsd_key), "would be ignored: needs lr_decay_style=WSD")
     wsd_style = optim.lr_wsd_decay_style
     if wsd_style != DEFAULTS["lr_wsd_decay_style"] and optim.lr_decay_style != "WSD":
-        refuse("optim.lr_wsd_decay_style", wsd_style, "would be ignored: needs lr_decay_style=WSD")
-    decay = configured_decay(optim, tokens_per_step)
+        refuse(f"{group}.lr_wsd_decay_style", wsd_style, "would be ignored: needs lr_decay_style=WSD")
+    decay = configured_decay(optim, clock)
     if decay is None:
         return
     decay_key = "lr_decay_tokens" if optim.lr_decay_tokens is not None else "lr_decay_steps"
     if optim.lr_decay_style == "constant":
         fix = "would be ignored: lr_decay_style=constant never decays; set it to null"
-        refuse(f"optim.{decay_key}", getattr(optim, decay_key), fix)
+        refuse(f"{group}.{decay_key}", getattr(optim, decay_key), fix)
     warmup_key = "lr_warmup_tokens" if optim.lr_warmup_tokens is not None else "lr_warmup_steps"
-    warmup = configured_warmup(optim, tokens_per_step)
+    warmup = configured_warmup(optim, clock)
     bound = f"{decay_key}={getattr(optim, decay_key)}"
     if warmup >= decay:
-        refuse(f"optim.{warmup_key}", getattr(optim, warmup_key), f"must be below {bound}")
+        refuse(f"{group}.{warmup_key}", getattr(optim, warmup_key), f"must be below {bound}")
+    wsd_decay = configured_wsd_decay(optim, clock, decay)
     if wsd_decay is not None and wsd_decay > decay - warmup:
         refuse(
-            f"optim.{wsd_key}",
+            f"{group}.{wsd_key}",
             getattr(optim, wsd_key),
             f"must be at most {decay_key} - {warmup_key} = {decay - warmup} steps",
         )

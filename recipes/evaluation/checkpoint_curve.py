@@ -12,6 +12,7 @@ from recipes.errors import UserError
 from recipes.report.evaluation_result import EvaluationResult
 from recipes.report.evaluation_table import MISSING, TableSpec, tabulate
 from recipes.report.markdown import markdown_table
+from recipes.report.run_data import Series
 from recipes.run_directory import RunDirectory, read_metrics
 
 
@@ -38,17 +39,17 @@ def render_curve(run: Path, results: Sequence[EvaluationResult], spec: TableSpec
         results: named after the checkpoints, step_00001000.
         spec: the table whose rows become columns.
     """
-    records = [
-        r for r in read_metrics(RunDirectory(run).metrics_file) if r["step"] and "consumed_tokens" in r
-    ]
-    tokens_per_step = records[-1]["consumed_tokens"] / records[-1]["step"] if records else None
+    consumed = Series()
+    for record in read_metrics(RunDirectory(run).metrics_file):
+        if record["step"] and "consumed_tokens" in record:
+            consumed.add(record["step"], record["consumed_tokens"])
     rows = [replace(row, published=[]) for row in spec.rows]
     by_metric = tabulate(results, TableSpec(rows))
     scores = zip(*(line[2 : 2 + len(results)] for line in by_metric.lines), strict=True)
     lines = []
     for result, of_checkpoint in zip(results, scores, strict=True):
         step = int(result.model.removeprefix("step_").removesuffix("-ema"))
-        tokens = MISSING if tokens_per_step is None else f"{step * tokens_per_step:,.0f}"
+        tokens = f"{consumed.at(step):,.0f}" if len(consumed) else MISSING
         lines.append([f"{step:,}", tokens, *of_checkpoint])
     header = ["step", "tokens", *(f"{name} {metric}" for name, metric, *_ in by_metric.lines)]
     return "\n".join(markdown_table(header, lines)) + "\n"

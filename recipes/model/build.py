@@ -30,6 +30,7 @@ from recipes.families.model_config import (
 )
 from recipes.model.backend import have_transformer_engine, spec_provider
 from recipes.model.families import layers_of
+from recipes.model.gpt import GPTModel
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swiglu": silu,
@@ -218,6 +219,19 @@ def build_gpt_model(
         gpt.embedding.position_embeddings.to(dtype)
     _mark_experts(gpt)
     return gpt
+
+
+def set_rotary_base(gpt: MegatronGPTModel, base: int) -> None:
+    """Rotates positions with this base from now on.
+
+    Raises:
+        UserError: the family has a model class of its own, which cannot.
+    """
+    if gpt.rotary_base == base:
+        return
+    if not isinstance(gpt, GPTModel):
+        raise UserError(f"phases: {type(gpt).__name__} cannot change its rotary_base; leave it out")
+    gpt.set_rotary_base(base)
 
 
 def _mark_experts(gpt: MegatronGPTModel) -> None:

@@ -28,7 +28,14 @@ ANGLES = 4
 class RotaryEmbedding(MegatronRotaryEmbedding):
     """megatron-core's rotary angles, as cosines and sines unless Transformer Engine's kernel rotates."""
 
-    def __init__(self, config: TransformerConfig, *, rotary_base: int, rotary_percent: float) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        rotary_base: int,
+        rotary_percent: float,
+        wants_angles: bool = False,
+    ) -> None:
         super().__init__(
             kv_channels=config.kv_channels,
             rotary_percent=rotary_percent,
@@ -36,7 +43,7 @@ class RotaryEmbedding(MegatronRotaryEmbedding):
             rotary_base=rotary_base,
             use_cpu_initialization=config.use_cpu_initialization,
         )
-        self.wants_angles = config.apply_rope_fusion
+        self.wants_angles = wants_angles or config.apply_rope_fusion
         self.tables: tuple[Tensor, Tensor] | None = None
 
     def forward(self, max_seq_len: int, *args: Any, **options: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""megatron-core's optimizer and learning-rate schedule from the configuration."""
+"""megatron-core's optimizer from the configuration."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from megatron.core.optimizer import (
     distrib_optimizer,
     get_megatron_optimizer,
 )
-from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from recipes.config.lengths import schedule_lengths
 from recipes.config.schema import OptimConfig, ParallelConfig
 from recipes.config.trainer_schema import Fp16Config
 from recipes.optim import gradients
@@ -119,30 +117,3 @@ def _build_muon(
         if p in with_muon
     }
     return MuonAdamW(muon, adamw, config, layouts)
-
-
-def build_schedule(
-    optim: OptimConfig, optimizer: MegatronOptimizer, total_steps: int, tokens_per_step: int
-) -> OptimizerParamScheduler:
-    """Learning rate by optimizer step: linear warm-up, then the decay style, then min_lr.
-
-    Groups with their own rates (``max_lr``, ``min_lr``) follow the same shape.
-    """
-    lengths = schedule_lengths(optim, tokens_per_step, total_steps)
-    return OptimizerParamScheduler(
-        optimizer,
-        init_lr=0.0,
-        max_lr=optim.lr,
-        min_lr=optim.min_lr,
-        lr_warmup_steps=lengths.warmup,
-        lr_decay_steps=lengths.decay,
-        lr_decay_style=optim.lr_decay_style,
-        start_wd=optim.weight_decay,
-        end_wd=optim.weight_decay,
-        wd_incr_steps=lengths.decay,
-        wd_incr_style="constant",
-        use_checkpoint_opt_param_scheduler=False,
-        override_opt_param_scheduler=True,
-        wsd_decay_steps=lengths.wsd_decay,
-        lr_wsd_decay_style=optim.lr_wsd_decay_style,
-    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from recipes.config.timeline import Timeline
 from recipes.families.family import layer_windows, tensor_table
 from recipes.families.model_config import ModelConfig
 from recipes.families.tensors import EXPERTS, HEAD, POSITIONS, VECTORS, WORDS, TensorSpec, parts_in_order
@@ -79,6 +80,20 @@ def flops_per_token(model: ModelConfig, seq_length: int) -> int:
         if spec.layer is not None
     )
     return 6 * products + 12 * attended
+
+
+def flops_by_length(model: ModelConfig, timeline: Timeline) -> dict[int, int]:
+    """Training FLOPs per token at every sequence length of a run."""
+    return {each.seq_length: flops_per_token(model, each.seq_length) for each in timeline.segments}
+
+
+def flops_until(steps: int, timeline: Timeline, per_token: Mapping[int, int]) -> int:
+    """Training FLOPs of a run's first ``steps`` steps; ``per_token`` by sequence length."""
+    parts = timeline.before(steps)
+    ends = [*(each.first_token for each in parts[1:]), timeline.tokens(steps)]
+    return sum(
+        (end - each.first_token) * per_token[each.seq_length] for each, end in zip(parts, ends, strict=True)
+    )
 
 
 def kv_bytes_per_token(model: ModelConfig, bytes_per_number: int = 2) -> int:

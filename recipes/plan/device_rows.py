@@ -6,8 +6,9 @@ from recipes.checks import refuse
 from recipes.config.devices import Device
 from recipes.config.lengths import total_steps
 from recipes.config.schema import PretrainConfig
+from recipes.config.timeline import timeline_of
 from recipes.config.world import launched_world
-from recipes.plan.accounting import flops_per_token
+from recipes.plan.accounting import flops_by_length, flops_until
 from recipes.plan.machine import planned_device
 from recipes.plan.memory import checkpoint_bytes, run_memory, uses_bf16
 from recipes.plan.memory_check import GIB, TIGHT, TOO_MUCH
@@ -25,13 +26,16 @@ def device_rows(config: PretrainConfig, data_parallel_size: int, world_size: int
     device = planned_device(config)
     speed, assumption = assumed_speed(config, device)
     processes = world_size if device.is_cuda else 1  # Those on a host share its cores.
-    tokens_per_second = speed * processes / flops_per_token(config.model, config.data.seq_length)
-    step_s = config.trainer.global_batch_size * config.data.seq_length / tokens_per_second
-    per_device = f"{tokens_per_second / processes:,.0f} tokens/s per device"
+    timeline, steps = timeline_of(config), total_steps(config)
+    flops = flops_until(steps, timeline, flops_by_length(config.model, timeline))
+    run_s = flops / (speed * processes)
+    step_s = run_s / max(1, steps)
+    tokens_per_second = speed * timeline.tokens(steps) / max(1, flops)
+    per_device = f"{tokens_per_second:,.0f} tokens/s per device"
     return [
         ("device", f"{device.name}, {device.memory / GIB:,.1f} GiB (plan.device)"),
         *_memory_rows(config, device, data_parallel_size, world_size),
-        ("time", f"{_in_days(step_s * total_steps(config))}, {_seconds(step_s)} per step, {per_device}"),
+        ("time", f"{_in_days(run_s)}, {_seconds(step_s)} per step, {per_device}"),
         ("  assumed", assumption),
         *_checkpoint_rows(config, device, step_s),
     ]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes.config.lengths import configured_warmup, schedule_lengths, total_steps
+from recipes.config.lengths import Clock, configured_warmup, total_steps
 from recipes.config.parameter_groups import matching_names
+from recipes.config.schedule import schedule_of
 from recipes.config.schema import OptimConfig, ParallelConfig, PretrainConfig
+from recipes.config.timeline import Timeline, timeline_of
 from recipes.config.world import launched_world
 from recipes.data.tokenizer import load_tokenizer
 from recipes.families.family import tensor_table
 from recipes.families.model_config import padded_vocab_size
-from recipes.plan.accounting import count_parameters, flops_per_token
+from recipes.plan.accounting import count_parameters, flops_by_length, flops_until
 from recipes.plan.device_rows import device_rows
 from recipes.plan.epochs import epoch_rows
-from recipes.plan.learning_rate import draw_learning_rate
+from recipes.plan.phase_rows import phase_rows
+from recipes.plan.plots import draw_plots
 from recipes.plan.unused_rows import unused_rows
 
 
@@ -23,8 +26,8 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
     model, trainer, parallel = config.model, config.trainer, config.parallel
     counts = count_parameters(model)
     steps = total_steps(config)
-    tokens_per_step = trainer.global_batch_size * config.data.seq_length
-    flops = flops_per_token(model, config.data.seq_length)
+    timeline = timeline_of(config)
+    flops = flops_by_length(model, timeline)
     world_size = parallel.world_size or launched_world().size
     rows = [
         ("run", f"{config.output_dir}/{config.name}"),
@@ -33,26 +36,37 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
         ("  active per token", f"{counts.active_per_token:,}"),
         ("vocabulary", f"{model.vocab_size:,} (padded to {padded_vocab_size(model):,})"),
         *_unused_rows(config),
-        (
-            "tokens per step",
-            f"{tokens_per_step:,} = {trainer.global_batch_size:,} x {config.data.seq_length:,}; "
-            f"{tokens_per_step // world_size:,} per device",
-        ),
+        ("tokens per step", _tokens_per_step(timeline, steps, world_size)),
         ("steps", f"{steps:,}"),
-        ("tokens in all", f"{steps * tokens_per_step:,}"),
-        ("FLOPs per token", f"{flops / 1e9:,.3f} GFLOP (forward and backward, full attention context)"),
-        ("FLOPs in all", f"{flops * steps * tokens_per_step:.3e}"),
+        ("tokens in all", f"{timeline.tokens(steps):,}"),
+        ("FLOPs per token", f"{_range(flops)} GFLOP (forward and backward, full attention context)"),
+        ("FLOPs in all", f"{flops_until(steps, timeline, flops):.3e}"),
         ("layout", f"{world_size:,} process(es): {layout(parallel, data_parallel_size)}"),
         ("precision", trainer.precision),
         *device_rows(config, data_parallel_size, world_size),
-        ("learning rate", schedule_in_words(config.optim, tokens_per_step, steps)),
+        ("learning rate", schedule_in_words(config)),
         *_rate_rows(config.optim),
         *_group_rows(config),
-        *epoch_rows(config, steps),
+        *phase_rows(config),
+        *epoch_rows(config),
     ]
     width = max(len(name) for name, _ in rows)
     table = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
-    return f"{table}\n\n{draw_learning_rate(config.optim, tokens_per_step, steps)}"
+    return f"{table}\n\n{draw_plots(config)}"
+
+
+def _tokens_per_step(timeline: Timeline, steps: int, world_size: int) -> str:
+    sizes = {(each.global_batch_size, each.seq_length) for each in timeline.before(steps)}
+    numbers = [batch * length for batch, length in sizes]
+    if len(sizes) == 1:
+        ((batch, length),) = sizes
+        return f"{batch * length:,} = {batch:,} x {length:,}; {batch * length // world_size:,} per device"
+    return f"{min(numbers):,} to {max(numbers):,}, see the phases"
+
+
+def _range(flops: dict[int, int]) -> str:
+    least, most = min(flops.values()) / 1e9, max(flops.values()) / 1e9
+    return f"{least:,.3f}" if least == most else f"{least:,.3f} to {most:,.3f}"
 
 
 def _unused_rows(config: PretrainConfig) -> list[tuple[str, str]]:
@@ -82,15 +96,19 @@ def layout(parallel: ParallelConfig, data_parallel_size: int) -> str:
     return text
 
 
-def schedule_in_words(optim: OptimConfig, tokens_per_step: int, steps: int) -> str:
-    """The learning rate's course over a run of ``steps``."""
-    lengths = schedule_lengths(optim, tokens_per_step, steps)
-    warmup = configured_warmup(optim, tokens_per_step)
+def schedule_in_words(config: PretrainConfig) -> str:
+    """The learning rate's course, of a run in phases up to the first one that sets another."""
+    optim, segments, steps = config.optim, schedule_of(config).segments, total_steps(config)
+    lengths = segments[0].lengths
+    warmup = configured_warmup(optim, Clock(timeline_of(config)))
     text = f"{optim.lr_decay_style}, {optim.lr:g} to {optim.min_lr:g}, {warmup:,} warm-up steps"
     if warmup > lengths.warmup:
         text += f" (cut to {lengths.warmup:,})"
     if optim.lr_decay_style == "WSD":
         text += f", {lengths.wsd_decay:,} steps of {optim.lr_wsd_decay_style} decay"
+    if len(segments) > 1:
+        text += f", up to step {segments[1].first_step:,}"
+        steps = segments[1].first_step
     return text if lengths.decay == max(1, steps) else f"{text}, decay over {lengths.decay:,}"
 
 

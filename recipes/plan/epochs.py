@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from recipes.config.lengths import total_steps
 from recipes.config.phases import plan_phases, samples_drawn
 from recipes.config.schema import PretrainConfig
+from recipes.config.timeline import timeline_of
 from recipes.data.samples.source_files import are_there, find_prefixes, open_source, shown_path
 
 MANY_EPOCHS = 4.0
@@ -20,56 +22,52 @@ class SourceUse:
     name: str
     path: str
     share: float
-    """Of the run's samples, 0 to 1."""
+    """Of the run's tokens, 0 to 1."""
     tokens_drawn: int
-    """In whole samples of data.seq_length."""
+    """In whole samples."""
     tokens_available: int | None
     """None: the files do not exist (yet)."""
     epochs: float | None
 
 
-def source_uses(config: PretrainConfig, total_steps: int) -> list[SourceUse]:
+def source_uses(config: PretrainConfig) -> list[SourceUse]:
     """What the run takes from each source that it draws from, over all phases.
 
     Raises:
         UserError: a source's files are damaged, or it holds less than one sample.
     """
-    total = total_steps * config.trainer.global_batch_size
-    samples: dict[str, int] = {}
-    for drawn in samples_drawn(plan_phases(config, total_steps), total):
+    timeline, steps = timeline_of(config), total_steps(config)
+    phases = plan_phases(config)
+    samples: dict[str, dict[int, int]] = {}
+    for phase, drawn in zip(phases, samples_drawn(phases, timeline.samples(steps)), strict=True):
         for name, count in drawn.items():
-            samples[name] = samples.get(name, 0) + count
-    return [_use(config, name, count, total) for name, count in samples.items()]
+            by_length = samples.setdefault(name, {})
+            by_length[phase.seq_length] = by_length.get(phase.seq_length, 0) + count
+    return [_use(config, name, by_length, timeline.tokens(steps)) for name, by_length in samples.items()]
 
 
-def _use(config: PretrainConfig, name: str, samples: int, total: int) -> SourceUse:
-    path, length = config.data.train[name].path, config.data.seq_length
-    shown = shown_path(path)
+def _use(config: PretrainConfig, name: str, samples: dict[int, int], total: int) -> SourceUse:
+    """``samples`` by sequence length; ``total``: tokens of the run."""
+    path = config.data.train[name].path
+    shown, tokens = shown_path(path), sum(length * count for length, count in samples.items())
     available = epochs = None
     if are_there(find_prefixes(path)):
         source = open_source(path)
         available = source.tokens
         # How conversations are packed is not known before; as a rule they fill their samples.
-        per_epoch = (available - 1) // length if config.data.packing else source.documents
-        epochs = samples / per_epoch if per_epoch else None
+        whole = config.data.packing
+        per_epoch = {length: (available - 1) // length if whole else source.documents for length in samples}
+        if all(per_epoch.values()):
+            epochs = sum(count / per_epoch[length] for length, count in samples.items())
         if len(source.files) > 1:
             shown += f" ({len(source.files):,} files)"
-    return SourceUse(name, shown, samples / total if total else 0.0, samples * length, available, epochs)
+    return SourceUse(name, shown, tokens / total if total else 0.0, tokens, available, epochs)
 
 
-def epoch_rows(config: PretrainConfig, total_steps: int) -> list[tuple[str, str]]:
+def epoch_rows(config: PretrainConfig) -> list[tuple[str, str]]:
     """The part of the ``dry_run`` text about data: names and values."""
-    phases = plan_phases(config, total_steps)
-    batch = config.trainer.global_batch_size
     rows = []
-    for number, phase in enumerate(phases if config.data.phases else []):
-        total = sum(phase.weights.values())
-        blend = ", ".join(f"{name} {100 * weight / total:.2f} %" for name, weight in phase.weights.items())
-        last = min(phase.end // batch, total_steps)
-        steps = f"steps {phase.first // batch + 1:,} to {last:,}"
-        reached = phase.first < total_steps * batch
-        rows.append((f"phase {number}", f"{steps if reached else 'not reached'}: {blend}"))
-    for use in source_uses(config, total_steps):
+    for use in source_uses(config):
         drawn = f"{use.tokens_drawn:,} tokens, {_epochs_in_words(use)}"
         rows.append((f"source {use.name}", f"{100 * use.share:.2f} %  {use.path}  {drawn}"))
         if use.epochs is not None and use.epochs > MANY_EPOCHS:

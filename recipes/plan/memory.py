@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from recipes.config.lengths import total_steps
 from recipes.config.schema import OptimConfig, ParallelConfig, PretrainConfig
 from recipes.config.stages import stage_sizes
+from recipes.config.timeline import timeline_of
 from recipes.families.family import tensor_table
 from recipes.families.model_config import ModelConfig, padded_vocab_size
 from recipes.families.tensors import TensorSpec
@@ -20,21 +22,32 @@ CPU_GAPS = 1.25
 
 
 def run_memory(config: PretrainConfig, data_parallel_size: int, *, on_cuda: bool) -> dict[str, int]:
-    """:func:`expected_memory_bytes` of the configured run."""
-    trainer = config.trainer
-    return expected_memory_bytes(
-        config.model,
-        config.optim,
-        config.parallel,
-        micro_batch_size=trainer.micro_batch_size,
-        num_micro_batches=trainer.global_batch_size // (trainer.micro_batch_size * data_parallel_size),
-        seq_length=config.data.seq_length,
-        data_parallel_size=data_parallel_size,
-        bf16=uses_bf16(config, on_cuda=on_cuda),
-        on_cuda=on_cuda,
-        ema=trainer.ema.decay is not None,
-        gradients_in_fp32=trainer.grad_reduce_in_fp32,
-    )
+    """:func:`expected_memory_bytes` of the configured run, in the steps that need most."""
+    sizes = {
+        (
+            each.micro_batch_size,
+            each.global_batch_size // (each.micro_batch_size * data_parallel_size),
+            each.seq_length,
+        )
+        for each in timeline_of(config).before(total_steps(config))
+    }
+    needs = [
+        expected_memory_bytes(
+            config.model,
+            config.optim,
+            config.parallel,
+            micro_batch_size=micro_batch_size,
+            num_micro_batches=num_micro_batches,
+            seq_length=seq_length,
+            data_parallel_size=data_parallel_size,
+            bf16=uses_bf16(config, on_cuda=on_cuda),
+            on_cuda=on_cuda,
+            ema=config.trainer.ema.decay is not None,
+            gradients_in_fp32=config.trainer.grad_reduce_in_fp32,
+        )
+        for micro_batch_size, num_micro_batches, seq_length in sizes
+    ]
+    return max(needs, key=lambda parts: sum(parts.values()))
 
 
 def uses_bf16(config: PretrainConfig, *, on_cuda: bool) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from recipes.config.lengths import total_steps
 from recipes.config.run_directory import run_directory_of
 from recipes.config.schema import PretrainConfig
+from recipes.config.timeline import Timeline, timeline_of
 from recipes.plan.accounting import count_parameters
 from recipes.plan.dry_run import layout
 
 
 def opening(config: PretrainConfig, world_size: int) -> list[str]:
     """Lines about the run, its model, its batches and its layout."""
-    parallel, batch, length = config.parallel, config.trainer.global_batch_size, config.data.seq_length
-    steps = total_steps(config)
+    parallel, timeline, steps = config.parallel, timeline_of(config), total_steps(config)
     model_parallel_size = (
         parallel.tensor_model_parallel_size
         * parallel.pipeline_model_parallel_size
@@ -23,7 +23,17 @@ def opening(config: PretrainConfig, world_size: int) -> list[str]:
     return [
         f"run    {run_directory_of(config).path}: metrics.jsonl, checkpoints/, at the end model.nemo",
         f"model  {counts.total:,} parameters{active}",
-        f"batch  {batch * length:,} tokens per step ({batch} x {length}), {steps:,} steps, "
-        f"{steps * batch * length:,} tokens in all",
+        f"batch  {_tokens_per_step(timeline, steps)}, {steps:,} steps, "
+        f"{timeline.tokens(steps):,} tokens in all",
         f"layout {world_size} process(es): {layout(parallel, world_size // model_parallel_size)}",
     ]
+
+
+def _tokens_per_step(timeline: Timeline, steps: int) -> str:
+    """Of a run of so many steps, in words."""
+    parts = timeline.before(steps)
+    least, most = min(each.tokens_per_step for each in parts), max(each.tokens_per_step for each in parts)
+    if least < most:
+        return f"{least:,} to {most:,} tokens per step"
+    sizes = dict.fromkeys((each.global_batch_size, each.seq_length) for each in parts)
+    return f"{most:,} tokens per step (" + ", ".join(f"{batch} x {length}" for batch, length in sizes) + ")"

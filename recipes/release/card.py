@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from recipes.config.schema import ParallelConfig
+from recipes.config.timeline import timeline_of
 from recipes.families.family import family_of, layer_windows
 from recipes.families.model_config import (
     ModelConfig,
@@ -17,7 +18,7 @@ from recipes.families.model_config import (
     moe_layers,
     num_query_groups,
 )
-from recipes.plan.accounting import count_parameters, flops_per_token, parameters_per_part
+from recipes.plan.accounting import count_parameters, flops_by_length, flops_until, parameters_per_part
 from recipes.plan.dry_run import schedule_in_words
 from recipes.release.benchmark_tables import BenchmarkTable
 from recipes.release.data_facts import SourceFacts
@@ -137,7 +138,7 @@ def _language_limit(languages: Sequence[str]) -> str:
 
 
 def _tokens(run: FinishedRun) -> int:
-    return run.step * run.config.trainer.global_batch_size * run.config.data.seq_length
+    return timeline_of(run.config).tokens(run.step)
 
 
 def _architecture(model: ModelConfig) -> list[tuple[str, str]]:
@@ -184,18 +185,15 @@ def _positions(model: ModelConfig) -> str:
 
 def _settings(run: FinishedRun, report: RunData, dtype: str) -> list[tuple[str, str]]:
     config = run.config
-    optim, trainer, tokens = config.optim, config.trainer, _tokens(run)
-    per_step = trainer.global_batch_size * config.data.seq_length
+    trainer, tokens, timeline = config.trainer, _tokens(run), timeline_of(config)
+    sizes = [f"{each.global_batch_size:,} x {each.seq_length:,}" for each in timeline.before(run.step)]
+    flops = flops_until(run.step, timeline, flops_by_length(config.model, timeline))
     rows = [
-        (
-            "steps",
-            f"{run.step:,} of {per_step:,} tokens, "
-            f"{trainer.global_batch_size:,} x {config.data.seq_length:,}",
-        ),
+        ("steps", f"{run.step:,} of {', then '.join(dict.fromkeys(sizes))} tokens"),
         ("tokens", f"{tokens:,}, {tokens / count_parameters(config.model).total:,.1f} per parameter"),
-        ("FLOPs", f"{flops_per_token(config.model, config.data.seq_length) * tokens:.3g}"),
+        ("FLOPs", f"{flops:.3g}"),
         ("optimizer", _optimizer(run)),
-        ("learning rate", schedule_in_words(optim, per_step, run.steps)),
+        ("learning rate", schedule_in_words(config)),
         ("precision", trainer.precision),
         ("weights", dtype),
         *_layout(config.parallel),

@@ -57,28 +57,43 @@ def source_facts(run: FinishedRun) -> list[SourceFacts]:
     try:
         saved = load_plain(run.checkpoint / "common.pt")["recipes"]
         read: dict[str, int] = saved["blend"].get("reached_counts") or saved["blend"]["counts"]
-        record, length = saved["data"], int(saved["seq_length"])
+        record = saved["data"]
+        # Checkpoints of earlier versions are of runs with one sequence length.
+        parts = saved["blend"].get("parts") or {name: [[0, int(saved["seq_length"])]] for name in read}
+        lengths = {name: _by_length(parts[name], samples) for name, samples in read.items() if samples}
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{run.checkpoint}: its record of the data is not readable") from None
-    total = sum(read.values())
+    tokens_read = {
+        name: sum(length * samples for length, samples in each.items()) for name, each in lengths.items()
+    }
     facts = []
-    for name, samples in read.items():
-        if not samples:
-            continue
+    for name, by_length in lengths.items():
         known = record.get(name, {})
         tokens, content = known.get("tokens"), known.get("content")
+        epochs = None
+        if tokens is not None:
+            epochs = sum(samples / ((tokens - 1) // length) for length, samples in by_length.items())
         facts.append(
             SourceFacts(
                 name=name,
-                tokens_read=samples * length,
-                share=samples / total,
+                tokens_read=tokens_read[name],
+                share=tokens_read[name] / sum(tokens_read.values()),
                 tokens=tokens,
-                epochs=None if tokens is None else samples / ((tokens - 1) // length),
+                epochs=epochs,
                 content=content,
                 files=_files(run, name, content),
             )
         )
     return facts
+
+
+def _by_length(parts: list[list[int]], samples: int) -> dict[int, int]:
+    """Sequence length -> how many samples of it, of a source of which so many were read."""
+    found: dict[int, int] = {}
+    ends = [*(first for first, _ in parts[1:]), samples]
+    for (first, length), end in zip(parts, ends, strict=True):
+        found[length] = found.get(length, 0) + max(0, min(end, samples) - first)
+    return found
 
 
 def _files(run: FinishedRun, name: str, content: str | None) -> list[dict[str, Any]] | None:

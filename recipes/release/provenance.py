@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from recipes.code_version import code_version, versions
+from recipes.config.timeline import timeline_of
 from recipes.files import sha256_file
 from recipes.release.data_facts import SourceFacts
 from recipes.release.finished_run import FinishedRun
@@ -33,14 +34,13 @@ def provenance(run: FinishedRun, sources: list[SourceFacts], verified: dict[str,
     Args:
         verified: what was compared, and with what result.
     """
-    trained = run.config.trainer.global_batch_size * run.config.data.seq_length
     return {
         "format": 1,
         "name": run.name,
         "released": datetime.now(UTC).isoformat(timespec="seconds"),
         "step": run.step,
         "steps": run.steps,
-        "tokens": run.step * trained,
+        "tokens": timeline_of(run.config).tokens(run.step),
         # Of the last save; checkpoints of earlier versions do not say it.
         "trained_with": run.manifest.get("code"),
         "released_with": code_version() | {"python": platform.python_version(), **versions(PACKAGES)},

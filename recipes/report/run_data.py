@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -66,6 +67,13 @@ class Series:
     @property
     def last(self) -> float | None:
         return self.values[-1] if self.values else None
+
+    def at(self, step: int) -> float:
+        """Of a curve from 0, the value at a step, between and beyond points on a straight line."""
+        points = [(0, 0.0), *zip(self.steps, self.values, strict=True)]
+        place = min(max(1, bisect_left(self.steps, step) + 1), len(points) - 1)
+        (before, low), (after, high) = points[place - 1], points[place]
+        return low + (step - before) * (high - low) / (after - before)
 
     @property
     def median(self) -> float | None:
@@ -264,9 +272,8 @@ def _read_evaluations(folder: Path, run: RunData) -> None:
 def _add_checkpoints(run: RunData) -> None:
     """The scores of checkpoints, evaluation/step_00001000-<table>.json, as curves over tokens."""
     tokens = run.training["consumed_tokens"]
-    if tokens.last is None or tokens.steps[-1] == 0:
+    if tokens.last is None or tokens.steps[0] == 0:
         return
-    tokens_per_step = tokens.last / tokens.steps[-1]
     for name, result in run.evaluations.items():  # By ascending step, as their names are sorted.
         found = re.fullmatch(r"step_(\d+)-(.+)", name)
         if found is None:
@@ -275,6 +282,6 @@ def _add_checkpoints(run: RunData) -> None:
             for metric, score in result.tasks[task].scores.items():
                 label = f"{metric.removesuffix(',none')}, {found[2]}"
                 curve = run.benchmarks.setdefault(task, {}).setdefault(label, Series())
-                at = round(int(found[1]) * tokens_per_step)
+                at = round(tokens.at(int(found[1])))
                 if (value := number(score.value)) is not None and (not curve.steps or at > curve.steps[-1]):
                     curve.add(at, value)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recipes.config.schema import PretrainConfig
+from recipes.config.timeline import timeline_of
 from recipes.config.world import World
 from recipes.model.build import build_gpt_model
 from recipes.model.init import initialize_weights
@@ -51,7 +52,8 @@ def time_steps(config: PretrainConfig, steps: int) -> list[float]:
     times = []
     with stream_for_training(config, World()):
         step = bare_step(config)
-        shape = (config.trainer.global_batch_size, config.data.seq_length + 1)
+        first = timeline_of(config).segments[0]
+        shape = (first.global_batch_size, first.seq_length + 1)
         for _ in range(WARM_UP + steps):
             tokens = torch.randint(config.model.vocab_size, shape, device=device)
             torch.cuda.synchronize()

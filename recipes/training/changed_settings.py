@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -35,6 +36,8 @@ FREE = (
     # The order of samples, initial weights and batches are the same under every layout.
     "parallel.*",
     "trainer.micro_batch_size",
+    "phases.*.micro_batch_size",
+    "phases.*.name",
     "trainer.max_time",
     "trainer.log_every_n_steps",
     "trainer.log_details_every_n_steps",
@@ -68,6 +71,12 @@ class Difference(NamedTuple):
         return not any(fnmatchcase(self.key, pattern) for pattern in FREE)
 
 
+def settings_record(config: PretrainConfig) -> dict[str, Any]:
+    """A checkpoint's record of the settings that it was made with."""
+    record: dict[str, Any] = yaml.safe_load(resolved_yaml(config))
+    return record
+
+
 def changed_settings(config: PretrainConfig, directory: RunDirectory) -> list[Difference]:
     """Where the settings differ from those in the run directory; none if nothing is recorded.
 
@@ -79,12 +88,27 @@ def changed_settings(config: PretrainConfig, directory: RunDirectory) -> list[Di
     from recipes.checkpoint.save.open_run import run_config  # Here, as it loads torch.
 
     used = run_config(directory.path)
-    asked = yaml.safe_load(resolved_yaml(config))
-    return _differences(config, used, asked, "") if used else []
+    return _differences(config, used, settings_record(config), "") if used else []
+
+
+def changed_since(config: PretrainConfig, directory: RunDirectory, checkpoint: Path) -> list[Difference]:
+    """Where the settings differ from those that a checkpoint was made with.
+
+    These may be others than the run directory's, if a start in between has saved nothing. Checkpoints of
+    earlier versions do not hold them: then the run directory's count.
+    """
+    from recipes.checkpoint.formats.safety import load_plain  # Here, as it loads torch.
+
+    used = load_plain(checkpoint / "common.pt")["recipes"].get("settings")
+    if used is None:
+        return changed_settings(config, directory)
+    return _differences(config, used, settings_record(config), "")
 
 
 def _differences(schema: Any, used: Any, asked: Any, prefix: str) -> list[Difference]:
     """``schema`` is what ``asked`` was written from: it tells a group of settings from a dictionary."""
+    if _is_list_of_settings(schema) and isinstance(used, list) and isinstance(asked, list):
+        return _differences_of_entries(schema, used, asked, prefix)
     if not (isinstance(used, Mapping) and isinstance(asked, Mapping)):
         return [] if used == asked else [Difference(prefix[:-1], used, asked)]
     found = []
@@ -94,6 +118,31 @@ def _differences(schema: Any, used: Any, asked: Any, prefix: str) -> list[Differ
             continue
         part = getattr(schema, key) if typed else schema.get(key)
         found += _differences(part, used.get(key), asked.get(key), f"{prefix}{key}.")
+    return found
+
+
+def _is_list_of_settings(schema: Any) -> bool:
+    return isinstance(schema, list) and any(dataclasses.is_dataclass(entry) for entry in schema)
+
+
+def _differences_of_entries(
+    schema: list[Any], used: list[Any], asked: list[Any], prefix: str
+) -> list[Difference]:
+    """Entry by entry, numbered as in overrides; of new and of removed ones what they set."""
+    found = []
+    for number in range(max(len(used), len(asked))):
+        key = f"{prefix}{number}"
+        if number < min(len(used), len(asked)):
+            found += _differences(schema[number], used[number], asked[number], f"{key}.")
+            continue
+        defaults = dataclasses.asdict(type(schema[0])())
+        before, now = (
+            {name: value for name, value in each[number].items() if value != defaults.get(name)}
+            if number < len(each)
+            else None
+            for each in (used, asked)
+        )
+        found.append(Difference(key, before, now))
     return found
 
 
@@ -125,11 +174,17 @@ def refuse_another_run(config: PretrainConfig, directory: RunDirectory, done: in
     return _listed([change for change in changed if change.key not in LENGTHS])
 
 
-def announce_changes(config: PretrainConfig, directory: RunDirectory) -> None:
-    """Says which settings a resumed run goes on with that it was not started with."""
-    deciding = [change for change in changed_settings(config, directory) if change.decides]
-    if deciding:
-        say(f"{directory.path} goes on with changed settings: {_listed(deciding)}")
+def announce_changes(config: PretrainConfig, directory: RunDirectory, checkpoint: Path) -> None:
+    """Says which settings a resumed run goes on with that its checkpoint was not made with: all of them."""
+    deciding = [change for change in changed_since(config, directory, checkpoint) if change.decides]
+    if not deciding:
+        return
+    if len(deciding) == 1:
+        say(f"{directory.path} goes on with changed settings: {deciding[0]}")
+        return
+    say(f"{directory.path} goes on with {len(deciding)} changed settings:")
+    for change in deciding:
+        say(f"       {change}")
 
 
 def _listed(changes: list[Difference]) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from recipes.config.cuda_graph import MOST_FLOPS, obstacle
 from recipes.config.schema import PretrainConfig
+from recipes.config.timeline import timeline_of
 from recipes.config.world import World
 from recipes.console import warn
 from recipes.data.samples.loader import fields_of
@@ -38,9 +39,11 @@ def captures_steps(run: PretrainConfig) -> bool:
         return False
     if run.trainer.cuda_graph is True:
         return True
-    tokens = run.trainer.micro_batch_size * run.data.seq_length
-    small = flops_per_token(run.model, run.data.seq_length) * tokens <= MOST_FLOPS
-    return small and obstacle(run) is None
+    most = max(
+        flops_per_token(run.model, each.seq_length) * each.micro_batch_size * each.seq_length
+        for each in timeline_of(run).segments
+    )
+    return most <= MOST_FLOPS and obstacle(run) is None
 
 
 def warn_if_ignored(run: PretrainConfig) -> None:
@@ -172,18 +175,9 @@ def _first_line(error: BaseException) -> str:
 
 def step_of(engine: Engine, run: PretrainConfig, device: torch.device) -> Step:
     """A step of the run as it is done on this machine."""
-    micro_batch_size = run.trainer.micro_batch_size
-    if not captures_steps(run):
-        return Step(engine, micro_batch_size)
-    return RecordedStep(engine, inputs_of(run, device))
-
-
-def inputs_of(run: PretrainConfig, device: torch.device) -> dict[str, Tensor]:
-    """Where a micro-batch of the run is copied to, ``[micro-batch size, s]`` each."""
-    shape = run.trainer.micro_batch_size, run.data.seq_length
-    return {
-        field: torch.zeros(shape, dtype=dtype, device=device) for field, dtype in fields_of(run.data).items()
-    }
+    if captures_steps(run):
+        return RecordedStep(engine, run, device)
+    return Step(engine, timeline_of(run).segments[0].micro_batch_size)
 
 
 class RecordedStep(Step):
@@ -191,18 +185,15 @@ class RecordedStep(Step):
 
     The second is recorded with AdamW and where there is a single rank: graphs have no collectives, and Muon
     has the schedule's numbers on the host. What cannot be recorded is launched kernel by kernel.
-
-    Args:
-        inputs: of :func:`inputs_of`.
     """
 
-    def __init__(self, engine: Engine, inputs: dict[str, Tensor]) -> None:
-        super().__init__(engine, len(inputs["tokens"]))
-        self.inputs = inputs
-        device = inputs["tokens"].device
+    def __init__(self, engine: Engine, run: PretrainConfig, device: torch.device) -> None:
+        first = timeline_of(run).segments[0]
+        super().__init__(engine, first.micro_batch_size)
+        self.fields, self.device = fields_of(run.data), device
         self.total = torch.zeros(2, dtype=torch.float64, device=device)
         self.norm = torch.zeros((), device=device)
-        self.micro_batch = Recorded(self._micro_batch, repeatable=True)
+        self.resize(first.micro_batch_size, first.seq_length)
         inner = [each.optimizer for each in engine.optimizer.chained_optimizers]
         self.adamw = [each for each in inner if isinstance(each, AdamW)]
         self.finish: Recorded | None = None
@@ -210,6 +201,17 @@ class RecordedStep(Step):
             self.finish = Recorded(self._finish, repeatable=False)
         self.constants = self._constants()
         self.given_up = False
+
+    def resize(self, micro_batch_size: int, seq_length: int) -> None:
+        """As :class:`Step`'s: a graph is of one size, and of the rotary tables that there were."""
+        super().resize(micro_batch_size, seq_length)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # Lest memory of the graph before be given back too early.
+        self.inputs = {
+            field: torch.zeros(micro_batch_size, seq_length, dtype=dtype, device=self.device)
+            for field, dtype in self.fields.items()
+        }
+        self.micro_batch = Recorded(self._micro_batch, repeatable=True)
 
     def gradients(self, batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         """As :class:`Step`'s, except that they are not yet reduced and divided: :meth:`update` does that."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recipes.checkpoint.stored.parameter_names import parameter_names
 from recipes.config.schema import PretrainConfig
+from recipes.config.timeline import Timeline, timeline_of
 from recipes.errors import UserError
 from recipes.model.backend import have_transformer_engine
 from recipes.model.gpt import GPTModel as OwnGPTModel
@@ -24,6 +25,9 @@ from recipes.optim.build import build_optimizer, uses_distributed_optimizer
 from recipes.optim.ema import Ema
 from recipes.optim.gradients import finalize_model_grads
 from recipes.optim.loss_scale import LossScale, loss_scale_of
+
+RECOMPILES_PER_SIZE = 8
+"""torch's own limit, for all that is not a size."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ def build_engine(gpt: GPTModel, run: PretrainConfig, dtype: torch.dtype) -> Engi
     if run.parallel.overlap_param_gather:
         gpt.config.param_sync_func = ddp.start_param_sync
     if compiles_layers(run):
+        _compile_each_size(timeline_of(run))
         for layer in gpt.decoder.layers:
             layer.compile()
     ema = Ema(optimizer, run.trainer.ema) if run.trainer.ema.decay is not None else None
@@ -132,6 +137,18 @@ def _add_z_loss(gpt: GPTModel, coefficient: float) -> None:
             f"optim.z_loss_coeff={coefficient}: the family computes a loss of its own; set it to 0"
         )
     gpt.z_loss_coeff = coefficient
+
+
+def _compile_each_size(timeline: Timeline) -> None:
+    """Of a run whose micro-batches change their size, layers are compiled for each, when it comes.
+
+    torch would take a second size for a sign that sizes are arbitrary, and compile slower kernels for all.
+    """
+    sizes = {(each.micro_batch_size, each.seq_length) for each in timeline.segments}
+    if len(sizes) > 1:
+        torch._dynamo.config.automatic_dynamic_shapes = False
+        # Validation has a size of its own.
+        torch._dynamo.config.recompile_limit = RECOMPILES_PER_SIZE * (len(sizes) + 1)
 
 
 def _do_nothing(*_: Any, **__: Any) -> None:

@@ -25,8 +25,10 @@ from recipes.checkpoint.nemo.classic_config import note_for_nemo, to_nemo_config
 from recipes.checkpoint.nemo.nemo_file import new_tokenizer_name, save_nemo
 from recipes.cli import DONE, STOPPED_BY_GUARD, STOPPED_BY_SIGNAL
 from recipes.config.fp8 import refuse_fp8_on
+from recipes.config.phases import model_in
 from recipes.config.schema import PretrainConfig
 from recipes.config.separate_documents import refuse_dropout_on_gpu
+from recipes.config.timeline import timeline_of
 from recipes.config.validate import parse_duration
 from recipes.config.world import World
 from recipes.console import duration, quiet_libraries, say
@@ -285,13 +287,14 @@ def _model(
     tokenizer_file = Path(config.tokenizer.model)
     tokenizer = load_tokenizer(tokenizer_file)
     dtype = resolve_dtype(config.trainer.precision)
+    last = timeline_of(config).at(max(0, steps - 1))
     nemo_config = to_nemo_config(
-        config.model,
+        model_in(config, last.phase),
         tokenizer_file=new_tokenizer_name(tokenizer_file),
         tokenizer_library=library_of(tokenizer_file),
-        seq_length=config.data.seq_length,
-        micro_batch_size=config.trainer.micro_batch_size,
-        global_batch_size=config.trainer.global_batch_size,
+        seq_length=last.seq_length,
+        micro_batch_size=last.micro_batch_size,
+        global_batch_size=last.global_batch_size,
         precision=NEMO_PRECISIONS[dtype],
         seed=config.seed,
         document_start=document_start,
@@ -303,7 +306,7 @@ def _model(
 
 
 def _chat_template(config: PretrainConfig) -> str | None:
-    return chat_template_of(check_files(config.data)) if config.data.conversations else None
+    return chat_template_of(check_files(config)) if config.data.conversations else None
 
 
 def _document_start(config: PretrainConfig) -> DocumentStart:

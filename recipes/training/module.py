@@ -22,20 +22,25 @@ from recipes.checkpoint.save.training_state import load_training_checkpoint
 from recipes.checkpoint.stored.description import description_of
 from recipes.code_version import code_version, versions
 from recipes.config.fp8 import model_of
+from recipes.config.phases import model_after, model_in
+from recipes.config.schedule import schedule_of
 from recipes.config.schema import PretrainConfig
-from recipes.data.samples.blend import BlendState, RunBlend, with_restarted
+from recipes.config.timeline import Segment, timeline_of
+from recipes.console import say
+from recipes.data.samples.blend import BlendState, RunBlend, blend_changes, with_restarted
 from recipes.data.samples.indexed import check_prefix
 from recipes.data.samples.loader import training_loader, training_sources, validation_loader
 from recipes.data.samples.skip import Skip
 from recipes.data.tokenizer import TextTokenizer
 from recipes.families.family import draws_random_numbers
-from recipes.model.build import build_gpt_model
+from recipes.model.build import build_gpt_model, set_rotary_base
 from recipes.model.init import initialize_weights
-from recipes.optim.build import build_schedule
 from recipes.optim.gradients import finalize_model_grads
+from recipes.optim.learning_rate import LearningRate
 from recipes.optim.non_finite import forget_skipped_steps
 from recipes.parallel.setup import resolve_dtype, seed_random_states
 from recipes.run_directory import RunDirectory
+from recipes.training.changed_settings import settings_record
 from recipes.training.cuda_graph import step_of
 from recipes.training.deterministic import gradients_twice
 from recipes.training.engine import Engine, build_engine
@@ -43,7 +48,7 @@ from recipes.training.expert_metrics import expert_usage, reset_expert_usage
 from recipes.training.fetched import Fetched
 from recipes.training.loss_spikes import SpikeDetector
 from recipes.training.norms import Norms
-from recipes.training.resume import changed_sources, data_record
+from recipes.training.resume import changed_sources, data_record, sizes_until
 from recipes.training.start import load_start_weights
 from recipes.training.start_up import StartUp
 from recipes.training.step import Step, forward_backward, reduce_losses
@@ -103,7 +108,7 @@ class ParamGPT(ModelPT):
         # Gradient accumulation, reduction and clipping are megatron-core's, not Lightning's.
         self.automatic_optimization = False
         self.run, self.tokenizer, self.run_directory = run, tokenizer, run_directory
-        self.total_steps = total_steps
+        self.total_steps, self.timeline = total_steps, timeline_of(run)
         self.start_up = start_up
         self.dtype_ = resolve_dtype(run.trainer.precision)
         self.init_from: Path | None = None
@@ -116,6 +121,7 @@ class ParamGPT(ModelPT):
         self.saved_blend: BlendState | None = None
         self.blend: RunBlend | None = None
         self._data_record = data_record(run)
+        self._entered: tuple[int, int, int] | None = None
         self.losses: Tensor | None = None
         self.valid_metrics: dict[str, float] = {}
         self._valid_sums: dict[str, Tensor] = {}
@@ -146,6 +152,7 @@ class ParamGPT(ModelPT):
         with self.start_up.part("optimizer"):
             engine = self.__dict__["engine"] = build_engine(gpt, run, self.dtype_)
         self.halves = step_of(engine, run, device)
+        self._enter(self.timeline.at(0))
         if self.init_from is not None and run.init_from_state == "full":
             with self.start_up.part("state"):
                 load_training_checkpoint(self.init_from, gpt, self.megatron_optimizer, engine.ema)
@@ -173,10 +180,7 @@ class ParamGPT(ModelPT):
 
     def configure_optimizers(self) -> Any:
         self._view = LightningOptimizerView(self.halves)
-        tokens_per_step = self.run.trainer.global_batch_size * self.run.data.seq_length
-        self._schedule = build_schedule(
-            self.run.optim, self.megatron_optimizer, self.total_steps, tokens_per_step
-        )
+        self._rates = LearningRate(self.run.optim, schedule_of(self.run), self.megatron_optimizer)
         return self._view
 
     def about(self) -> dict[str, Any]:
@@ -193,10 +197,12 @@ class ParamGPT(ModelPT):
         step_seed = (self.run.seed * 1_000_003 + self.trainer.global_step) % 2**31
         if self._reseeds:
             seed_random_states(step_seed)
+        self._enter(self.timeline.at(self.trainer.global_step))
         self.gpt.train()
         has_experts = self.run.model.num_moe_experts is not None
         if has_experts:
             reset_expert_usage(self.gpt)
+        self.learning_rate = self._rates.set(self.trainer.global_step)
         if self.run.trainer.deterministic and not self._repeats:
 
             def gradients() -> Any:
@@ -210,14 +216,11 @@ class ParamGPT(ModelPT):
             self._repeats = True
         else:
             outputs = self.halves.gradients(batch)
-        # optim.lr's, which no parameter may have.
-        self.learning_rate = self._schedule.get_lr({})
         detailed = self.is_detailed_step(self.trainer.global_step + 1)
         norms = self._measured_norms if detailed else None
         if norms is not None:
             norms.before_update()
         self.optimizers().step()
-        self._schedule.step(1)
         self.norms = {}
         if norms is not None:
             assert self._view.grad_norm is not None
@@ -225,10 +228,20 @@ class ParamGPT(ModelPT):
         if self.spikes is not None or self.is_logging_step(self.trainer.global_step):
             self.losses = reduce_losses(outputs, batch["tokens"].device)
             if has_experts:
-                micro_batches = len(batch["tokens"]) // self.run.trainer.micro_batch_size
+                micro_batches = len(batch["tokens"]) // self.halves.micro_batch_size
                 self.expert_usage = expert_usage(
                     self.gpt, self.run.model, micro_batches, each_expert=detailed
                 )
+
+    def _enter(self, segment: Segment) -> None:
+        """Gets ready for steps of another size, or of another rotary base."""
+        base = model_in(self.run, segment.phase).rotary_base
+        now = segment.micro_batch_size, segment.seq_length, base
+        if now == self._entered:
+            return
+        set_rotary_base(self.gpt, base)
+        self.halves.resize(segment.micro_batch_size, segment.seq_length)
+        self._entered = now
 
     def is_logging_step(self, step: int) -> bool:
         """Whether metrics are written after ``step`` optimizer steps."""
@@ -280,8 +293,6 @@ class ParamGPT(ModelPT):
         step = self.trainer.global_step
         config, cache_dir = self.run, self.run_directory.index_cache
         sources = training_sources(config, self.tokenizer, cache_dir)
-        if self.blend is not None:  # Lightning asks again.
-            self.saved_blend = self.blend.state_at(step * config.trainer.global_batch_size)
         loader, self.blend = training_loader(
             config,
             sources,
@@ -292,6 +303,9 @@ class ParamGPT(ModelPT):
             data_parallel_size=parallel_state.get_data_parallel_world_size(),
             skip=self.skip,
         )
+        if self.trainer.is_global_zero and self.saved_blend is not None:
+            for line in blend_changes(self.saved_blend, self.blend.state_at(self.timeline.samples(step))):
+                say(line)
         return loader
 
     def val_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
@@ -342,32 +356,31 @@ class ParamGPT(ModelPT):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         step = self.trainer.global_step
-        batch = self.run.trainer.global_batch_size
+        consumed = self.timeline.samples(step)
         assert self.blend is not None
         checkpoint["recipes"] = {
-            "consumed_samples": step * batch,
-            "consumed_tokens": step * batch * self.run.data.seq_length,
-            "global_batch_size": batch,
-            "seq_length": self.run.data.seq_length,
+            "consumed_samples": consumed,
+            "consumed_tokens": self.timeline.tokens(step),
+            "sizes": sizes_until(self.timeline, step),
             "seed": self.run.seed,
-            "model": description_of(self.run.model),
+            "model": description_of(model_after(self.run, step)),
             "data": self._data_record,
-            "blend": vars(self.blend.state_at(step * batch)),
+            "blend": vars(self.blend.state_at(consumed)),
             "skip": [list(each) for each in self.skip.ranges],
             "recent_losses": [] if self.spikes is None else list(self.spikes.losses),
-            "schedule": self._schedule.num_steps,
+            "settings": settings_record(self.run),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["recipes"]
-        self.saved_blend = BlendState.from_dict(state["blend"])
+        # That of the last step: until the next one the weights are those of its phase.
+        self._enter(self.timeline.at(max(0, int(checkpoint["global_step"]) - 1)))
+        self.saved_blend = BlendState.from_dict(state["blend"], state.get("seq_length"))
         if restarted := changed_sources(self.run, state.get("data", {})):
             consumed = Skip(state.get("skip", [])).sample(int(state["consumed_samples"]))
             self.saved_blend = with_restarted(self.saved_blend, consumed, restarted)
         if self.spikes is not None:
             self.spikes.restore(state.get("recent_losses", []))
-        self._schedule.num_steps = 0
-        self._schedule.step(int(state["schedule"]))
 
     def save_to(self, save_path: str) -> None:
         """Writes a .nemo from the parts that all ranks hold; NeMo's own method handles one rank only."""
@@ -375,6 +388,9 @@ class ParamGPT(ModelPT):
         self._save_restore_connector.save_to(self, save_path)
 
     # What NeMo asks of every model
+
+    def setup(self, stage: str | None = None) -> None:
+        """Nothing: NeMo's would ask for all data, twice, before the checkpoint says how a run goes on."""
 
     def setup_training_data(self, train_data_config: DictConfig | dict[str, Any]) -> None:
         """Nothing: :meth:`train_dataloader` builds the data once process groups exist."""

@@ -7,12 +7,14 @@ from typing import Any
 
 from recipes.checkpoint.formats.safety import load_plain
 from recipes.checkpoint.stored.description import description_of
-from recipes.config.phases import sources_in_use
+from recipes.config.phases import model_after, sources_in_use
 from recipes.config.schema import PretrainConfig
 from recipes.config.stored_options import stored_options
+from recipes.config.timeline import Timeline, timeline_of
 from recipes.data.samples.skip import Skip
 from recipes.data.samples.source_files import open_source, shown_path
 from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
 
 # May change when a run is resumed: neither shapes nor the meaning of the weights depend on them.
 FREE_MODEL_KEYS = ("hidden_dropout", "attention_dropout", "init_method_std", "use_scaled_init_method")
@@ -27,18 +29,12 @@ def check_resume(config: PretrainConfig, checkpoint: Path, left_out: list[list[i
         UserError: a setting differs that the rest of the run depends on.
     """
     saved = load_plain(checkpoint / "common.pt")["recipes"]
-    # A sample's number is step x batch, and the seed decides the order of every epoch: if one of these
-    # changed, some samples would be trained on twice and others never.
-    for key, value in (
-        ("trainer.global_batch_size", config.trainer.global_batch_size),
-        ("data.seq_length", config.data.seq_length),
-        ("seed", config.seed),
-    ):
-        # Checkpoints of earlier versions do not hold the seed.
-        used = saved.get(key.rpartition(".")[2], value)
-        if used != value:
-            raise UserError(f"{key}={value}: the run being resumed used {used}; keep it")
-    _refuse_other_model(saved.get("model", {}), config)
+    # The seed decides the order of every epoch: with another one some samples would be trained on twice and
+    # others never. Checkpoints of earlier versions do not hold it.
+    if (used := saved.get("seed", config.seed)) != config.seed:
+        raise UserError(f"seed={config.seed}: the run being resumed used {used}; keep it")
+    _refuse_other_sizes(saved, config, step_of(checkpoint))
+    _refuse_other_model(saved.get("model", {}), model_after(config, step_of(checkpoint)))
     _refuse_other_past(saved, left_out)
     for name, now in changed_sources(config, saved.get("data", {})).items():
         source, before = config.data.train[name], saved["data"][name]
@@ -49,6 +45,51 @@ def check_resume(config: PretrainConfig, checkpoint: Path, left_out: list[list[i
                 f"data.train.{name}.restart=true to begin with its first sample again"
             )
     return int(saved["consumed_tokens"])
+
+
+def sizes_until(timeline: Timeline, steps: int) -> list[list[int]]:
+    """A checkpoint's record of its steps' sizes: [first step, global batch size, sequence length], ..."""
+    sizes: list[list[int]] = []
+    for each in timeline.before(steps):
+        if not sizes or sizes[-1][1:] != [each.global_batch_size, each.seq_length]:
+            sizes.append([each.first_step, each.global_batch_size, each.seq_length])
+    return sizes
+
+
+def _refuse_other_sizes(saved: dict[str, Any], config: PretrainConfig, steps: int) -> None:
+    """Refuses settings by which the steps that are done would have had other samples."""
+    # Checkpoints of earlier versions are of runs whose steps have one size.
+    used = saved.get("sizes") or [[0, saved["global_batch_size"], saved["seq_length"]]]
+    asked = sizes_until(timeline_of(config), steps)
+    if asked == used:
+        return
+    if not config.phases and len(used) == 1:
+        for key, value, before in (
+            ("trainer.global_batch_size", config.trainer.global_batch_size, used[0][1]),
+            ("data.seq_length", config.data.seq_length, used[0][2]),
+        ):
+            if value != before:
+                raise UserError(
+                    f"{key}={value}: the run being resumed used {before}; keep it, or change it from step "
+                    f"{steps:,} on with phases"
+                )
+    raise UserError(
+        f"phases: the {steps:,} steps of the run being resumed had {_sizes_in_words(used)}, these settings "
+        f"give them {_sizes_in_words(asked)}; keep the phases up to there"
+    )
+
+
+def _sizes_in_words(sizes: list[list[int]]) -> str:
+    """Global batch sizes x sequence lengths, and since when."""
+    return ", ".join(
+        f"{batch:,} x {length:,}" + (f" from step {first:,}" if first else "")
+        for first, batch, length in sizes
+    )
+
+
+def step_of(checkpoint: Path) -> int:
+    """Optimizer steps that a checkpoint's run has done."""
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def _refuse_other_past(saved: dict[str, Any], left_out: list[list[int]]) -> None:
@@ -65,7 +106,7 @@ def _refuse_other_past(saved: dict[str, Any], left_out: list[list[int]]) -> None
 
 def data_record(config: PretrainConfig) -> dict[str, dict[str, Any]]:
     """A checkpoint's record of the sources in use: a key of the content, and the number of tokens."""
-    sources = {name: open_source(config.data.train[name].path) for name in sources_in_use(config.data)}
+    sources = {name: open_source(config.data.train[name].path) for name in sources_in_use(config)}
     return {name: {"content": source.content(), "tokens": source.tokens} for name, source in sources.items()}
 
 
@@ -78,10 +119,10 @@ def changed_sources(config: PretrainConfig, saved: dict[str, dict[str, Any]]) ->
     }
 
 
-def _refuse_other_model(saved: dict[str, Any], config: PretrainConfig) -> None:
+def _refuse_other_model(saved: dict[str, Any], model: ModelConfig) -> None:
     # Older checkpoints hold all options for megatron-core, including those that only say how a run computes.
     saved = {**saved, "megatron": stored_options(saved.get("megatron", {}))}
-    for key, value in description_of(config.model).items():
+    for key, value in description_of(model).items():
         if key in saved and key not in FREE_MODEL_KEYS and saved[key] != value:
             raise UserError(
                 f"model.{key}={value}: the run being resumed used {saved[key]}; keep it, or choose a new name"

@@ -33,7 +33,7 @@ from recipes.run_directory import RunDirectory
 from recipes.training.changed_settings import announce_changes, refuse_another_run
 from recipes.training.faults import parse_faults
 from recipes.training.loss_spikes import read_rollbacks, samples_left_out
-from recipes.training.resume import check_resume
+from recipes.training.resume import check_resume, step_of
 from recipes.training.run_lock import RunLock
 from recipes.training.start import Start, find_start
 from recipes.training.start_up import StartUp
@@ -93,7 +93,7 @@ def _past(directory: RunDirectory, lock: RunLock) -> tuple[str, list[int]]:
     from recipes.training.local_start import read_id
 
     lock.acquire()  # Another process may be about to write what is looked for.
-    return read_id(directory), [_step_of(path) for path in finished_checkpoints(directory.checkpoints)]
+    return read_id(directory), [step_of(path) for path in finished_checkpoints(directory.checkpoints)]
 
 
 def _prepare(
@@ -114,10 +114,10 @@ def _prepare(
             unchanged, including config.yaml, which is needed to read old checkpoints.
     """
     lock.acquire()
-    if local is not None and _step_of(local) >= steps:
+    if local is not None and step_of(local) >= steps:
         local = None  # A shorter run is asked for, and only shared checkpoints stand for a finished one.
     checkpoint = local or _checkpoint_to_resume(config, directory)
-    done = _step_of(checkpoint) if checkpoint else 0
+    done = step_of(checkpoint) if checkpoint else 0
     # A run that begins anew has met no spike.
     rollbacks = read_rollbacks(directory.rollbacks_file) if checkpoint else []
     left_out = samples_left_out(config.data.skip, rollbacks)
@@ -130,7 +130,7 @@ def _prepare(
             say(f"{directory.path} is complete: {done:,} steps, {written}{unused}")
             return Start(checkpoint, complete=True)
     elif checkpoint is not None:
-        announce_changes(config, directory)
+        announce_changes(config, directory, checkpoint)
     check_memory(config, world)
     for line in opening(config, launched_world().size):
         say(line)
@@ -151,7 +151,7 @@ def _prepare(
     directory.record(resolved_yaml(config))
     if config.data.conversations:
         with atomic_write(directory.chat_template) as file:
-            file.write(chat_template_of(check_files(config.data)).encode())
+            file.write(chat_template_of(check_files(config)).encode())
     shared = finished_checkpoints(directory.checkpoints)
     return Start(
         checkpoint,
@@ -161,7 +161,7 @@ def _prepare(
         left_out,
         is_local=local is not None,
         local_id=_local_id(config, directory, checkpoint),
-        shared_step=_step_of(shared[-1]) if shared else None,
+        shared_step=step_of(shared[-1]) if shared else None,
     )
 
 
@@ -202,7 +202,3 @@ def _has_nemo_of(config: PretrainConfig, directory: RunDirectory, step: int) -> 
         return stored_step(directory.nemo_file) in (step, None)
     except UserError:
         return False
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step_"))

@@ -84,11 +84,10 @@ def samples_of(model: ParamGPT, step: int) -> dict[str, Any]:
     Documents are counted from 0 in the order in which they are in the source's files.
     """
     assert model.blend is not None
-    batch = model.run.trainer.global_batch_size
-    first = (step - 1) * batch
-    read = [model.blend.skip.sample(place) for place in (first, first + batch - 1)]
+    first, end = (model.timeline.samples(steps) for steps in (step - 1, step))
+    read = [model.blend.skip.sample(place) for place in (first, end - 1)]
     documents: dict[str, set[int]] = defaultdict(set)
-    for place in range(first, first + batch):
+    for place in range(first, end):
         source, index = model.blend.locate(place)
         documents[source].update(model.blend.sources[source].documents(index))
     return {

@@ -47,6 +47,10 @@ class Step:
     def __init__(self, engine: Engine, micro_batch_size: int) -> None:
         self.engine, self.micro_batch_size = engine, micro_batch_size
 
+    def resize(self, micro_batch_size: int, seq_length: int) -> None:
+        """From the next step on micro-batches have this size."""
+        self.micro_batch_size = micro_batch_size
+
     def gradients(self, batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         """Gradients of this rank's share ``[n, s]`` of a global batch; what forward_backward returns."""
         self.engine.zero_gradients()
@@ -79,10 +83,12 @@ def _forward_step(
 
 
 def _sum_of_losses(loss_mask: Tensor, losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    loss = (losses.float() * loss_mask).sum()
-    num_tokens = loss_mask.sum()
-    report = torch.stack((loss.detach(), num_tokens)).double()
-    return loss, num_tokens.to(torch.int), {"loss": report}
+    """The weighted sum, to be differentiated; how many tokens count; and the plain sum over those."""
+    losses = losses.float()
+    counts = (loss_mask > 0).float()
+    num_tokens = counts.sum()
+    report = torch.stack(((losses.detach() * counts).sum(), num_tokens)).double()
+    return (losses * loss_mask).sum(), num_tokens.to(torch.int), {"loss": report}
 
 
 def reduce_losses(outputs: list[dict[str, Tensor]], device: torch.device) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 WINDOW = 20
@@ -20,10 +20,12 @@ class TimeLeft:
     Args:
         total_steps: of the whole run.
         every: for each kind of pause, after how many steps there is one; None: it is not repeated.
+        work: what the first so many steps have to do, in any unit; as it is, all have the same.
     """
 
     total_steps: int
     every: Mapping[str, int | None]
+    work: Callable[[int], float] = float
     _steps: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=WINDOW + 1))
     _paused_s: float = 0.0
     _last_pause_s: dict[str, float] = field(default_factory=dict)
@@ -44,7 +46,8 @@ class TimeLeft:
         (first, began), (step, now) = self._steps[0], self._steps[-1]
         if step == first:
             return None
-        left = (self.total_steps - step) * (now - began) / (step - first)
+        done, to_do = self.work(step) - self.work(first), self.work(self.total_steps) - self.work(step)
+        left = to_do * (now - began) / done
         for kind, lasts in self._last_pause_s.items():
             every = self.every.get(kind)
             if every:

@@ -80,7 +80,7 @@ REFUSED = [
     ("pretrain", ["--shell-completion"], "for example --shell-completion install=bash"),
     ("pretrain", ["--info", "nothing"], "invalid choice: 'nothing'"),
     ("pretrain", ["trainer=null"], "trainer=null: choose one of default, or leave it out"),
-    ("pretrain", ["experiment="], "experiment=: choose one of gemma3_hindi_270m_phase1"),
+    ("pretrain", ["experiment="], "experiment=: choose one of gemma3_hindi_270m, lumen"),
     ("pretrain", ["model=3"], "model=3: choose one of gemma3_hindi_270m"),
     ("pretrain", ["=3"], "=3: settings are written key=value"),
     ("pretrain", ["name=x", "optim.lr=null"], "optim.lr=null: must have a value"),

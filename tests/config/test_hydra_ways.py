@@ -23,11 +23,12 @@ def test_on_the_command_line(written: str) -> None:
 def test_in_entries() -> None:
     entries = [
         "data.train={en:{path:x,tokens:2.5k}}",
-        "data.phases=[{until_tokens:1M,train:{en:{tokens:3e5}}},{}]",
+        "phases=[{until_tokens:1M,train:{en:{tokens:3e5}}},{}]",
     ]
-    data = compose("pretrain", [*RUN, *entries]).data
+    config = compose("pretrain", [*RUN, *entries])
+    data, phases = config.data, config.phases
     assert (data.seq_length, data.train["en"].tokens) == (1000, 2500)
-    assert (data.phases[0].until_tokens, data.phases[0].train["en"].tokens) == (10**6, 300_000)
+    assert (phases[0].until_tokens, phases[0].train["en"].tokens) == (10**6, 300_000)
 
 
 def test_in_yaml(tmp_path: Path) -> None:

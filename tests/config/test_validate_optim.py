@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from recipes.config.hydra_app import compose
+from recipes.config.lengths import Clock
 from recipes.config.optim_schema import GroupConfig
 from recipes.config.schema import OptimConfig, ParallelConfig
+from recipes.config.timeline import even_timeline
 from recipes.config.validate import validate_pretrain
-from recipes.config.validate_optim import validate_optim
+from recipes.config.validate_optim import validate_optim, validate_schedule
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
 
@@ -91,7 +93,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 def validate(model: ModelConfig = UNTIED, parallel: ParallelConfig | None = None, **settings: Any) -> None:
-    validate_optim(OptimConfig(**{"lr": 1e-3, **settings}), model, parallel or ParallelConfig(), 100)
+    optim = OptimConfig(**{"lr": 1e-3, **settings})
+    validate_optim(optim, model, parallel or ParallelConfig())
+    validate_schedule("optim", optim, Clock(even_timeline(10, 1, 10)))
 
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED, ids=[message[:50] for _, message in REFUSED])

@@ -9,10 +9,11 @@ import torch
 from megatron.core.inference.contexts import StaticInferenceContext
 from torch import Tensor
 
+from recipes.model.build import set_rotary_base
 from recipes.model.qkv import rotated_qkv, works_on_gpu
 from recipes.model.rotary import Beside, RotaryEmbedding
 from tests.support.engine import TINY, initialized
-from tests.support.linear_cases import losses, tokens
+from tests.support.linear_cases import MODELS, losses, tokens
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -130,3 +131,18 @@ def test_transformer_engine_gets_angles() -> None:
     angles = RotaryEmbedding(config, rotary_base=100, rotary_percent=1.0)(LENGTH)
     assert angles.shape == tables.shape[1:]
     torch.testing.assert_close(torch.stack((angles.cos(), angles.sin())), tables)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_another_base_from_now_on(family: str) -> None:
+    """As if the model had been built with it; of two bases that of full attention."""
+    model = replace(MODELS[family], rotary_base=500)
+    gpt, other = initialized(model), initialized(replace(model, rotary_base=9000))
+    ids = tokens()
+    before = losses(gpt, ids)
+    set_rotary_base(gpt, 9000)
+    assert gpt.description == other.description
+    assert not torch.equal(losses(gpt, ids), before)
+    torch.testing.assert_close(losses(gpt, ids), losses(other, ids), rtol=0, atol=0)
+    set_rotary_base(gpt, 500)
+    torch.testing.assert_close(losses(gpt, ids), before, rtol=0, atol=0)

@@ -15,7 +15,9 @@ from megatron.core.optimizer_param_scheduler import get_canonical_lr_for_logging
 from recipes.config.optim_schema import GroupConfig
 from recipes.config.schema import OptimConfig, ParallelConfig
 from recipes.families.model_config import ModelConfig
-from recipes.optim.build import build_optimizer, build_schedule, uses_distributed_optimizer
+from recipes.optim.build import build_optimizer, uses_distributed_optimizer
+from recipes.optim.learning_rate import LearningRate
+from tests.support.configs import schedule_of_run
 from tests.support.engine import TINY, initialized, process_groups
 
 Rates = dict[str, tuple[float, float, float]]
@@ -28,8 +30,8 @@ def rates(optim: OptimConfig, model: ModelConfig) -> tuple[Rates, float | None]:
         config = DistributedDataParallelConfig(use_distributed_optimizer=uses_distributed_optimizer(optim))
         ddp = DistributedDataParallel(gpt.config, config, gpt)
         optimizer: Any = build_optimizer(optim, ParallelConfig(), torch.float32, [ddp])
-        schedule = build_schedule(optim, optimizer, 10, 1)
-        schedule.step(5)
+        follow = LearningRate(optim, schedule_of_run(optim, 10), optimizer)
+        follow.set(5)
         logged = get_canonical_lr_for_logging(optimizer.param_groups)
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         if optim.name == "adamw":  # Its groups hold float32 shards of the parameters.
@@ -37,7 +39,7 @@ def rates(optim: OptimConfig, model: ModelConfig) -> tuple[Rates, float | None]:
             places = one.model_param_group_index_map
             groups = {id(p): one.param_groups[place[0]] for p, place in places.items()}
         middle = {name: dict(groups[id(p)]) for name, p in gpt.named_parameters()}
-        schedule.step(5)
+        follow.set(10)
         return {
             name: (middle[name]["lr"], groups[id(p)]["lr"], groups[id(p)]["weight_decay"])
             for name, p in gpt.named_parameters()

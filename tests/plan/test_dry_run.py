@@ -39,7 +39,7 @@ PARTS = ("weights", "gradients", "main weights", "optimizer", "activations", "lo
 
 def plan(overrides: list[str]) -> dict[str, str]:
     config = compose("pretrain", overrides)
-    text, plot = describe_run(config, validate_pretrain(config)).split("\n\n")
+    text, plot, *_ = describe_run(config, validate_pretrain(config)).split("\n\n")
     assert "*" in plot and plot.splitlines()[-1].split()[:2] == ["tokens", "0"]
     rows = [re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in text.splitlines()]
     assert all(len(row) == 2 for row in rows)

@@ -20,8 +20,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_epochs(directory: Path) -> None:
-    config = config_of(dict.fromkeys(TOKENS, 1.0), PHASES, directory)
-    uses = {use.name: use for use in source_uses(config, 40)}
+    config = config_of(dict.fromkeys(TOKENS, 1.0), PHASES, directory, steps=40)
+    uses = {use.name: use for use in source_uses(config)}
     assert {name: use.tokens_drawn // SEQ_LENGTH for name, use in uses.items()} == {
         "en": 188, "hi": 106, "code": 26,
     }  # fmt: skip
@@ -30,24 +30,21 @@ def test_epochs(directory: Path) -> None:
         assert use.epochs == pytest.approx(
             use.tokens_drawn // SEQ_LENGTH / ((TOKENS[name] - 1) // SEQ_LENGTH)
         )
-    rows = epoch_rows(config, 25)
-    assert rows[0] == ("phase 0", "steps 1 to 10: en 100.00 %")
-    assert rows[2][1].startswith("steps 18 to 25: hi 75.00 %") and rows[3][1].startswith("not reached: en")
-    names = [name for name, _ in epoch_rows(config, 40)]
+    names = [name for name, _ in epoch_rows(config)]
     assert names.count("  warning") == 0
-    few = run_config({"en": (directory / "en", 1.0), "code": (directory / "code", 1.0)})
-    warnings = [text for name, text in epoch_rows(few, 40) if name == "  warning"]
+    few = run_config({"en": (directory / "en", 1.0), "code": (directory / "code", 1.0)}, max_steps=40)
+    warnings = [text for name, text in epoch_rows(few) if name == "  warning"]
     assert MANY_EPOCHS == 4 and len(warnings) == 1 and "code is read 14.5 times" in warnings[0]
 
 
 def test_epochs_of_what_is_not_there(tmp_path: Path) -> None:
     config = config_of({"en": 1.0}, directory=tmp_path)
-    assert epoch_rows(config, 10)[0][1].endswith("640 tokens, data not found, epochs unknown")
+    assert epoch_rows(config)[0][1].endswith("640 tokens, data not found, epochs unknown")
     write_source(tmp_path / "en", 5)
-    assert epoch_rows(config, 10)[0][1].endswith("holds 5: less than one sample")
+    assert epoch_rows(config)[0][1].endswith("holds 5: less than one sample")
     (tmp_path / "en.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"en\.bin is truncated"):
-        epoch_rows(config, 10)
+        epoch_rows(config)
 
 
 def test_no_torch_for_a_dry_run() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from recipes.errors import UserError
 from recipes.report import write_report
-from recipes.report.run_data import read_run
+from recipes.report.run_data import Series, read_run
 from tests.support.html_page import Page
 from tests.support.report_runs import make_run, training_line
 
@@ -107,3 +107,10 @@ def test_user_errors(tmp_path: Path) -> None:
         write_report(make_run(tmp_path / "empty", []))
     with pytest.raises(UserError, match="no metrics in it yet"):
         write_report(make_run(tmp_path / "events", [{"event": "resumed", "step": 3}, {"loss": 1}, [1], 7]))
+
+
+def test_a_curve_between_its_points() -> None:
+    """Tokens of a checkpoint that no line was logged for; steps may have become larger."""
+    tokens = Series([10, 20], [100.0, 400.0])
+    assert [tokens.at(step) for step in (0, 5, 10, 15, 20, 21)] == [0.0, 50.0, 100.0, 250.0, 400.0, 430.0]
+    assert Series([4], [8.0]).at(6) == 12.0

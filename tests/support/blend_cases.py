@@ -37,7 +37,7 @@ def build_case(directory: str) -> tuple[int, list[str], list[tuple[str, int]], l
         _watched[:] = [f"{directory}/cache"]
         cache = Path(directory) / "cache"
         sources = {name: source(Path(directory) / name, cache) for name in ("en", "hi")}
-        phases = [Phase(0, 40, {"en": 1.0}), Phase(40, 120, {"en": 1.0, "hi": 1.0})]
+        phases = [Phase(0, 40, {"en": 1.0}, 8), Phase(40, 120, {"en": 1.0, "hi": 1.0}, 8)]
         blend = RunBlend(sources, stretches_of(phases, None, 0, 120))
         blend.build_epochs(0)
         samples = [blend[n]["tokens"].tolist() for n in range(120)]

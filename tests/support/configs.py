@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from recipes.config.data_schema import DataConfig
 from recipes.config.jobs import CONF_DIR
+from recipes.config.phase_schema import PhaseConfig
+from recipes.config.schedule import Schedule, schedule_of
+from recipes.config.schema import OptimConfig, PretrainConfig, TrainerConfig
 from recipes.config.validate import validate_pretrain
 from recipes.errors import UserError
 
@@ -33,3 +37,19 @@ def refusal(config: Any, validate: Callable[[Any], object] = validate_pretrain) 
     text = str(caught.value)
     assert "\n" not in text
     return text
+
+
+TOKENS_PER_STEP = 1000
+
+
+def config_of_run(optim: OptimConfig, steps: int, phases: list[PhaseConfig] | None = None) -> PretrainConfig:
+    """A run of 10 samples of 100 tokens a step."""
+    trainer = TrainerConfig(max_steps=steps, global_batch_size=10, micro_batch_size=1)
+    return PretrainConfig(
+        name="x", optim=optim, trainer=trainer, data=DataConfig(seq_length=100), phases=phases or []
+    )
+
+
+def schedule_of_run(optim: OptimConfig, steps: int, phases: list[PhaseConfig] | None = None) -> Schedule:
+    """Its learning rates."""
+    return schedule_of(config_of_run(optim, steps, phases))

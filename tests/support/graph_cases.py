@@ -12,9 +12,9 @@ from tests.support.run_cases import Outcome, run_case
 
 def recorded_step(engine: Any, run: Any, device: Any) -> Any:
     """What step_of makes on a GPU."""
-    from recipes.training.cuda_graph import RecordedStep, inputs_of
+    from recipes.training.cuda_graph import RecordedStep
 
-    return RecordedStep(engine, inputs_of(run, device))
+    return RecordedStep(engine, run, device)
 
 
 class CalledAgain:

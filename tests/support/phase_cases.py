@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recipes.config.data_schema import PhaseConfig, ShareConfig, SourceConfig
+from recipes.config.data_schema import SourceConfig
+from recipes.config.phase_schema import PhaseConfig, ShareConfig
 from recipes.config.schema import PretrainConfig
 from tests.support.sources import SEQ_LENGTH, run_config, write_source
 
@@ -21,23 +22,27 @@ def write_sources(directory: Path) -> None:
 
 
 def config_of(
-    train: dict[str, Any], phases: list[PhaseConfig] | None = None, directory: Path = Path("nowhere")
+    train: dict[str, Any],
+    phases: list[PhaseConfig] | None = None,
+    directory: Path = Path("nowhere"),
+    steps: int = 10,
 ) -> PretrainConfig:
     """Sources by weight (a number) or tokens (("tokens", n))."""
-    config = run_config({})
+    config = run_config({}, max_steps=steps)
     sources = {}
     for name, share in train.items():
         kind = {"tokens": share[1]} if isinstance(share, tuple) else {"weight": share}
         sources[name] = SourceConfig(str(directory / name), **kind)
-    return replace(config, data=replace(config.data, train=sources, phases=phases or []))
+    return replace(config, data=replace(config.data, train=sources), phases=phases or [])
 
 
 def phase(until_step: int | None = None, until_tokens: int | None = None, **shares: Any) -> PhaseConfig:
+    """With a blend of its own."""
     train = {
         name: ShareConfig(tokens=share[1]) if isinstance(share, tuple) else ShareConfig(weight=share)
         for name, share in shares.items()
     }
-    return PhaseConfig(until_step, until_tokens, train)
+    return PhaseConfig(until_step=until_step, until_tokens=until_tokens, train=train)
 
 
 PHASES = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recipes.config.data_schema import DataConfig, SourceConfig
-from recipes.config.schema import PretrainConfig, TrainerConfig
+from recipes.config.schema import OptimConfig, PretrainConfig, TrainerConfig
 from recipes.data.samples.indexed import IndexedWriter
 from recipes.families.model_config import ModelConfig
 
 if TYPE_CHECKING:
-    from recipes.data.samples.blend import BlendSource
+    from recipes.data.samples.source import BlendSource, SourceText
 
 SEQ_LENGTH = 8
 TOKENIZER: Any = SimpleNamespace(eos_id=-7, sha256="0" * 64)
@@ -33,11 +34,25 @@ def write_source(prefix: Path, tokens: int, first: int = 0, seed: int = 0) -> Pa
     return prefix
 
 
-def source(prefix: Path, cache_dir: Path, seed: int = 1, **options: Any) -> BlendSource:
-    from recipes.data.samples.blend import BlendSource
+def source_text(path: Path | list[str], cache_dir: Path, seed: int = 1, **options: Any) -> SourceText:
+    from recipes.data.samples.source import SourceText
 
-    options = {"seq_length": SEQ_LENGTH, "eod_mask_loss": False} | options
-    return BlendSource(str(prefix), TOKENIZER, seed=seed, cache_dir=cache_dir, **options)
+    path = path if isinstance(path, list) else str(path)
+    options = {"eod_mask_loss": False} | options
+    return SourceText(path, TOKENIZER, seed=seed, cache_dir=cache_dir, **options)
+
+
+def source(
+    path: Path | list[str],
+    cache_dir: Path,
+    seed: int = 1,
+    parts: Sequence[Sequence[int]] = ((0, SEQ_LENGTH),),
+    **options: Any,
+) -> BlendSource:
+    """Of samples of one length, unless ``parts`` says otherwise."""
+    from recipes.data.samples.source import BlendSource
+
+    return BlendSource(source_text(path, cache_dir, seed, **options), parts)
 
 
 def run_config(train: dict[str, tuple[Path, float]], **trainer: Any) -> PretrainConfig:
@@ -49,5 +64,11 @@ def run_config(train: dict[str, tuple[Path, float]], **trainer: Any) -> Pretrain
             train={name: SourceConfig(str(path), weight) for name, (path, weight) in train.items()},
             seq_length=SEQ_LENGTH,
         ),
-        trainer=TrainerConfig(**{"micro_batch_size": 2, "global_batch_size": 8, **trainer}),
+        optim=OptimConfig(lr=1e-3),
+        trainer=TrainerConfig(**{"max_steps": 10, "micro_batch_size": 2, "global_batch_size": 8, **trainer}),
     )
+
+
+def per_epoch(source: BlendSource, seq_length: int = SEQ_LENGTH) -> int:
+    """Whole samples of an epoch."""
+    return (source.text.tokens - 1) // seq_length

@@ -84,10 +84,10 @@ def test_a_resume_on_changed_data(gloo_pool: GlooPool, tiny_data: TinyData, tmp_
 def test_the_first_samples_come_again(tmp_path: Path) -> None:
     from recipes.data.samples.blend import BlendState, continue_blend, with_restarted
 
-    saved = BlendState(0, {"en": 1.0, "hi": 1.0}, {})
+    saved = BlendState(0, {"en": 1.0, "hi": 1.0}, {}, 8, {"en": [[0, 4], [3, 8]], "hi": [[0, 8]]})
     state = with_restarted(saved, 10, ["en"])
-    assert state == BlendState(10, saved.weights, {"en": 0, "hi": 5})
-    assert continue_blend(saved.weights, state, 20) == state
+    assert state == BlendState(10, saved.weights, {"en": 0, "hi": 5}, 8, {"en": [[0, 8]], "hi": [[0, 8]]})
+    assert continue_blend(saved.weights, saved.seq_length, state, 20) == state
 
 
 def test_content_not_place_decides(tiny_data: TinyData, tmp_path: Path) -> None:

@@ -5,13 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from recipes.config.hydra_app import compose
 from recipes.config.run_directory import resolved_yaml, run_directory_of
 from recipes.config.schema import PretrainConfig
 from recipes.errors import UserError
-from recipes.training.changed_settings import FREE, announce_changes, changed_settings, refuse_another_run
+from recipes.training.changed_settings import (
+    FREE,
+    announce_changes,
+    changed_settings,
+    changed_since,
+    refuse_another_run,
+    settings_record,
+)
 
 SETTINGS = [
     "name=mine",
@@ -98,13 +106,56 @@ def test_a_run_that_was_stopped_may_be_ended_where_it_is(output_dir: Path) -> No
     assert refuse_another_run(config, run_directory_of(config), 12, 12) == ""
 
 
-def test_a_resumed_run_says_what_has_changed(output_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def checkpoint_of(config: PretrainConfig | None, directory: Path) -> Path:
+    """Its plain part; of an earlier version without a configuration."""
+    directory.mkdir(exist_ok=True)
+    record = {} if config is None else {"settings": settings_record(config)}
+    torch.save({"recipes": record}, directory / "common.pt")
+    return directory
+
+
+def test_a_resumed_run_says_what_has_changed(
+    output_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Since its checkpoint: a start in between may have recorded other settings in the run directory."""
     config = asked(output_dir, "optim.lr=1e-2", "trainer.max_steps=4000", "data.num_workers=2")
-    announce_changes(config, run_directory_of(config))
-    changes = "optim.lr 0.001 -> 0.01, trainer.max_steps 20 -> 4,000"
-    assert capsys.readouterr().out == f"{output_dir}/mine goes on with changed settings: {changes}\n"
-    announce_changes(asked(output_dir), run_directory_of(config))
+    directory = run_directory_of(config)
+    changes = "       optim.lr 0.001 -> 0.01\n       trainer.max_steps 20 -> 4,000\n"
+    announce_changes(config, directory, checkpoint_of(None, tmp_path / "earlier"))
+    assert capsys.readouterr().out == f"{output_dir}/mine goes on with 2 changed settings:\n{changes}"
+    checkpoint = checkpoint_of(asked(output_dir), tmp_path / "own")
+    directory.record(resolved_yaml(config))
+    announce_changes(config, directory, checkpoint)
+    assert capsys.readouterr().out == f"{output_dir}/mine goes on with 2 changed settings:\n{changes}"
+    announce_changes(asked(output_dir), directory, checkpoint)
     assert capsys.readouterr().out == ""
+    announce_changes(asked(output_dir, "seed=7"), directory, checkpoint)
+    assert capsys.readouterr().out == f"{output_dir}/mine goes on with changed settings: seed 1,234 -> 7\n"
+
+
+def test_phases_are_compared_one_by_one(output_dir: Path, tmp_path: Path) -> None:
+    used = asked(output_dir, "phases=[{until_step:5,train:{en:{}}},{train:{en:{},hi:{}}}]")
+    checkpoint = checkpoint_of(used, tmp_path / "own")
+
+    def found(phases: str) -> list[str]:
+        config = asked(output_dir, f"phases=[{phases}]")
+        return [str(each) for each in changed_since(config, run_directory_of(config), checkpoint)]
+
+    assert found("{until_step:5,train:{en:{}}},{train:{en:{},hi:{}}}") == []
+    assert found("{until_step:7,train:{en:{}}},{train:{en:{},hi:{weight:2}},lr:1e-4}") == [
+        "phases.0.until_step 5 -> 7",
+        "phases.1.train.hi.weight 1.0 -> 2.0",
+        "phases.1.lr null -> 0.0001",
+    ]
+    assert found("{until_step:5,train:{en:{}}},{until_step:9,train:{en:{},hi:{}}},{seq_length:16}") == [
+        "phases.1.until_step null -> 9",
+        "phases.2 null -> {seq_length: 16}",
+    ]
+    assert found("{train:{en:{}}}") == [
+        "phases.0.until_step 5 -> null",
+        "phases.1 {train: {en: {loss_weight: null, tokens: null, weight: 1.0}, "
+        "hi: {loss_weight: null, tokens: null, weight: 1.0}}} -> null",
+    ]
 
 
 def test_many_differences_are_cut(output_dir: Path) -> None:
@@ -116,7 +167,8 @@ def test_many_differences_are_cut(output_dir: Path) -> None:
 
 
 def test_free_keys_are_keys() -> None:
-    recorded = yaml.safe_load(resolved_yaml(asked(Path("outputs"))))
+    recorded = settings_record(asked(Path("outputs"), "phases=[{}]"))
+    recorded["phases"] = dict(enumerate(recorded["phases"]))
     for pattern in FREE:
         node = recorded
         for part in pattern.split("."):

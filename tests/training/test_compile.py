@@ -25,3 +25,27 @@ def test_losses_are_the_same(model: str, gloo_pool: GlooPool, tiny_data: TinyDat
         losses[name] = outcome.losses
     assert len(losses["eager"]) == 5
     assert losses["compiled"] == pytest.approx(losses["eager"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_micro_batches_of_several_sizes(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    """Validation is at the first length in all of them."""
+    phases = (
+        "[{until_step:2},{until_step:4,seq_length:48,rotary_base:50000},{micro_batch_size:1,seq_length:16}]"
+    )
+    losses = []
+    for name in ("false", "true"):
+        overrides = tiny_data.overrides(
+            name=f"compile_{name}",
+            output_dir=str(tmp_path),
+            save_nemo="false",
+            phases=phases,
+            trainer__compile=name,
+            trainer__max_steps="6",
+            trainer__val_check_interval="1",
+        )
+        (outcome,) = gloo_pool.run(1, run_case, overrides)
+        assert outcome.code == 0, outcome.message
+        found = [r["valid.en.loss"] for r in outcome.metrics if "valid.en.loss" in r]
+        losses.append([*outcome.losses.values(), *found])
+    assert len(losses[0]) == 12 and losses[1] == pytest.approx(losses[0], rel=1e-5)

@@ -47,6 +47,21 @@ def test_recorded_steps_are_the_same(
     ]
 
 
+def test_every_size_and_every_rotary_base_is_recorded_anew(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """Also where only the base changes: a graph reads the tables that there were."""
+    phases = (
+        "[{until_step:2},{until_step:4,seq_length:16,micro_batch_size:2},{until_step:6,rotary_base:50000},"
+        "{rotary_base:50000,global_batch_size:8}]"
+    )
+    plain = gloo_pool.run(1, run_case, settings(tiny_data, tmp_path, "plain", f"phases={phases}"))[0]
+    more = settings(tiny_data, tmp_path, "recorded", f"phases={phases}")
+    recorded, made = gloo_pool.run(1, recorded_case, more)[0]
+    assert (recorded.code, made) == (0, 3 + 1), recorded.message
+    assert recorded.losses == plain.losses and len(plain.losses) == 8
+
+
 def test_a_recorded_run_is_resumed_exactly(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
     whole = gloo_pool.run(1, run_case, settings(tiny_data, tmp_path, "whole"))[0]
     first = settings(tiny_data, tmp_path, "parts", "trainer.max_steps=5")

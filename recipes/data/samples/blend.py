@@ -1,144 +1,38 @@
 """Which training sample is the n-th of a run, whatever the run's length, layout or later blends.
 
-Each source is megatron-core's GPTDataset, built for one epoch at a time with seed + epoch: its sample order
-depends on the number of samples asked for, so one long dataset would be reshuffled by a changed max_steps.
 Which source gives sample n follows Megatron's greedy blending rule (:mod:`.greedy`), whose result for n does
 not depend on how many samples are asked for. A blend that is changed in mid-run starts the rule anew at that
-sample and goes on where each source stood.
+sample and goes on where each source stood (:mod:`.source`), with samples of another length perhaps.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
-from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
-from megatron.core.datasets.utils import Split
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from recipes.config.phases import Phase
 from recipes.data.samples.greedy import GreedyOrder
-from recipes.data.samples.joined import JoinedDataset
 from recipes.data.samples.skip import Skip
-from recipes.data.samples.source_files import open_source
-from recipes.data.tokenizer import TextTokenizer
-
-EPOCHS_IN_MEMORY = 2
-
-
-class DatasetTokenizer:
-    """What GPTDatasetConfig wants to know of a tokenizer.
-
-    Its identifiers are part of the name under which megatron-core keeps a dataset's indices. The content of
-    the data is in them too: without it, data written again under the same prefix would get the old indices.
-    """
-
-    def __init__(self, tokenizer: TextTokenizer, content: str) -> None:
-        self.eod = tokenizer.eos_id
-        self.vocab_size = None  # The type of the stored ids is read off the .idx file.
-        self.unique_identifiers = {"sha256": tokenizer.sha256, "content": content}
 
 
 class Source(Protocol):
     """An endless row of epochs of samples."""
-
-    path: str
-
-    def __len__(self) -> int:
-        """Samples per epoch, the same in each."""
 
     def __getitem__(self, index: int) -> dict[str, Tensor]: ...
 
     def documents(self, index: int) -> list[int]:
         """Those of which a sample has tokens, by their place in the source's files."""
 
-    def build_epochs(self, first: int, last: int) -> None:
-        """Gets these epochs ready; all ranks call it."""
-
-
-class BlendSource:
-    """One tokenized source, an endless row of epochs.
-
-    Args:
-        path: of its files, as :func:`open_source` takes it.
-    """
-
-    def __init__(
-        self,
-        path: str | list[str],
-        tokenizer: TextTokenizer,
-        *,
-        seed: int,
-        seq_length: int,
-        eod_mask_loss: bool,
-        reset_attention_mask: bool = False,
-        cache_dir: Path,
-        split: Split = Split.train,
-    ) -> None:
-        files = open_source(path)
-        self.path = files.path
-        self._seed, self._seq_length, self._eod_mask_loss = seed, seq_length, eod_mask_loss
-        self._reset = reset_attention_mask
-        self._cache_dir, self._split = cache_dir, split
-        self._tokenizer = DatasetTokenizer(tokenizer, files.content())
-        self._tokens = JoinedDataset(files.prefixes)
-        # One token more than the samples hold: the last label.
-        self._samples_per_epoch = (files.tokens - 1) // seq_length
-        self.epoch = lru_cache(maxsize=EPOCHS_IN_MEMORY)(self._build_epoch)
-
-    def _config(self, epoch: int) -> GPTDatasetConfig:
-        return GPTDatasetConfig(
-            random_seed=self._seed + epoch,
-            sequence_length=self._seq_length,
-            tokenizer=self._tokenizer,
-            path_to_cache=str(self._cache_dir),
-            split="1,0,0",
-            # Position ids say where documents start; the mask is made of them, see training/step.py.
-            reset_position_ids=self._reset,
-            reset_attention_mask=self._reset,
-            eod_mask_loss=self._eod_mask_loss,
-            create_attention_mask=False,
-            drop_last_partial_validation_sequence=False,
-        )
-
-    def _build_epoch(self, epoch: int) -> GPTDataset:
-        """All samples of one epoch, shuffled; the index files in the cache are written by rank 0."""
-        # Only who builds needs to know the documents, 4 bytes each.
-        documents = np.arange(len(self._tokens) if _is_rank_zero() else 0, dtype=np.int32)
-        dataset = GPTDataset(self._tokens, self.path, documents, None, self._split, self._config(epoch))
-        dataset.indices = np.empty(0, dtype=np.int32)
-        self._tokens.release()
-        return dataset
+    def epoch_of(self, index: int) -> tuple[int, int]:
+        """In which part of the source a sample is, and in which epoch; ascending with the samples."""
 
     def build_epochs(self, first: int, last: int) -> None:
-        """Rank 0 writes the index files of these epochs, the others wait: they only read them."""
-        if _is_rank_zero():
-            for epoch in range(first, last + 1):
-                self._build_epoch(epoch)  # Let go at once: what is in the cache is read as a memory map.
-        _barrier()
-
-    def __len__(self) -> int:
-        """Whole samples per epoch, the same in each."""
-        return self._samples_per_epoch
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        epoch, place = divmod(index, len(self))
-        return self.epoch(epoch)[place]
-
-    def documents(self, index: int) -> list[int]:
-        """The documents of which a sample has tokens, by their place in the source's files."""
-        epoch, place = divmod(index, len(self))
-        samples = self.epoch(epoch)
-        row = samples.shuffle_index[place]
-        first, last = samples.sample_index[row][0], samples.sample_index[row + 1][0]
-        return [int(document) for document in samples.document_index[first : last + 1]]
+        """Gets the epochs of samples ``first`` to ``last`` ready; all ranks call it."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +42,21 @@ class BlendState:
     start: int
     weights: dict[str, float]
     counts: dict[str, int]
+    seq_length: int
+    parts: dict[str, list[list[int]]]
+    """Of every source that was read or is to be: [its first sample of this length, sequence length], ..."""
     reached: int | None = None
     """A sample of the run at which the order can be taken up; without it, that is at ``start``."""
     reached_counts: dict[str, int] | None = None
     """Where each source stood then."""
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> BlendState:
+    def from_dict(cls, state: dict[str, Any], seq_length: int | None = None) -> BlendState:
+        """``seq_length``: of checkpoints of earlier versions, whose runs have one length."""
+        if "parts" not in state:
+            names = {**state["weights"], **state["counts"]}
+            parts = {name: [[0, seq_length]] for name in names}
+            state = {**state, "seq_length": seq_length, "parts": parts}
         # Checkpoints of earlier versions do not say what was reached.
         return cls(**{key: value for key, value in state.items() if key in cls.__dataclass_fields__})
 
@@ -208,16 +110,16 @@ class Blend(Dataset):
         begin = self.counts_at(first)
         least, most = map(self._add, self._order.bounds_at(last - self.state.start))
         for name in self.names:
-            length = len(self.sources[name])
+            source = self.sources[name]
 
-            def epoch_of(counts: dict[str, int], name: str = name, length: int = length) -> int:
-                """The epoch that the source's last sample is in."""
-                return max(begin[name], counts[name] - 1) // length
+            def last_of(counts: dict[str, int], name: str = name) -> int:
+                return max(begin[name], counts[name] - 1)
 
-            end = epoch_of(most)
-            if end != epoch_of(least):  # Only if it makes a difference: counting goes through all samples.
-                end = epoch_of(self.counts_at(last))
-            self.sources[name].build_epochs(begin[name] // length, end)
+            end = last_of(most)
+            # Only if it makes a difference: counting goes through all samples.
+            if source.epoch_of(end) != source.epoch_of(last_of(least)):
+                end = last_of(self.counts_at(last))
+            source.build_epochs(begin[name], end)
 
 
 class RunBlend(Dataset):
@@ -227,6 +129,7 @@ class RunBlend(Dataset):
         sources: by name.
         stretches: each blend, and the sample at which the next one takes over (the last: the run's end).
         skip: samples that are left out; indices then count those that are read.
+        phases: with the loss weights of sources.
     """
 
     def __init__(
@@ -234,10 +137,12 @@ class RunBlend(Dataset):
         sources: Mapping[str, Source],
         stretches: list[tuple[BlendState, int]],
         skip: Skip | None = None,
+        phases: Sequence[Phase] = (),
     ) -> None:
         self.sources, self.skip = sources, skip or Skip()
         self.blends = [Blend(state, end, sources) for state, end in stretches]
         self.ends = [end for _, end in stretches]
+        self.phases, self._phase_ends = phases, [phase.end for phase in phases[:-1]]
 
     def at(self, sample: int) -> Blend:
         """The blend that gives a sample."""
@@ -254,8 +159,19 @@ class RunBlend(Dataset):
         return self.at(sample).locate(sample)
 
     def __getitem__(self, place: int) -> dict[str, Tensor]:
-        sample = self.skip.sample(place)
-        return self.at(sample)[sample]
+        number = self.skip.sample(place)
+        blend = self.at(number)
+        sample = blend[number]
+        if weights := self._loss_weights_at(number):
+            weight = weights.get(blend.locate(number)[0], 1.0)
+            # Not in place: GPTDataset keeps one mask for all samples.
+            sample = {**sample, "loss_mask": sample["loss_mask"] * weight}
+        return sample
+
+    def _loss_weights_at(self, sample: int) -> dict[str, float]:
+        if not self.phases:
+            return {}
+        return self.phases[bisect_right(self._phase_ends, sample)].loss_weights
 
     def build_epochs(self, first: int) -> None:
         """Rank 0 writes the index files of every epoch that samples from ``first`` on need; all wait."""
@@ -283,33 +199,60 @@ def stretches_of(
         is_ahead = phase.end > begin and phase.first < end
         # A run that is at its end still has a blend: the one that held there.
         if is_ahead or (phase is phases[-1] and not stretches):
-            state = continue_blend(phase.weights, state, max(begin, min(phase.first, end)))
+            at = max(begin, min(phase.first, end))
+            state = continue_blend(phase.weights, phase.seq_length, state, at)
             stretches.append((state, max(state.start, min(phase.end, end))))
     while len(stretches) > 1 and stretches[0][1] <= consumed:
         del stretches[0]
     return stretches
 
 
-def continue_blend(weights: dict[str, float], saved: BlendState | None, consumed: int) -> BlendState:
-    """The blend that holds from ``consumed`` on: the saved one if the weights are its own, else a new one."""
+def continue_blend(
+    weights: dict[str, float], seq_length: int, saved: BlendState | None, consumed: int
+) -> BlendState:
+    """The blend that holds from ``consumed`` on: the saved one if it is the same, else a new one."""
     wanted = {name: weight for name, weight in weights.items() if weight > 0}
     if saved is None:
-        return BlendState(start=0, weights=wanted, counts={})
-    if saved.weights == wanted:
+        parts = {name: [[0, seq_length]] for name in wanted}
+        return BlendState(start=0, weights=wanted, counts={}, seq_length=seq_length, parts=parts)
+    if (saved.weights, saved.seq_length) == (wanted, seq_length):
         return saved
-    return BlendState(start=consumed, weights=wanted, counts=Blend(saved, consumed).counts_at(consumed))
+    counts = Blend(saved, consumed).counts_at(consumed)
+    parts = dict(saved.parts)
+    for name in wanted:
+        given, known = counts.get(name, 0), parts.get(name, [])
+        if known and known[-1][0] == given:  # Of this length nothing has been read.
+            known = known[:-1]
+        if not known or known[-1][1] != seq_length:
+            known = [*known, [given, seq_length]]
+        parts[name] = known
+    return BlendState(start=consumed, weights=wanted, counts=counts, seq_length=seq_length, parts=parts)
+
+
+def blend_changes(saved: BlendState, now: BlendState) -> list[str]:
+    """What a resumed run reads from here on if that is not what it read before: a line for each source."""
+    if now.start == saved.start and now.weights == saved.weights:
+        return []
+    before, after = sum(saved.weights.values()), sum(now.weights.values())
+    lines = [f"blend  from sample {now.start:,} on, {now.seq_length:,} tokens each:"]
+    for name in {**saved.weights, **now.weights}:
+        given = now.counts.get(name, 0)
+        goes_on = f"after {given:,} samples of it" if given else "from its beginning"
+        share = f"{100 * now.weights.get(name, 0.0) / after:.2f} %"
+        was = f"{100 * saved.weights.get(name, 0.0) / before:.2f} %"
+        lines.append(f"       {name} {share} (before: {was}), {goes_on}")
+    return lines
 
 
 def with_restarted(saved: BlendState, consumed: int, names: Iterable[str]) -> BlendState:
     """The saved blend from ``consumed`` on, with the named sources at their beginning."""
     counts = Blend(saved, consumed).counts_at(consumed)
-    return BlendState(consumed, saved.weights, counts | dict.fromkeys(names, 0))
-
-
-def _is_rank_zero() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-
-
-def _barrier() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    anew = list(names)
+    return replace(
+        saved,
+        start=consumed,
+        counts=counts | dict.fromkeys(anew, 0),
+        parts=saved.parts | {name: [[0, saved.seq_length]] for name in anew},
+        reached=None,
+        reached_counts=None,
+    )

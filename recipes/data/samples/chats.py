@@ -86,6 +86,10 @@ class ChatSource:
         epoch, place = divmod(index, len(self))
         return self._samples[int(self.order(epoch)[place])]
 
+    def epoch_of(self, index: int) -> tuple[int, int]:
+        """As :class:`BlendSource`'s; there is one part."""
+        return 0, index // len(self)
+
     def build_epochs(self, first: int, last: int) -> None:
         """Nothing: an epoch's order is computed when it is needed."""
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from recipes.checks import hub_hint, refuse
-from recipes.config.data_schema import DataConfig
 from recipes.config.phases import sources_in_use
 from recipes.config.schema import PretrainConfig
+from recipes.config.timeline import timeline_of
 from recipes.data.samples.content import largest_id
 from recipes.data.samples.indexed import DocumentReader, Sidecar, bin_path, idx_path, sidecar_path
 from recipes.data.samples.source_files import SourceFiles, open_source, shown_path
@@ -23,7 +23,7 @@ def check_inputs(config: PretrainConfig) -> TextTokenizer:
     Raises:
         UserError: with the key, the value and the fix.
     """
-    sources = check_files(config.data)
+    sources = check_files(config)
     tokenizer = check_tokenizer(config, sources)
     if config.data.conversations:
         chat_template_of(sources)
@@ -50,24 +50,26 @@ def _check_document_ends(sources: dict[str, SourceFiles], tokenizer: TextTokeniz
                 )
 
 
-def check_files(data: DataConfig) -> dict[str, SourceFiles]:
+def check_files(config: PretrainConfig) -> dict[str, SourceFiles]:
     """Checks every source and held-out set on disk; returns their files by key."""
+    data = config.data
     if not data.train:
         raise UserError(
             "data.train={}: no training text; add sources, for example "
             "'data.train={en:{path:data/en,weight:0.75},hi:{path:data/hi,weight:0.25}}'"
         )
     sources = {}
-    used = {f"data.train.{name}": data.train[name].path for name in sources_in_use(data)}
+    used = {f"data.train.{name}": data.train[name].path for name in sources_in_use(config)}
     for key, path in (used | {f"data.valid.{name}": path for name, path in data.valid.items()}).items():
         try:
             sources[key] = open_source(path)
         except UserError as error:
             raise UserError(f"{key}={shown_path(path)}: {error}") from None
+    longest = max(segment.seq_length for segment in timeline_of(config).segments)
     for key, source in sources.items():
-        needed = data.seq_length + 1
         if _holds_conversations(key, source, data.conversations):
             continue
+        needed = (longest if key.startswith("data.train.") else data.seq_length) + 1
         if source.tokens < needed:
             refuse(key, source.path, f"holds {source.tokens:,} tokens, one sample needs {needed:,}; add text")
     return sources
@@ -106,7 +108,7 @@ def check_token_ids(config: PretrainConfig, cache_dir: Path) -> None:
     Raises:
         UserError: with the largest id and the vocabulary's size.
     """
-    for key, source in check_files(config.data).items():
+    for key, source in check_files(config).items():
         for file in source.files:
             if file.tokenizer_sha256 is not None:
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from recipes.config.data_schema import DataConfig
 from recipes.config.phases import plan_phases, sources_in_use
 from recipes.config.schema import PretrainConfig
+from recipes.config.timeline import Timeline, even_timeline, timeline_of
 from recipes.config.world import launched_world
 from recipes.console import warn
-from recipes.data.samples.blend import BlendSource, BlendState, RunBlend, Source, stretches_of
+from recipes.data.samples.blend import BlendState, RunBlend, Source, stretches_of
 from recipes.data.samples.chats import ChatSource, HeldOutChats
 from recipes.data.samples.skip import Skip
+from recipes.data.samples.source import BlendSource, Epochs, SourceText
 from recipes.data.samples.worker_signals import heed_only_the_trainer, held_back
 from recipes.data.tokenizer import TextTokenizer
 
@@ -37,22 +39,20 @@ def fields_of(data: DataConfig) -> dict[str, torch.dtype]:
 class StepSampler(Sampler[list[int]]):
     """One list of indices per optimizer step: this data-parallel rank's micro-batches, one after another.
 
-    Step k uses samples k * global_batch_size and up. Their order over micro-batches and ranks is Megatron's:
-    consecutive runs of micro_batch_size samples go to consecutive data-parallel ranks.
+    Every step goes on where the one before it ends. The order of its samples over micro-batches and ranks is
+    Megatron's: consecutive runs of micro_batch_size samples go to consecutive data-parallel ranks.
     """
 
     def __init__(
         self,
         first_step: int,
         total_steps: int,
+        timeline: Timeline,
         *,
-        global_batch_size: int,
-        micro_batch_size: int,
         data_parallel_rank: int,
         data_parallel_size: int,
     ) -> None:
-        self.first_step, self.total_steps = first_step, total_steps
-        self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
+        self.first_step, self.total_steps, self.timeline = first_step, total_steps, timeline
         self.rank, self.size = data_parallel_rank, data_parallel_size
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -60,9 +60,9 @@ class StepSampler(Sampler[list[int]]):
 
     def places(self, step: int) -> list[int]:
         """The samples of one step, counted from 0."""
-        chunk = self.micro_batch_size
-        start = step * self.global_batch_size + self.rank * chunk
-        end = (step + 1) * self.global_batch_size
+        chunk = self.timeline.at(step).micro_batch_size
+        start = self.timeline.samples(step) + self.rank * chunk
+        end = self.timeline.samples(step + 1)
         return [i + k for i in range(start, end, chunk * self.size) for k in range(chunk)]
 
     def __len__(self) -> int:
@@ -73,8 +73,8 @@ class StepSampler(Sampler[list[int]]):
 class HeldOut(Dataset):
     """A whole held-out set once, shuffled by the seed; indices past its end give masked samples."""
 
-    def __init__(self, source: BlendSource) -> None:
-        source.build_epochs(0, 0)
+    def __init__(self, source: Epochs) -> None:
+        source.build(0, 0)
         self.samples = source.epoch(0)
         # Else GPTDataset writes the padding of the first sample it reads into the mask that it keeps for all.
         self.samples.masks_and_position_ids_are_cacheable = False
@@ -99,11 +99,13 @@ def collate(fields: Iterable[str], samples: list[dict[str, Tensor]]) -> dict[str
     return {field: torch.stack([sample[field] for sample in samples]) for field in fields}
 
 
-def training_sources(config: PretrainConfig, tokenizer: TextTokenizer, cache_dir: Path) -> dict[str, Source]:
+def training_sources(
+    config: PretrainConfig, tokenizer: TextTokenizer, cache_dir: Path
+) -> dict[str, SourceText | ChatSource]:
     """The configured sources that some phase draws from, by name."""
     data = config.data
     if data.conversations:
-        names = sources_in_use(data)
+        names = sources_in_use(config)
         chats = {name: ChatSource(data.train[name].path, tokenizer, data, config.seed) for name in names}
         for name, source in chats.items():
             if (source.truncated or source.dropped) and launched_world().rank == 0:
@@ -113,22 +115,14 @@ def training_sources(config: PretrainConfig, tokenizer: TextTokenizer, cache_dir
                 )
         return dict(chats)
     return {
-        name: BlendSource(
-            data.train[name].path,
-            tokenizer,
-            seed=config.seed,
-            seq_length=data.seq_length,
-            eod_mask_loss=data.eod_mask_loss,
-            reset_attention_mask=data.reset_attention_mask,
-            cache_dir=cache_dir,
-        )
-        for name in sources_in_use(data)
+        name: _text(config, data.train[name].path, tokenizer, cache_dir, Split.train)
+        for name in sources_in_use(config)
     }
 
 
 def training_loader(
     config: PretrainConfig,
-    sources: dict[str, Source],
+    sources: Mapping[str, SourceText | ChatSource],
     saved: BlendState | None,
     *,
     first_step: int,
@@ -137,24 +131,32 @@ def training_loader(
     data_parallel_size: int,
     skip: Skip | None = None,
 ) -> tuple[DataLoader[dict[str, Tensor]], RunBlend]:
-    """Batches of ``[global_batch_size / data_parallel_size, s]`` from ``first_step`` on, and their blends.
+    """Batches of ``[global batch / data_parallel_size, s]`` from ``first_step`` on, and their blends.
 
     ``saved`` is the blend that held when a run that is resumed was saved; ``skip``: None: data.skip.
     """
-    batch = config.trainer.global_batch_size
+    timeline = timeline_of(config)
     skip = Skip(config.data.skip) if skip is None else skip
     phases = [
         replace(phase, first=skip.sample(phase.first), end=skip.sample(phase.end))
-        for phase in plan_phases(config, total_steps)
+        for phase in plan_phases(config)
     ]
-    reached, end = skip.sample(first_step * batch), skip.sample(total_steps * batch)
-    blend = RunBlend(sources, stretches_of(phases, saved, reached, end), skip)
-    blend.build_epochs(first_step * batch)
+    consumed = timeline.samples(first_step)
+    reached, end = skip.sample(consumed), skip.sample(timeline.samples(total_steps))
+    stretches = stretches_of(phases, saved, reached, end)
+    parts = stretches[-1][0].parts  # Those of earlier blends are the first of them.
+    used = dict.fromkeys(name for state, _ in stretches for name in state.weights)
+    cut: dict[str, Source] = {}
+    for name in used:
+        source = sources[name]
+        # Conversations are packed at one length.
+        cut[name] = source if isinstance(source, ChatSource) else BlendSource(source, parts[name])
+    blend = RunBlend(cut, stretches, skip, phases)
+    blend.build_epochs(consumed)
     sampler = StepSampler(
         first_step,
         total_steps,
-        global_batch_size=batch,
-        micro_batch_size=config.trainer.micro_batch_size,
+        timeline,
         data_parallel_rank=data_parallel_rank,
         data_parallel_size=data_parallel_size,
     )
@@ -176,8 +178,9 @@ def validation_loader(
     sampler = StepSampler(
         0,
         min(steps, config.trainer.limit_val_batches or steps),
-        global_batch_size=config.trainer.global_batch_size,
-        micro_batch_size=config.trainer.micro_batch_size,
+        even_timeline(
+            config.trainer.global_batch_size, config.trainer.micro_batch_size, config.data.seq_length
+        ),
         data_parallel_rank=data_parallel_rank,
         data_parallel_size=data_parallel_size,
     )
@@ -190,17 +193,22 @@ def _held_out(
     data = config.data
     if data.conversations:
         return HeldOutChats(ChatSource(prefix, tokenizer, data, config.seed))
-    source = BlendSource(
-        prefix,
+    text = _text(config, prefix, tokenizer, cache_dir, Split.valid)
+    return HeldOut(Epochs(text, data.seq_length))
+
+
+def _text(
+    config: PretrainConfig, path: Any, tokenizer: TextTokenizer, cache_dir: Path, split: Split
+) -> SourceText:
+    return SourceText(
+        path,
         tokenizer,
         seed=config.seed,
-        seq_length=data.seq_length,
-        eod_mask_loss=data.eod_mask_loss,
-        reset_attention_mask=data.reset_attention_mask,
+        eod_mask_loss=config.data.eod_mask_loss,
+        reset_attention_mask=config.data.reset_attention_mask,
         cache_dir=cache_dir,
-        split=Split.valid,
+        split=split,
     )
-    return HeldOut(source)
 
 
 def _loader(

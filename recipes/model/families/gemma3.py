@@ -64,10 +64,13 @@ class Gemma3Model(GPTModel):
 
     def __init__(self, config: TransformerConfig, *, description: ModelConfig, **options: Any) -> None:
         super().__init__(config=config, description=description, **options)
-        self.rotary_pos_emb = TwoBaseRotaryEmbedding(config, description)
         # The factor is rounded to the weights' dtype as in transformers: 25.25 for sqrt(640) in bfloat16.
         factor = torch.tensor(math.sqrt(config.hidden_size), dtype=config.params_dtype, device="cpu")
         self.embedding_factor: float = factor.item()
+
+    def rotary_embedding(self) -> TwoBaseRotaryEmbedding:
+        """Of both bases."""
+        return TwoBaseRotaryEmbedding(self.config, self.description)
 
     def _preprocess(
         self, input_ids: Tensor, position_ids: Tensor, decoder_input: Tensor | None = None, **options: Any

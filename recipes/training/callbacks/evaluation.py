@@ -101,7 +101,7 @@ class Evaluation(Callback):
         if scores is None:
             self.stop.stop_now(trainer)
         elif trainer.is_global_zero:
-            tokens = step * self.metrics.tokens_per_step
+            tokens = model.timeline.tokens(step)
             record = {"step": step, "consumed_tokens": tokens}
             self.metrics.directory.append_metrics(
                 record | {f"eval.{task}.{metric}": value for (task, metric), value in scores.items()}

@@ -13,8 +13,9 @@ from lightning.pytorch import Callback, Trainer
 
 from recipes.config.devices import PEAK_FLOPS
 from recipes.config.schema import PretrainConfig
+from recipes.config.timeline import timeline_of
 from recipes.console import say
-from recipes.plan.accounting import flops_per_token
+from recipes.plan.accounting import flops_by_length, flops_until
 from recipes.run_directory import RunDirectory
 from recipes.training.callbacks.stragglers import Stragglers
 from recipes.training.fetched import Fetched
@@ -40,7 +41,8 @@ class Metrics(Callback):
     ):
         self.config, self.directory, self.total_steps = config, directory, total_steps
         self.peak_flops, self.start_up, self.stragglers = peak_flops, start_up, stragglers
-        self.tokens_per_step = config.trainer.global_batch_size * config.data.seq_length
+        self.timeline = timeline_of(config)
+        self._flops_per_token = flops_by_length(config.model, self.timeline)
         pauses = {
             "validation": config.trainer.val_check_interval,
             "save": config.trainer.checkpoint.every_n_steps,
@@ -48,12 +50,15 @@ class Metrics(Callback):
             "samples": config.trainer.samples.every_n_steps,
             "evaluation": config.trainer.evaluation.every_n_steps,
         }
-        self.time_left = TimeLeft(total_steps, pauses)
+        self.time_left = TimeLeft(total_steps, pauses, self._flops)
         self.lines: StepLines | None = None
         self.last_time = 0.0
         self._unchecked: dict[int, tuple[Fetched, Fetched | None]] = {}
         self._grad_norm = 0.0
-        self.flops_per_token = flops_per_token(config.model, config.data.seq_length)
+
+    def _flops(self, steps: int) -> int:
+        """Of the run's first ``steps`` steps."""
+        return flops_until(steps, self.timeline, self._flops_per_token)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.started = self.last_time = time.monotonic()
@@ -69,6 +74,7 @@ class Metrics(Callback):
         self._step_ended(trainer, pl_module)
         if self.lines is not None:
             self.lines.step_ended(trainer.global_step)
+            self._announce_phase(trainer.global_step)
 
     def _step_ended(self, trainer: Trainer, model: ParamGPT) -> None:
         step = trainer.global_step
@@ -93,21 +99,24 @@ class Metrics(Callback):
         loss = (model.losses[0] / model.losses[1]).item()
         slowest = self.stragglers.report(step)
         now = time.monotonic()
-        rate = (step - self.last_step) * self.tokens_per_step / max(now - self.last_time, 1e-9)
+        seconds = max(now - self.last_time, 1e-9)
+        rate = (self.timeline.tokens(step) - self.timeline.tokens(self.last_step)) / seconds
+        mfu = self._mfu((self._flops(step) - self._flops(self.last_step)) / seconds, trainer)
         self.last_time, self.last_step = now, step
         self.time_left.step_ended(step, now)
         if not trainer.is_global_zero or not math.isfinite(grad_norm) or overflowed:
             return  # What a skipped step leaves behind has been written.
         record = {
             "step": step,
-            "consumed_samples": step * self.config.trainer.global_batch_size,
-            "consumed_tokens": step * self.tokens_per_step,
+            "consumed_samples": self.timeline.samples(step),
+            "consumed_tokens": self.timeline.tokens(step),
+            **self._phase(step),
             "loss": loss,
             "lr": model.learning_rate,
             "grad_norm": grad_norm,
             "tokens_per_second": rate,
             "tokens_per_second_per_device": rate / trainer.world_size,
-            "mfu": self._mfu(rate, trainer),
+            "mfu": mfu,
             "memory_bytes": peak_memory(),
             "elapsed_s": now - self.started,
             **model.norms,
@@ -118,6 +127,18 @@ class Metrics(Callback):
         self.directory.append_metrics(record)
         assert self.lines is not None
         self.lines.logged(record, self.time_left.seconds())
+
+    def _announce_phase(self, step: int) -> None:
+        """Says which phase begins after a step."""
+        begins = self.timeline.at(step)
+        if begins.first_step != step or begins.phase == self.timeline.at(step - 1).phase:
+            return
+        if step < self.total_steps:
+            say(
+                f"phase  {self.config.phases[begins.phase].name or begins.phase} from step {step + 1:,}, "
+                f"{begins.first_token:,} tokens: batches of {begins.global_batch_size:,} x "
+                f"{begins.seq_length:,} tokens"
+            )
 
     def _report_start_up(self, trainer: Trainer, model: ParamGPT) -> None:
         self.check_all()  # Also for the step to be over.
@@ -163,10 +184,21 @@ class Metrics(Callback):
         if spike is not None:
             raise LossSpikeError(spike)
 
-    def _mfu(self, tokens_per_second: float, trainer: Trainer) -> float | None:
+    def _mfu(self, flops_per_second: float, trainer: Trainer) -> float | None:
         if self.peak_flops is None:
             return None
-        return tokens_per_second * self.flops_per_token / (self.peak_flops * trainer.world_size)
+        return flops_per_second / (self.peak_flops * trainer.world_size)
+
+    def _phase(self, step: int) -> dict[str, Any]:
+        """Of a run in phases: which one a step is in, and its size."""
+        if not self.config.phases:
+            return {}
+        now = self.timeline.at(step - 1)
+        return {
+            "phase": self.config.phases[now.phase].name or now.phase,
+            "global_batch_size": now.global_batch_size,
+            "seq_length": now.seq_length,
+        }
 
     @contextmanager
     def pause(self, kind: str) -> Iterator[None]:

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.data.samples.blend import Blend, BlendSource, BlendState, continue_blend
+from recipes.data.samples.blend import Blend, BlendState, continue_blend
 from recipes.data.samples.greedy import GreedyOrder
+from recipes.data.samples.source import BlendSource, SourceText
 from tests.support.paths import ROOT
-from tests.support.sources import SEQ_LENGTH, source, write_source
+from tests.support.sources import SEQ_LENGTH, per_epoch, source, write_source
 
 FIRST = {"en": 0, "hi": 100_000, "code": 200_000}
 TOKENS = {"en": 700, "hi": 300, "code": 90}
@@ -77,7 +78,7 @@ def test_tiny_weight_still_counts() -> None:
 def test_epochs_are_permutations_in_different_orders(directory: Path) -> None:
     for name, tokens in TOKENS.items():
         own = source(directory / name, directory / "cache")
-        length = len(own)
+        length = per_epoch(own)
         assert length == (tokens - 1) // SEQ_LENGTH
         orders = []
         for epoch in range(4):
@@ -95,18 +96,18 @@ def test_epochs_are_permutations_in_different_orders(directory: Path) -> None:
 
 def test_another_seed_is_another_order(directory: Path) -> None:
     first, again, other = (source(directory / "en", directory / "cache", seed) for seed in (1, 1, 50))
-    orders = [[own[i]["tokens"].tolist() for i in range(len(own))] for own in (first, again, other)]
+    orders = [[own[i]["tokens"].tolist() for i in range(per_epoch(own))] for own in (first, again, other)]
     assert orders[0] == orders[1] != orders[2]
 
 
 def test_order_does_not_depend_on_the_run_s_length(sources: dict[str, BlendSource], directory: Path) -> None:
-    state = continue_blend(WEIGHTS, None, 0)
+    state = continue_blend(WEIGHTS, SEQ_LENGTH, None, 0)
     short, long = Blend(state, 150, sources), Blend(state, 900, sources)
     assert tokens_of(short, range(150)) == tokens_of(long, range(150))
 
 
 def test_every_source_is_read_in_its_own_order(sources: dict[str, BlendSource], directory: Path) -> None:
-    blend = Blend(continue_blend(WEIGHTS, None, 0), 600, sources)
+    blend = Blend(continue_blend(WEIGHTS, SEQ_LENGTH, None, 0), 600, sources)
     expected_sources, expected_indices = greedy(list(WEIGHTS.values()), 600)
     for n in range(600):
         name = list(WEIGHTS)[expected_sources[n]]
@@ -115,7 +116,7 @@ def test_every_source_is_read_in_its_own_order(sources: dict[str, BlendSource], 
 
 
 def test_counts(sources: dict[str, BlendSource], directory: Path) -> None:
-    blend = Blend(continue_blend(WEIGHTS, None, 0), 400, sources)
+    blend = Blend(continue_blend(WEIGHTS, SEQ_LENGTH, None, 0), 400, sources)
     for sample in (0, 1, 7, 250, 400):
         located = [blend.locate(n)[0] for n in range(sample)]
         assert blend.counts_at(sample) == {name: located.count(name) for name in WEIGHTS}
@@ -129,7 +130,7 @@ def history(
     for (start, weights), stop in zip(changes, [*(start for start, _ in changes[1:]), end], strict=True):
         # A run's end, as known at that time, must not matter: give each stretch another one.
         saved = BlendState.from_dict(json.loads(json.dumps(vars(state)))) if state else None
-        state = continue_blend(weights, saved, start)
+        state = continue_blend(weights, SEQ_LENGTH, saved, start)
         blend = Blend(state, stop + start % 17, sources)
         out += [blend.locate(n) for n in range(start, stop)]
     return out
@@ -167,16 +168,16 @@ def test_a_changed_blend_goes_on_where_each_source_stood(
 def test_resuming_with_the_same_weights_changes_nothing(
     sources: dict[str, BlendSource], directory: Path
 ) -> None:
-    state = continue_blend(WEIGHTS, None, 0)
+    state = continue_blend(WEIGHTS, SEQ_LENGTH, None, 0)
     reordered = dict(reversed(list(WEIGHTS.items())))
-    assert continue_blend(WEIGHTS | {"unused": 0.0}, state, 123) == state
-    assert continue_blend(reordered, state, 123) == state
+    assert continue_blend(WEIGHTS | {"unused": 0.0}, SEQ_LENGTH, state, 123) == state
+    assert continue_blend(reordered, SEQ_LENGTH, state, 123) == state
     once = history(sources, directory, [(0, WEIGHTS)], 300)
     assert history(sources, directory, [(0, WEIGHTS), (10, WEIGHTS), (250, reordered)], 300) == once
 
 
 def test_a_blend_does_not_give_what_came_before_it(sources: dict[str, BlendSource], directory: Path) -> None:
-    state = continue_blend({"hi": 1.0}, continue_blend(WEIGHTS, None, 0), 40)
+    state = continue_blend({"hi": 1.0}, SEQ_LENGTH, continue_blend(WEIGHTS, SEQ_LENGTH, None, 0), 40)
     blend = Blend(state, 60, sources)
     assert blend.locate(40) == ("hi", 8)
     with pytest.raises(IndexError, match="before the blend's start 40"):
@@ -189,11 +190,11 @@ def test_other_processes_agree(directory: Path) -> None:
 import json, sys
 from pathlib import Path
 from recipes.data.samples.blend import Blend, continue_blend
-from tests.support.sources import source
+from tests.support.sources import SEQ_LENGTH, source
 directory, cache = Path(sys.argv[1]), Path(sys.argv[2])
 weights = json.loads(sys.argv[3])
 sources = {name: source(directory / name, cache) for name in weights}
-blend = Blend(continue_blend(weights, None, 0), 120, sources)
+blend = Blend(continue_blend(weights, SEQ_LENGTH, None, 0), 120, sources)
 print(json.dumps([blend[n]["tokens"].tolist() for n in range(120)]))
 """
     fresh = directory / "fresh_cache"
@@ -205,7 +206,7 @@ print(json.dumps([blend[n]["tokens"].tolist() for n in range(120)]))
         cwd=ROOT,
     )
     sources = {name: source(directory / name, directory / "cache") for name in WEIGHTS}
-    blend = Blend(continue_blend(WEIGHTS, None, 0), 120, sources)
+    blend = Blend(continue_blend(WEIGHTS, SEQ_LENGTH, None, 0), 120, sources)
     assert json.loads(done.stdout.splitlines()[-1]) == tokens_of(blend, range(120))
 
 
@@ -215,16 +216,12 @@ def test_end_of_document_mask(directory: Path) -> None:
     from typing import Any
 
     tokenizer: Any = SimpleNamespace(eos_id=50, sha256="1" * 64)
-    own = BlendSource(
-        str(directory / "en"),
-        tokenizer,
-        seed=1,
-        seq_length=SEQ_LENGTH,
-        eod_mask_loss=True,
-        cache_dir=directory / "cache",
+    text = SourceText(
+        str(directory / "en"), tokenizer, seed=1, eod_mask_loss=True, cache_dir=directory / "cache"
     )
+    own = BlendSource(text, [[0, SEQ_LENGTH]])
     masked = 0
-    for i in range(len(own)):
+    for i in range(per_epoch(own)):
         sample = own[i]
         assert torch_equal(sample["loss_mask"] == 0, sample["tokens"] == 50)
         masked += int((sample["loss_mask"] == 0).sum())

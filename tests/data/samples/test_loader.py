@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recipes.config.timeline import even_timeline
 from recipes.data.samples.blend import continue_blend
 from recipes.data.samples.loader import (
     FIELDS,
@@ -43,7 +44,7 @@ def steps_of(
         loader, _ = training_loader(
             config,
             training_sources(config, TOKENIZER, directory / "cache"),
-            continue_blend({"en": 0.7, "hi": 0.3}, None, 0),
+            continue_blend({"en": 0.7, "hi": 0.3}, SEQ_LENGTH, None, 0),
             first_step=first_step,
             total_steps=steps,
             data_parallel_rank=rank,
@@ -87,7 +88,7 @@ def test_workers_deliver_the_same(directory: Path) -> None:
         loader, _ = training_loader(
             changed,
             training_sources(changed, TOKENIZER, directory / "cache"),
-            continue_blend({"en": 1.0}, None, 0),
+            continue_blend({"en": 1.0}, SEQ_LENGTH, None, 0),
             first_step=0,
             total_steps=5,
             data_parallel_rank=0,
@@ -111,8 +112,7 @@ def test_sampler(micro: int, size: int, accumulation: int, first: int, more: int
             StepSampler(
                 first,
                 first + more,
-                global_batch_size=batch,
-                micro_batch_size=micro,
+                even_timeline(batch, micro, SEQ_LENGTH),
                 data_parallel_rank=rank,
                 data_parallel_size=size,
             )

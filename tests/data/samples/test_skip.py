@@ -21,7 +21,7 @@ STEPS, BATCH = 30, 8
 
 def read(directory: Path, ranges: list[list[int]], stops: tuple[int, ...] = ()) -> list[tuple[str, int]]:
     """Every sample of a run that was stopped and resumed after so many steps."""
-    config = config_of(dict.fromkeys(TOKENS, 1.0), PHASES, directory)
+    config = config_of(dict.fromkeys(TOKENS, 1.0), PHASES, directory, steps=STEPS)
     config = replace(config, data=replace(config.data, skip=ranges))
     sources = training_sources(config, TOKENIZER, directory / "cache")
     saved: BlendState | None = None

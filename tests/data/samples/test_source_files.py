@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recipes.data.samples.blend import BlendSource
 from recipes.data.samples.indexed import DocumentReader, IndexedWriter, check_prefix, sidecar_path
 from recipes.data.samples.inputs import check_files
 from recipes.data.samples.joined import JoinedDataset
 from recipes.data.samples.source_files import find_prefixes, open_source
 from recipes.errors import UserError
-from tests.support.sources import SEQ_LENGTH, TOKENIZER, run_config, write_source
+from tests.support.sources import SEQ_LENGTH, per_epoch, run_config, source, write_source
 
 
 @pytest.fixture
@@ -42,10 +41,8 @@ def write_whole(directory: Path, prefix: Path) -> Path:
 
 
 def samples_of(path: Any, cache: Path, epochs: int = 2) -> list[list[int]]:
-    own = BlendSource(
-        path, TOKENIZER, seed=5, seq_length=SEQ_LENGTH, eod_mask_loss=False, cache_dir=cache / "cache"
-    )
-    return [own[number]["tokens"].tolist() for number in range(epochs * len(own))]
+    own = source(path, cache / "cache", seed=5)
+    return [own[number]["tokens"].tolist() for number in range(epochs * per_epoch(own))]
 
 
 def test_what_a_path_stands_for(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +123,7 @@ def test_refusals(
     config = run_config({"en": (tmp_path, 1.0)})
     config.data.train["en"].path = [filled(part) for part in path] if isinstance(path, list) else filled(path)
     with pytest.raises(UserError, match=message.format(*[str(directory)] * 9)):
-        check_files(config.data)
+        check_files(config)
 
 
 def test_more_documents_than_the_engine_can_number(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

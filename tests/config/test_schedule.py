@@ -1,8 +1,10 @@
-"""Learning rates against their formulas in float64."""
+"""Learning rates against their formulas in float64, and against megatron-core's scheduler."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,25 +12,42 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.config.lengths import schedule_lengths
+from recipes.config.phase_schema import PhaseConfig
 from recipes.config.schema import OptimConfig
-from recipes.optim.build import build_schedule
-from recipes.plan.learning_rate import HEIGHT, WIDTH, draw_learning_rate, learning_rate
-
-TOKENS_PER_STEP = 1000
+from tests.support.configs import schedule_of_run
 
 
 def rates(optim: OptimConfig, total_steps: int, count: int) -> list[float]:
     """Learning rate of the first ``count`` optimizer steps."""
-    optimizer: Any = SimpleNamespace(param_groups=[{"params": []}, {"params": [], "wd_mult": 0.0}])
-    schedule = build_schedule(optim, optimizer, total_steps, TOKENS_PER_STEP)
+    schedule = schedule_of_run(optim, total_steps)
+    return [schedule.rate(step) for step in range(count)]
+
+
+def rates_of_megatron(optim: OptimConfig, total_steps: int, count: int) -> list[float]:
+    """The same by megatron-core's scheduler with the same lengths."""
+    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+    optimizer: Any = SimpleNamespace(param_groups=[{"params": []}])
+    lengths = schedule_of_run(optim, total_steps).segments[0].lengths
+    scheduler = OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=optim.lr,
+        min_lr=optim.min_lr,
+        lr_warmup_steps=lengths.warmup,
+        lr_decay_steps=lengths.decay,
+        lr_decay_style=optim.lr_decay_style,
+        start_wd=0.1,
+        end_wd=0.1,
+        wd_incr_steps=lengths.decay,
+        wd_incr_style="constant",
+        wsd_decay_steps=lengths.wsd_decay,
+        lr_wsd_decay_style=optim.lr_wsd_decay_style,
+    )
     out = []
     for _ in range(count):
         out.append(optimizer.param_groups[0]["lr"])
-        assert optimizer.param_groups[1]["lr"] == out[-1]
-        assert optimizer.param_groups[0]["weight_decay"] == optim.weight_decay
-        assert optimizer.param_groups[1]["weight_decay"] == 0.0
-        schedule.step(1)
+        scheduler.step(1)
     return out
 
 
@@ -117,7 +136,7 @@ LENGTHS = st.none() | st.integers(1, 70)
     min_lr=st.floats(0, 3e-4),
 )
 @settings(max_examples=200, deadline=None)
-def test_the_planned_rate_is_megatron_cores(
+def test_the_rate_is_megatron_cores(
     style: str,
     wsd: str,
     lengths: tuple[int, int | None, int | None],
@@ -125,7 +144,6 @@ def test_the_planned_rate_is_megatron_cores(
     total: int,
     min_lr: float,
 ) -> None:
-    """recipes/plan/learning_rate.py, which needs no torch, against the scheduler that trains."""
     keys = ["lr_warmup", "lr_decay", "lr_wsd_decay"]
     if in_tokens:  # Anything in a step's last thousand tokens ends with the step.
         tokens = [
@@ -135,42 +153,54 @@ def test_the_planned_rate_is_megatron_cores(
     else:
         values = {f"{key}_steps": value for key, value in zip(keys, lengths, strict=True)}
     optim = OptimConfig(lr=3e-4, min_lr=min_lr, lr_decay_style=style, lr_wsd_decay_style=wsd, **values)
-    resolved = schedule_lengths(optim, TOKENS_PER_STEP, total)
-    planned = [learning_rate(step, optim, resolved) for step in range(80)]
-    assert planned == pytest.approx(rates(optim, total, count=80), rel=1e-12, abs=1e-18)
-    assert max(planned) <= 3e-4 * (1 + 1e-12)
+    ours = rates(optim, total, count=80)
+    assert ours == pytest.approx(rates_of_megatron(optim, total, count=80), rel=1e-12, abs=1e-18)
+    assert max(ours) <= 3e-4 * (1 + 1e-12)
 
 
-def test_groups_keep_their_proportion() -> None:
-    """A group with a rate of its own decays by the same shape to the same fraction of its peak."""
-    optim = OptimConfig(lr=2e-3, min_lr=2e-4, lr_warmup_steps=5)
-    group: dict[str, Any] = {"params": [], "max_lr": 2e-2, "min_lr": 2e-3}
-    optimizer: Any = SimpleNamespace(param_groups=[{"params": []}, group])
-    schedule = build_schedule(optim, optimizer, 50, TOKENS_PER_STEP)
-    for _ in range(60):
-        assert group["lr"] == pytest.approx(10 * optimizer.param_groups[0]["lr"], rel=1e-12)
-        schedule.step(1)
+@given(
+    style=st.sampled_from(["cosine", "linear", "constant"]),
+    begins=st.lists(st.integers(1, 60), unique=True, max_size=3).map(sorted),
+    warmup=st.integers(0, 5),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_phase_with_a_schedule_of_its_own(style: str, begins: list[int], warmup: int) -> None:
+    """Up to its first step nothing changes, however long the run is; from there its own formula holds."""
+    optim = OptimConfig(lr=3e-4, min_lr=3e-6, lr_decay_style=style, lr_warmup_steps=3)
+    peaks = [1e-4 * (number + 1) for number in range(len(begins))]
+    phases = [PhaseConfig(until_step=end) for end in begins] + [PhaseConfig()]
+    for phase, peak in zip(phases[1:], peaks, strict=True):
+        phase.lr, phase.lr_warmup_steps = peak, warmup
+    schedule = schedule_of_run(optim, 90, phases)
+    borders = [0, *begins, 90]
+    for number, (first, end) in enumerate(pairwise(borders)):
+        peak = peaks[number - 1] if number else optim.lr
+        rise = min(warmup if number else 3, end - first - 1)
+        own = replace(optim, lr=peak, lr_warmup_steps=rise, lr_decay_steps=end - first)
+        before = schedule.rate(first) if rise and number else 0.0
+        for step in range(first, end):
+            expected = expected_rate(own, end - first, step - first)
+            if number and step - first < rise:
+                expected = before + (peak - before) * (step - first) / rise
+            assert schedule.rate(step) == pytest.approx(expected, rel=1e-12)
+    longer = schedule_of_run(optim, 900, phases)
+    last = borders[-2]
+    assert [longer.rate(step) for step in range(last)] == [schedule.rate(step) for step in range(last)]
 
 
-def test_curve() -> None:
-    optim = OptimConfig(lr=3e-4, lr_warmup_steps=100, lr_decay_style="linear")
-    *plot, axis, steps, tokens = draw_learning_rate(optim, TOKENS_PER_STEP, 1000).splitlines()
-    assert len(plot) == HEIGHT and plot[0].startswith(" 3.00e-04 |")
-    bars = [line.split("|")[1].ljust(WIDTH) for line in plot]
-    heights = [sum(row[column] == "*" for row in bars) for column in range(WIDTH)]
-    peak = WIDTH * 100 // 1000
-    assert heights[:peak] == sorted(heights[:peak]) and heights[0] < 3
-    assert heights[peak] == HEIGHT
-    assert heights[peak:] == sorted(heights[peak:], reverse=True) and heights[-1] == 0
-    for column in range(peak + 1, WIDTH):
-        assert heights[column] == pytest.approx(HEIGHT * (WIDTH - column) / (WIDTH - peak), abs=1)
-    assert axis.endswith("-" * WIDTH)
-    assert steps.split() == ["step", "0", "1,000"] and tokens.split() == ["tokens", "0", "1,000,000"]
+def test_a_phase_without_a_peak_goes_on_from_the_rate_that_was_reached() -> None:
+    optim = OptimConfig(lr=1.0, lr_decay_style="WSD", lr_decay_steps=1000, min_lr=0.1)
+    phases = [PhaseConfig(until_step=50), PhaseConfig(until_step=80), PhaseConfig(lr_decay_style="linear")]
+    schedule = schedule_of_run(optim, 100, phases)
+    assert {schedule.rate(step) for step in range(81)} == {1.0}, "the second phase sets no rate"
+    assert [schedule.rate(step) for step in (90, 100)] == pytest.approx([0.55, 0.1])
 
 
-@pytest.mark.parametrize("total", [0, 1, 2, 59, 10**7])
-def test_every_length_of_run_has_a_curve(total: int) -> None:
-    for style in ("cosine", "constant", "WSD", "inverse-square-root"):
-        text = draw_learning_rate(OptimConfig(lr=1e-3, lr_decay_style=style), 4_000_000, total)
-        assert max(len(line) for line in text.splitlines()) <= 75
-        assert text.count("\n") == HEIGHT + 2 and "*" in text
+def test_lengths_in_tokens_count_from_the_phase_on() -> None:
+    """The phase's steps are of 500 tokens, the run's of 1,000."""
+    phases = [
+        PhaseConfig(until_step=10),
+        PhaseConfig(global_batch_size=5, lr=1.0, lr_warmup_tokens=2001, lr_decay_tokens=10_000),
+    ]
+    own = schedule_of_run(OptimConfig(lr=2.0), 100, phases).at(10)
+    assert (own.first_step, own.lengths.warmup, own.lengths.decay) == (10, 5, 20)
