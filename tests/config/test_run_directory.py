@@ -25,16 +25,21 @@ def test_mistakes_are_one_line_and_exit_code_2() -> None:
         assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1), done.err
 
 
-def test_a_recorded_configuration_is_read_back(tmp_path: Path) -> None:
+def test_a_recorded_configuration_is_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = compose("pretrain", ["experiment=quickstart", "trainer.max_steps=7"])
     directory = RunDirectory(tmp_path)
     text = resolved_yaml(config)
     directory.record(text)
     assert recorded_config(directory) == config
-    # An earlier version's file does not have all keys; a later one's has others.
-    directory.record(text.replace("seed: 1234\n", ""))
+    assert capsys.readouterr().err == ""
+    # An earlier version's file does not have all keys, and has some that there are no longer.
+    directory.record(
+        text.replace("seed: 1234\n", "gone: 1\n").replace("  keep_last:", "  old: x\n    keep_last:")
+    )
     assert recorded_config(directory) == config
-    for wrong in ("nonsense: 1\n", "trainer: {max_steps: many}\n", "a: [\n", "- 1\n"):
+    warnings = capsys.readouterr().err
+    assert "gone is no setting any more" in warnings and "trainer.checkpoint.old is no setting" in warnings
+    for wrong in ("trainer: {max_steps: many}\n", "a: [\n", "- 1\n"):
         directory.record(wrong)
         with pytest.raises(UserError):
             recorded_config(directory)
