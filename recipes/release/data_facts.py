@@ -61,6 +61,8 @@ def source_facts(run: FinishedRun) -> list[SourceFacts]:
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{run.checkpoint}: its record of the data is not readable") from None
     total = sum(read.values())
+    # Conversations one by one do not fill their samples.
+    packed = run.config.data.packing or not run.config.data.conversations
     facts = []
     for name, samples in read.items():
         if not samples:
@@ -73,7 +75,7 @@ def source_facts(run: FinishedRun) -> list[SourceFacts]:
                 tokens_read=samples * length,
                 share=samples / total,
                 tokens=tokens,
-                epochs=None if tokens is None else samples / ((tokens - 1) // length),
+                epochs=samples / ((tokens - 1) // length) if tokens is not None and packed else None,
                 content=content,
                 files=_files(run, name, content),
             )
