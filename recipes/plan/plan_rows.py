@@ -105,9 +105,8 @@ def _bubble(plan: RunPlan) -> str:
 
 
 def _cost_rows(plan: RunPlan) -> list[tuple[str, str]]:
-    tokens = plan.steps * plan.config.trainer.global_batch_size * plan.config.data.seq_length
     rows = [
-        ("steps", f"{plan.steps:,}, {tokens:,} tokens"),
+        ("steps", f"{plan.steps:,}, {plan.tokens:,} tokens"),
         ("time", _duration(plan.hours)),
         ("GPU-hours", f"{plan.gpu_hours:,.0f}" if plan.gpu_hours >= 10 else f"{plan.gpu_hours:.2g}"),
     ]

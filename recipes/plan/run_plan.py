@@ -9,6 +9,7 @@ from recipes.config.cluster_schema import ClusterConfig
 from recipes.config.devices import GPUS
 from recipes.config.lengths import total_steps
 from recipes.config.schema import PretrainConfig
+from recipes.config.timeline import Segment, timeline_of
 from recipes.config.validate import validate_pretrain
 from recipes.config.validate_cluster import validate_cluster
 from recipes.plan.memory import run_memory
@@ -25,13 +26,17 @@ class RunPlan:
     """Figures of one layout."""
 
     config: PretrainConfig
-    """With the cluster's number of processes."""
+    """With the cluster's number of processes, and the sizes of the steps that most tokens are read by."""
     cluster: ClusterConfig
     data_parallel_size: int
     memory: dict[str, int]
     """Bytes of the fullest GPU at the peak of a step, by part."""
     step: StepTime
+    """One of those."""
     steps: int
+    tokens: int
+    seconds: float
+    """Of the whole run, whose phases may have steps of other sizes."""
 
     @property
     def gpus(self) -> int:
@@ -53,7 +58,7 @@ class RunPlan:
 
     @property
     def hours(self) -> float:
-        return self.steps * self.step.seconds / 3600
+        return self.seconds / 3600
 
     @property
     def gpu_hours(self) -> float:
@@ -98,5 +103,30 @@ def plan_run(config: PretrainConfig, cluster: ClusterConfig) -> RunPlan:
     data_parallel_size = validate_pretrain(config)
     memory = run_memory(config, data_parallel_size, on_cuda=True)
     memory["fragmentation"] = int(FRAGMENTATION * (memory["activations"] + memory["logits and loss"]))
-    step = step_time(config, cluster, data_parallel_size)
-    return RunPlan(config, cluster, data_parallel_size, memory, step, total_steps(config))
+    timeline, steps = timeline_of(config), total_steps(config)
+    parts = timeline.before(steps)
+    counts = [end - part.first_step for part, end in zip(parts, _ends(parts, steps), strict=True)]
+    times = [step_time(_in_segment(config, part), cluster, data_parallel_size) for part in parts]
+    most = max(range(len(parts)), key=lambda place: counts[place] * parts[place].tokens_per_step)
+    return RunPlan(
+        _in_segment(config, parts[most]),
+        cluster,
+        data_parallel_size,
+        memory,
+        times[most],
+        steps,
+        timeline.tokens(steps),
+        sum(count * time.seconds for count, time in zip(counts, times, strict=True)),
+    )
+
+
+def _ends(parts: list[Segment], steps: int) -> list[int]:
+    return [*(part.first_step for part in parts[1:]), steps]
+
+
+def _in_segment(config: PretrainConfig, part: Segment) -> PretrainConfig:
+    """With the sizes of the segment's steps as the run's own."""
+    trainer = replace(
+        config.trainer, global_batch_size=part.global_batch_size, micro_batch_size=part.micro_batch_size
+    )
+    return replace(config, trainer=trainer, data=replace(config.data, seq_length=part.seq_length))

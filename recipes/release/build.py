@@ -43,6 +43,7 @@ NEMO, EXTRACTED, HUGGING_FACE, CURVES = "model.nemo", "model_extracted", "hf", "
 CONFIG = "model_config.yaml"
 SUMS = "SHA256SUMS"
 PROMPTS = ("The capital of India is", "भारत की राजधानी")
+CHAT_PROMPTS = ("What is the capital of India?", "भारत की राजधानी क्या है?")
 COMPLETED_TOKENS = 30
 
 
@@ -73,7 +74,7 @@ def write_release(
     with finished_run(run_path, incomplete=incomplete) as run:
         report = read_run(run_path)
         verify(run.checkpoint)
-        prompts = list(prompts) or run.config.trainer.samples.prompts or list(PROMPTS)
+        prompts = list(prompts) or list(run.config.trainer.samples.prompts)
         known = f"{run.name} {licence} {remarks}"
         machine = this_machine([run_path, out, Path(run.config.output_dir)], known=known)
         with partial_directory(out) as folder:
@@ -82,18 +83,18 @@ def write_release(
             _write_forms(run, folder)
             write_script(folder, NEMO)
             proof = compared(run, folder)
-            say("check  a completion by the folder's own nemo_inference.sh")
-            examples = completions(folder, prompts, COMPLETED_TOKENS)
             with open_stored_model(folder / NEMO) as stored:
-                in_llama_cpp = try_llama_cpp(stored, folder / HUGGING_FACE, prompts, llama_cpp)
                 weights = _weight_facts(stored)
+                prompts = prompts or list(CHAT_PROMPTS if weights.chats else PROMPTS)
+                in_llama_cpp = try_llama_cpp(stored, folder / HUGGING_FACE, prompts, llama_cpp)
+            say("check  a completion by the folder's own nemo_inference.sh")
+            examples = completions(folder, prompts, COMPLETED_TOKENS, chat=weights.chats)
             sources = source_facts(run)
             card = Card(
                 licence=licence,
                 weights=weights,
                 sources=sources,
                 tables=benchmark_tables(run, report),
-                prompts=prompts,
                 examples=examples,
                 llama_cpp=in_llama_cpp,
                 verification=_in_words(proof),

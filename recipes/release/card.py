@@ -23,6 +23,7 @@ from recipes.plan.dry_run import schedule_in_words
 from recipes.release.benchmark_tables import BenchmarkTable
 from recipes.release.data_facts import SourceFacts
 from recipes.release.finished_run import FinishedRun
+from recipes.release.inference_script import Example
 from recipes.report.figures import format_duration, format_number
 from recipes.report.markdown import markdown_table
 from recipes.report.rendering import render
@@ -64,8 +65,7 @@ class Card:
     weights: WeightFacts
     sources: list[SourceFacts]
     tables: list[BenchmarkTable]
-    prompts: list[str]
-    examples: list[str]
+    examples: list[Example]
     llama_cpp: LlamaCppFacts
     verification: list[str]
     remarks: str = ""
@@ -76,7 +76,8 @@ def write_card(run: FinishedRun, report: RunData, card: Card) -> str:
     """The text of README.md."""
     model = run.config.model
     architecture = family_of(model).architecture(model)
-    prompt = json.dumps(card.prompts[0], ensure_ascii=False)
+    prompts = [example.prompt for example in card.examples]
+    prompt = json.dumps(prompts[0], ensure_ascii=False)
     languages = [code for code in LANGUAGES if any(_names(source.name, code) for source in card.sources)]
     return render(
         "recipes.release/model_card.md",
@@ -100,15 +101,16 @@ def write_card(run: FinishedRun, report: RunData, card: Card) -> str:
         unknown_sources=[source.name for source in card.sources if source.files is None],
         document_start=card.weights.document_start,
         chats=card.weights.chats,
+        conversations=run.config.data.conversations,
         tokenizer=_tokenizer(card.sources),
         valid=_valid(report),
         tables=card.tables,
-        prompts_in_shell=" ".join(map(shlex.quote, card.prompts)),
+        prompts_in_shell=" ".join(map(shlex.quote, prompts)),
         prompt_in_python=prompt,
         llama_cpp_command=shlex.quote(
             f'from llama_cpp import Llama; print(Llama("model.gguf")({prompt}, temperature=0))'
         ),
-        examples=[_fenced(example) for example in card.examples],
+        examples=[_fenced(_shown(example, card.weights.chats)) for example in card.examples],
         llama_cpp=card.llama_cpp,
         has_learning_rate="learning_rate.svg" in card.curves,
         remarks=card.remarks,
@@ -304,6 +306,12 @@ def _few(names: Sequence[str]) -> str:
     shown = ", ".join(f"`{_cell(name)}`" for name in names[:_SHOWN_INPUTS])
     more = f" and {len(names) - _SHOWN_INPUTS:,} more" if len(names) > _SHOWN_INPUTS else ""
     return f"{shown}{more}" or "not known"
+
+
+def _shown(example: Example, chats: bool) -> str:
+    if chats:
+        return f"User: {example.prompt}\nModel: {example.completion.strip()}"
+    return f"{example.prompt}{example.completion}"
 
 
 def _fenced(text: str) -> str:

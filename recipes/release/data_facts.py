@@ -66,12 +66,14 @@ def source_facts(run: FinishedRun) -> list[SourceFacts]:
     tokens_read = {
         name: sum(length * samples for length, samples in each.items()) for name, each in lengths.items()
     }
+    # Conversations one by one do not fill their samples.
+    packed = run.config.data.packing or not run.config.data.conversations
     facts = []
     for name, by_length in lengths.items():
         known = record.get(name, {})
         tokens, content = known.get("tokens"), known.get("content")
         epochs = None
-        if tokens is not None:
+        if tokens is not None and packed:
             epochs = sum(samples / ((tokens - 1) // length) for length, samples in by_length.items())
         facts.append(
             SourceFacts(

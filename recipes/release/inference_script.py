@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.code_version import ROOT
@@ -31,35 +34,41 @@ def write_script(folder: Path, model: str) -> None:
     target.chmod(0o755)
 
 
-def completions(folder: Path, prompts: list[str], tokens: int) -> list[str]:
-    """What the script of a release writes after each prompt, greedily; prompt and completion as one text.
+@dataclass(frozen=True)
+class Example:
+    """A prompt, and what the model wrote."""
+
+    prompt: str
+    completion: str
+
+
+def completions(folder: Path, prompts: Sequence[str], tokens: int, *, chat: bool = False) -> list[Example]:
+    """What the script of a release writes after each prompt, greedily.
 
     It is run from within the folder, so that nothing but the folder and the environment's packages is used.
 
+    Args:
+        chat: prompts are what a user says.
+
     Raises:
-        UserError: it ends with an error, or completes nothing.
+        UserError: it ends with an error, or completes no prompt at all.
     """
-    found = []
-    for prompt in prompts:
-        settings = ["inference.greedy=true", f"inference.tokens_to_generate={tokens}"]
-        done = subprocess.run(
-            [f"./{NAME}", *settings, "--", prompt],
-            cwd=folder,
-            env={**_without_settings(), "PYTHON": sys.executable},
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=PATIENCE_S,
-        )
-        text = done.stdout.removesuffix("\n")
-        if done.returncode or not text.startswith(prompt) or text == prompt:
-            said = " ".join((done.stderr.strip() or text).split())[-500:]
-            raise UserError(
-                f"{NAME} of the new folder completes nothing (exit code {done.returncode}): {said}"
-            )
-        found.append(text)
-    return found
+    settings = ["inference.greedy=true", f"inference.tokens_to_generate={tokens}", "json=true"]
+    done = subprocess.run(
+        [f"./{NAME}", *settings, *(["chat=true"] if chat else []), "--", *prompts],
+        cwd=folder,
+        env={**_without_settings(), "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=PATIENCE_S,
+    )
+    lines = [json.loads(line) for line in done.stdout.split("\n") if line.startswith("{")]
+    if done.returncode or len(lines) != len(prompts) or not any(line["completion"] for line in lines):
+        said = " ".join((done.stderr.strip() or done.stdout).split())[-500:]
+        raise UserError(f"{NAME} of the new folder completes nothing (exit code {done.returncode}): {said}")
+    return [Example(prompt, line["completion"]) for prompt, line in zip(prompts, lines, strict=True)]
 
 
 def _without_settings() -> dict[str, str]:

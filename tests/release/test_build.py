@@ -302,7 +302,9 @@ def test_a_chat_template_travels(run: Path, gloo_pool: GlooPool, tmp_path: Path)
     options = {"licence": LICENCE, "prompts": [PROMPT]}
     assert gloo_pool.run(1, release_case, copy, tmp_path / "new", options) == [""]
     assert (tmp_path / "new" / "hf" / "chat_template.jinja").read_text() == template
-    assert "It answers in conversations" in (tmp_path / "new" / "README.md").read_text()
+    card = (tmp_path / "new" / "README.md").read_text()
+    assert "It answers in conversations" in card and "apply_chat_template" in card
+    assert f"'{PROMPT}' inference.greedy=true chat=true" in card and f"User: {PROMPT}\nModel: " in card
 
 
 @contextmanager

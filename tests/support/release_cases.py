@@ -36,7 +36,7 @@ def interrupted_case(run: Path, out: Path, options: dict[str, Any]) -> list[str]
     """A release that Ctrl-C ends while it is verified: what lies beside ``out`` then."""
     from recipes.release import build
 
-    def stop(*_: Any) -> Any:
+    def stop(*_: Any, **__: Any) -> Any:
         assert any(out.parent.glob(".*.partial"))
         raise KeyboardInterrupt
 
