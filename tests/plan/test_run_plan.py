@@ -93,13 +93,13 @@ def test_runs_that_the_trainer_refuses(overrides: list[str], message: str) -> No
 
 
 def test_a_run_in_phases_takes_the_time_of_its_steps_of_every_size() -> None:
-    small, large = (plan(f"trainer.global_batch_size={batch}", "phases=[]") for batch in (1024, 4096))
+    small, large = (plan(f"trainer.global_batch_size={batch}", "phases=[]") for batch in (2048, 8192))
     found = plan(
         "trainer.max_steps=1000",
         "trainer.max_tokens=null",
-        "phases=[{until_step:400,global_batch_size:1024},{global_batch_size:4096}]",
+        "phases=[{until_step:400,global_batch_size:2048},{global_batch_size:8192}]",
     )
-    assert (found.steps, found.tokens) == (1000, (400 * 1024 + 600 * 4096) * 2048)
+    assert (found.steps, found.tokens) == (1000, (400 * 2048 + 600 * 8192) * 2048)
     assert found.seconds == pytest.approx(400 * small.step.seconds + 600 * large.step.seconds)
     # What is shown of a step is said of those that most tokens are read by.
-    assert found.step == large.step and found.config.trainer.global_batch_size == 4096
+    assert found.step == large.step and found.config.trainer.global_batch_size == 8192
