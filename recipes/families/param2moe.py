@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from recipes.errors import UserError
 from recipes.families.blocks import Q_K_V, Table
 from recipes.families.family import Architecture
 from recipes.families.hugging_face import (
@@ -19,7 +20,6 @@ from recipes.families.hugging_face import (
     dropout,
     experts,
     layer_count,
-    refuse_unless,
     remote_code,
     rms_norm,
     rms_norm_keys,
@@ -57,9 +57,14 @@ def architecture(model: ModelConfig) -> Architecture:
         ("moe_layer_freq", 1),
         ("moe_router_score_function", "sigmoid"),
     ):
-        refuse_unless(getattr(model, key) == value, model, key)
-    refuse_unless(any(moe_layers(model)), model, "num_moe_experts")
+        _refuse_unless(getattr(model, key) == value, model, key)
+    _refuse_unless(any(moe_layers(model)), model, "num_moe_experts")
     return PARAM2MOE
+
+
+def _refuse_unless(fits: bool, model: ModelConfig, key: str) -> None:
+    if not fits:
+        raise UserError(f"model.{key}={getattr(model, key)}: the layout {NAME} cannot say that")
 
 
 def renamed(table: Table) -> Table:
