@@ -196,7 +196,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "parallel.world_size=8: but 1 process(es) were launched; use",
     ),
     # The trainer
-    ({"trainer__precision": "fp16"}, "trainer.precision=fp16: choose one of auto, bf16, fp32"),
+    ({"trainer__precision": "fp64"}, "trainer.precision=fp64: choose one of auto, bf16, fp32, fp16"),
     ({"trainer__micro_batch_size": 0}, "trainer.micro_batch_size=0: must be positive"),
     ({"trainer__global_batch_size": 0}, "trainer.global_batch_size=0: must be positive"),
     (
