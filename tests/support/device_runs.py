@@ -14,11 +14,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader
 
+from recipes.checkpoint.formats.safety import load_plain
 from recipes.checkpoint.save.manifest import finished_checkpoints, verify
 from recipes.training.faults import VARIABLE
 from tests.support.cases import completions
@@ -139,6 +141,9 @@ def assert_asynchronous_saves_are_the_same(data: TinyData, output_dir: Path, fam
         ours, theirs = (verify(path)["files"] for path in (asynchronous, synchronous))
         # It names the directory and has a random number.
         assert {*ours.pop(".metadata")} == {*theirs.pop(".metadata")}
+        # The settings are in it, of which one differs here.
+        assert {*ours.pop("common.pt")} == {*theirs.pop("common.pt")}
+        assert shared_state(asynchronous) == shared_state(synchronous)
         described, other = (FileSystemReader(path).read_metadata() for path in (asynchronous, synchronous))
         assert described.state_dict_metadata == other.state_dict_metadata
         assert ours == theirs
@@ -166,6 +171,13 @@ def assert_local_checkpoints_resume(
     assert [record["step"] > 0 for record in resumed.metrics if record.get("event") == "resumed"] == [True]
     worst = max(abs(resumed.losses[step] / loss - 1) for step, loss in whole.losses.items())
     assert worst <= tolerance, worst
+
+
+def shared_state(checkpoint: Path) -> dict[str, Any]:
+    """What common.pt holds, without the run's settings."""
+    state: dict[str, Any] = load_plain(checkpoint / "common.pt")
+    state["recipes"].pop("settings")
+    return state
 
 
 def assert_completes_as_the_cpu(data: TinyData, output_dir: Path, steps: int) -> None:

@@ -29,6 +29,7 @@ from tests.support.background_cases import (
     unfinished_case,
 )
 from tests.support.corpus import TinyData
+from tests.support.device_runs import shared_state
 from tests.support.pool import GlooPool
 from tests.support.run_cases import Outcome, run_case, signalled_case, start, wait_for_file, wait_for_step
 
@@ -100,6 +101,9 @@ def test_what_is_written_later_is_the_state_of_its_step(
         files, others = verify(path)["files"], read_manifest(other)["files"]
         # It names the directory and has a random number.
         assert {*files.pop(".metadata")} == {*others.pop(".metadata")}
+        # The settings are in it, of which one differs here.
+        assert {*files.pop("common.pt")} == {*others.pop("common.pt")}
+        assert shared_state(path) == shared_state(other)
         described, of_other = FileSystemReader(path).read_metadata(), FileSystemReader(other).read_metadata()
         assert described.state_dict_metadata == of_other.state_dict_metadata
         assert described.storage_data == of_other.storage_data
