@@ -9,11 +9,10 @@ from recipes.cli import run_tool
 
 EXAMPLES = """\
 examples:
-  python -m benchmarks.scale                                     # Param-1's layers, narrowed, on 512 and
-  4,096 ranks python -m benchmarks.scale --ranks 4096 parallel.tensor_model_parallel_size=2 \\
+  python -m benchmarks.scale                         # Param-1's layers, narrowed, on 512 and 4,096 ranks
+  python -m benchmarks.scale --ranks 4096 parallel.tensor_model_parallel_size=2 \\
       parallel.sequence_parallel=true parallel.pipeline_model_parallel_size=4
-  python -m benchmarks.scale --ranks 512 --full                  # with the model's own width: needs its
-  memory
+  python -m benchmarks.scale --ranks 512 --full      # with the model's own width: needs its memory
 
 One process takes the part of one rank after another, in process groups that send nothing (torch's fake ones),
 and builds what the trainer builds: groups, model, gradient buffers, optimizer, the state that a checkpoint
