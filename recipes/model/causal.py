@@ -59,7 +59,6 @@ def causal_attention(
     return _windowed_on_cpu(query, key, value, window, scale, dropout)
 
 
-@torch.compiler.disable  # How many documents there are differs from batch to batch.
 def _document_by_document(
     query: Tensor,
     key: Tensor,

@@ -33,7 +33,7 @@ REFUSED = [
     (
         "pretrain",
         ["experiment=quickstart", "trainer.precision=fp4"],
-        "trainer.precision=fp4: choose one of auto, bf16, fp32, fp8",
+        "trainer.precision=fp4: choose one of auto, bf16, fp32, fp16, fp8",
     ),
     ("pretrain", ["experiment=nothing"], "experiment=nothing: there is no such option; choose one of gemma3"),
     ("pretrain", ["model=tinny"], "model=tinny: there is no such option; did you mean tiny?"),
@@ -120,7 +120,7 @@ REFUSED = [
     (
         "pretrain",
         ["name=x", "data.seq_length=8", "trainer.max_steps=1", "trainer.precision=bf16-mixed"],
-        "trainer.precision=bf16-mixed: choose one of auto, bf16, fp32, fp8; here it is bf16",
+        "trainer.precision=bf16-mixed: choose one of auto, bf16, fp32, fp16, fp8; here it is bf16",
     ),
     (
         "pretrain",
