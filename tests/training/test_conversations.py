@@ -129,6 +129,7 @@ def test_the_template_goes_with_the_model(chats: Chats, trained: Path, tmp_path:
     assert template_of(str(tmp_path / "back.nemo")).text == DEFAULT
 
 
+@pytest.mark.slow
 def test_layouts_restarts_and_ways_to_pack(chats: Chats, gloo_pool: GlooPool, tmp_path: Path) -> None:
     (plain,) = gloo_pool.run(1, run_case, chats.overrides("plain", tmp_path))
     assert plain.code == 0, plain.message

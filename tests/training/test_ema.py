@@ -71,7 +71,10 @@ def assert_equal(found: Tensors, expected: Tensors) -> None:
         assert found[name].dtype == torch.float32 and torch.equal(found[name], expected[name]), name
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize(
+    "kind",
+    ["adamw, bf16", *(pytest.param(kind, marks=pytest.mark.slow) for kind in RUNS if kind != "adamw, bf16")],
+)
 def test_it_is_the_average_and_resumes_are_exact(
     kind: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -89,7 +92,7 @@ def test_it_is_the_average_and_resumes_are_exact(
     assert_equal(averages(halves, STEPS), averages(whole, STEPS))
 
 
-@pytest.mark.parametrize("layout", ["tp2_sp", "pp2"])
+@pytest.mark.parametrize("layout", ["tp2_sp", pytest.param("pp2", marks=pytest.mark.slow)])
 def test_every_layout_averages_alike(
     layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

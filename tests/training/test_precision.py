@@ -96,7 +96,7 @@ def test_overflows_at_the_smallest_scale_end_the_run(
     )
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_gradients_added_up_in_bf16(
     optimizer: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -126,7 +126,7 @@ DETERMINISTIC = {
 }
 
 
-@pytest.mark.parametrize("kind", DETERMINISTIC)
+@pytest.mark.parametrize("kind", ["dropout", pytest.param("experts", marks=pytest.mark.slow)])
 def test_deterministic_runs_are_equal_to_the_bit(
     kind: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
