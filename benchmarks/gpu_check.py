@@ -105,7 +105,8 @@ PARTS = (
         70,
         benchmark("completion", "--against", "transformers", "--new", "48", "model=param1_2p9b"),
         benchmark(
-            "completion", "--against", "transformers", "--prompt", "8", "--new", "16", "--batches", "1"
+            *("completion", "model=tiny", "--against", "transformers"),
+            *("--prompt", "8", "--new", "16", "--batches", "1"),
         ),
     ),
     Part(
@@ -155,13 +156,13 @@ PARTS = (
         "scoring",
         40,
         benchmark("scoring", "--documents", "128", "--batch-tokens", "8192", "model=param1_2p9b"),
-        benchmark("scoring", "--documents", "4", "--length", "16"),
+        benchmark("scoring", "model=tiny", "--documents", "4", "--length", "16"),
     ),
     Part(
         "loading",
         80,
         benchmark("load_time", "--turns", "2", "--precision", "bf16", "model=param1_2p9b"),
-        benchmark("load_time", "--turns", "1"),
+        benchmark("load_time", "model=tiny", "--turns", "1"),
     ),
 )
 
