@@ -25,6 +25,7 @@ CASES = (
     "node_lost",
 )
 STEPS = 12
+NAMESPACES = ("unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc")
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +35,8 @@ def outcomes(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> M
     """What tests/support/slurm_rehearsal.py tells of each case; one cluster for all."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("slurmctld", "munged", "unshare", "ip"))):
         pytest.skip("needs root, slurm-wlm, munge and iproute2")
+    if subprocess.run([*NAMESPACES, "true"], capture_output=True).returncode:
+        pytest.skip("namespaces are not permitted here")
     directory = tmp_path_factory.mktemp("rehearsal")
     settings = tiny_data.overrides(
         trainer__max_steps=str(STEPS),
