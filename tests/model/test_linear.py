@@ -47,7 +47,9 @@ def test_tables_add_them_too(name: str, backend: str | None, monkeypatch: pytest
     monkeypatch.setattr(VocabParallelEmbedding, "can_add_to_main_grad", lambda table, weight: True)
     found = main_gradients(MODELS[name], True, backend=backend)
     for key, gradient in expected.items():
-        torch.testing.assert_close(found[key], gradient, rtol=0, atol=2e-6 * gradient.abs().max().item())
+        # A scalar's gradient is a sum over all tokens of what nearly cancels; its order depends on the threads.
+        tolerance = (1e-3 if gradient.numel() == 1 else 2e-6) * gradient.abs().max().item()
+        torch.testing.assert_close(found[key], gradient, rtol=0, atol=tolerance)
 
 
 def test_all_users_of_a_weight_add_its_gradient_or_none() -> None:
