@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _launch(overrides: list[str]) -> None:
-    from recipes.config.described_run import described
+    from recipes.config.described_run import described, settings_of_run
     from recipes.config.run_directory import run_directory_of
     from recipes.config.validate import validate_pretrain
     from recipes.config.validate_launch import validate_launch
@@ -67,7 +67,7 @@ def _launch(overrides: list[str]) -> None:
     gpus = cluster.nodes * cluster.gpus_per_node
     planned = replace(config, dry_run=True, parallel=replace(config.parallel, world_size=gpus))
     validate_pretrain(planned)
-    of_run = [each for each in overrides if not each.startswith(("cluster=", "cluster.", "dry_run="))]
+    of_run = [each for each in settings_of_run(overrides) if not each.startswith("dry_run=")]
     if cluster.launch.scheduler == "local":
         _here(config, cluster, of_run)
     else:

@@ -15,10 +15,18 @@ def described(overrides: list[str]) -> tuple[PretrainConfig, ClusterConfig]:
     Raises:
         UserError: a setting or a value does not exist, or no cluster is named.
     """
-    of_cluster = [each for each in overrides if each.lstrip("+~").split("=")[0].split(".")[0] == "cluster"]
-    of_run = [each for each in overrides if each not in of_cluster]
+    of_cluster = [each for each in overrides if _is_cluster(each)]
     if not any(each.startswith("cluster=") for each in of_cluster):
         raise UserError(f"no cluster: add cluster=NAME, one of {', '.join(group_options('cluster'))}")
     cluster: ClusterConfig = compose("cluster", of_cluster).cluster
-    config: PretrainConfig = compose("pretrain", of_run)
+    config: PretrainConfig = compose("pretrain", settings_of_run(overrides))
     return config, cluster
+
+
+def settings_of_run(overrides: list[str]) -> list[str]:
+    """Those of the settings that recipes.pretrain takes."""
+    return [each for each in overrides if not _is_cluster(each)]
+
+
+def _is_cluster(override: str) -> bool:
+    return override.lstrip("+~").split("=")[0].split(".")[0] == "cluster"

@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from benchmarks import door as benchmark
 from recipes.arguments import Arguments
 from recipes.config.command_line import TAKE_A_WORD, check_arguments
-from recipes.config.described_run import described
+from recipes.config.described_run import described, settings_of_run
 from recipes.config.evaluation_tables import with_table
 from recipes.config.hydra_app import compose
 from recipes.config.jobs import SCHEMAS, config_groups
@@ -253,9 +253,8 @@ def _check_on_cluster(settings: list[str], there: Path) -> None:
     if settings:
         _, cluster = described(settings)
         validate_launch(cluster)
-        of_run = [each for each in settings if not each.startswith(("cluster=", "cluster."))]
         gpus = cluster.nodes * cluster.gpus_per_node
-        _check_job("pretrain", [*of_run, f"parallel.world_size={gpus}"], there, gpus)
+        _check_job("pretrain", [*settings_of_run(settings), f"parallel.world_size={gpus}"], there, gpus)
 
 
 def _check_download(options: argparse.Namespace) -> None:
