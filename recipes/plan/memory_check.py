@@ -23,11 +23,8 @@ def check_memory(config: PretrainConfig, world: World) -> None:
         UserError: it is far too much; the line names the parts and what to set.
     """
     device = this_machines_device()
-    free = free_bytes(device, world.local_rank)
-    sharing = 1
-    if not device.is_cuda:
-        sharing = world.local_size
-        free += psutil.Process().memory_info().rss * sharing  # Counted in what the processes need.
+    sharing = 1 if device.is_cuda else world.local_size
+    free = _free(device, world)
     parallel = config.parallel
     model_parallel = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
     replicas = world.size // (model_parallel * parallel.context_parallel_size)
@@ -40,6 +37,12 @@ def check_memory(config: PretrainConfig, world: World) -> None:
     if needed > TOO_MUCH * free and config.plan.memory_check == "refuse":
         raise UserError(f"{message}; or set plan.memory_check=warn to try it")
     warn(message)
+
+
+def _free(device: Device, world: World) -> int:
+    """Bytes for the run: what it holds already is counted in what it needs."""
+    free = free_bytes(device, world.local_rank)
+    return free if device.is_cuda else free + psutil.Process().memory_info().rss * world.local_size
 
 
 def _needed(parts: dict[str, int], device: Device, sharing: int) -> str:

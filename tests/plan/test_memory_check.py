@@ -6,12 +6,14 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from recipes.config.hydra_app import compose
 from recipes.config.schema import PretrainConfig
 from recipes.config.world import World
 from recipes.errors import UserError
+from recipes.plan import memory_check
 from recipes.plan.machine import free_bytes, this_host
 from recipes.plan.memory_check import check_memory
 from tests.support.configs import changed
@@ -21,6 +23,15 @@ from tests.support.run_cases import command, environment
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="plans for the host's memory")
+
+
+FREE = 32.0
+"""GiB. Other programs take and leave memory while tests run, so that they are told what is free."""
+
+
+@pytest.fixture
+def known_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_check, "_free", lambda device, world: int(FREE * 2**30))
 
 
 def of_gib(data: TinyData, gib: float) -> PretrainConfig:
@@ -39,11 +50,13 @@ def of_gib(data: TinyData, gib: float) -> PretrainConfig:
     )
 
 
+@pytest.mark.usefixtures("known_memory")
 def test_too_large_tight_and_small(tiny_data: TinyData, capsys: pytest.CaptureFixture[str]) -> None:
-    free = free_bytes(this_host(), 0) / 2**30
     check_memory(of_gib(tiny_data, 0.1), World())
     assert capsys.readouterr().err == ""
-    large = of_gib(tiny_data, 2 * free)
+    check_memory(of_gib(tiny_data, FREE), World())
+    assert capsys.readouterr().err.startswith("warning: memory: about ")
+    large = of_gib(tiny_data, 2 * FREE)
     with pytest.raises(UserError) as caught:
         check_memory(large, World())
     text = str(caught.value)
@@ -54,9 +67,16 @@ def test_too_large_tight_and_small(tiny_data: TinyData, capsys: pytest.CaptureFi
     assert capsys.readouterr().err.startswith("warning: memory: about ")
 
 
+def test_what_is_free_and_what_a_run_holds_already() -> None:
+    host, free = this_host(), free_bytes(this_host(), 0)
+    one, four = (memory_check._free(host, World(size=n, local_size=n)) for n in (1, 4))
+    held = psutil.Process().memory_info().rss
+    assert one == pytest.approx(free + held, rel=0.5) and four > one + 2 * held
+
+
+@pytest.mark.usefixtures("known_memory")
 def test_processes_of_a_host_share_its_memory(tiny_data: TinyData) -> None:
-    free = free_bytes(this_host(), 0) / 2**30
-    config = of_gib(tiny_data, 0.8 * free)
+    config = of_gib(tiny_data, 0.8 * FREE)
     check_memory(config, World())
     eight = World(size=8, local_size=8)
     with pytest.raises(UserError, match="x 8 processes"):
