@@ -175,7 +175,7 @@ class TrainerConfig:
     limit_val_batches: int | None = None
     """Global batches per held-out set; None: all of it."""
     num_threads: int | None = None
-    """torch CPU threads per process; None: the machine's cores shared by the local processes."""
+    """torch CPU threads per process; None: OMP_NUM_THREADS, else the cores divided among local processes."""
     peak_tflops: float | None = None
     """Dense peak of one device, for MFU; None: that of a known GPU (plan.device); no MFU on others."""
     compile: bool | str = "auto"
@@ -268,7 +268,7 @@ class GenerateConfig:
     precision: str = "auto"
     """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
     num_threads: int | None = None
-    """torch CPU threads; None: one per core."""
+    """torch CPU threads; None: OMP_NUM_THREADS, else one per core."""
     json: bool = False
     """Print one JSON object per prompt instead of text."""
     stream: bool | None = None
@@ -349,7 +349,7 @@ class EvaluateConfig:
     precision: str = "auto"
     """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
     num_threads: int | None = None
-    """torch CPU threads; None: one per core."""
+    """torch CPU threads; None: OMP_NUM_THREADS, else one per core."""
     tensor_model_parallel_size: int = 1
     """Every layer's matrices are split over this many processes, for models that do not fit into one."""
     pipeline_model_parallel_size: int = 1

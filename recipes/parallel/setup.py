@@ -39,9 +39,21 @@ def resolve_dtype(precision: str) -> torch.dtype:
 
 
 def set_cpu_threads(num_threads: int | None, world: World) -> None:
-    """Divides the cores among this machine's processes, unless a number is given."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(num_threads or max(1, cores // world.local_size))
+    """Takes the number given, else OMP_NUM_THREADS, else the machine's cores divided among its processes."""
+    shared = max(1, _cores() // world.local_size)
+    torch.set_num_threads(num_threads or _threads_of_environment(world) or shared)
+
+
+def _threads_of_environment(world: World) -> int | None:
+    """OMP_NUM_THREADS, as the user set it: torchrun sets 1 for several processes that have none."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if not asked.isdecimal() or int(asked) == 0 or (asked == "1" and world.local_size > 1):
+        return None
+    return int(asked)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def init_process_group(world: World, rendezvous_timeout_s: float = 1800.0) -> None:
