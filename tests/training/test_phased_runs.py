@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recipes.checkpoint.formats.safety import load_plain
 from recipes.checkpoint.open import open_stored_model
+from recipes.run_directory import read_metrics_log
 from tests.support.corpus import TinyData
+from tests.support.fault_cases import ends, start_ranks
 from tests.support.pool import GlooPool
 from tests.support.run_cases import Outcome, run_case
 
@@ -45,8 +49,13 @@ def run(pool: GlooPool, overrides: list[str], ranks: int = 1) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def whole(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return run(gloo_pool, settings(tiny_data, tmp_path_factory.mktemp("whole"), STEPS))
+def whole_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def whole(gloo_pool: GlooPool, tiny_data: TinyData, whole_directory: Path) -> Outcome:
+    return run(gloo_pool, settings(tiny_data, whole_directory, STEPS))
 
 
 def logged(outcome: Outcome, key: str) -> list[float]:
@@ -76,6 +85,39 @@ def test_resuming_inside_a_phase_and_on_a_border(
     for steps in (2, 3, 5, 7, 8, 9, STEPS):
         outcome = run(gloo_pool, settings(tiny_data, tmp_path, steps, "trainer.checkpoint.keep_last=1"))
     assert outcome.losses == whole.losses
+
+
+@pytest.mark.slow
+def test_kill_9_in_every_phase(
+    whole: Outcome, whole_directory: Path, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """Saved at steps 3, 6 and 9. Killed right before 6, 9 and 11, it trains again: the batch's growth and the
+    border to phase 1; a blend's middle and the border to longer samples; a warm-up's second step.
+    """
+    overrides = settings(tiny_data, tmp_path, STEPS, "trainer.checkpoint.every_n_steps=3")
+    for step in (6, 9, 11):
+        ((code, _, err),) = ends(start_ranks(overrides, f"kill:step={step}", size=1), timeout=240)
+        assert code == -signal.SIGKILL, err
+    resumed = run(gloo_pool, overrides)
+    assert resumed.losses == whole.losses
+    appended = read_metrics_log(tmp_path / "tiny" / "metrics.jsonl").appended
+    steps = [record["step"] for record in appended if "loss" in record]
+    assert steps == [*range(1, 6), *range(4, 9), *range(7, 11), *range(10, 12)]
+    expected = {record["step"]: record for record in whole.metrics if "loss" in record}
+    exact = ("loss", "lr", "grad_norm", "phase", "global_batch_size", "seq_length", "consumed_samples")
+    for record in appended:
+        if "loss" in record:
+            assert [record[key] for key in exact] == [expected[record["step"]][key] for key in exact]
+    # 28 samples of English alone, 12 of both, then 24 of Hindi alone.
+    assert blend(tmp_path)["reached_counts"] == {"en": 34, "hi": 30}
+    assert blend(tmp_path) == blend(whole_directory)
+
+
+def blend(output_dir: Path) -> dict[str, Any]:
+    """Of the last checkpoint."""
+    checkpoint = output_dir / "tiny" / "checkpoints" / f"step_{STEPS:08d}"
+    found: dict[str, Any] = load_plain(checkpoint / "common.pt")["recipes"]["blend"]
+    return found
 
 
 @pytest.mark.parametrize(
