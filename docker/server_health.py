@@ -2,8 +2,8 @@
 
     python3 docker/server_health.py [CMDLINE]
 
-CMDLINE holds the words that the container's first process was started with: /proc/1/cmdline. Any other job than
-a server is healthy as long as it runs. Standard library only: it runs twice a minute.
+CMDLINE holds the words that the container's first process was started with: /proc/1/cmdline. Any other job
+than a server is healthy as long as it runs. Standard library only: it runs twice a minute.
 """
 
 from __future__ import annotations
