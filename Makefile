@@ -38,7 +38,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck nemo_inference.sh docker/slurm/*.sh docker/slurm/*.sbatch
+	$(BIN)/shellcheck nemo_inference.sh docker/*.sh docker/slurm/*.sh docker/slurm/*.sbatch
 	$(BIN)/hadolint Dockerfile
 
 # Installed again only when what is pinned has changed.

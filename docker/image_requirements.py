@@ -1,4 +1,4 @@
-"""What the image build installs: the project's dependencies and tools.clean's, except those that the base
+"""What the image build installs: the project's dependencies and those of its jobs, except those that the base
 image provides.
 
 An NGC image has its own builds of torch, Transformer Engine and related packages, which are on no package
@@ -57,7 +57,7 @@ def write(out: Path) -> None:
     lock = (PROJECT / "constraints.txt").read_text(encoding="utf-8")
     out.mkdir(parents=True, exist_ok=True)
     extras = project["optional-dependencies"]
-    requirements = [*project["dependencies"], *extras["data"], *extras["loggers"]]
+    requirements = [*project["dependencies"], *extras["data"], *extras["loggers"], *extras["server"]]
     (out / "requirements.txt").write_text("\n".join([*requirements, ""]), encoding="utf-8")
     (out / "constraints.txt").write_text(merged_constraints(lock, pins), encoding="utf-8")
     (out / "image.txt").write_text("".join(f"{n}=={v}\n" for n, v in pins.items()), encoding="utf-8")
