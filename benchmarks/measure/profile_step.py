@@ -14,7 +14,10 @@ from torch.profiler import ProfilerActivity, profile
 # The first pattern that is found in a kernel's name decides. On the CPU, operators take the place of kernels.
 KINDS = (
     ("attention", r"flash|fmha|attention|cudnn.*sdpa|flex"),
-    ("matrix products", r"gemm|nvjet|cutlass|xmma|cublas|splitk|aten::(add|b|ba|)mm\b|linear|add_product"),
+    (
+        "matrix products",
+        r"gemm|nvjet|cutlass|xmma|cublas|splitk|aten::(add|b|ba|)mm\b|linear|add_weight_gradient",
+    ),
     ("communication", r"nccl|c10d|gloo"),
     ("optimizer", r"adam|multi_tensor|foreach|l2norm"),
     ("cross entropy", r"put_gradient|triton_\w*(exp_sum|log_softmax|amax)|_exp_\w*sum|nll"),

@@ -17,7 +17,7 @@ if not torch.cuda.is_available():
 from benchmarks.measure.bandwidth import memory_bandwidth
 from benchmarks.records import record
 from recipes.model.backend import have_transformer_engine
-from recipes.model.linear import _can_add_in_fp32
+from recipes.model.products import can_add_in_fp32
 from recipes.training.callbacks.metrics import known_peak_flops
 
 PACKAGES = ("torch", "triton", "megatron-core", "nemo_toolkit", "lightning", "transformers", "lm_eval")
@@ -51,7 +51,7 @@ def kernels() -> dict[str, str]:
     device = torch.zeros(1, device="cuda").device
     major, minor = torch.cuda.get_device_capability(device)
     three = major == 9 and importlib.util.find_spec("flash_attn_interface") is not None
-    added = _can_add_in_fp32(device, torch.bfloat16)
+    added = can_add_in_fp32(device, torch.bfloat16)
     peak, bandwidth = known_peak_flops(torch.cuda.get_device_name, None), memory_bandwidth()
     return {
         "capability": f"{major}.{minor}",

@@ -5,7 +5,6 @@ See recipes/model/main_grad.py.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recipes.model.main_grad import AddsToMainGrad, unused_gradient
+from recipes.model.products import add_weight_gradient, input_gradient, product
 
 
 class _Linear(AddsToMainGrad):
@@ -35,13 +35,18 @@ class _Linear(AddsToMainGrad):
         options["tp_group"] = options.get("tp_group") or self.tp_group
         if not (torch.is_grad_enabled() or options["sequence_parallel"]):
             # Completion of a small model is bound by Python, a third of it the autograd function's.
-            return nn.functional.linear(input, weight, options["bias"])
+            return self._product(input, weight, options["bias"])
         if self.adds_to_main_grad:
             bias: Tensor | None = options["bias"]
             output: Tensor = _Product.apply(input, weight, weight.main_grad)
             return output if bias is None else output + bias
         output = super()._forward_impl(input=input, weight=weight, **options)  # type: ignore[misc]
         return output
+
+    def _product(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Without gradients. In training it is computed again with them, and has to come out the same."""
+        multiply = product if self.adds_to_main_grad or not self.training else nn.functional.linear
+        return multiply(rows, weight, bias)
 
 
 class ColumnParallelLinear(_Linear, MegatronColumnParallelLinear):
@@ -60,7 +65,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(inputs, weight)
         # Not with save_for_backward: other micro-batches may change it before this one's backward pass.
         ctx.main_grad = main_grad
-        return torch.matmul(inputs, weight.t())
+        return product(inputs, weight)
 
     @staticmethod
     @once_differentiable
@@ -68,39 +73,7 @@ class _Product(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         flat = gradient.reshape(-1, gradient.shape[-1]), inputs.reshape(-1, inputs.shape[-1])
         if torch.compiler.is_compiling():
-            torch.ops.param_recipes.add_product(ctx.main_grad, *flat)
+            torch.ops.param_recipes.add_weight_gradient(ctx.main_grad, *flat)
         else:
-            add_product(ctx.main_grad, *flat)
-        return gradient.matmul(weight), unused_gradient(weight), None
-
-
-def add_product(main_grad: Tensor, gradient: Tensor, inputs: Tensor) -> None:
-    """``main_grad += gradient^T inputs``, of ``[out, in]``, ``[n, out]`` and ``[n, in]``.
-
-    In one pass where the product can add in fp32: it can if all are fp32, and on GPUs with a recent torch.
-    """
-    if main_grad.dtype == inputs.dtype:
-        main_grad.addmm_(gradient.t(), inputs)
-    elif _can_add_in_fp32(main_grad.device, inputs.dtype):
-        torch.addmm(main_grad, gradient.t(), inputs, out_dtype=main_grad.dtype, out=main_grad)
-    else:
-        main_grad.add_(gradient.t().matmul(inputs))
-
-
-torch.library.custom_op("param_recipes::add_product", add_product, mutates_args=("main_grad",)).register_fake(
-    lambda main_grad, gradient, inputs: None
-)
-
-
-@cache
-def _can_add_in_fp32(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch's ``addmm`` takes half-precision matrices and an fp32 sum here; torch 2.8's does not."""
-    if device.type != "cuda":
-        return False
-    total = torch.ones(16, 16, dtype=torch.float32, device=device)
-    matrix = torch.ones(16, 16, dtype=dtype, device=device)
-    try:
-        torch.addmm(total, matrix, matrix, out_dtype=torch.float32, out=total)
-    except (RuntimeError, TypeError):
-        return False
-    return bool((total == 17.0).all())
+            add_weight_gradient(ctx.main_grad, *flat)
+        return input_gradient(gradient, weight), unused_gradient(weight), None

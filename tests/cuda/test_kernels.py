@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recipes.model import windows
-from recipes.model.linear import _can_add_in_fp32
+from recipes.model.products import can_add_in_fp32
 from recipes.model.qkv import works_on_gpu
 from tests.support.cross_entropy_cases import assert_agrees
 from tests.support.cuda import NEEDS_CUDA
@@ -60,7 +60,7 @@ def test_cross_entropy(vocabulary: int, dtype: torch.dtype, soft_cap: float | No
 @pytest.mark.parametrize(("n", "rows", "columns"), [(50, 7, 9), (64, 8, 16), (4096, 512, 384)])
 def test_bf16_products_are_added_in_fp32(n: int, rows: int, columns: int) -> None:
     """No bf16 number in between, if torch can: rounding a product of n terms would cost 2^-9 sqrt(n)."""
-    exact = _can_add_in_fp32(torch.zeros(1, device="cuda").device, torch.bfloat16)
+    exact = can_add_in_fp32(torch.zeros(1, device="cuda").device, torch.bfloat16)
     assert product_error(n, rows, columns, torch.bfloat16, "cuda") < (1e-4 if exact else 0.03)
 
 

@@ -17,6 +17,7 @@ from tests.support.huggingface_models import CASES
 from tests.support.linear_cases import (
     MODELS,
     assert_same_main_gradients,
+    bound,
     losses,
     main_gradients,
     product_error,
@@ -27,11 +28,6 @@ from tests.support.linear_cases import (
 pytestmark = pytest.mark.usefixtures("engine")
 
 
-def tolerance(gradient: torch.Tensor) -> float:
-    """A scalar's is a sum over all tokens of what nearly cancels, and threads decide on its order."""
-    return (1e-3 if gradient.numel() == 1 else 2e-6) * gradient.abs().max().item()
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_main_gradients_are_those_of_the_hooks(name: str) -> None:
     assert_same_main_gradients(name, torch.float32, 2e-6)
@@ -40,7 +36,7 @@ def test_main_gradients_are_those_of_the_hooks(name: str) -> None:
 def test_compiled_layers_add_them_too() -> None:
     expected, found = main_gradients(TINY, False), main_gradients(TINY, True, backend="aot_eager")
     for key, gradient in expected.items():
-        torch.testing.assert_close(found[key], gradient, rtol=0, atol=tolerance(gradient))
+        torch.testing.assert_close(found[key], gradient, rtol=0, atol=bound(gradient))
 
 
 @pytest.mark.parametrize("name", ["llama", "tied", "nano_hindi"])
@@ -52,7 +48,7 @@ def test_tables_add_them_too(name: str, backend: str | None, monkeypatch: pytest
     monkeypatch.setattr(VocabParallelEmbedding, "can_add_to_main_grad", lambda table, weight: True)
     found = main_gradients(MODELS[name], True, backend=backend)
     for key, gradient in expected.items():
-        torch.testing.assert_close(found[key], gradient, rtol=0, atol=tolerance(gradient))
+        torch.testing.assert_close(found[key], gradient, rtol=0, atol=bound(gradient))
 
 
 def test_all_users_of_a_weight_add_its_gradient_or_none() -> None:

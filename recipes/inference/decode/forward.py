@@ -15,10 +15,10 @@ from torch.nn.functional import embedding, scaled_dot_product_attention
 from recipes.inference.decode.cache import Cache, Writes
 from recipes.inference.decode.experts import mixture
 from recipes.inference.decode.fused import FusedStep, can_fuse
-from recipes.inference.decode.products import product
 from recipes.inference.decode.prompts import prompt_attention, prompt_batches
 from recipes.inference.decode.rotary import RotaryTables, rotate
 from recipes.inference.decode.weights import Experts, Layer, Weights
+from recipes.model.products import product
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """``attend(layer, queries [n, groups, per group, d], keys [n, groups, d], values) -> [n, heads * d]``."""

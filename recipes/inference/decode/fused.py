@@ -15,9 +15,9 @@ from torch.nn.functional import silu
 
 from recipes.inference.decode.cache import Cache
 from recipes.inference.decode.experts import with_shared
-from recipes.inference.decode.products import product
 from recipes.inference.decode.rotary import RotaryTables
 from recipes.inference.decode.weights import MLP, Experts, Layer, Linear, Norm, Weights
+from recipes.model.products import product
 
 
 def can_fuse(weights: Weights) -> bool:

@@ -26,9 +26,9 @@ from recipes.families.model_config import (
     num_query_groups,
 )
 from recipes.families.tensors import OUTPUT_LAYER, WORD_EMBEDDINGS
-from recipes.inference.decode.products import product
 from recipes.model.build import ACTIVATIONS
 from recipes.model.families import layers_of
+from recipes.model.products import product
 
 # Fields of model.megatron that change nothing at these values, or change only how megatron-core computes.
 HARMLESS: dict[str, tuple[Any, ...]] = {
