@@ -54,7 +54,8 @@ def _memory_rows(plan: RunPlan) -> list[tuple[str, str]]:
     share = f"{100 * total / plan.capacity:.0f} %: {'fits' if plan.fits else 'DOES NOT FIT'}"
     rows = [("memory per GPU", f"{total / GIB:,.1f} of {plan.capacity / GIB:,.1f} GiB, {share}")]
     for part, size in plan.memory.items():
-        rows.append((f"  {PART_NAMES.get(part, part)}", f"{size / GIB:6,.2f} GiB"))
+        if size:  # Not an average that is not kept.
+            rows.append((f"  {PART_NAMES.get(part, part)}", f"{size / GIB:6,.2f} GiB"))
     return [*rows, ("  key-value cache", "  none in training")]
 
 
