@@ -108,7 +108,7 @@ def _bubble(plan: RunPlan) -> str:
 def _cost_rows(plan: RunPlan) -> list[tuple[str, str]]:
     rows = [
         ("steps", f"{plan.steps:,}, {plan.tokens:,} tokens"),
-        ("time", _duration(plan.hours)),
+        ("time", duration_of(plan.hours)),
         ("GPU-hours", f"{plan.gpu_hours:,.0f}" if plan.gpu_hours >= 10 else f"{plan.gpu_hours:.2g}"),
     ]
     if plan.energy_kwh is not None:
@@ -119,7 +119,8 @@ def _cost_rows(plan: RunPlan) -> list[tuple[str, str]]:
     return rows
 
 
-def _duration(hours: float) -> str:
+def duration_of(hours: float) -> str:
+    """Days from two on, hours, or minutes."""
     return (
         f"{hours / 24:,.1f} days"
         if hours >= 48
