@@ -77,6 +77,14 @@ def test_every_link_leads_somewhere() -> None:
         *(ROOT / "docs").glob("*.md"),
     ]
     for document in documents:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+        for target, place in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text()):
             if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+                page = document.parent / target if target else document
+                assert page.exists(), f"{document.name}: {target}"
+                assert not place or place in places_of(page), f"{document.name}: {target}#{place}"
+
+
+def places_of(page: Path) -> set[str]:
+    """What links to its headings say, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

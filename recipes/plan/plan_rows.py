@@ -54,7 +54,8 @@ def _memory_rows(plan: RunPlan) -> list[tuple[str, str]]:
     share = f"{100 * total / plan.capacity:.0f} %: {'fits' if plan.fits else 'DOES NOT FIT'}"
     rows = [("memory per GPU", f"{total / GIB:,.1f} of {plan.capacity / GIB:,.1f} GiB, {share}")]
     for part, size in plan.memory.items():
-        rows.append((f"  {PART_NAMES.get(part, part)}", f"{size / GIB:6,.2f} GiB"))
+        if size:  # Not an average that is not kept.
+            rows.append((f"  {PART_NAMES.get(part, part)}", f"{size / GIB:6,.2f} GiB"))
     return [*rows, ("  key-value cache", "  none in training")]
 
 
@@ -107,7 +108,7 @@ def _bubble(plan: RunPlan) -> str:
 def _cost_rows(plan: RunPlan) -> list[tuple[str, str]]:
     rows = [
         ("steps", f"{plan.steps:,}, {plan.tokens:,} tokens"),
-        ("time", _duration(plan.hours)),
+        ("time", duration_of(plan.hours)),
         ("GPU-hours", f"{plan.gpu_hours:,.0f}" if plan.gpu_hours >= 10 else f"{plan.gpu_hours:.2g}"),
     ]
     if plan.energy_kwh is not None:
@@ -118,7 +119,8 @@ def _cost_rows(plan: RunPlan) -> list[tuple[str, str]]:
     return rows
 
 
-def _duration(hours: float) -> str:
+def duration_of(hours: float) -> str:
+    """Days from two on, hours, or minutes."""
     return (
         f"{hours / 24:,.1f} days"
         if hours >= 48
