@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from recipes.families.model_config import ModelConfig
@@ -36,6 +37,22 @@ def losses(gpt: torch.nn.Module, rows: Tensor) -> Tensor:
     return found
 
 
+def trained(model: ModelConfig, dtype: torch.dtype) -> GPTModel:
+    """With weights as after some training.
+
+    With nano_hindi's initial ones sub-layers add nothing, so that 16 of 38 gradients are 0, and the final norm
+    takes out whatever a layer's scalars do: terms that add up to 1.3 leave a gradient of 3e-5 to its epsilon,
+    and an ulp more or less in one of them changes that by 5e-5 of itself.
+    """
+    gpt = initialized(model, dtype=dtype)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in gpt.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(noise.to(parameter), alpha=0.05)
+    return gpt
+
+
 def main_gradients(
     model: ModelConfig,
     by_product: bool,
@@ -43,7 +60,7 @@ def main_gradients(
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     """After two micro-batches whose forward passes both come first, as in a pipeline."""
-    gpt = initialized(model, dtype=dtype)
+    gpt = trained(model, dtype)
     config = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
     ddp = DistributedDataParallel(gpt.config, config, gpt)
     weights = add_to_main_grads(gpt) if by_product else []
@@ -69,7 +86,7 @@ def assert_same_main_gradients(name: str, dtype: torch.dtype, tolerance: float) 
         assert found[key].dtype == torch.float32
         scale = gradient.abs().max().item()
         torch.testing.assert_close(found[key], gradient, rtol=0, atol=tolerance * scale, msg=f"{name} {key}")
-    assert sum(gradient.abs().max().item() > 0 for gradient in found.values()) > len(found) / 2
+    assert all(gradient.abs().max().item() > 0 for gradient in found.values())
 
 
 def product_error(n: int, rows: int, columns: int, dtype: torch.dtype, device: str) -> float:
