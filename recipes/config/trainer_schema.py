@@ -109,6 +109,9 @@ class EmaConfig:
     is turned on. Takes 4 bytes a parameter, divided over data-parallel ranks. null: no average."""
     every_n_steps: int = 1
     """Update it after every this many steps."""
+    validate: bool = True
+    """Validations also take the averages' figures, valid.<set>.ema_loss and .ema_bits_per_byte, in twice the
+    time."""
 
 
 @dataclass(frozen=True)

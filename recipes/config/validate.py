@@ -213,10 +213,12 @@ def validate_ema(ema: EmaConfig) -> None:
     """Checks the average of the weights."""
     positive("trainer.ema.every_n_steps", ema.every_n_steps)
     if ema.decay is None:
-        if ema.every_n_steps != 1:
-            refuse(
-                "trainer.ema.every_n_steps", ema.every_n_steps, "would be ignored: set trainer.ema.decay too"
-            )
+        for key, value, default in (
+            ("every_n_steps", ema.every_n_steps, 1),
+            ("validate", ema.validate, True),
+        ):
+            if value != default:
+                refuse(f"trainer.ema.{key}", value, "would be ignored: set trainer.ema.decay too")
     elif not 0 < ema.decay < 1:
         refuse("trainer.ema.decay", ema.decay, "must lie between 0 and 1, 0.999 for example")
 

@@ -65,6 +65,28 @@ class Ema:
         for average, main in zip(self.averages, self.mains, strict=True):
             average.copy_(main)
 
+    @torch.no_grad()
+    def swap(self) -> None:
+        """The model computes with the averages, which hold its weights; once more undoes it, to the bit.
+
+        All ranks call it, with parameters that are up to date. It takes room for one tensor.
+        """
+        for average, main in zip(self.averages, self.mains, strict=True):
+            weight = main.clone()
+            main.copy_(average)
+            average.copy_(weight)
+        if isinstance(self.optimizer, MuonAdamW):
+            for parameter, main in self.optimizer.owned:
+                if main is not parameter:
+                    parameter.copy_(main)
+            self.optimizer.allgather_params()
+            return
+        parts = _distributed(self.optimizer)
+        for part in parts:
+            part._copy_main_params_to_model_params()
+        for chunk in parts[0].model_chunks:
+            chunk.start_param_sync(force_sync=True)
+
     # Checkpoints
 
     def sharded_state_dict(self, model_state: ShardedStateDict, *, loading: bool) -> ShardedStateDict:

@@ -84,6 +84,7 @@ def _final_figures(runs: Sequence[RunData], sets: Sequence[str]) -> list[list[st
     for name in sets:
         losses[f"Validation loss, {set_name(name)}"] = _last_of(name, "loss")
         losses[f"Bits per byte, {set_name(name)}"] = _last_of(name, "bits_per_byte")
+        losses[f"Bits per byte, {set_name(name)}, averaged weights"] = _last_of(name, "ema_bits_per_byte")
     lines = [
         ["Steps", *(f"{run.last_step:,}" for run in runs)],
         ["Tokens", *(_shown(run.training["consumed_tokens"].last) for run in runs)],

@@ -38,7 +38,7 @@ _PART_CHARTS = (
     ("Weight norm by part", "weight_norm", ""),
     ("Experts", "moe", "max_load: tokens of the fullest expert over the mean, in the worst layer."),
 )
-_LESS_IS_BETTER = ("loss", "bits_per_byte", "perplexity")
+_LESS_IS_BETTER = ("loss", "bits_per_byte", "ema_loss", "ema_bits_per_byte", "perplexity")
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,9 @@ def _loss_curves(run: RunData) -> list[Curve]:
             colour = COLOURS[1 + i % (len(COLOURS) - 1)]
             label = f"validation, {set_name(name)}"
             curves.append(Curve(label, metrics["loss"].points, colour, markers=True))
+            if "ema_loss" in metrics:
+                label, points = f"{label}, averaged weights", metrics["ema_loss"].points
+                curves.append(Curve(label, points, f"{colour} dashed", markers=True))
     return curves
 
 

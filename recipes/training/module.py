@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +27,6 @@ from recipes.config.schema import PretrainConfig
 from recipes.config.timeline import Segment, timeline_of
 from recipes.console import say
 from recipes.data.samples.blend import BlendState, RunBlend, blend_changes, with_restarted
-from recipes.data.samples.indexed import check_prefix
 from recipes.data.samples.loader import training_loader, training_sources, validation_loader
 from recipes.data.samples.skip import Skip
 from recipes.data.tokenizer import TextTokenizer
@@ -46,37 +44,14 @@ from recipes.training.deterministic import gradients_twice
 from recipes.training.engine import Engine, build_engine
 from recipes.training.expert_metrics import expert_usage, reset_expert_usage
 from recipes.training.fetched import Fetched
+from recipes.training.held_out import AVERAGES, HeldOutFigures, validates_averages
 from recipes.training.loss_spikes import SpikeDetector
 from recipes.training.norms import Norms
+from recipes.training.optimizer_view import LightningOptimizerView
 from recipes.training.resume import changed_sources, data_record, sizes_until
 from recipes.training.start import load_start_weights
 from recipes.training.start_up import StartUp
 from recipes.training.step import Step, forward_backward, reduce_losses
-
-
-class LightningOptimizerView(torch.optim.Optimizer):
-    """Presents megatron-core's optimizer as a torch optimizer, so that Lightning counts its steps."""
-
-    def __init__(self, halves: Step) -> None:
-        self.halves = halves
-        self.megatron = halves.engine.optimizer
-        self.defaults: dict[str, Any] = {}
-        self.state: Any = {}
-        self.grad_norm: Tensor | None = None
-        """Of all ranks' gradients before clipping, ``[]``, on the device."""
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        return self.megatron.param_groups
-
-    def step(self, closure: Any = None) -> Any:
-        result = closure() if closure is not None else None
-        self.grad_norm = self.halves.update()
-        return result
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        self.megatron.zero_grad(set_to_none)
-
 
 PACKAGES = ("torch", "megatron-core", "nemo_toolkit", "lightning", "transformer-engine")
 """What figures depend on besides this code."""
@@ -124,7 +99,8 @@ class ParamGPT(ModelPT):
         self._entered: tuple[int, int, int] | None = None
         self.losses: Tensor | None = None
         self.valid_metrics: dict[str, float] = {}
-        self._valid_sums: dict[str, Tensor] = {}
+        self.held_out = HeldOutFigures(run.data.valid)
+        self._averages_in_use = False
         self._reseeds = draws_random_numbers(run.model)
         self._repeats = False
         """trainer.deterministic: it has been seen that gradients are the same each time."""
@@ -309,7 +285,8 @@ class ParamGPT(ModelPT):
         return loader
 
     def val_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
-        return [
+        """Of every held-out set; where the averages are validated too, of every set once more for them."""
+        loaders = [
             validation_loader(
                 self.run,
                 prefix,
@@ -320,36 +297,38 @@ class ParamGPT(ModelPT):
             )
             for prefix in self.run.data.valid.values()
         ]
+        return loaders * 2 if validates_averages(self.run.trainer.ema) else loaders
 
     # Validation
 
     def on_validation_epoch_start(self) -> None:
         self.gpt.eval()
-        self._valid_sums = {}
+        self.held_out.clear()
+
+    def _use_averages(self, use: bool) -> None:
+        """The model computes with the averages of its weights, or again with the weights."""
+        if use != self._averages_in_use:
+            assert self.engine.ema is not None
+            self.gather_parameters()
+            self.engine.ema.swap()
+            self._averages_in_use = use
 
     @torch.no_grad()
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        name = list(self.run.data.valid)[dataloader_idx]
+        self._use_averages(self.held_out.kind(dataloader_idx) == AVERAGES)
         outputs = forward_backward(
             self.ddp, batch, micro_batch_size=self.run.trainer.micro_batch_size, forward_only=True
         )
-        sums = reduce_losses(outputs, batch["tokens"].device)
-        self._valid_sums[name] = self._valid_sums[name] + sums if name in self._valid_sums else sums
+        self.held_out.add(dataloader_idx, reduce_losses(outputs, batch["tokens"].device))
 
     def drop_validation(self) -> None:
         """Discards the sums so far: an interrupted validation has no figures."""
-        self._valid_sums = {}
+        self.held_out.clear()
 
     def on_validation_epoch_end(self) -> None:
         """Loss per token and bits per byte of every held-out set, into :attr:`valid_metrics`."""
-        self.valid_metrics = {}
-        for name, sums in self._valid_sums.items():
-            loss = (sums[0] / sums[1]).item()
-            self.valid_metrics[f"valid.{name}.loss"] = loss
-            sidecar = check_prefix(self.run.data.valid[name])
-            if sidecar.text_bytes:
-                nats_per_byte = loss * sidecar.tokens / sidecar.text_bytes
-                self.valid_metrics[f"valid.{name}.bits_per_byte"] = nats_per_byte / math.log(2.0)
+        self._use_averages(False)
+        self.valid_metrics = self.held_out.metrics()
         self.gpt.train()
 
     # Checkpoints

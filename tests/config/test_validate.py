@@ -218,6 +218,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"trainer__num_threads": 0}, "trainer.num_threads=0: must be positive"),
     ({"trainer__peak_tflops": 0.0}, "trainer.peak_tflops=0.0: must be positive"),
     ({"trainer__checkpoint__every_n_steps": 0}, "trainer.checkpoint.every_n_steps=0: must be positive"),
+    (
+        {"trainer__ema__validate": False},
+        "trainer.ema.validate=False: would be ignored: set trainer.ema.decay",
+    ),
+    (
+        {"trainer__ema__every_n_steps": 2},
+        "trainer.ema.every_n_steps=2: would be ignored: set trainer.ema.decay",
+    ),
     ({"trainer__checkpoint__keep_last": 0}, "trainer.checkpoint.keep_last=0: must be positive"),
     ({"trainer__samples__prompts": ["a"]}, "trainer.samples.prompts=['a']: would be ignored: set trainer"),
     ({"trainer__samples__every_n_steps": 5}, "trainer.samples.prompts=[]: give at least one"),

@@ -29,6 +29,20 @@ def test_full_run(tmp_path: Path) -> None:
     assert "3 min 20 s" in page.text
 
 
+def test_figures_of_averaged_weights(tmp_path: Path) -> None:
+    lines: list[object] = [training_line(step) for step in range(1, 101)]
+    plain = make_run(tmp_path / "plain", [*lines, {"step": 100, "valid.en.bits_per_byte": 1.2}])
+    figures = {"valid.en.loss": 2.5, "valid.en.ema_loss": 2.25, "valid.en.ema_bits_per_byte": 1.125}
+    run = make_run(tmp_path / "run", [*lines, {"step": 100, **figures}])
+    page = Page(write_report(run))
+    assert "validation, English, averaged weights: 2.25 at step 100" in page.text
+    assert "English, ema loss" in page.text
+    both = Page(write_comparison([run, plain], tmp_path / "both.html"))
+    assert "Bits per byte, English, averaged weights" in both.text and "1.125" in both.text
+    alone = Page(write_comparison([plain, make_run(tmp_path / "other", lines)], tmp_path / "alone.html"))
+    assert "averaged weights" not in alone.text
+
+
 def test_page_is_self_contained(tmp_path: Path) -> None:
     """`Page` checks it."""
     page = Page(write_report(make_run(tmp_path / "run", [training_line(1)], summary_json=SUMMARY)))

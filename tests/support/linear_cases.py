@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from recipes.families.model_config import ModelConfig
@@ -36,6 +37,22 @@ def losses(gpt: torch.nn.Module, rows: Tensor) -> Tensor:
     return found
 
 
+def trained(model: ModelConfig, dtype: torch.dtype) -> GPTModel:
+    """With weights as after some training.
+
+    With nano_hindi's initial ones sub-layers add nothing, so that 16 of 38 gradients are 0, and the final
+    norm takes out whatever a layer's scalars do: terms that add up to 1.3 leave a gradient of 3e-5 to its
+    epsilon, and an ulp more or less in one of them changes that by 5e-5 of itself.
+    """
+    gpt = initialized(model, dtype=dtype)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in gpt.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(noise.to(parameter), alpha=0.05)
+    return gpt
+
+
 def main_gradients(
     model: ModelConfig,
     by_product: bool,
@@ -43,7 +60,7 @@ def main_gradients(
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     """After two micro-batches whose forward passes both come first, as in a pipeline."""
-    gpt = initialized(model, dtype=dtype)
+    gpt = trained(model, dtype)
     config = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
     ddp = DistributedDataParallel(gpt.config, config, gpt)
     weights = add_to_main_grads(gpt) if by_product else []
@@ -61,20 +78,15 @@ def main_gradients(
     return {name: parameter.main_grad.clone() for name, parameter in gpt.named_parameters()}
 
 
-def bound(gradient: torch.Tensor, tolerance: float = 2e-6) -> float:
-    """``tolerance`` of the largest number; a scalar's is a sum over all tokens of what nearly cancels."""
-    return (1e-3 if gradient.numel() == 1 else tolerance) * gradient.abs().max().item()
-
-
 def assert_same_main_gradients(name: str, dtype: torch.dtype, tolerance: float) -> None:
-    """Products that add and hooks that add agree."""
+    """Products that add and hooks that add agree within ``tolerance`` of a gradient's largest number."""
     expected, found = (main_gradients(MODELS[name], by, dtype=dtype) for by in (False, True))
     assert expected.keys() == found.keys()
     for key, gradient in expected.items():
         assert found[key].dtype == torch.float32
-        atol = bound(gradient, tolerance)
-        torch.testing.assert_close(found[key], gradient, rtol=0, atol=atol, msg=f"{name} {key}")
-    assert sum(gradient.abs().max().item() > 0 for gradient in found.values()) > len(found) / 2
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(found[key], gradient, rtol=0, atol=tolerance * scale, msg=f"{name} {key}")
+    assert all(gradient.abs().max().item() > 0 for gradient in found.values())
 
 
 def product_error(n: int, rows: int, columns: int, dtype: torch.dtype, device: str) -> float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,11 +15,14 @@ from recipes.checkpoint.convert import convert
 from recipes.checkpoint.formats.containers import DirectoryFiles
 from recipes.checkpoint.formats.weights import distributed_weights
 from recipes.checkpoint.open import open_stored_model
+from recipes.cli import STOPPED_BY_SIGNAL
 from recipes.errors import UserError
+from recipes.run_directory import read_metrics
 from tests.support.corpus import TinyData
 from tests.support.fault_cases import faulty_case
 from tests.support.layouts import LAYOUTS
 from tests.support.pool import GlooPool
+from tests.support.run_cases import Outcome, run_case
 
 DECAY, STEPS = 0.75, 6
 Tensors = dict[str, torch.Tensor]
@@ -101,6 +107,88 @@ def test_every_layout_averages_alike(
     assert found.keys() == expected.keys()
     for name in found:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [
+        ("adamw, bf16", "dp2_overlapped"),
+        *(
+            pytest.param(kind, layout, marks=pytest.mark.slow)
+            for kind, layout in (("adamw", "dp2"), ("adamw", "tp2_sp"), ("muon, bf16", "dp2"))
+        ),
+    ],
+)
+def test_validated_beside_the_weights(
+    kind: str, layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """The average's figures are those of a model made of it, and training goes on as without them."""
+    changes = RUNS[kind] | {"data__valid": valid(tiny_data), "trainer__val_check_interval": "2"}
+    both = run(gloo_pool, tiny_data, tmp_path / "both", layout, **changes)
+    alone = run(gloo_pool, tiny_data, tmp_path / "alone", layout, trainer__ema__validate="false", **changes)
+    found, expected = (figures(checkpoints) for checkpoints in (both, alone))
+    averaged = {key: value for key, value in found.items() if ".ema_" in key[1]}
+    assert {key: value for key, value in found.items() if key not in averaged} == expected
+    assert {step for step, _ in averaged} == {2, 4, STEPS}
+    for prefix in ("", "ema.", "optimizer."):
+        after, before = (tensors(checkpoints, STEPS, prefix) for checkpoints in (both, alone))
+        assert after.keys() == before.keys() and after
+        assert all(torch.equal(after[name], before[name]) for name in after), prefix
+    # The rate of a first step is 0: what is validated is what the run begins with.
+    convert(both.parent, tmp_path / "ema", "torch_dist", weights="ema")
+    start = changes | {"init_from": str(tmp_path / "ema"), "trainer__ema__decay": "null"}
+    converted = figures(
+        run(gloo_pool, tiny_data, tmp_path / "new", layout, **start | {"trainer__max_steps": "1"})
+    )
+    for name in ("en", "hi"):
+        for key in ("loss", "bits_per_byte"):
+            value = averaged[STEPS, f"valid.{name}.ema_{key}"]
+            assert value == converted[1, f"valid.{name}.{key}"] != found[STEPS, f"valid.{name}.{key}"]
+
+
+def test_a_signal_while_the_averages_are_validated(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """What is saved then are the weights, and the averages beside them."""
+    whole = run(gloo_pool, tiny_data, tmp_path / "whole", trainer__max_steps="2")
+    settings = {"name": "tiny", "output_dir": str(tmp_path), "save_nemo": "false", "optim__lr": "3e-3"}
+    settings |= {"trainer__ema__decay": str(DECAY), "trainer__val_check_interval": "2"}
+    outcomes = gloo_pool.run(2, signalled_case, tiny_data.overrides(**settings))
+    assert [outcome.code for outcome in outcomes] == [STOPPED_BY_SIGNAL] * 2
+    assert not [key for record in outcomes[0].metrics for key in record if key.startswith("valid.")]
+    for prefix in ("", "ema."):
+        assert_equal(tensors(tmp_path / "tiny" / "checkpoints", 2, prefix), tensors(whole, 2, prefix))
+
+
+def signalled_case(settings: list[str]) -> Outcome:
+    """The model gets SIGTERM when it has begun to compute with its averages."""
+    from recipes.parallel import cpu_stand_in
+
+    cpu_stand_in.install()
+    from recipes.optim.ema import Ema
+
+    swap = Ema.swap
+
+    def swap_and_signal(self: Any) -> None:
+        swap(self)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with patch.object(Ema, "swap", swap_and_signal):
+        return run_case(settings)
+
+
+def valid(data: TinyData) -> str:
+    return f"{{en:{data.prefix('valid_en')},hi:{data.prefix('valid_hi')}}}"
+
+
+def figures(checkpoints: Path) -> dict[tuple[int, str], float]:
+    """Losses, gradient norms and all of validations, by step and name."""
+    return {
+        (record["step"], key): value
+        for record in read_metrics(checkpoints.parent / "metrics.jsonl")
+        for key, value in record.items()
+        if key in ("loss", "grad_norm") or key.startswith("valid.")
+    }
 
 
 def test_turned_on_late_and_converted(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:

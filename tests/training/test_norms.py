@@ -20,7 +20,8 @@ Sums = dict[str, list[float]]
 
 def measured_case(overrides: list[str]) -> tuple[Outcome, list[Sums]]:
     """A run, and by step and group of parameters the squared norms of gradients, weights and updates."""
-    from recipes.training.module import LightningOptimizerView, ParamGPT
+    from recipes.training.module import ParamGPT
+    from recipes.training.optimizer_view import LightningOptimizerView
 
     models: list[Any] = []
     steps: list[Sums] = []
