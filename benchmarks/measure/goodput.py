@@ -73,89 +73,90 @@ class Cost:
 
     kind: str
     step: int
-    code: int | None
-    """How the processes ended; None: they went on."""
-    noticed_s: float | None
-    """Until the last of them had ended."""
-    start_s: float | None
-    """From there to the end of the first step of those that followed."""
-    recovery_s: float | None
-    """From the fault to the end of the first step that had not been trained before; None: it went on."""
-    goes_on_from: int | None
     lost: int
     """Steps that were trained for nothing."""
     allowed: int
+    """So many may be."""
+    recovery_s: float | None = None
+    """From the fault to the end of the first step that had not been trained before; None: it went on."""
+    goes_on_from: int | None = None
+    code: int | None = None
+    """How the processes ended; None, as in the next two: they went on."""
+    noticed_s: float | None = None
+    """Until the last of them had ended."""
+    start_s: float | None = None
+    """From there to the end of the first step of those that followed."""
 
 
 def costs(planned: Sequence[Planned], starts: Sequence[Start], run: Path, every: int) -> list[Cost]:
     """Those of the faults that are over, in the order of the plan."""
     found = []
     for fault in planned:
+        most = allowed(fault, every)
         cost = (
-            _of_ending(fault, starts, run, every)
-            if fault.kind in ENDING
-            else _of_passing(fault, starts, every)
+            _of_ending(fault, starts, run, most) if fault.kind in ENDING else _of_passing(fault, starts, most)
         )
         if cost is not None:
             found.append(cost)
     return found
 
 
-def _of_ending(fault: Planned, starts: Sequence[Start], run: Path, every: int) -> Cost | None:
+def _of_ending(fault: Planned, starts: Sequence[Start], run: Path, most: int) -> Cost | None:
     mark = run / "logs" / fault.mark
     if not mark.exists():
         return None
     began = mark.stat().st_mtime
     place = max(place for place, start in enumerate(starts) if start.began <= began)
-    hit, later = starts[place], starts[place + 1 :]
+    hit, later = starts[place], [line for start in starts[place + 1 :] for line in start.lines]
     steps = hit.steps()
     if hit.code is None or not steps:
         return None
-    if fault.kind == "full_disk":  # Until the next save, it is nobody's.
+    if fault.kind == "full_disk":  # Nobody notices before the next save.
         began = steps[-1].time
-    new = _first(later, lambda line: line.is_step and line.step > steps[-1].step)
-    resumed = _first(later, lambda line: line.record.get("event") == "resumed")
-    first = _first(later, lambda line: line.is_step)
-    if new is None or resumed is None or first is None:
+    first = next((line for line in later if line.is_step), None)
+    new = next((line for line in later if line.is_step and line.step > steps[-1].step), None)
+    resumed = next((line for line in later if line.record.get("event") == "resumed"), None)
+    if first is None or new is None or resumed is None:
         return None
     return Cost(
         fault.kind,
         fault.step,
-        hit.code,
-        hit.ended - began,
-        first.time - hit.ended,
-        new.time - began,
-        resumed.step,
-        steps[-1].step - resumed.step,
-        allowed(fault, every),
+        lost=steps[-1].step - resumed.step,
+        allowed=most,
+        recovery_s=new.time - began,
+        goes_on_from=resumed.step,
+        code=hit.code,
+        noticed_s=hit.ended - began,
+        start_s=first.time - hit.ended,
     )
 
 
-def _of_passing(fault: Planned, starts: Sequence[Start], every: int) -> Cost | None:
-    for start in starts:
-        for place, line in enumerate(start.lines):
-            before = [each for each in start.lines[:place] if each.is_step]
-            after = [each for each in start.lines[place:] if each.is_step and each.step >= fault.step]
-            event = line.record.get("event")
-            if not before or not after:
-                continue
-            since = [each for each in before if each.step < fault.step][-1:]
-            if fault.kind == "slow" and line.is_step and line.step == fault.step:
-                return Cost(fault.kind, fault.step, None, None, None, None, None, 0, allowed(fault, every))
-            if fault.kind == "nan" and event == "skipped_step" and line.step == fault.step:
-                seconds = after[0].time - since[0].time if since else None
-                return Cost(fault.kind, fault.step, None, None, None, seconds, None, 1, allowed(fault, every))
-            if fault.kind == "spike" and event == "rolled_back" and line.record["spike_step"] == fault.step:
-                lost = max(fault.step, before[-1].step) - line.step
-                seconds = after[0].time - since[0].time if since else None
-                return Cost(
-                    fault.kind, fault.step, None, None, None, seconds, line.step, lost, allowed(fault, every)
-                )
-    return None
+def _of_passing(fault: Planned, starts: Sequence[Start], most: int) -> Cost | None:
+    def is_it(line: Line) -> bool:
+        event = line.record.get("event")
+        if fault.kind == "slow":
+            return line.is_step and line.step == fault.step
+        if fault.kind == "nan":
+            return event == "skipped_step" and line.step == fault.step
+        return event == "rolled_back" and bool(line.record["spike_step"] == fault.step)
 
-
-def _first(starts: Sequence[Start], wanted: Callable[[Line], bool]) -> Line | None:
-    return next((line for start in starts for line in start.lines if wanted(line)), None)
+    lines = [line for start in starts for line in start.lines]
+    place = next((place for place, line in enumerate(lines) if is_it(line)), None)
+    if place is None:
+        return None
+    trained = [line for line in lines[:place] if line.is_step]
+    before = next((line for line in reversed(trained) if line.step < fault.step), None)
+    new = next((line for line in lines[place:] if line.is_step and line.step >= fault.step), None)
+    if before is None or new is None:
+        return None
+    if fault.kind == "slow":
+        return Cost(fault.kind, fault.step, lost=0, allowed=most)
+    seconds = new.time - before.time
+    if fault.kind == "nan":
+        return Cost(fault.kind, fault.step, lost=1, allowed=most, recovery_s=seconds)
+    back = lines[place].step
+    lost = max(fault.step, trained[-1].step) - back
+    return Cost(fault.kind, fault.step, lost=lost, allowed=most, recovery_s=seconds, goes_on_from=back)
 
 
 class Follower:

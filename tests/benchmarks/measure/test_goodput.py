@@ -14,6 +14,7 @@ from benchmarks.measure.planned_faults import (
     ENDING,
     GUARDS,
     PASSING,
+    Planned,
     allowed,
     faults_text,
     left_out,
@@ -102,17 +103,29 @@ def test_the_samples_of_spikes() -> None:
     assert [[fault.sample, fault.last] for fault in faults] == [[last - 7, last] for _, last in ranges]
 
 
+def test_what_may_be_lost() -> None:
+    """With saves of steps 20, 25, 30."""
+    may = {kind: allowed(Planned(kind, 33, 0), 5) for kind in KINDS}
+    assert (may["kill"], may["hang"], may["exception"]) == (2, 2, 2)  # 31 and 32.
+    assert may["damaged_checkpoint"] == 7  # From 26 on.
+    assert may["full_disk"] == 5  # 31 to 35, which is not saved.
+    assert may["spike"] == 3  # 31, 32 and 33 itself.
+    assert allowed(Planned("spike", 31, 0), 5) == 6  # 30 is left out with it: back to 25.
+    assert (may["terminate"], may["slow"], may["nan"]) == (0, 0, 1)
+    assert allowed(Planned("kill", 31, 0), 5) == 0
+
+
 def test_what_falls_short() -> None:
     planned, _ = schedule(len(KINDS), None, 5, 1, 2)
     fault = planned[0]
-    good = Cost(fault.kind, fault.step, 1, 1.0, 1.0, 30.0, 0, allowed(fault, 5), allowed(fault, 5))
+    good = Cost(fault.kind, fault.step, lost=2, allowed=2, recovery_s=30.0)
     told = shortcomings(planned, [good], 60)
     assert len(told) == len(planned) - 1 and all("never happened" in each for each in told)
     assert shortcomings([fault], [good], 60) == []
-    worse = Cost(fault.kind, fault.step, 1, 1.0, 1.0, 61.0, 0, good.allowed + 1, good.allowed)
+    worse = Cost(fault.kind, fault.step, lost=3, allowed=2, recovery_s=61.0)
     assert [each.split(": ")[1] for each in shortcomings([fault], [worse], 60)] == [
         "recovery took 61.0 s, more than 60",
-        f"{good.allowed + 1} steps lost, at most {good.allowed} should be",
+        "3 steps lost, at most 2 should be",
     ]
 
 
