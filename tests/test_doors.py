@@ -24,6 +24,7 @@ NEED_NOTHING = {
     "benchmarks.attention",
     "benchmarks.blend_index",
     "benchmarks.checkpoint_save",
+    "benchmarks.goodput",
     "benchmarks.kills",
     "benchmarks.plan_accuracy",
     "benchmarks.scale",

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,33 +12,24 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
+from benchmarks.measure.lives import (
+    Launched,
+    Life,
+    Recorded,
+    Whole,
+    differences,
+    newest,
+    quick_start_settings,
+    undisturbed,
+)
 from benchmarks.records import record
-from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, read_manifest
+from recipes.checkpoint.save.manifest import MANIFEST
 from recipes.errors import UserError
-from recipes.run_directory import read_metrics, read_metrics_log
 
-ROOT = Path(__file__).resolve().parents[2]
 START_UP, STEP, SAVE, PUBLICATION, DELETION = "start-up", "step", "save", "publication", "deletion"
 START_UP_SHARE = 0.15
 """Of the kills. A start takes much longer than a few steps: at random nearly all would be there."""
-FIGURES = ("loss", "lr", "grad_norm", "consumed_samples", "consumed_tokens")
-LIMIT_S = 600.0
-"""Without a sign of life."""
-
-
-class Life(Protocol):
-    """A run's processes, from one start to their end."""
-
-    def poll(self) -> int | None:
-        """The exit code of the first that has ended; None while all are alive."""
-
-    def kill(self) -> None:
-        """SIGKILL to all of them; returns when they are gone."""
-
-    def output(self) -> str:
-        """What they have printed."""
 
 
 @dataclass(frozen=True)
@@ -99,69 +86,6 @@ def what_was_running(checkpoints: Path, trained: bool) -> str:
     return STEP
 
 
-class Recorded:
-    """The steps that a life adds to metrics.jsonl."""
-
-    def __init__(self, metrics: Path) -> None:
-        self.metrics = metrics
-        self.begin = metrics.stat().st_size if metrics.exists() else 0
-
-    def last(self) -> int | None:
-        """The newest; None: none yet."""
-        if not self.metrics.exists():
-            return None
-        with self.metrics.open("rb") as file:
-            file.seek(self.begin)
-            lines = file.read().split(b"\n")[:-1]  # What follows the last line end may be half a line.
-        steps = [json.loads(line)["step"] for line in lines if b'"loss"' in line]
-        return max(steps, default=None)
-
-    def wait(self, step: int, life: Life) -> None:
-        """Until it is recorded."""
-        begun, seen = time.monotonic(), None
-        while (last := self.last()) is None or last < step:
-            if life.poll() is not None:
-                raise UserError(f"the run ended by itself, before step {step:,}: {life.output()[-2000:]}")
-            if last != seen:
-                begun, seen = time.monotonic(), last
-            if time.monotonic() - begun > LIMIT_S:
-                raise UserError(f"no step was recorded for {LIMIT_S:.0f} s: {life.output()[-2000:]}")
-            time.sleep(0.005)
-
-
-@dataclass(frozen=True)
-class Whole:
-    """The undisturbed run."""
-
-    directory: Path
-    start_s: float
-    """Until its first step was recorded."""
-    step_s: float
-    """Per step, saves included."""
-
-
-def undisturbed(launch: Callable[[], Life], directory: Path) -> Whole:
-    """Trains to the end.
-
-    Raises:
-        UserError: the run failed.
-    """
-    started = time.monotonic()
-    life, recorded = launch(), Recorded(directory / "metrics.jsonl")
-    try:
-        recorded.wait(1, life)
-        first = time.monotonic()
-        while (code := life.poll()) is None:
-            time.sleep(0.05)
-        if code != 0:
-            raise UserError(f"the undisturbed run ended with {code}: {life.output()[-2000:]}")
-    finally:
-        life.kill()
-    last = recorded.last()
-    assert last is not None
-    return Whole(directory, first - started, (time.monotonic() - first) / last)
-
-
 def kill_once(launch: Callable[[], Life], directory: Path, moment: Moment, whole: Whole, every: int) -> Kill:
     """Starts the run and kills it."""
     checkpoints = directory / "checkpoints"
@@ -183,12 +107,6 @@ def kill_once(launch: Callable[[], Life], directory: Path, moment: Moment, whole
     seconds, last = time.monotonic() - started, recorded.last()
     running = what_was_running(checkpoints, last is not None)
     return Kill(seconds, running, before if last is None else last, newest(checkpoints))
-
-
-def newest(checkpoints: Path) -> int:
-    """The step of the newest finished checkpoint; 0: there is none."""
-    found = finished_checkpoints(checkpoints)
-    return int(found[-1].name.removeprefix("step_")) if found else 0
 
 
 def killed_run(
@@ -213,79 +131,6 @@ def killed_run(
     return kills
 
 
-def differences(whole: Path, killed: Path) -> list[str]:
-    """How the two runs differ; none if all figures and the last checkpoints' tensors are equal to the bit."""
-    expected = {_what(entry): _figures(entry) for entry in read_metrics(whole / "metrics.jsonl")}
-    found, seen = [], set()
-    for entry in read_metrics_log(killed / "metrics.jsonl").appended:
-        what, figures = _what(entry), _figures(entry)
-        seen.add(what)
-        if figures and figures != expected.get(what):
-            found.append(f"step {entry['step']:,}: {expected.get(what)} and {figures}")
-    missing = [what for what, figures in expected.items() if figures and what not in seen]
-    found += [f"step {step:,}: no {kind}" for step, kind in missing]
-    ours, theirs = (_last_files(path / "checkpoints") for path in (whole, killed))
-    found += [f"{name} of the last checkpoints" for name in sorted(ours) if ours[name] != theirs.get(name)]
-    return found
-
-
-def _what(entry: dict[str, Any]) -> tuple[int, str]:
-    return entry["step"], "loss" if "loss" in entry else "validation"
-
-
-def _figures(entry: dict[str, Any]) -> dict[str, float]:
-    """What must not depend on kills."""
-    return {key: value for key, value in entry.items() if key in FIGURES or key.startswith("valid.")}
-
-
-def _last_files(checkpoints: Path) -> dict[str, str]:
-    files = read_manifest(finished_checkpoints(checkpoints)[-1])["files"]
-    # The others count starts, name the directory, or have a random number.
-    return {name: entry["sha256"] for name, entry in files.items() if name.endswith(".distcp")}
-
-
-class Launched:
-    """``python -m recipes.pretrain`` in a session of its own; several processes under torchrun."""
-
-    def __init__(self, settings: list[str], processes: int, log: Path) -> None:
-        launcher = []
-        if processes > 1:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = str(probe.getsockname()[1])
-            launcher = [
-                "-m",
-                "torch.distributed.run",
-                "--nproc-per-node",
-                str(processes),
-                "--master-port",
-                port,
-            ]
-        self.log = log
-        with log.open("w") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, *launcher, "-m", "recipes.pretrain", *settings],
-                cwd=ROOT,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def poll(self) -> int | None:
-        """Of Python itself, or of torchrun."""
-        return self.process.poll()
-
-    def kill(self) -> None:
-        """The whole session: torchrun ends its processes by SIGTERM, which would let them save."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def output(self) -> str:
-        """Both streams."""
-        return self.log.read_text(encoding="utf-8", errors="replace")
-
-
 def run(options: argparse.Namespace) -> None:
     """Trains undisturbed, trains with kills, compares."""
     spare = 5 * options.every
@@ -293,20 +138,9 @@ def run(options: argparse.Namespace) -> None:
     moments = schedule(options.kills, steps, options.seed, spare)
     with tempfile.TemporaryDirectory() as temporary:
         directory = (options.data or Path(temporary)).resolve()
-        if not (directory / "train_hi.idx").exists():
-            from benchmarks.measure.step_time import write_data
-
-            write_data(directory)
         settings = [
-            f"data_dir={directory}",
-            f"output_dir={directory}",
-            f"trainer.max_steps={steps}",
-            "trainer.log_every_n_steps=1",
-            f"trainer.val_check_interval={10 * options.every}",
-            "trainer.limit_val_batches=1",
-            f"trainer.checkpoint.every_n_steps={options.every}",
+            *quick_start_settings(directory, steps, options.every, options.processes),
             "trainer.checkpoint.async_save=true",
-            "save_nemo=false",
             *options.overrides,
         ]
         whole_name, killed_name = (f"{name}_{os.getpid()}" for name in ("whole", "killed"))

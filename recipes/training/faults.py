@@ -4,7 +4,8 @@ They try a run's guards, on a laptop or on the cluster that the run will be on:
 
     RECIPES_FAULTS="nan:rank=1,step=3; hang:step=9" torchrun --nproc-per-node 2 -m recipes.pretrain ...
 
-Without the variable nothing of this is loaded but this file. No torch here.
+A run that is started again meets its faults again, unless they say ``once=1``. Without the variable nothing
+of this is loaded but this file. No torch here.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ KINDS = {
     "exception": "an exception before the step",
     "hang": "the rank stands still before the step",
     "kill": "SIGKILL before the step",
+    "terminate": "SIGTERM to the rank before the step",
     "slow": "the rank waits for `seconds` before each step",
     "corrupted_batch": "the rank's samples are random tokens",
     "corrupted_samples": "samples `sample` to `last`, as metrics.jsonl numbers them, are random tokens",
     "flipped_bit": "a bit of the rank's weights is flipped after the step",
     "full_disk": "from the step on, no file of the rank can grow beyond `bytes`",
+    "damaged_checkpoint": "before the step, a bit of the newest checkpoint is flipped on the disk",
 }
 
 
@@ -47,6 +50,13 @@ class Fault:
     sample: int = -1
     """corrupted_samples: the first, on whichever rank and at whichever step it is read."""
     last: int = -1
+    once: int = 0
+    """1: not again when the run is started again; a file in its logs/ remembers it."""
+
+    @property
+    def mark(self) -> str:
+        """The name of that file. When the fault begins, it appears."""
+        return f"fault_{self.kind}_rank_{self.rank}_step_{self.step}"
 
     def at(self, step: int) -> bool:
         return self.step <= step <= self.until
@@ -77,6 +87,8 @@ def _parse(text: str) -> Fault:
         if number < 0:
             raise UserError(f"{VARIABLE}: {kind}: {option}: must not be negative")
         values[key.strip()] = number
+    if values.get("once", 0) > 1:
+        raise UserError(f"{VARIABLE}: {text}: write once=0 or once=1")
     if kind.strip() == "corrupted_samples":
         if not {"sample", "last"} <= values.keys():
             raise UserError(f"{VARIABLE}: {text}: sample=N,last=M are missing, the samples that are meant")

@@ -116,7 +116,7 @@ def fit(
         while True:
             trainer = _trainer(config, world, directory, start, steps, stop, document_start, start_up, model)
             if faults:
-                _inject(faults, trainer, world)
+                _inject(faults, trainer, world, directory)
             if model is None:
                 model = _model(config, directory, steps, trainer, document_start, start_up)
                 model.init_from, model.skip = start.init_from, Skip(start.skip)
@@ -171,11 +171,11 @@ def _local_checkpoints(
     return [LocalCheckpoints(local, directory, world, layout_of(config, world), shared)]
 
 
-def _inject(faults: list[Fault], trainer: Trainer, world: World) -> None:
+def _inject(faults: list[Fault], trainer: Trainer, world: World, directory: RunDirectory) -> None:
     from recipes.training.callbacks.faults import Faults
 
     # Before the callbacks that are to notice.
-    trainer.callbacks.insert(0, Faults(faults, world.rank))  # type: ignore[attr-defined]
+    trainer.callbacks.insert(0, Faults(faults, world.rank, directory))  # type: ignore[attr-defined]
 
 
 def _leave(code: int) -> int:

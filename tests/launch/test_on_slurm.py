@@ -18,16 +18,23 @@ from tests.support.paths import ROOT
 CASES = (
     "undisturbed",
     "signalled",
+    "time_limit",
     "preempted",
     "stopped",
+    "hanging",
+    "damaged",
+    "full_disk",
     "unfit_node",
     "unfit_node_and_a_spare",
     "node_lost",
 )
 STEPS = 12
+NOT_STARTED = 75
+"""cluster.sh's exit code, if it never got to the cases."""
 NAMESPACES = ("unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc")
 
-pytestmark = pytest.mark.slow
+# The first test waits for all cases, on a machine that may be busy.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +63,8 @@ def outcomes(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> M
         capture_output=True,
         text=True,
     )
+    if done.returncode == NOT_STARTED:
+        pytest.skip(f"a throwaway Slurm does not start here: {done.stdout[-500:]}{done.stderr[-500:]}")
     told: dict[str, Any] = {}
     for line in done.stdout.splitlines():
         if line.startswith("{"):
@@ -64,7 +73,6 @@ def outcomes(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> M
     return told
 
 
-@pytest.mark.timeout(1200)
 def test_a_whole_run(outcomes: Mapping[str, Any]) -> None:
     outcome = outcomes["undisturbed"]
     code, said = outcome["launched"]
@@ -86,7 +94,10 @@ def test_status_and_logs(outcomes: Mapping[str, Any]) -> None:
     assert "is over" in outcome["over"] and f"step_{STEPS:08}" in outcome["over"]
 
 
-@pytest.mark.parametrize("case", ["signalled", "preempted", "node_lost", "unfit_node"])
+@pytest.mark.parametrize(
+    "case",
+    ["signalled", "time_limit", "preempted", "node_lost", "unfit_node", "hanging", "damaged"],
+)
 def test_a_disturbed_run_ends_with_the_losses_of_the_undisturbed(
     case: str, outcomes: Mapping[str, Any]
 ) -> None:
@@ -94,6 +105,37 @@ def test_a_disturbed_run_ends_with_the_losses_of_the_undisturbed(
     # On a busy machine a node may be late to answer, which restarts the job once more.
     assert outcome["state"] == "COMPLETED" and outcome["restarts"] >= 1
     assert outcome["losses"] == outcomes["undisturbed"]["losses"]
+
+
+def test_slurm_tells_a_job_of_its_time_limit(outcomes: Mapping[str, Any]) -> None:
+    said = outcomes["time_limit"]["said"]
+    assert "got USR1: asking the tasks to save and stop" in said and "srun ended, exit code 3" in said
+
+
+def test_a_rank_that_hangs_is_ended_by_the_watchdog(outcomes: Mapping[str, Any]) -> None:
+    outcome = outcomes["hanging"]
+    assert "nothing has ended for 25 s since step 5" in outcome["said"]
+    assert "_hang" in outcome["stacks"] and "requeued" in outcome["said"]
+
+
+def test_a_damaged_checkpoint_is_passed_over(outcomes: Mapping[str, Any]) -> None:
+    outcome = outcomes["damaged"]
+    assert "step_00000008 is passed over: " in outcome["said"]
+    assert "checkpoints/step_00000004, step 4," in outcome["said"]
+    assert outcome["checkpoints"] == ["damaged_step_00000008", "step_00000008", f"step_{STEPS:08}"]
+
+
+def test_a_full_disk(outcomes: Mapping[str, Any]) -> None:
+    """No checkpoint fits: the run ends, and has what it had. An old one must go first: it does."""
+    outcome = outcomes["full_disk"]
+    full = outcome["full"]
+    assert full["ended"] == "FAILED" and full["kept"] == ["step_00000004"]
+    assert (
+        "stopped by a guard: " in full["log"] and "step 8 is not saved. Make room, start again" in full["log"]
+    )
+    assert "GB free, a checkpoint takes" in outcome["said"].removeprefix(full["log"])
+    assert outcome["state"] == "COMPLETED" and outcome["losses"] == outcomes["undisturbed"]["losses"]
+    assert outcome["checkpoints"] == ["step_00000008", f"step_{STEPS:08}"]
 
 
 def test_another_node_takes_the_place_of_a_lost_one(outcomes: Mapping[str, Any]) -> None:

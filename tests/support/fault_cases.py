@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks.measure.lives import Life
 from recipes.training.faults import VARIABLE
 from tests.support.forked import Forked
 from tests.support.run_cases import Outcome, run_case
@@ -46,6 +47,23 @@ def _rank(rank: int) -> dict[str, str]:
 
 def set_environment(variables: dict[str, str]) -> None:
     os.environ.update(variables)
+
+
+class Ranks(Life):
+    """Processes that begin with the engine imported, for what follows a run from outside."""
+
+    def __init__(self, overrides: list[str], faults: str = "") -> None:
+        self.ranks = start_ranks(overrides, faults)
+
+    def codes(self) -> list[int | None]:
+        return [rank.poll() for rank in self.ranks]
+
+    def kill(self) -> None:
+        for rank in self.ranks:
+            rank.kill()
+
+    def output(self) -> str:
+        return "".join("".join(rank.written()) for rank in self.ranks)
 
 
 def ends(ranks: list[Forked], timeout: float = 120) -> list[tuple[int | None, str, str]]:

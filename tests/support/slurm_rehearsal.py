@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,10 +28,14 @@ class Lab:
     """The cluster, and a run on it."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        self.directory, self.name = directory, name
-        self.run = directory / "outputs" / name
-        settings = json.loads((directory / "data.json").read_text(encoding="utf-8"))
-        self.settings = [*settings, f"name={name}", f"output_dir={directory / 'outputs'}"]
+        self.directory = directory
+        self.data = json.loads((directory / "data.json").read_text(encoding="utf-8"))
+        self.write_to(directory / "outputs", name)
+
+    def write_to(self, outputs: Path, name: str) -> None:
+        """Where the run will be."""
+        self.run = outputs / name
+        self.settings = [*self.data, f"name={name}", f"output_dir={outputs}"]
 
     def launch(self, *more: str) -> subprocess.CompletedProcess[str]:
         """tools.launch on two nodes with one process each."""
@@ -58,6 +63,19 @@ class Lab:
     def job_log(self) -> str:
         """What the job script has said."""
         return (self.run / f"logs/slurm/{self.job()}.out").read_text(encoding="utf-8")
+
+    def job_started(self) -> float:
+        """When it began to run, in seconds since 1970."""
+        return time.mktime(time.strptime(job_field(self.job(), "StartTime"), "%Y-%m-%dT%H:%M:%S"))
+
+    def task_logs(self) -> str:
+        """What the processes of all starts have said."""
+        logs = sorted((self.run / "logs/slurm").glob("*.node*.log"))
+        return "".join(path.read_text(encoding="utf-8") for path in logs)
+
+    def checkpoints(self) -> list[str]:
+        """Whole ones, and those that were set aside."""
+        return sorted(path.parent.name for path in (self.run / "checkpoints").glob("*/manifest.json"))
 
     def wait_for_step(self, step: int) -> None:
         """Until it is recorded."""
@@ -90,6 +108,18 @@ def job_field(job: str, field: str) -> str:
     return fields.get(field, "")
 
 
+def set_time_limit(job: str, minutes: int) -> None:
+    """As an administrator may."""
+    subprocess.run(["scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}"], check=True)
+
+
+def leave_free(disk: Path, size: int) -> None:
+    """Fills all but ``size`` bytes with a file of its own, in place of the one before."""
+    filler = disk / "filler"
+    filler.unlink(missing_ok=True)
+    filler.write_bytes(bytes(shutil.disk_usage(disk).free - size))
+
+
 def wait(condition: Callable[[], bool]) -> None:
     """Until it holds."""
     begun = time.monotonic()
@@ -120,6 +150,52 @@ def signalled(lab: Lab) -> dict[str, Any]:
     lab.wait_for_step(6)
     subprocess.run(["scancel", "--batch", "--signal=USR1", lab.job()], check=True)
     return lab.outcome()
+
+
+def time_limit(lab: Lab) -> dict[str, Any]:
+    """The limit itself, made short once the run is under way, however long that takes."""
+    # Steps that outlast Slurm, which looks at limits every 30 seconds.
+    lab.launch(faults("slow:step=7,until=10,seconds=12,once=1"), "cluster.launch.time_limit=01:00:00")
+    lab.wait_for_step(6)
+    job = lab.job()
+    # The five minutes' notice is then due at once; two are left to stop in.
+    set_time_limit(job, minutes=int((time.time() - lab.job_started()) / 60) + 3)
+    wait(lambda: int(job_field(job, "Restarts")) > 0 or job_field(job, "JobState") == "COMPLETED")
+    set_time_limit(job, minutes=60)
+    return lab.outcome(said=lab.job_log())
+
+
+def hanging(lab: Lab) -> dict[str, Any]:
+    """A rank stands still: the watchdog ends all, and the job is requeued."""
+    lab.launch(faults("hang:rank=1,step=6,once=1"), f"trainer.guards.hang_timeout_s={HANG_TIMEOUT_S}")
+    lab.wait_for_end()
+    stacks = lab.run / "logs/hang_rank_1.txt"
+    return lab.outcome(said=lab.job_log() + lab.task_logs(), stacks=stacks.read_text(encoding="utf-8"))
+
+
+def damaged(lab: Lab) -> dict[str, Any]:
+    """The newest checkpoint is no longer what was written when a process is killed."""
+    lab.launch(faults("damaged_checkpoint:step=10,once=1; kill:step=10,once=1"))
+    lab.wait_for_end()
+    return lab.outcome(said=lab.task_logs(), checkpoints=lab.checkpoints())
+
+
+def full_disk(lab: Lab) -> dict[str, Any]:
+    """A small disk, and others write to it: first no checkpoint fits, then only once an old one has gone."""
+    small = lab.directory / "slurm/small"
+    lab.write_to(small, lab.run.name)
+    # Time to fill the disk before the save of step 8.
+    lab.launch(faults("slow:step=6,until=8,seconds=5,once=1"))
+    lab.wait_for_step(5)
+    first = lab.run / "checkpoints/step_00000004"
+    size = sum(path.stat().st_size for path in first.iterdir())
+    leave_free(small, size // 2)
+    ended = lab.wait_for_end()
+    full = {"ended": ended, "log": lab.task_logs(), "kept": lab.checkpoints()}
+    leave_free(small, 3 * size // 2)
+    lab.launch()
+    lab.wait_for_end()
+    return lab.outcome(full=full, said=lab.task_logs(), checkpoints=lab.checkpoints())
 
 
 def preempted(lab: Lab) -> dict[str, Any]:
@@ -181,12 +257,20 @@ def unfit_node_and_a_spare(lab: Lab) -> dict[str, Any]:
 
 
 BAD_NODE = "cluster.launch.health.command=test $(uname -n) != node0"
-SLOW = "cluster.launch.env.RECIPES_FAULTS=slow:step=1,until=9,seconds=0.5"
-"""Time to disturb the run."""
+HANG_TIMEOUT_S = 25
+
+
+def faults(text: str) -> str:
+    """As a setting of the launch."""
+    return f"cluster.launch.env.RECIPES_FAULTS={text}"
+
+
+SLOW = faults("slow:step=7,until=11,seconds=4,once=1")
+"""Time to disturb the run after its sixth step, also where a command takes long."""
 CASES = {
     each.__name__: each
     for each in (
-        *(undisturbed, signalled, preempted, node_lost, stopped),
+        *(undisturbed, signalled, time_limit, preempted, node_lost, stopped, hanging, damaged, full_disk),
         *(unfit_node, unfit_node_and_a_spare),
     )
 }

@@ -32,6 +32,7 @@ def test_spelling() -> None:
         ("nan:step=x", "write step=NUMBER"),
         ("nan:step", "write step=NUMBER"),
         ("nan:step=-1", "must not be negative"),
+        ("nan:step=1,once=2", "once=0 or once=1"),
     ],
 )
 def test_refusals(text: str, message: str) -> None:
@@ -101,3 +102,25 @@ def test_hang_ends_all_ranks_with_their_stacks(tiny_data: TinyData, tmp_path: Pa
     assert "_hang" in stacks[1] and "_hang" not in stacks[0] and "training_step" in stacks[0]
     for rank, (_, _, err) in enumerate(outcomes):
         assert f"rank {rank}: nothing has ended for 10 s since step 2" in err
+
+
+def test_once(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    """The run that is started again does not meet it, and ends as if it had not been."""
+    clean = gloo_pool.run(2, run_case, settings(tiny_data, tmp_path / "clean"))[0].losses
+    run, fault = settings(tiny_data, tmp_path / "faulty"), "terminate:rank=1,step=2,once=1"
+    assert [outcome.code for outcome in gloo_pool.run(2, faulty_case, run, fault)] == [3, 3]
+    again = gloo_pool.run(2, faulty_case, run, fault)[0]
+    assert again.code == 0 and again.losses == clean
+    assert (tmp_path / "faulty/tiny/logs/fault_terminate_rank_1_step_2").exists()
+
+
+def test_damaged_checkpoint(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    """Of the newest, one bit: the next start passes it over."""
+    run = settings(
+        tiny_data, tmp_path, trainer__checkpoint__every_n_steps="2", trainer__checkpoint__keep_last="2"
+    )
+    with pytest.raises(CaseFailed, match="InjectedError"):
+        gloo_pool.run(1, faulty_case, run, "damaged_checkpoint:step=5; exception:step=5")
+    (again,) = gloo_pool.run(1, run_case, run)
+    assert again.code == 0 and "step_00000004 is passed over: " in again.stderr
+    assert "resume" in again.stdout and "step_00000002, step 2," in again.stdout

@@ -7,13 +7,16 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
+from recipes.checkpoint.save.manifest import finished_checkpoints
 from recipes.console import warn
+from recipes.run_directory import RunDirectory
 from recipes.training.faults import Fault
 from recipes.training.module import ParamGPT
 
@@ -28,11 +31,21 @@ class Faults(Callback):
     Args:
         faults: of all ranks.
         rank: this process's.
+        directory: of the run.
     """
 
-    def __init__(self, faults: list[Fault], rank: int) -> None:
-        self.faults = [fault for fault in faults if fault.rank == rank and fault.kind != "corrupted_samples"]
+    def __init__(self, faults: list[Fault], rank: int, directory: RunDirectory) -> None:
+        self.directory = directory
+        mine = [fault for fault in faults if fault.rank == rank and not self._has_been(fault)]
+        self.faults = [fault for fault in mine if fault.kind != "corrupted_samples"]
         self.corrupted = [fault for fault in faults if fault.kind == "corrupted_samples"]
+
+    def _has_been(self, fault: Fault) -> bool:
+        """In a process before this one."""
+        return bool(fault.once) and self._mark(fault).exists()
+
+    def _mark(self, fault: Fault) -> Path:
+        return self.directory.path / "logs" / fault.mark
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: dict[str, Tensor], batch_idx: int
@@ -41,9 +54,11 @@ class Faults(Callback):
             "exception": _raise,
             "hang": _hang,
             "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+            "terminate": lambda _: os.kill(os.getpid(), signal.SIGTERM),
             "slow": lambda fault: time.sleep(fault.seconds),
             "corrupted_batch": lambda fault: _corrupt(batch, pl_module, fault),
             "full_disk": _fill_disk,
+            "damaged_checkpoint": lambda _: _damage(finished_checkpoints(self.directory.checkpoints)[-1]),
         }
         for fault in self._due(trainer.global_step + 1, *before):
             before[fault.kind](fault)
@@ -64,6 +79,8 @@ class Faults(Callback):
         for fault in self.faults:
             if fault.kind in kinds and fault.at(step):
                 warn(f"fault on rank {fault.rank} at step {step:,}: {fault.kind}")
+                if fault.once:
+                    self._mark(fault).touch()
                 yield fault
 
 
@@ -97,6 +114,17 @@ def _corrupt_samples(batch: dict[str, Tensor], trainer: Trainer, model: ParamGPT
 def _fill_disk(fault: Fault) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (fault.bytes, most))
+
+
+def _damage(checkpoint: Path) -> None:
+    """In the middle of its largest file, which is one of tensors."""
+    largest = max(checkpoint.glob("*.distcp"), key=lambda path: path.stat().st_size)
+    with largest.open("r+b") as file:
+        middle = largest.stat().st_size // 2
+        file.seek(middle)
+        (byte,) = file.read(1)
+        file.seek(middle)
+        file.write(bytes([byte ^ 1]))
 
 
 @torch.no_grad()

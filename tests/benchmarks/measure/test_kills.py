@@ -16,41 +16,17 @@ from benchmarks.measure.kills import (
     SAVE,
     START_UP,
     STEP,
-    Life,
-    Recorded,
-    differences,
     killed_run,
     schedule,
-    undisturbed,
     what_was_running,
 )
+from benchmarks.measure.lives import Life, Recorded, differences, undisturbed
 from recipes.checkpoint.save.manifest import MANIFEST
 from recipes.errors import UserError
 from tests.support.corpus import TinyData
-from tests.support.fault_cases import start_ranks
-from tests.support.forked import Forked
+from tests.support.fault_cases import Ranks
 
 EVERY, STEPS = 3, 130
-
-
-class Ranks:
-    """Two processes that begin with the engine imported."""
-
-    def __init__(self, settings: list[str]) -> None:
-        self.ranks: list[Forked] = start_ranks(settings, "")
-
-    def poll(self) -> int | None:
-        codes = [rank.poll() for rank in self.ranks]
-        ended = [code for code in codes if code is not None]
-        # Only when all have ended is a run without a fault over.
-        return next((code for code in ended if code), 0 if len(ended) == len(codes) else None)
-
-    def kill(self) -> None:
-        for rank in self.ranks:
-            rank.kill()
-
-    def output(self) -> str:
-        return "".join("".join(rank.written()) for rank in self.ranks)
 
 
 @pytest.mark.slow

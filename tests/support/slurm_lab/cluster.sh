@@ -3,6 +3,7 @@
 #
 # Each node has its own network, host name and process ids on a private bridge; nothing listens on the machine's own
 # interfaces. When COMMAND ends, the kernel ends all the rest. Needs root, and Debian's slurm-wlm and munge.
+# Exit code 75: the cluster did not start; otherwise COMMAND's.
 # `kill -9 $(cat DIRECTORY/pids/nodeI)` is a power failure of a node.
 set -euo pipefail
 if [ "${_CLUSTER:-}" != 1 ]; then
@@ -11,8 +12,12 @@ if [ "${_CLUSTER:-}" != 1 ]; then
 fi
 nodes=$1 root=$2
 shift 2
+started=
+trap '[ -n "$started" ] || exit 75' EXIT
 export SLURM_CONF=$root/slurm.conf
-mkdir -p "$root"/{munge,state,log,pids,spool}
+mkdir -p "$root"/{munge,state,log,pids,spool,small}
+# A disk that a test can fill; all nodes share it.
+mount -t tmpfs -o size=24m small "$root/small"
 
 hostname control
 {
@@ -100,6 +105,7 @@ done
   tail -n 20 "$root/log/slurmctld.log"
   exit 1
 }
+started=1
 code=0
 "$@" || code=$?
 scancel --user=root 2>/dev/null || true
