@@ -23,20 +23,27 @@ def input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
     return _onednn(gradient, weight.t()) if _is_for_onednn(gradient) else gradient.matmul(weight)
 
 
+def weight_gradient(gradient: Tensor, rows: Tensor) -> Tensor:
+    """``gradient^T rows``, of ``[n, out]`` and ``[n, in]``: ``[out, in]``."""
+    # An expert may have had no rows, which oneDNN refuses.
+    by_onednn = _is_for_onednn(rows) and len(rows) > 0
+    return _onednn(gradient.t(), rows.t()) if by_onednn else gradient.t().matmul(rows)
+
+
 def add_weight_gradient(main_grad: Tensor, gradient: Tensor, rows: Tensor) -> None:
     """``main_grad += gradient^T rows``, of ``[out, in]``, ``[n, out]`` and ``[n, in]``.
 
     In one pass where the product can add in fp32: it can if all are fp32, and on GPUs with a recent torch.
     """
     if main_grad.dtype == rows.dtype:
-        if not _is_for_onednn(rows):
+        if _is_for_onednn(rows):
+            main_grad.add_(weight_gradient(gradient, rows))
+        else:
             main_grad.addmm_(gradient.t(), rows)
-        elif len(rows):  # An expert may have had none, which oneDNN refuses.
-            main_grad.add_(_onednn(gradient.t(), rows.t()))
     elif can_add_in_fp32(main_grad.device, rows.dtype):
         torch.addmm(main_grad, gradient.t(), rows, out_dtype=main_grad.dtype, out=main_grad)
     else:
-        main_grad.add_(gradient.t().matmul(rows))
+        main_grad.add_(weight_gradient(gradient, rows))
 
 
 torch.library.custom_op(
@@ -46,10 +53,10 @@ torch.library.custom_op(
 
 def _is_for_onednn(rows: Tensor) -> bool:
     return (
-        rows.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and rows.device.type == "cpu"
         and rows.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
-        and not torch.compiler.is_compiling()
     )
 
 

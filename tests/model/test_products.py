@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipes.model.products import add_weight_gradient, input_gradient, product
+from recipes.model.products import add_weight_gradient, input_gradient, product, weight_gradient
 
 SHAPES = [(0, 16, 8), (1, 16, 8), (3, 1, 5), (33, 5, 1), (257, 128, 384)]
 """rows, columns in, columns out"""
@@ -37,6 +37,7 @@ def test_forward_and_backward(shape: tuple[int, int, int], dtype: torch.dtype) -
     exact = x.double() @ w.double().T, x.double() @ w.double().T + bias.double(), g.double() @ w.double()
     if dtype == torch.float32:
         assert_as_in_float64(total, expected, rows)
+        assert_as_in_float64(weight_gradient(g, x), g.double().T @ x.double(), rows)
         for ours, theirs, terms in zip(found, exact, (columns, columns, out), strict=True):
             assert_as_in_float64(ours, theirs, terms)
     else:
