@@ -1,7 +1,7 @@
 """Products of rows and a whole weight, and the two of their backward pass.
 
 On CPUs by oneDNN. torch leaves fp32 to MKL, which takes 1.3 to 2.3 times as long on AMD's processors, for few
-rows and for many (docs/decisions.md, "Products on CPUs").
+rows and for many (docs/decisions.md).
 """
 
 from __future__ import annotations
