@@ -48,8 +48,8 @@ CASES = [
     pytest.param("param2", "tp2_sp", marks=pytest.mark.slow),
     ("param2", "pp2_uneven"),
     pytest.param("param2", "tp2_sp_dp2_ep2", marks=pytest.mark.slow),
-    ("param_moe", "dp2"),
-    ("param_moe", "cp2"),
+    pytest.param("param_moe", "dp2", marks=pytest.mark.slow),
+    pytest.param("param_moe", "cp2", marks=pytest.mark.slow),
     ("param_moe", "ep2"),
     pytest.param("param_moe", "pp2_uneven", marks=pytest.mark.slow),
     pytest.param("param_moe", "tp2_sp_whole_experts", marks=pytest.mark.slow),
@@ -162,7 +162,9 @@ def test_what_is_reported(single: Callable[[str], Metrics]) -> None:
     "model",
     [
         ["model=tiny_param_moe"],
-        ["model=tiny_param2_moe", "+model.megatron.moe_input_jitter_eps=0.1"],
+        pytest.param(
+            ["model=tiny_param2_moe", "+model.megatron.moe_input_jitter_eps=0.1"], marks=pytest.mark.slow
+        ),
         pytest.param(
             ["model=tiny_param2_moe", "+model.megatron.moe_router_force_load_balancing=true"],
             marks=pytest.mark.slow,

@@ -196,12 +196,7 @@ REFUSALS: dict[str, tuple[Any, ...]] = {
 }
 
 
-USUAL = [
-    ("file of rank 1", "later"),
-    ("file of rank 1", "at once"),
-    (".metadata", "later"),
-    ("common.pt", "later"),
-]
+USUAL = [("file of rank 1", "later"), (".metadata", "later"), ("common.pt", "later")]
 
 
 @pytest.mark.parametrize(

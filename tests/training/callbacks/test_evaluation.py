@@ -95,8 +95,8 @@ def test_scores_are_the_stored_model_s_and_losses_are_the_same(
     "layout",
     [
         "dp2",
-        "tp2_sp",
-        "pp2",
+        pytest.param("tp2_sp", marks=pytest.mark.slow),
+        pytest.param("pp2", marks=pytest.mark.slow),
         pytest.param("tp2", marks=pytest.mark.slow),
         pytest.param("dp2_overlapped", marks=pytest.mark.slow),
         pytest.param("tp2_pp2", marks=pytest.mark.slow),
