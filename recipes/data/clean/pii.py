@@ -29,7 +29,8 @@ karurvysyabank kaypay kbl kmb kotak kvb lvb mahb myicici nsdl obc okaxis okhdfcb
 payzapp phonepe pingpay pnb pockets postbank ptaxis pthdfc ptsbi ptyes rajgovhdfcbank rbl rmhdfcbank sbi
 sc scb sib superyes syndicate tapicici timecosmos tjsb ubi uboi uco unionbank unionbankofindia upi utbi
 tmb vijb waaxis wahdfcbank waicici wasbi yapl ybl yesbank yesbankltd yespay naviaxis yespop
-sliceaxis kotak811 idfcnetc niyoicici goaxb rapl
+sliceaxis kotak811 idfcnetc niyoicici goaxb rapl fam fifederal freoicici okbizaxis okbizicici yescred yesfam
+yesg
 """
 _STATES = """
 AN AP AR AS BR CG CH DD DL DN GA GJ HP HR JH JK KA KL LA LD MH ML MN MP MZ NL OD OR PB PY RJ SK TN TR TS
@@ -144,6 +145,14 @@ _RULES = (
         checks.aadhaar,
         long=True,
     ),
+    # Other groups, such as a form's boxes, only beside a word.
+    _Rule(
+        "aadhaar",
+        _pattern(rf"{_BEFORE_GROUPS} [2-9](?:[ ./|_-]{{0,3}}\d){{11}} {_AFTER_GROUPS}"),
+        checks.spoken_of_as_aadhaar,
+        ("adha", "uid", "आधार"),
+        long=True,
+    ),
     _Rule(
         "vid",
         _pattern(
@@ -159,7 +168,7 @@ _RULES = (
         "phone",
         _pattern(
             rf"{_BEFORE} {_CODE} [ ./-]{{0,3}} (?:\(0\)[ -]?|0[ -]?)?"
-            rf"\(?[1-9](?:[ .()/-]{{0,2}}\d){{9}} {_AFTER_GROUPS}"
+            rf"\(?[1-9](?:[ .()/-]{{0,3}}\d){{9}} {_AFTER_GROUPS}"
         ),
         needs=("91",),
         long=True,
@@ -170,7 +179,7 @@ _RULES = (
         _pattern(
             rf"{_BEFORE} {_COUNTRY} [6-9]\d{{9}} {_AFTER}"
             rf"| {_BEFORE_GROUPS} {_COUNTRY}"
-            r"(?:[6-9]\d{4}[ -]\d{5} | \([6-9]\d{4}\)[ -]?\d{5} | [6-9]\d{2}([ .-])\d{3}\1\d{4}"
+            r"(?:[6-9]\d{4}(?:[ -]|[ ]-[ ])\d{5} | \([6-9]\d{4}\)[ -]?\d{5} | [6-9]\d{2}([ .-])\d{3}\1\d{4}"
             r"| [6-9]\d{2}[ -]\d{3}[ -]\d{4} | [6-9]\d{3}[ -]\d{3}[ -]\d{3})"
             rf"{_AFTER_GROUPS}"
         ),
@@ -240,7 +249,7 @@ _RULES = (
         "vehicle",
         _pattern(
             rf"(?<![\u0900-\u097f\w]) (?:{'|'.join(_STATES_HINDI.split())}){_GAP}\d{{1,2}}{_GAP}"
-            rf"{_SERIES_HINDI}(?:[ ]?{_SERIES_HINDI}){{0,2}}{_GAP}\d{{4}} (?![\w-])"
+            rf"{_SERIES_HINDI}(?:{_GAP}{_SERIES_HINDI}){{0,2}}{_GAP}\d{{4}} (?![\w-])"
             rf"| (?<![\w-]) \d{{2}}{_GAP}बीएच{_GAP}\d{{4}}{_GAP}"
             rf"{_SERIES_HINDI}(?:[ ]?{_SERIES_HINDI})?(?![\u0900-\u0963])"
         ),
@@ -280,7 +289,7 @@ _RULES = (
     ),
 )
 _DIGIT = re.compile("[0-9]")
-_LONG_NUMBER = re.compile(r"[0-9](?:[ ./()-]{0,3}[0-9]){7}")
+_LONG_NUMBER = re.compile(r"[0-9](?:[ ./()|_-]{0,3}[0-9]){7}")
 
 
 def mask(text: str, kinds: Collection[str]) -> tuple[str, Counter[str]]:

@@ -176,6 +176,10 @@ def aadhaar(match: str, before: str, after: str) -> bool:
     return not (_OTHER_NUMBER.search(before) or _amount(before, after))
 
 
+def spoken_of_as_aadhaar(match: str, before: str, after: str) -> bool:
+    return bool(_AADHAAR_WORD.search(before)) and verhoeff_valid("".join(_groups(match)))
+
+
 def mobile(match: str, before: str, after: str) -> bool:
     """Rules out amounts, ranges, and numbers that are said to be something else."""
     if match[0] in "+(" or match.startswith("00"):
@@ -184,7 +188,7 @@ def mobile(match: str, before: str, after: str) -> bool:
     # Round amounts and ranges of them: 7000000000, 60000-80000.
     if re.fullmatch(r"\d{3}00[ -]\d{3}00|\d{4}0{6}", match):
         return False
-    if re.fullmatch(r"\d{5}-\d{5}", match) and 0 <= int(groups[1]) - int(groups[0]) < 1000:
+    if re.fullmatch(r"\d{5} ?- ?\d{5}", match) and 0 <= int(groups[1]) - int(groups[0]) < 1000:
         return False  # A range: pages 61234-61240.
     return not (_OTHER_NUMBER.search(before) or _amount(before, after))
 
@@ -250,8 +254,9 @@ def plate(match: str, before: str, after: str) -> bool:
     if words[2] in ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "DEC"):
         return False
     small_words = ("A", "AD", "AM", "AS", "AT", "BC", "BY", "BUT", "FY", "MAN", "PER", "THE", "WAS")
-    if words[2] in ("CM", "LS", "MLA", "MLC", "MP", "PM"):
-        return False  # Results of elections: AP 13 MLA 2024.
+    parties = ("AAP", "BJD", "BJP", "BRS", "BSP", "DMK", "JDS", "JMM", "RJD", "TDP", "TMC", "TRS")
+    if words[2] in ("CM", "LS", "MLA", "MLC", "MP", "PM", *parties):
+        return False  # Results of elections: AP 13 MLA 2024, UP 80 BJP 2024.
     return not (words[0] in ("AS", "LA", "OR", "UP") and words[2] in small_words)
 
 

@@ -50,6 +50,7 @@ _FORMS: dict[str, tuple[str, str, str]] = {
         9876543210
         98765 43210
         98765-43210
+        98765 - 43210
         987-654-3210
         987 654 3210
         987.654.3210
@@ -98,6 +99,7 @@ _FORMS: dict[str, tuple[str, str, str]] = {
         +91-11-23456789
         +91 (22) 2345-6789
         +91 522 2234567
+        (+91) 522 - 223 4567
         0091 22 2345 6789
         91-11-23456789
         +91\u00a098765\u00a043210
@@ -316,6 +318,7 @@ IFSC Code: [bank: ubin0531234]
 बाइक [vehicle: एमपी 09 के क्यू 4521] चोरी हो गई।
 ट्रक ([vehicle: आरजे 14 जीबी 7788]) पलट गया।
 वाहन संख्या [vehicle: डीएल 3 सी एबी 1234] जब्त।
+कार ([vehicle: डीएल-3सी-एबी-1234]) में आग लगी।
 Car no. [vehicle: mh12ab1234]
 Vehicle Reg. No. [vehicle: UP 32 AB 123]
 गाड़ी नंबर [vehicle: MH-१२-AB-१२३४] की तलाश है।
@@ -350,6 +353,10 @@ Toll-free 1800 11 2345, or [phone: 011-2345 6780]
 आधार कार्ड क्रमांक [aadhaar: 5486 3091 2758] खो गया है
 Aadhar no [aadhaar: 903174520865]
 UIDAI number: [aadhaar: 7209-4518-3628].
+Aadhaar No. [aadhaar: 4 7 3 8 1 9 2 0 5 6 4 4]
+| आधार संख्या | [aadhaar: 4 | 7 | 3 | 8 | 1 | 9 | 2 | 0 | 5 | 6 | 4 | 4] |
+आधार सं. [aadhaar: ४७३८/१९२०/५६४४], नाम: सीता देवी
+Aadhaar: [aadhaar: 4738.1920.5644]
 My VID for KYC is [vid: 6301774520983316]
 पैन नं. [pan: AADTS8810C]
 PAN/GIR No. [pan: AABFR4521J]
@@ -379,6 +386,7 @@ The stolen Activa ([vehicle: UP-16-BZ-4567]).
 truck no. [vehicle: RJ-14 GB 7788]
 gpay [upi: ravik@okhdfcbank] ya paytm [upi: 9415234567@paytm]
 VPA: [upi: shop.lucknow@axl]
+Scan, or pay [upi: sharma-sweets@okbizaxis].
 Email id- [email: ravi_kumar@example.co.in]
 ई-मेल : [email: ravi.kumar@example.com]।
 प्रतिक्रिया [email: पाठक@समाचार.भारत] पर भेजें
@@ -625,6 +633,10 @@ _ORDINARY_SENTENCES = """
 Section 4.2.3.1 and clause 12.3.4.5 apply; see also figure 10.2.3.4.
 PRICES UP 20 BY 2019, SAYS REPORT
 PAGES 5 OR 10 MAR 2020
+UP 80 BJP 2024: what changed
+Pages 61234 - 61240 are missing
+Aadhaar was launched in 2009. Of 2004 2006 2008 none is known.
+आधार वर्ष 2011 से 2 3 4 5 6 7 8 9 0 1 2 5 तक
 The MH 370 flight vanished in 2014.
 A P 12 AB 12 of the annexure
 Class 10 CBSE 2024 results
