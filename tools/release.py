@@ -10,7 +10,7 @@ from recipes.checkpoint.formats.recognise import check_new
 from recipes.cli import run_tool
 from recipes.console import quiet_libraries
 from recipes.errors import UserError
-from recipes.files import path_errors
+from recipes.files import path_errors, refuse_lfs_pointer
 
 EXAMPLES = """examples:
   python -m tools.release outputs/quickstart outputs/quickstart_release --licence apache-2.0
@@ -92,7 +92,8 @@ def _one_line(flag: str, text: str) -> str:
 def _text(path: Path) -> str:
     with path_errors(path):
         try:
-            return path.read_text(encoding="utf-8").strip()
+            refuse_lfs_pointer(path)
+            return path.read_text(encoding="utf-8-sig").strip()
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8: {error.reason}") from None
 

@@ -138,7 +138,7 @@ def test_the_card(released: Released) -> None:
         "It completes text. It was not tuned to follow instructions",
         "A language model of 212,032 parameters, trained from random weights on 1,536 tokens",
         "`LlamaForCausalLM`",
-        f"./nemo_inference.sh '{PROMPT}' inference.greedy=true",
+        f"./nemo_inference.sh inference.greedy=true -- '{PROMPT}'",
         "4 heads, 2 key-value heads, 16 wide",
         "| adamw, betas 0.9/0.95, weight decay 0.1, gradients clipped at 1 ",
         "![Loss](curves/loss.svg)",
