@@ -6,6 +6,7 @@ In a chat every line is a turn, which the model answers.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -39,6 +40,10 @@ A line that ends with \\ goes on in the next. Ctrl-C stops the model; at the pro
 def converse(model: TextGenerator, config: GenerateConfig, chat: ChatTemplate | None) -> None:
     """Reads lines and continues them, or answers them in a chat, until the end of the input."""
     by_hand = sys.stdin.isatty() and launched_world().rank == 0
+    if isinstance(
+        sys.stdin, io.TextIOWrapper
+    ):  # Strictly read, one bad byte would take lines around it along.
+        sys.stdin.reconfigure(errors="surrogateescape")
     if by_hand:
         print(f"{model.name}: /help lists what can be typed")
     said, count = Said(model, config, chat), 0
@@ -158,7 +163,9 @@ def _read_line(prompt: str, ctrl_c: _CtrlC) -> str | bool | None:
     try:
         with ctrl_c.raised():
             # With a prompt, input() writes to the terminal even if the output goes to a file.
-            return input(prompt) if sys.stdin.isatty() else input()
+            line = input(prompt) if sys.stdin.isatty() else input()
+            line.encode()
+            return line
     except EOFError:
         if sys.stdin.isatty():
             print()
@@ -166,7 +173,7 @@ def _read_line(prompt: str, ctrl_c: _CtrlC) -> str | bool | None:
     except KeyboardInterrupt:
         print()
         return False
-    except UnicodeDecodeError:
+    except UnicodeEncodeError:
         warn("that line is not UTF-8; it is left out")
         return False
 

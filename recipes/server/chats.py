@@ -28,8 +28,11 @@ class Message(Body):
     content: str | list[TextContent]
 
     @property
-    def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+    def told(self) -> dict[str, str]:
+        """As templates take it: the developer's is the newer name of the system's role."""
+        parts = self.content
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
 class ChatBody(SamplingBody):
@@ -66,7 +69,7 @@ class ChatBody(SamplingBody):
                 "this model has no chat template, so it was not trained for chats: use /v1/completions",
                 code="no_chat_template",
             )
-        ids = served.chat.ids([{"role": one.role, "content": one.text} for one in self.messages])
+        ids = served.chat.ids([one.told for one in self.messages])
         return self.requests(
             served,
             [("", ids)],

@@ -39,6 +39,8 @@ def typed(lines: str, *settings: str) -> subprocess.CompletedProcess[str]:
         input=lines,
         capture_output=True,
         text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
     )
 
 
@@ -56,6 +58,12 @@ def test_lines_go_on_until_a_reset() -> None:
     second = f"{first}\nA" + written(f"{first}\nA")
     shown = [first.removeprefix("भारत"), second.removeprefix(f"{first}\nA"), second, written("A\nB")]
     assert done.stdout == "\n".join([*shown, "/nonsense: no such command; /help lists them", ""])
+
+
+def test_a_line_that_is_not_utf8_is_left_out() -> None:
+    done = typed("\udcff\nA\n/exit\n")  # One byte, 0xff.
+    assert (done.returncode, done.stdout) == (0, typed("A\n").stdout)
+    assert "that line is not UTF-8; it is left out" in done.stderr
 
 
 def test_a_text_that_has_grown_too_long() -> None:

@@ -74,6 +74,15 @@ def test_an_answer_follows_the_rendered_messages(client: OpenAI, stored: Path) -
     assert answer.usage == expected.usage
 
 
+def test_the_developer_is_the_system(client: OpenAI) -> None:
+    said = MESSAGES[1:]
+    texts = [
+        create(client, [{"role": role, "content": "Be short."}, *said]).choices[0].message.content
+        for role in ("system", "developer", "assistant")
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
 def test_a_turn_ends_at_any_of_its_tokens(client: OpenAI) -> None:
     for end in ("2", "5"):
         choice = create(client, logit_bias={end: 100}).choices[0]
