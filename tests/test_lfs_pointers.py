@@ -10,6 +10,7 @@ import pytest
 
 from recipes.checkpoint.open import open_stored_model
 from recipes.config.validate_jobs import validate_model_file
+from recipes.data.chat.template_file import template_text
 from recipes.data.samples.indexed import check_prefix
 from recipes.data.text.compression import open_stream
 from recipes.data.tokenizer import load_tokenizer
@@ -40,6 +41,9 @@ READERS: dict[str, Callable[[Path], object]] = {
     "text.jsonl": open_stream,
     "text.jsonl.gz": open_stream,
     "tokenizer.model": load_tokenizer,
+    "chat_template.jinja": lambda path: template_text(None, path.parent),
+    "own.jinja": lambda path: template_text(str(path), path.parent),
+    "tokenizer_config.json": lambda path: template_text(None, path.parent),
 }
 
 

@@ -89,6 +89,10 @@ REFUSALS: list[tuple[str, str]] = [
     ("recipes.evaluate gpt_model_file=MODEL tasks=[boolq] mirror={}/other", "is not a benchmark mirror"),
     ("tools.prefetch_benchmarks {}/new --tasks boolq --source {}/other", "is not a benchmark mirror"),
     ("recipes.evaluate gpt_model_file=MODEL eval=minibench minibench={}/other", "{}/other/en.jsonl"),
+    (
+        "tools.check_chat_data {}/text.jsonl --tokenizer {}/no.model --seq-length 0",
+        "--seq-length=0: must lie between 1 and 1,048,576",
+    ),
     # A choice that there is not.
     ("tools.convert MODEL {}/new --to gguf", "invalid choice: 'gguf'"),
     ("tools.convert MODEL {}/new --to hf --layout bloom", "invalid choice: 'bloom'"),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 
 from recipes.arguments import Arguments
+from recipes.checks import refuse
 from recipes.cli import run_tool
 from recipes.console import quiet_libraries
 from recipes.counts import count
 
+LONGEST = 1 << 20
+"""Tokens in a sample; nobody trains on longer ones."""
 EXAMPLES = """\
 examples:
   python -m tools.check_chat_data chats.jsonl --tokenizer data/tokenizer.model --seq-length 2048
@@ -40,11 +43,13 @@ def main() -> None:
     options = parse()
     quiet_libraries()  # Before transformers is imported.
     from recipes.data.chat.check import check_chats, report
-    from recipes.data.chat.prepare import template_text
     from recipes.data.chat.template import Template
+    from recipes.data.chat.template_file import template_text
     from recipes.data.text.input_files import json_lines_files
     from recipes.data.tokenizer.load import load_tokenizer
 
+    if not 1 <= options.seq_length <= LONGEST:
+        refuse("--seq-length", options.seq_length, f"must lie between 1 and {LONGEST:,}")
     leak = None
     if options.mirror is not None:
         from recipes.config.clean_schema import DecontaminationConfig

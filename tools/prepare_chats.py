@@ -39,7 +39,8 @@ def main() -> None:
     """Parse the command line and prepare."""
     options = parse()
     quiet_libraries()  # Before transformers is imported.
-    from recipes.data.chat.prepare import announce, prepare_chats, template_text
+    from recipes.data.chat.prepare import announce, prepare_chats
+    from recipes.data.chat.template_file import template_text
     from recipes.data.text.input_files import json_lines_files
 
     inputs = [file for pattern in options.inputs for file in json_lines_files(pattern)]

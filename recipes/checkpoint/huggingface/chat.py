@@ -12,15 +12,15 @@ from typing import Any
 
 from recipes.checkpoint.formats.blob import Blob
 from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer
+from recipes.data.chat import template_file
+from recipes.data.chat.template_file import SETTING
+from recipes.data.tokenizer.file_names import CHAT_TEMPLATE, TOKENIZER_CONFIG
 from recipes.data.tokenizer.special_tokens import json_object
 from recipes.data.tokenizer.tokenizer_files import LARGEST_TOKENIZER
 from recipes.errors import UserError
 
-TEMPLATE = "chat_template.jinja"
-SETTINGS = "tokenizer_config.json"
+TEMPLATE, SETTINGS = CHAT_TEMPLATE, TOKENIZER_CONFIG
 GENERATION = "generation_config.json"
-SETTING = "chat_template"
-"""In tokenizer_config.json, where transformers before 4.43 looks for the template."""
 LARGEST = 1_000_000
 """Bytes of a template, or of generation_config.json; published ones have about ten thousand."""
 # Keys that every export writes itself, and keys about the library that wrote the file.
@@ -53,13 +53,11 @@ def default_template(tokenizer: StoredTokenizer) -> str | None:
             return kept[TEMPLATE].decode()
         except UnicodeDecodeError as error:
             raise UserError(f"{TEMPLATE} is not UTF-8: {error.reason}") from None
-    found = json.loads(kept[SETTINGS])[SETTING] if SETTINGS in kept else None
-    if isinstance(found, list):  # Several, each with its name.
-        named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-        found = named.get("default")
-    if found is not None and not isinstance(found, str):
-        raise UserError(f"{SETTINGS}: its {SETTING} is no text")
-    return found
+    return (
+        template_file.default_template(json.loads(kept[SETTINGS])[SETTING], SETTINGS)
+        if SETTINGS in kept
+        else None
+    )
 
 
 def turn_ends(tokenizer: StoredTokenizer) -> frozenset[int]:

@@ -63,7 +63,7 @@ def check_order(roles: Sequence[str]) -> None:
 
 def _turns(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     for key, role, content in (("messages", "role", "content"), ("conversations", "from", "value")):
-        if key not in record:
+        if record.get(key) is None:  # Tables of several shapes have null where a record has another.
             continue
         turns = record[key]
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
@@ -71,7 +71,7 @@ def _turns(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
         system = record.get("system")  # Where ShareGPT's shape keeps the system's message.
         first = [("system", system)] if key == "conversations" and system else []
         return first + [(_role(turn.get(role)), turn.get(content)) for turn in turns]
-    if "prompt" in record and "completion" in record:
+    if record.get("prompt") is not None and record.get("completion") is not None:
         return [(USER, record["prompt"]), (ASSISTANT, record["completion"])]
     raise BadConversation("neither messages nor conversations nor prompt and completion")
 

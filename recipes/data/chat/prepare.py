@@ -12,12 +12,13 @@ from typing import Any
 from recipes.checks import refuse
 from recipes.console import say
 from recipes.data.chat.conversations import BadConversation, Message, read_conversation
-from recipes.data.chat.template import DEFAULT, Template, TemplateError
+from recipes.data.chat.template import Template, TemplateError
 from recipes.data.samples.indexed import (
     IndexedWriter,
     Sidecar,
     answers_path,
     bin_path,
+    check_prefix,
     idx_path,
     read_sidecar,
     sidecar_path,
@@ -25,12 +26,9 @@ from recipes.data.samples.indexed import (
 )
 from recipes.data.text.compression import reading
 from recipes.data.text.json_lines import BadRecord, parse_line, read_lines
-from recipes.data.tokenizer.file_names import CHAT_TEMPLATE
 from recipes.data.tokenizer.load import load_tokenizer
 from recipes.errors import UserError
 from recipes.files import atomic_write, make_directory, sha256_file
-
-LARGEST_TEMPLATE = 1_000_000
 
 
 @dataclass
@@ -44,27 +42,6 @@ class Prepared:
     longest: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     """Records that were left out, by reason."""
-
-
-def template_text(path: str | None, tokenizer: str | Path) -> str:
-    """The named template; without a name that of the tokenizer's directory, else the default.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    beside = Path(tokenizer) / CHAT_TEMPLATE
-    if path is None and not beside.is_file():
-        return DEFAULT
-    file = beside if path is None else Path(path)
-    try:
-        content = file.read_bytes()
-        if len(content) > LARGEST_TEMPLATE:
-            raise UserError(f"{file}: no template has {len(content):,} bytes")
-        return content.decode()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: is not UTF-8") from None
 
 
 def records(files: Iterable[str | Path]) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -112,9 +89,10 @@ def prepare_chats(
             and before.chat_template == template
             and [entry["sha256"] for entry in before.inputs or ()] == [entry["sha256"] for entry in sources]
         )
-        if same:
+        if same and _is_whole(out):
             return None
-        refuse("--out", out, "holds something else; give another prefix, or --force to replace it")
+        if not same:
+            refuse("--out", out, "holds something else; give another prefix, or --force to replace it")
     make_directory(Path(out).parent)
     sidecar_path(out).unlink(missing_ok=True)  # From here on it would describe something else.
     prepared, reader = Prepared(), Template(template, tokenizer)
@@ -148,6 +126,15 @@ def prepare_chats(
     with atomic_write(sidecar_path(out), "w") as file:
         file.write(sidecar.to_json())
     return prepared
+
+
+def _is_whole(out: str | Path) -> bool:
+    try:
+        check_prefix(out)
+    except UserError as damage:
+        say(f"doing it again: {damage}")
+        return False
+    return True
 
 
 def _add(writer: IndexedWriter, answers_file: Any, ids: list[int], said: list[bool]) -> None:

@@ -15,7 +15,7 @@ _SCANNED_BYTES = 1 << 26
 
 
 def content_key(sidecar: Sidecar) -> str:
-    """32 hexadecimal digits that change with the content of the .bin and .idx, not with their place.
+    """32 hexadecimal digits that change with the content of .bin, .idx and .answers, not with their place.
 
     Data of tools.preprocess have recorded SHA-256s. Of others the sizes, and 64 blocks of each file from its
     beginning to its end, are hashed: reading all of it at every start would take longer than starting.
@@ -24,7 +24,8 @@ def content_key(sidecar: Sidecar) -> str:
         UserError: a file cannot be read.
     """
     if sidecar.bin_sha256 and sidecar.idx_sha256:
-        return hashlib.sha256(f"{sidecar.bin_sha256} {sidecar.idx_sha256}".encode()).hexdigest()[:32]
+        recorded = [sidecar.bin_sha256, sidecar.idx_sha256, sidecar.answers_sha256]
+        return hashlib.sha256(" ".join(filter(None, recorded)).encode()).hexdigest()[:32]
     digest = hashlib.sha256()
     for path in (idx_path(sidecar.prefix), bin_path(sidecar.prefix)):
         try:

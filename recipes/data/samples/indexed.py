@@ -203,9 +203,11 @@ def check_prefix(prefix: str | Path) -> Sidecar:
         UserError: a file is missing, truncated or not what its name says; the message names it and the fix.
     """
     sidecar = read_sidecar(prefix)
-    for path in (bin_path(prefix), idx_path(prefix)):
+    chats = sidecar is not None and sidecar.answers_sha256 is not None
+    for path in (bin_path(prefix), idx_path(prefix), *([answers_path(prefix)] if chats else [])):
         if not path.is_file():
-            raise UserError(f"{path} does not exist: give the prefix of a .bin/.idx pair of tools.preprocess")
+            what = "a .bin/.idx pair of tools.preprocess" if not chats else "the files of tools.prepare_chats"
+            raise UserError(f"{path} does not exist: give the prefix of {what}")
         refuse_lfs_pointer(path)
     if sidecar is None:
         found = _read_index(idx_path(prefix), prefix, read_lengths=True)
@@ -213,7 +215,7 @@ def check_prefix(prefix: str | Path) -> Sidecar:
         return found
     _check_size(bin_path(prefix), sidecar.bin_bytes)
     _check_size(idx_path(prefix), sidecar.idx_bytes)
-    if sidecar.answers_sha256 is not None:
+    if chats:
         _check_size(answers_path(prefix), sidecar.tokens)
     found = _read_index(idx_path(prefix), prefix, read_lengths=False)
     if (found.documents, found.dtype) != (sidecar.documents, sidecar.dtype):

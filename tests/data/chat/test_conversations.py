@@ -18,6 +18,9 @@ EXPECTED = [ASKED, ANSWERED]
         {"messages": EXPECTED, "source": "x"},
         {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
         {"prompt": "a", "completion": "b"},
+        # As a table of several shapes is written.
+        {"messages": None, "conversations": None, "prompt": "a", "completion": "b"},
+        {"messages": EXPECTED, "prompt": None, "completion": None},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, ANSWERED]},
     ],
 )
@@ -42,6 +45,7 @@ def test_the_system_speaks_first_and_texts_are_nfc() -> None:
     [
         ({"text": "a"}, "neither messages nor"),
         ({"messages": "a"}, "no list of messages"),
+        ({"messages": None, "prompt": "a", "completion": None}, "neither messages nor"),
         ({"messages": [ASKED, {"role": "tool", "content": "x"}, ANSWERED]}, "a role other than"),
         ({"messages": [ASKED, ASKED, ANSWERED]}, "roles out of order"),
         ({"messages": [ANSWERED, ASKED]}, "roles out of order"),

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recipes.data.chat.prepare import prepare_chats, template_text
+from recipes.data.chat.prepare import prepare_chats
 from recipes.data.chat.template import DEFAULT, Template
+from recipes.data.samples.content import content_key
 from recipes.data.samples.indexed import DocumentReader, check_prefix
 from recipes.data.tokenizer import load_tokenizer
 from recipes.errors import UserError
@@ -69,11 +70,25 @@ def test_nothing_left(tiny_data: TinyData, tmp_path: Path) -> None:
     assert not (tmp_path / "out.bin").exists()
 
 
-def test_where_a_template_comes_from(tmp_path: Path) -> None:
-    assert template_text(None, tmp_path) == DEFAULT
-    (tmp_path / "chat_template.jinja").write_text("beside")
-    assert template_text(None, tmp_path) == "beside"
-    (tmp_path / "own.jinja").write_text("own")
-    assert template_text(str(tmp_path / "own.jinja"), tmp_path) == "own"
-    with pytest.raises(UserError, match="cannot be read"):
-        template_text(str(tmp_path / "none.jinja"), tmp_path)
+@pytest.mark.parametrize("suffix", [".bin", ".answers"])
+def test_files_that_went_are_written_again(suffix: str, tiny_data: TinyData, tmp_path: Path) -> None:
+    file, out = written(tmp_path / "chats.jsonl", CHATS), tmp_path / "chats"
+    prepare_chats([file], tiny_data.tokenizer, out, template=DEFAULT)
+    lost = Path(f"{out}{suffix}")
+    content = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(UserError, match=rf"chats{suffix} does not exist: give the prefix of"):
+        check_prefix(out)
+    assert prepare_chats([file], tiny_data.tokenizer, out, template=DEFAULT) is not None
+    assert lost.read_bytes() == content
+
+
+def test_who_says_what_is_content(tiny_data: TinyData, tmp_path: Path) -> None:
+    """A template that asks for an answer in other words leaves the tokens and changes what counts."""
+    file, keys = written(tmp_path / "chats.jsonl", CHATS), set()
+    for name, template in (("one", DEFAULT), ("two", DEFAULT.replace("}Assistant:{% e", "}Assistant{% e"))):
+        prepare_chats([file], tiny_data.tokenizer, tmp_path / name, template=template)
+        keys.add(content_key(check_prefix(tmp_path / name)))
+    assert (tmp_path / "one.bin").read_bytes() == (tmp_path / "two.bin").read_bytes()
+    assert (tmp_path / "one.answers").read_bytes() != (tmp_path / "two.answers").read_bytes()
+    assert len(keys) == 2
