@@ -14,11 +14,13 @@ examples:
   python -m benchmarks.kills                                 # 100 kills of the quick start's model
   python -m benchmarks.kills --kills 20 --processes 2
   python -m benchmarks.kills --kills 5 --steps 60 optim=muon model=nano_hindi_25m model.vocab_size=auto
+  python -m benchmarks.kills --data /tmp/kills               # again: goes on where it was interrupted
 
 Trains once undisturbed and once with kills of all processes: while it starts, trains, or saves in the
-background. Prints for each kill when it was, what was running and how many steps were lost; then compares all
-figures, those of repeated steps and of validations too, and the last checkpoint's tensors. Exit code 1 if
-they differ. The schedule follows from --seed; what a kill hits also depends on the machine.
+background. Prints for each kill when it was, what was running, how many steps were lost, and how many records
+of steps and validations, repeated ones too, have been equal to the undisturbed run's; in the end the last
+checkpoint's tensors are compared. Ends with exit code 1 at the first difference. The schedule follows from
+--seed; what a kill hits also depends on the machine.
 """
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
+import hashlib
+import json
 import random
+import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.measure.lives import (
@@ -18,6 +20,7 @@ from benchmarks.measure.lives import (
     Life,
     Recorded,
     Whole,
+    compare_figures,
     differences,
     newest,
     quick_start_settings,
@@ -53,6 +56,8 @@ class Kill:
     """The last that this process had recorded; of a start-up the checkpoint's."""
     checkpoint: int
     """The step that the run goes on from; 0: from the beginning."""
+    equal: int
+    """Records of steps and validations up to this kill that were compared, all of them equal."""
 
     @property
     def lost(self) -> int:
@@ -87,7 +92,7 @@ def what_was_running(checkpoints: Path, trained: bool) -> str:
 
 
 def kill_once(launch: Callable[[], Life], directory: Path, moment: Moment, whole: Whole, every: int) -> Kill:
-    """Starts the run and kills it."""
+    """Starts the run, kills it, and compares what it has recorded."""
     checkpoints = directory / "checkpoints"
     before = newest(checkpoints)
     started = time.monotonic()
@@ -106,29 +111,77 @@ def kill_once(launch: Callable[[], Life], directory: Path, moment: Moment, whole
         life.kill()
     seconds, last = time.monotonic() - started, recorded.last()
     running = what_was_running(checkpoints, last is not None)
-    return Kill(seconds, running, before if last is None else last, newest(checkpoints))
+    figures = compare_figures(whole.directory, directory)
+    end_if(figures.different)
+    step = before if last is None else last
+    return Kill(seconds, running, step, newest(checkpoints), figures.records)
+
+
+class Journal:
+    """What was done so far, for the same command after an interruption.
+
+    Args:
+        path: a JSON line for the undisturbed run, and one for each kill.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        entries = [json.loads(line) for line in lines]
+        self.whole: Whole | None = None
+        for first in entries[:1]:
+            self.whole = Whole(**first | {"directory": Path(first["directory"])})
+        self.kills = [Kill(**entry) for entry in entries[1:]]
+
+    def begin(self, whole: Whole) -> None:
+        """The undisturbed run is over."""
+        self.whole = whole
+        self._append(asdict(whole) | {"directory": str(whole.directory)})
+
+    def add(self, kill: Kill) -> None:
+        """The next one."""
+        self.kills.append(kill)
+        self._append(asdict(kill))
+
+    def _append(self, entry: dict[str, object]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
 
 
 def killed_run(
-    launch: Callable[[], Life], directory: Path, moments: list[Moment], whole: Whole, every: int
-) -> list[Kill]:
-    """Kills the run at each of the moments, prints the table as it grows, and lets the last life end.
+    launch: Callable[[], Life], directory: Path, moments: list[Moment], every: int, journal: Journal
+) -> None:
+    """Kills the run at each of the moments that the journal has not yet, and lets the last life end.
+
+    Prints the table as it grows. What the run has recorded until then is compared at each kill; the first
+    difference ends the program with exit code 1.
 
     Raises:
         UserError: the run failed by itself.
     """
-    print(f"{'kill':>4} {'after':>8}  {'running':<12} {'step':>6} {'goes on from':>13} {'steps lost':>11}")
-    kills = []
+    print(
+        f"{'kill':>4} {'after':>8}  {'running':<12} {'step':>6} {'goes on from':>13} {'steps lost':>11} "
+        f"{'records equal':>14}"
+    )
+    whole = journal.whole
+    assert whole is not None
     for number, moment in enumerate(moments, 1):
-        kill = kill_once(launch, directory, moment, whole, every)
-        kills.append(kill)
+        if number > len(journal.kills):
+            journal.add(kill_once(launch, directory, moment, whole, every))
+        kill = journal.kills[number - 1]
         print(
             f"{number:>4} {kill.seconds:>6.1f} s  {kill.running:<12} {kill.step:>6,} {kill.checkpoint:>13,} "
-            f"{kill.lost:>11,}",
+            f"{kill.lost:>11,} {kill.equal:>14,}",
             flush=True,
         )
     undisturbed(launch, directory)
-    return kills
+
+
+def end_if(different: list[str]) -> None:
+    """Ends the program with exit code 1 if there are differences, and says which."""
+    if different:
+        print(f"{len(different):,} differences: {'; '.join(different[:5])}", file=sys.stderr)
+        sys.exit(1)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -143,19 +196,24 @@ def run(options: argparse.Namespace) -> None:
             "trainer.checkpoint.async_save=true",
             *options.overrides,
         ]
-        whole_name, killed_name = (f"{name}_{os.getpid()}" for name in ("whole", "killed"))
+        described = [settings, options.kills, options.processes, options.seed]
+        key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:8]
+        whole_name, killed_name = (f"{name}_{key}" for name in ("whole", "killed"))
+        journal = Journal(directory / f"kills_{key}.jsonl")
 
         def launch(name: str) -> Callable[[], Life]:
             log = directory / f"{name}.log"
             return lambda: Launched([*settings, f"name={name}"], options.processes, log)
 
-        whole = undisturbed(launch(whole_name), directory / whole_name)
+        whole = journal.whole
+        if whole is None:
+            shutil.rmtree(directory / whole_name, ignore_errors=True)  # What was interrupted is disturbed.
+            whole = undisturbed(launch(whole_name), directory / whole_name)
+            journal.begin(whole)
         print(f"undisturbed: {steps:,} steps, {1000 * whole.step_s:.0f} ms each, saves included", flush=True)
-        kills = killed_run(launch(killed_name), directory / killed_name, moments, whole, options.every)
-        summarize(kills, options.json)
-        if found := differences(directory / whole_name, directory / killed_name):
-            print(f"{len(found):,} differences: {'; '.join(found[:5])}", file=sys.stderr)
-            sys.exit(1)
+        killed_run(launch(killed_name), directory / killed_name, moments, options.every, journal)
+        summarize(journal.kills, options.json)
+        end_if(differences(directory / whole_name, directory / killed_name))
         print(f"losses equal bit for bit: {steps:,} steps, and every time one was repeated")
 
 

@@ -205,20 +205,38 @@ def quick_start_settings(directory: Path, steps: int, every: int, processes: int
     ]
 
 
-def differences(whole: Path, killed: Path) -> list[str]:
-    """How the two runs differ; none if all figures and the last checkpoints' tensors are equal to the bit.
+@dataclass(frozen=True)
+class Compared:
+    """The figures that a run has recorded so far, beside the undisturbed run's."""
 
-    Steps that the second has taken back after a loss spike do not count.
+    records: int
+    """Steps and validations that were compared, those that came twice too."""
+    different: list[str]
+    missing: list[str]
+    """What only the undisturbed run has."""
+
+
+def compare_figures(whole: Path, killed: Path) -> Compared:
+    """Compares to the bit, also while the second run goes on.
+
+    Steps that it has taken back after a loss spike do not count.
     """
     expected = {_what(entry): _figures(entry) for entry in read_metrics(whole / "metrics.jsonl")}
-    found, seen = [], set()
+    records, different, seen = 0, [], set()
     for entry in _not_taken_back(read_metrics_log(killed / "metrics.jsonl").appended):
         what, figures = _what(entry), _figures(entry)
         seen.add(what)
+        records += bool(figures)
         if figures and figures != expected.get(what):
-            found.append(f"step {entry['step']:,}: {expected.get(what)} and {figures}")
+            different.append(f"step {entry['step']:,}: {expected.get(what)} and {figures}")
     missing = [what for what, figures in expected.items() if figures and what not in seen]
-    found += [f"step {step:,}: no {kind}" for step, kind in missing]
+    return Compared(records, different, [f"step {step:,}: no {kind}" for step, kind in missing])
+
+
+def differences(whole: Path, killed: Path) -> list[str]:
+    """How two ended runs differ; none: all figures and the last checkpoints' tensors are equal to the bit."""
+    figures = compare_figures(whole, killed)
+    found = figures.different + figures.missing
     ours, theirs = (_last_files(path / "checkpoints") for path in (whole, killed))
     found += [f"{name} of the last checkpoints" for name in sorted(ours) if ours[name] != theirs.get(name)]
     return found

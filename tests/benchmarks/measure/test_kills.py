@@ -16,11 +16,13 @@ from benchmarks.measure.kills import (
     SAVE,
     START_UP,
     STEP,
+    Journal,
+    Kill,
     killed_run,
     schedule,
     what_was_running,
 )
-from benchmarks.measure.lives import Life, Recorded, differences, undisturbed
+from benchmarks.measure.lives import Life, Recorded, Whole, compare_figures, differences, undisturbed
 from recipes.checkpoint.save.manifest import MANIFEST
 from recipes.errors import UserError
 from tests.support.corpus import TinyData
@@ -45,8 +47,12 @@ def test_twenty_kills_of_two_ranks(tiny_data: TinyData, tmp_path: Path) -> None:
     def launch(name: str) -> Callable[[], Life]:
         return lambda: Ranks([*settings, f"name={name}"])
 
-    whole = undisturbed(launch("whole"), tmp_path / "whole")
-    kills = killed_run(launch("killed"), tmp_path / "killed", schedule(20, STEPS, 1, 5 * EVERY), whole, EVERY)
+    journal = Journal(tmp_path / "kills.jsonl")
+    journal.begin(undisturbed(launch("whole"), tmp_path / "whole"))
+    moments = schedule(20, STEPS, 1, 5 * EVERY)
+    killed_run(launch("killed"), tmp_path / "killed", moments, EVERY, journal)
+    kills = Journal(journal.path).kills
+    assert kills == journal.kills and [kill.equal for kill in kills] == sorted(kill.equal for kill in kills)
     assert len(kills) == 20 and {START_UP, SAVE} < {kill.running for kill in kills}
     assert max(kill.step for kill in kills) > STEPS // 2
     assert differences(tmp_path / "whole", tmp_path / "killed") == []
@@ -97,3 +103,29 @@ def test_only_whole_lines_of_this_life_count(tmp_path: Path) -> None:
     with metrics.open("a", encoding="utf-8") as file:
         file.write('{"event": "resumed", "step": 4}\n{"step": 5, "loss": 1.0}\n{"step": 6, "lo')
     assert recorded.last() == 5
+
+
+def test_the_same_command_goes_on(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "kills.jsonl")
+    assert journal.whole is None and journal.kills == []
+    whole, kill = Whole(tmp_path / "whole", 12.5, 0.25), Kill(3.5, SAVE, 9, 8, 17)
+    journal.begin(whole)
+    journal.add(kill)
+    again = Journal(journal.path)
+    assert (again.whole, again.kills) == (whole, [kill])
+
+
+def test_figures_are_compared_while_a_run_goes_on(tmp_path: Path) -> None:
+    def write(name: str, *lines: dict[str, float | str]) -> Path:
+        (tmp_path / name).mkdir(exist_ok=True)
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / name / "metrics.jsonl").write_text(text, "utf-8")
+        return tmp_path / name
+
+    steps: list[dict[str, float | str]] = [{"step": step, "loss": 1 / step} for step in range(1, 5)]
+    whole = write("whole", *steps, {"step": 4, "valid.en.loss": 0.5})
+    found = compare_figures(whole, write("run", *steps[:3], {"event": "resumed", "step": 2}, *steps[2:3]))
+    assert (found.records, found.different) == (4, [])
+    assert found.missing == ["step 4: no loss", "step 4: no validation"]
+    found = compare_figures(whole, write("run", *steps[:2], {"step": 3, "loss": math.nextafter(1 / 3, 0)}))
+    assert found.records == 3 and [line.split(":")[0] for line in found.different] == ["step 3"]
