@@ -11,8 +11,8 @@ from torch import Tensor
 
 from recipes.families.model_config import ModelConfig
 from recipes.model.embedding import add_rows
-from recipes.model.linear import add_product
 from recipes.model.main_grad import add_to_main_grads
+from recipes.model.products import add_weight_gradient
 from recipes.model.swiglu import swiglu
 from recipes.parallel.setup import seed_random_states
 from tests.support.engine import TINY, initialized
@@ -96,7 +96,7 @@ def product_error(n: int, rows: int, columns: int, dtype: torch.dtype, device: s
     gradient, inputs = gradient.to(device, dtype), inputs.to(device, dtype)
     total = torch.randn(rows, columns, generator=generator).to(device)
     expected = total.double() + gradient.double().T @ inputs.double()
-    add_product(total, gradient, inputs)
+    add_weight_gradient(total, gradient, inputs)
     assert total.dtype == torch.float32
     return (total.double() - expected).abs().max().item() / n**0.5
 
