@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from recipes.config.hydra_app import run_job
 from recipes.config.schema import PretrainConfig
 from recipes.config.validate import validate_pretrain
@@ -19,7 +21,13 @@ def run(config: PretrainConfig) -> int:
         from recipes.plan.dry_run import describe_run
 
         check_training_tasks(config.trainer.evaluation)
-        print(describe_run(config, data_parallel_size))
+        text = describe_run(config, data_parallel_size)
+        print(text)
+        if config.plan.page is not None:
+            from recipes.plan.dry_run_page import write_dry_run_page
+
+            page = write_dry_run_page(config, text, Path(config.plan.page))
+            print(f"\ncurves over tokens: {page}")
         return 0
     from recipes.data.samples.inputs import check_inputs
     from recipes.plan.unused_rows import unused_rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recipes.checks import refuse
 from recipes.config.cluster_schema import ClusterConfig
 from recipes.config.hydra_app import compose
 from recipes.config.jobs import group_options
@@ -13,13 +14,17 @@ def described(overrides: list[str]) -> tuple[PretrainConfig, ClusterConfig]:
     """The run and the cluster that the settings describe.
 
     Raises:
-        UserError: a setting or a value does not exist, or no cluster is named.
+        UserError: a setting or a value does not exist or would be ignored, or no cluster is named.
     """
     of_cluster = [each for each in overrides if _is_cluster(each)]
     if not any(each.startswith("cluster=") for each in of_cluster):
         raise UserError(f"no cluster: add cluster=NAME, one of {', '.join(group_options('cluster'))}")
     cluster: ClusterConfig = compose("cluster", of_cluster).cluster
     config: PretrainConfig = compose("pretrain", settings_of_run(overrides))
+    if config.plan.page is not None:
+        refuse(
+            "plan.page", config.plan.page, "would be ignored: recipes.pretrain writes it, with dry_run=true"
+        )
     return config, cluster
 
 

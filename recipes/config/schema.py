@@ -206,6 +206,9 @@ class PlanConfig:
     memory_check: str = "refuse"
     """What training does before it builds a model that needs over 1.1 times the free memory: refuse, or
     warn if the estimate is wrong. Between 0.9 and 1.1 times it warns."""
+    page: str | None = None
+    """dry_run: also write this HTML file, with learning rate, batches and blend as curves over tokens. None:
+    a dry run writes nothing."""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def validate_pretrain(config: PretrainConfig) -> int:
     validate_logger(config)
     validate_ema(config.trainer.ema)
     validate_data(config.data)
-    validate_plan(config.plan)
+    validate_plan(config.plan, config.dry_run)
     validate_optim(config.optim, config.model, config.parallel)
     validate_phases(config, data_parallel_size)
     validate_schedules(config)
@@ -270,13 +270,15 @@ def parse_duration(text: str) -> float:
     return float(days * 86400 + hours * 3600 + minutes * 60 + seconds)
 
 
-def validate_plan(plan: PlanConfig) -> None:
+def validate_plan(plan: PlanConfig, dry_run: bool) -> None:
     """Checks what a plan assumes."""
     if plan.device is not None:
         one_of("plan.device", plan.device, DEVICES)
     if plan.mfu is not None and not 0 < plan.mfu <= 1:
         refuse("plan.mfu", plan.mfu, "must be above 0 and at most 1, a share of the peak")
     one_of("plan.memory_check", plan.memory_check, ("refuse", "warn"))
+    if plan.page is not None and not dry_run:
+        refuse("plan.page", plan.page, "would be ignored: set dry_run=true too")
 
 
 def _validate_skip(ranges: list[list[int]]) -> None:
