@@ -29,6 +29,15 @@ def not_negative(key: str, value: float) -> None:
         refuse(key, value, "must not be negative")
 
 
+MOST_ON_A_MACHINE = 1024
+
+
+def of_a_machine(key: str, value: int, lowest: int = 1) -> None:
+    """Refuses so many threads or processes on one machine that it would come to a standstill."""
+    if not lowest <= value <= MOST_ON_A_MACHINE:
+        refuse(key, value, f"must lie between {lowest} and {MOST_ON_A_MACHINE:,}")
+
+
 def one_of(
     key: str, value: str, choices: tuple[str, ...], foreign: Mapping[str, str] = MappingProxyType({})
 ) -> None:

@@ -1,6 +1,7 @@
 """How every command line tool runs its `main` and exits."""
 
 import codecs
+import errno
 import io
 import locale
 import logging
@@ -24,13 +25,16 @@ NO_PROGRESS = 5
 """The watchdog's: a run in which no step ends any more. Start again, too."""
 INTERRUPTED = 128 + 2
 BROKEN_PIPE = 128 + 13
+_OF_A_PATH = (errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR)
+"""What only the path that a user gave can be the reason for, wherever it is noticed."""
 
 
 def run_tool(main: Callable[[], int | None]) -> NoReturn:
     """Run a tool's `main` and exit with the matching code.
 
-    `main` returns an exit code, or None for 0. A UserError becomes one line on stderr and its exit code,
-    Ctrl-C one line and 130. Any other exception is our mistake, not the user's, and keeps its traceback.
+    `main` returns an exit code, or None for 0. A UserError becomes one line on stderr and its exit code, a
+    path that cannot be followed one line and 2, Ctrl-C one line and 130. Any other exception is our mistake,
+    not the user's, and keeps its traceback.
     """
     _in_utf8()
     logging.raiseExceptions = False  # A closed pipe is no reason for a traceback per record.
@@ -48,6 +52,11 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         if not _silence_closed_stdout():
             raise
         code = BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _OF_A_PATH or error.filename is None:
+            raise
+        print("error:", printable(f"{error.filename}: {error.strerror}"), file=sys.stderr)
+        code = USER_ERROR
     sys.exit(code)
 
 

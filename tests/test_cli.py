@@ -50,6 +50,21 @@ def test_other_errors_keep_their_traceback() -> None:
     assert "Traceback" in done.stderr and "ValueError: bug" in done.stderr
 
 
+def test_a_path_that_cannot_be_followed_is_one_line(tmp_path: Path) -> None:
+    """Wherever it is noticed: checking whether a file is there can fail, too."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    for path, why in (
+        (tmp_path / ("x" * 300), "File name too long"),
+        (tmp_path / "loop", "Too many levels of symbolic links"),
+        (tmp_path / "file" / "inside", "Not a directory"),
+    ):
+        done = run("from pathlib import Path; Path(sys.argv[1]).stat()", str(path))
+        assert (done.returncode, done.stderr) == (2, f"error: {path}: {why}\n")
+    done = run("from pathlib import Path; Path(sys.argv[1]).stat()", str(tmp_path / "missing"))
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
 def test_broken_pipe_elsewhere_keeps_its_traceback() -> None:
     done = run("raise BrokenPipeError(32, 'a socket')")
     assert done.returncode == 1

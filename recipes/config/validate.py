@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from recipes.checks import not_negative, one_of, positive, refuse
+from recipes.checks import not_negative, of_a_machine, one_of, positive, refuse
 from recipes.config.cuda_graph import obstacle
 from recipes.config.devices import DEVICES
 from recipes.config.foreign_keys import FOREIGN_VALUES
@@ -104,7 +104,6 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
         "log_details_every_n_steps",
         "val_check_interval",
         "limit_val_batches",
-        "num_threads",
         "peak_tflops",
     ):
         value = getattr(trainer, key)
@@ -117,6 +116,8 @@ def validate_trainer(trainer: TrainerConfig, data_parallel_size: int) -> None:
             details,
             f"must be a multiple of trainer.log_every_n_steps={every:,}",
         )
+    if trainer.num_threads is not None:
+        of_a_machine("trainer.num_threads", trainer.num_threads)
     if trainer.max_time is not None:
         parse_duration(trainer.max_time)
 
@@ -292,6 +293,6 @@ def _validate_skip(ranges: list[list[int]]) -> None:
 def validate_data(data: DataConfig) -> None:
     """Checks what can be checked about the data without reading them."""
     positive("data.seq_length", data.seq_length)
-    not_negative("data.num_workers", data.num_workers)
+    of_a_machine("data.num_workers", data.num_workers, lowest=0)
     _validate_skip(data.skip)
     validate_conversations(data)

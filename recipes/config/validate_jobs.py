@@ -7,7 +7,7 @@ import re
 import tarfile
 from pathlib import Path
 
-from recipes.checks import hub_hint, not_negative, one_of, positive, refuse
+from recipes.checks import hub_hint, not_negative, of_a_machine, one_of, positive, refuse
 from recipes.config.evaluation_schema import EvaluationConfig, TextsConfig
 from recipes.config.evaluation_tables import with_table
 from recipes.config.foreign_keys import FOREIGN_VALUES
@@ -63,7 +63,7 @@ def validate_generate(config: GenerateConfig) -> None:
     if not 0 <= config.seed < 2**63:
         refuse("seed", config.seed, f"must lie between 0 and {2**63 - 1:,}")
     if config.num_threads is not None:
-        positive("num_threads", config.num_threads)
+        of_a_machine("num_threads", config.num_threads)
     for name in ("tensor_model_parallel_size", "pipeline_model_parallel_size"):
         size = getattr(config, name)
         if size < 1 and size != -1:
@@ -136,10 +136,10 @@ def validate_evaluate(config: EvaluateConfig) -> None:
         raise UserError(
             "minibench=null: name the generated benchmark's directory, minibench=<corpus>/benchmark"
         )
-    for key in ("limit", "num_threads"):
-        value = getattr(config, key)
-        if value is not None:
-            positive(key, value)
+    if config.limit is not None:
+        positive("limit", config.limit)
+    if config.num_threads is not None:
+        of_a_machine("num_threads", config.num_threads)
     not_negative("num_fewshot", config.num_fewshot)
     if not 0 <= config.seed < 2**32:
         refuse("seed", config.seed, f"must lie between 0 and {2**32 - 1:,}")

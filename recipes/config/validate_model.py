@@ -16,6 +16,7 @@ ACTIVATIONS = ("swiglu", "geglu", "gelu", "squared_relu")
 ROUTER_SCORES = ("softmax", "sigmoid")
 LOAD_BALANCING = ("aux_loss", "seq_aux_loss", "none")
 DEFAULTS = {setting.name: setting.default for setting in dataclasses.fields(ModelConfig)}
+MOST_LAYERS = MOST_EXPERTS = 10_000
 MOE_SETTINGS = [key for key in DEFAULTS if key.startswith("moe_") or key == "first_k_dense_replace"]
 
 # TransformerConfig fields that are set through our typed keys or by the run itself.
@@ -110,6 +111,8 @@ def validate_model(model: ModelConfig) -> None:
         refuse("model.vocab_size", model.vocab_size, "write a number, or auto and set tokenizer.model")
     for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "vocab_size"):
         positive(f"model.{key}", getattr(model, key))
+    if model.num_layers > MOST_LAYERS:  # The table of tensors has rows for each.
+        refuse("model.num_layers", model.num_layers, f"no model has more than {MOST_LAYERS:,}")
     positive("model.make_vocab_size_divisible_by", model.make_vocab_size_divisible_by)
     positive("model.max_position_embeddings", model.max_position_embeddings)
     for key in ("num_query_groups", "kv_channels", "rotary_base_local", "final_logit_softcapping"):
@@ -250,6 +253,8 @@ def _validate_experts(model: ModelConfig) -> None:
                 )
         return
     experts = model.num_moe_experts
+    if experts > MOST_EXPERTS:
+        refuse("model.num_moe_experts", experts, f"no model has more than {MOST_EXPERTS:,}")
     for key in ("num_moe_experts", "moe_router_topk", "moe_layer_freq", "moe_router_bias_update_rate"):
         positive(f"model.{key}", getattr(model, key))
     for key in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from recipes.checks import of_a_machine
 from recipes.config.schema import GenerateConfig, ParallelConfig
 from recipes.config.world import World, launched_world
 from recipes.console import shown
@@ -32,8 +33,14 @@ def layout_of(config: GenerateConfig) -> ParallelConfig:
 
 
 def processes_of(parallel: ParallelConfig) -> int:
-    """How many processes hold the model together."""
-    return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
+    """How many processes hold the model together.
+
+    Raises:
+        UserError: more than any machine has devices for.
+    """
+    needed = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
+    of_a_machine(" x ".join(KEYS), needed)
+    return needed
 
 
 def world_of(parallel: ParallelConfig) -> World:

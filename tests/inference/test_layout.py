@@ -15,7 +15,7 @@ import yaml
 from recipes.config.hydra_app import compose
 from recipes.config.schema import ParallelConfig
 from recipes.errors import UserError
-from recipes.inference.layout import layout_of, world_of
+from recipes.inference.layout import layout_of, processes_of, world_of
 from tests.support.nemo_files import CONFIG, FIXTURES, MAIN, changed
 from tests.support.paths import ROOT
 from tests.support.pool import GlooPool
@@ -97,6 +97,12 @@ def test_processes_are_as_many_as_needed(tensor: int, launched: int, monkeypatch
     with pytest.raises(UserError) as caught:
         world_of(ParallelConfig(tensor))
     assert str(caught.value) == f"{sizes}: {tensor} process(es) are needed, {launched} were launched"
+
+
+def test_more_processes_than_any_machine_has_devices_for() -> None:
+    sizes = {"tensor_model_parallel_size": 10**6, "pipeline_model_parallel_size": 10**3}
+    with pytest.raises(UserError, match=r"parallel_size=1,000,000,000: must lie between 1 and 1,024"):
+        processes_of(ParallelConfig(**sizes))
 
 
 def generate(*settings: str) -> subprocess.CompletedProcess[str]:

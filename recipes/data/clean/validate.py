@@ -7,7 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-from recipes.checks import not_negative, one_of, positive, refuse
+from recipes.checks import not_negative, of_a_machine, one_of, positive, refuse
 from recipes.config.clean_schema import LANGUAGES, PII_KINDS, CleanConfig, GopherConfig
 from recipes.errors import UserError
 
@@ -133,7 +133,7 @@ def _check_execution(config: CleanConfig) -> None:
     positive("tasks", config.tasks)
     not_negative("examples_per_reason", config.examples_per_reason)
     if config.workers is not None:
-        positive("workers", config.workers)
+        of_a_machine("workers", config.workers)
     one_of("executor", config.executor, ("local", "slurm"))
     if config.executor == "slurm" and not config.dry_run:
         if config.slurm.partition is None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recipes.checks import of_a_machine
 from recipes.console import Progress
 from recipes.data.samples.indexed import (
     IndexedWriter,
@@ -101,8 +102,7 @@ def preprocess(
         UserError: an input is malformed (with file and line) or has no documents; PREFIX holds something
             else and `force` is not given; the disk is full; another process is writing PREFIX.
     """
-    if workers < 1:
-        raise UserError(f"workers must be at least 1, not {workers}")
+    of_a_machine("--workers", workers)
     tokenizer = load_tokenizer(tokenizer_path)
     if append_bos and tokenizer.bos_id is None:
         raise UserError(f"{tokenizer_path} has no BOS token: leave --append-bos out")

@@ -73,7 +73,7 @@ def config_of(text_file: Path, *settings: str) -> Any:
         (["pii.kinds=[name]"], "pii.kinds=name: choose one of email"),
         (["pii.kinds=[]"], r"pii.kinds=\[\]: name kinds, or turn masking off"),
         (["tasks=0"], "tasks=0: must be positive"),
-        (["workers=0"], "workers=0: must be positive"),
+        (["workers=0"], "workers=0: must lie between 1 and 1,024"),
         (["executor=ray"], "executor=ray: choose one of local, slurm"),
         (["executor=slurm"], "slurm.partition=None: executor=slurm needs it"),
         (["executor=slurm", "slurm.partition=x"], "executor=slurm: sbatch is not on PATH"),

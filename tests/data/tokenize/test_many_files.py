@@ -109,7 +109,7 @@ def test_a_bad_file_does_not_keep_the_others(workers: int, model: Path, shards: 
         (["{in}/a.jsonl", "{in}/a.jsonl", "--out-dir", "o"], "would both become o/a: rename one"),
         (["{in}", "--out-dir", "o", "--shard", "4/4"], "--shard 4/4: give I/N with I from 0 to N - 1"),
         (["{in}", "--out", "o", "--shard", "0/4"], "--shard 0/4: one data set is made in one place"),
-        (["{in}", "--out-dir", "o", "--workers", "0"], "workers must be at least 1, not 0"),
+        (["{in}", "--out-dir", "o", "--workers", "0"], "--workers=0: must lie between 1 and 1,024"),
     ],
     ids=["nothing", "same_name", "shard", "shard_of_one", "workers"],
 )

@@ -278,7 +278,7 @@ def test_inputs_without_documents(model: Path, tmp_path: Path) -> None:
 
 def test_other_refusals(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = write_jsonl(tmp_path / "good.jsonl", TEXTS)
-    with pytest.raises(UserError, match="workers must be at least 1"):
+    with pytest.raises(UserError, match="--workers=0: must lie between 1 and 1,024"):
         preprocess([good], model, tmp_path / "data", workers=0)
     monkeypatch.setattr(SentencePieceTokenizer, "bos_id", None)
     with pytest.raises(UserError, match="has no BOS token"):
