@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes.checks import of_a_machine
 from recipes.console import Progress
 from recipes.data.text.compression import is_compressed
 from recipes.data.text.documents import check_input
@@ -69,8 +70,7 @@ def preprocess_many(
     Raises:
         UserError: two inputs have the same name; or, at the end, the names of the files that failed.
     """
-    if workers < 1:
-        raise UserError(f"workers must be at least 1, not {workers}")
+    of_a_machine("--workers", workers)
     load_tokenizer(tokenizer_path)  # One complaint about it, not one per file.
     jobs = jobs_of_shard(find_jobs(patterns, out_dir), *shard)
     log(f"shard {shard[0]} of {shard[1]}: {len(jobs)} files, {sum(job.size for job in jobs) / 1e6:,.1f} MB")
