@@ -5,10 +5,36 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from recipes.errors import UserError
+
+_only_read = False
+
+
+class _Understood(BaseException):
+    """Ends a tool as soon as it has read its command line."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+
+
+def understood(main: Callable[[], object], arguments: Sequence[str]) -> argparse.Namespace:
+    """What a tool whose ``main`` this is reads from its command line; nothing else of it is run.
+
+    Raises:
+        UserError: as the tool itself would say.
+    """
+    global _only_read
+    before, sys.argv, _only_read = sys.argv, [sys.argv[0], *arguments], True
+    try:
+        main()
+    except _Understood as read:
+        return read.options
+    finally:
+        sys.argv, _only_read = before, False
+    raise AssertionError(f"{main.__module__} reads no command line")
 
 
 class Arguments(argparse.ArgumentParser):
@@ -40,6 +66,13 @@ class Arguments(argparse.ArgumentParser):
                 break
             self._check_flag(argument.partition("=")[0])
         return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse's; see ``understood``."""
+        options = super().parse_args(args, namespace)
+        if _only_read:
+            raise _Understood(options)
+        return options
 
     def _check_flag(self, flag: str) -> None:
         known = self._option_string_actions

@@ -1,9 +1,8 @@
-"""Start a described run on a described cluster, follow it, stop it."""
+"""Start a described run, or another job, on a described cluster, follow it, stop it."""
 
 from __future__ import annotations
 
 import sys
-import time
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from recipes.cli import run_tool
 from recipes.console import say
 from recipes.counts import count
 from recipes.errors import UserError
+from recipes.launch.job_kinds import PRETRAIN
 
 if TYPE_CHECKING:
     from recipes.config.cluster_schema import ClusterConfig
@@ -30,8 +30,17 @@ examples:
   # the same run on this machine, in the foreground
   python -m tools.launch experiment=quickstart cluster=local data_dir=data
 
-Arguments are those of recipes.pretrain, and cluster=NAME with cluster.KEY=VALUE (docs/settings.md). A run
-that is launched again goes on. docs/run-on-slurm.md explains what a job does until its run is complete.
+  # other jobs: a task for each GPU; job arrays; a single task, with the tool's own arguments after --
+  python -m tools.launch job=evaluate cluster=shakti_512xh100 cluster.nodes=2 gpt_model_file=param1.nemo \\
+    eval=param1_table mirror=benchmarks_mirror
+  python -m tools.launch job=clean cluster=cpu_nodes cluster.launch.partition=cpu data=real_text \\
+    output_dir=data/clean tasks=512
+  python -m tools.launch job=preprocess cluster=cpu_nodes cluster.nodes=16 -- \\
+    shards/ --tokenizer tok.model --out-dir data/web --workers 32
+  python -m tools.launch job=convert cluster=cpu_nodes -- param1.nemo param1_hf --to hf
+
+Arguments are those of recipes.pretrain or of the job, and cluster=NAME with cluster.KEY=VALUE
+(docs/settings.md). A run that is launched again goes on. docs/run-on-slurm.md explains what a job does.
 """
 VERBS = ("status", "stop", "logs")
 
@@ -39,19 +48,45 @@ VERBS = ("status", "stop", "logs")
 def main() -> None:
     """Launches, or does what the verb says with a run."""
     parser = Arguments("tools.launch", __doc__, EXAMPLES)
-    what = f"experiment=NAME cluster=NAME and settings of both; or {'|'.join(VERBS)} RUN"
+    what = f"[job=NAME] cluster=NAME and settings of both; or {'|'.join(VERBS)} RUN"
     parser.add_argument("arguments", nargs="+", help=what)
     parser.add_argument("--lines", type=count, help="logs: lines of each node (20)")
     parser.add_argument("--follow", action="store_true", help="logs: show what comes, until Ctrl-C")
-    options = parser.parse_intermixed_args()
+    own, of_tool = _split(sys.argv[1:])
+    options = parser.parse_intermixed_args(own)
     verb = options.arguments[0] if options.arguments[0] in VERBS else None
     for flag in ("lines", "follow"):
         if getattr(options, flag) and verb != "logs":
             raise UserError(f"--{flag}: would be ignored: it belongs to logs RUN")
-    if verb is None:
-        _launch(options.arguments)
-    else:
+    if of_tool and (verb is not None or not any(each.startswith("job=") for each in options.arguments)):
+        raise UserError(
+            f"-- {of_tool[0]}: would be ignored: only job=NAME of a tool takes its arguments there"
+        )
+    if verb is not None:
         _run_and(verb, options)
+    elif job := _job_of(options.arguments):
+        from recipes.launch.other_jobs import launch_job
+
+        rest = [each for each in options.arguments if not each.startswith("job=")]
+        launch_job(job, rest, of_tool)
+    else:
+        _launch([each for each in options.arguments if not each.startswith("job=")])
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before ``--``, and after it."""
+    if "--" not in arguments:
+        return arguments, []
+    number = arguments.index("--")
+    return arguments[:number], arguments[number + 1 :]
+
+
+def _job_of(arguments: list[str]) -> str | None:
+    """None: pretraining."""
+    named = [each.removeprefix("job=") for each in arguments if each.startswith("job=")]
+    if len(named) > 1:
+        raise UserError(f"job={named[1]}: job={named[0]} is given already")
+    return named[0] if named and named[0] != PRETRAIN else None
 
 
 def _launch(overrides: list[str]) -> None:
@@ -77,7 +112,7 @@ def _launch(overrides: list[str]) -> None:
 def _here(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str]) -> None:
     from recipes.launch.local import local_command
 
-    command = local_command(cluster, overrides)
+    command = local_command(cluster, "recipes.pretrain", overrides)
     if config.dry_run:
         print(command)
     else:
@@ -85,22 +120,14 @@ def _here(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str]) 
 
 
 def _submit(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str], run: Path) -> None:
-    from recipes.files import make_directory
-    from recipes.launch.launched import STATE, Launched, allow_requeueing, queued, remember
     from recipes.launch.slurm import submission
+    from recipes.launch.submit import submit
 
     command = submission(cluster, run, overrides)
     if config.dry_run:
         print(command)
         return
-    if waiting := queued(run):
-        jobs = ", ".join(f"{job.job} ({job.state.lower()})" for job in waiting)
-        raise UserError(f"{run}: job {jobs} is this run already; see tools.launch status, or stop it first")
-    make_directory(run / STATE)
-    allow_requeueing(run)
-    for _ in range(cluster.launch.chain):
-        job = command.output().strip().split(";")[0]  # JOB;CLUSTER where there are several.
-        remember(run, Launched(job, time.time(), str(command)))
+    for job in submit(command, run, PRETRAIN, cluster.launch.chain):
         say(f"job    {job}: {config.name} on {cluster.nodes:,} nodes; {run}")
 
 
@@ -125,8 +152,8 @@ def _run_and(verb: str, options: Namespace) -> None:
 
 
 def _status(run: Path) -> list[str]:
-    from recipes.launch.launched import jobs_of, queued, writer_of
-    from recipes.launch.progress import progress_lines
+    from recipes.launch.launched import jobs_of, kind_of_jobs, queued, writer_of
+    from recipes.launch.progress import job_progress, progress_lines
 
     lines = [
         f"job        {job.job} {job.state.lower()} for {job.elapsed} of {job.limit}, nodes {job.where}"
@@ -137,7 +164,7 @@ def _status(run: Path) -> list[str]:
     if not lines:
         last = jobs_of(run)
         lines = [f"job        {last[-1].job} is over" if last else "job        none is running here"]
-    return lines + progress_lines(run)
+    return lines + (progress_lines(run) if kind_of_jobs(run) == PRETRAIN else job_progress(run))
 
 
 def _tail(logs: list[Path], lines: int, follow: bool) -> None:

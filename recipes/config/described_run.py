@@ -16,10 +16,7 @@ def described(overrides: list[str]) -> tuple[PretrainConfig, ClusterConfig]:
     Raises:
         UserError: a setting or a value does not exist or would be ignored, or no cluster is named.
     """
-    of_cluster = [each for each in overrides if _is_cluster(each)]
-    if not any(each.startswith("cluster=") for each in of_cluster):
-        raise UserError(f"no cluster: add cluster=NAME, one of {', '.join(group_options('cluster'))}")
-    cluster: ClusterConfig = compose("cluster", of_cluster).cluster
+    cluster = described_cluster(overrides)
     config: PretrainConfig = compose("pretrain", settings_of_run(overrides))
     if config.plan.page is not None:
         refuse(
@@ -28,8 +25,21 @@ def described(overrides: list[str]) -> tuple[PretrainConfig, ClusterConfig]:
     return config, cluster
 
 
+def described_cluster(overrides: list[str]) -> ClusterConfig:
+    """The cluster that the settings describe.
+
+    Raises:
+        UserError: a setting or a value does not exist, or no cluster is named.
+    """
+    of_cluster = [each for each in overrides if _is_cluster(each)]
+    if not any(each.startswith("cluster=") for each in of_cluster):
+        raise UserError(f"no cluster: add cluster=NAME, one of {', '.join(group_options('cluster'))}")
+    cluster: ClusterConfig = compose("cluster", of_cluster).cluster
+    return cluster
+
+
 def settings_of_run(overrides: list[str]) -> list[str]:
-    """Those of the settings that recipes.pretrain takes."""
+    """Those of the settings that the job takes."""
     return [each for each in overrides if not _is_cluster(each)]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from recipes.errors import UserError
 from recipes.files import make_directory
 from recipes.launch.command import Command
+from recipes.launch.job_kinds import KINDS, PRETRAIN
 from recipes.training.run_lock import LOCK_FILE
 
 STATE = Path("logs/slurm")
@@ -31,6 +32,8 @@ class Launched:
     time: float
     """Seconds since 1970."""
     command: str
+    kind: str = PRETRAIN
+    """What stands after ``job=``."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,12 @@ def jobs_of(run: Path) -> list[Launched]:
     return [each for each in found if isinstance(each.job, str) and each.job.isdecimal()]
 
 
+def kind_of_jobs(run: Path) -> str:
+    """What the newest job does; a run that was not launched is pretraining."""
+    jobs = jobs_of(run)
+    return jobs[-1].kind if jobs else PRETRAIN
+
+
 def queued(run: Path) -> list[Queued]:
     """Those of the run's jobs that wait or run.
 
@@ -82,7 +91,8 @@ def queued(run: Path) -> list[Queued]:
     # Not --jobs=...: squeue fails if one of them is too old to be known.
     command = Command(["squeue", "--me", "--noheader", f"--format={SQUEUE_FIELDS}"], {})
     rows = [line.split("|", 5) for line in command.output().splitlines()]
-    return [Queued(*row) for row in rows if len(row) == 6 and row[0] in numbers]
+    # JOB_ELEMENT or JOB_[FIRST-LAST] in an array.
+    return [Queued(*row) for row in rows if len(row) == 6 and row[0].partition("_")[0] in numbers]
 
 
 def writer_of(run: Path) -> int | None:
@@ -104,12 +114,17 @@ def stop(run: Path) -> list[str]:
         UserError: nothing of it runs or waits, or Slurm does not answer.
     """
     done = []
+    kind = kind_of_jobs(run)
+    own_stages = kind in KINDS and KINDS[kind].tasks == "own"
     for job in queued(run):
         make_directory(run / STATE)
         (run / STOP_FILE).touch()
         if job.state == "PENDING":
             Command(["scancel", job.job], {}).output()
             done.append(f"job {job.job} is cancelled, it had not begun")
+        elif own_stages:
+            Command(["scancel", job.job], {}).output()
+            done.append(f"job {job.job} is cancelled, what it has finished is kept")
         else:
             Command(["scancel", "--batch", "--signal=USR1", job.job], {}).output()
             done.append(f"job {job.job} saves and stops, and is not requeued")
@@ -128,8 +143,11 @@ def allow_requeueing(run: Path) -> None:
 
 
 def log_files(run: Path) -> list[Path]:
-    """The tasks' logs of the newest start, one for each node, or nothing."""
+    """The tasks' logs of the newest start, one for each node, or nothing; of a cleaning job, those of its
+    newest stage."""
     logs = sorted((run / STATE).glob("*.*.*.log"), key=_start_of)
+    if not logs and (stages := sorted(run.glob("logs/*/slurm_logs"), key=lambda path: path.stat().st_mtime)):
+        return sorted(stages[-1].glob("*.out"))
     return [path for path in logs if _start_of(path) == _start_of(logs[-1])]
 
 

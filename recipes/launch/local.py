@@ -9,13 +9,15 @@ from recipes.config.cluster_schema import ClusterConfig
 from recipes.launch.command import PROJECT, Command
 
 
-def local_command(cluster: ClusterConfig, overrides: list[str]) -> Command:
-    """As many processes as the machine has GPUs, under torchrun if they are several."""
+def local_command(
+    cluster: ClusterConfig, module: str, arguments: list[str], *, ranks: bool = True
+) -> Command:
+    """With ``ranks``, as many processes as the machine has GPUs, under torchrun if they are several."""
     launch, container = cluster.launch, cluster.launch.container
     in_container = container.runtime == "docker"
     python = "python" if in_container else _python(launch.venv)
-    words = [python, "-m", "recipes.pretrain", *overrides]
-    if cluster.gpus_per_node > 1:
+    words = [python, "-m", module, *arguments]
+    if ranks and cluster.gpus_per_node > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
         words[1:1] = [*launcher, str(cluster.gpus_per_node)]
     if not in_container:
@@ -25,7 +27,7 @@ def local_command(cluster: ClusterConfig, overrides: list[str]) -> Command:
     # NCCL and the data loader's workers share memory; files belong to the user, not to root.
     options = ["run", "--rm", "--init", "--ipc=host", "--ulimit", "memlock=-1"]
     options += ["--user", f"{os.getuid()}:{os.getgid()}", "--workdir", str(PROJECT)]
-    if launch.request_gpus:
+    if ranks and launch.request_gpus:
         options.append("--gpus=all")
     options += [word for mount in mounts for word in ("--volume", mount)]
     options += [word for name, value in launch.env.items() for word in ("--env", f"{name}={value}")]

@@ -5,8 +5,20 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from recipes.console import duration
+from recipes.console import duration, printable
+from recipes.launch.launched import STATE
 from recipes.run_directory import read_metrics
+
+
+def job_progress(directory: Path) -> list[str]:
+    """Of any other job: the last line that its newest script has said, and a cleaning job's result."""
+    lines = []
+    if said := sorted((directory / STATE).glob("*.out"), key=lambda path: path.stat().st_mtime):
+        text = said[-1].read_text(encoding="utf-8", errors="replace").strip()
+        lines.append(f"log        {said[-1]}: {printable(text.rpartition(chr(10))[2]) or 'empty'}")
+    if (directory / "report.json").exists():
+        lines.append(f"report     {directory / 'report.html'}: the job is complete")
+    return lines or ["log        nothing yet"]
 
 
 def progress_lines(run: Path) -> list[str]:

@@ -12,10 +12,11 @@ import pytest
 from recipes.config.hydra_app import compose
 from recipes.launch.command import PROJECT, Command
 from recipes.launch.local import local_command
-from recipes.launch.slurm import CLEARED, submission
+from recipes.launch.slurm import CLEARED, SCRIPT, submission
 from tests.support.paths import ROOT
 
 RUN = ["experiment=param1_2p9b", "data.train={a: {path: 'x, $y'}}"]
+TRAIN = ("recipes.pretrain", RUN)
 
 
 def slurm(*settings: str) -> Command:
@@ -74,7 +75,7 @@ def test_pyxis() -> None:
 
 
 def test_every_variable_is_one_that_the_script_explains() -> None:
-    script = (ROOT / "docker/slurm/pretrain.sbatch").read_text(encoding="utf-8")
+    script = (ROOT / SCRIPT).read_text(encoding="utf-8")
     for name in {*CLEARED, *slurm().env}:
         assert f"#   {name} " in script
 
@@ -87,16 +88,16 @@ def test_leftovers_of_the_shell_do_not_reach_the_job(monkeypatch: pytest.MonkeyP
 
 
 def test_this_machine() -> None:
-    one = local_command(compose("cluster", ["cluster=local"]).cluster, RUN)
+    one = local_command(compose("cluster", ["cluster=local"]).cluster, *TRAIN)
     assert one.words == [sys.executable, "-m", "recipes.pretrain", *RUN]
-    four = local_command(compose("cluster", ["cluster=local", "cluster.gpus_per_node=4"]).cluster, RUN)
+    four = local_command(compose("cluster", ["cluster=local", "cluster.gpus_per_node=4"]).cluster, *TRAIN)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
     assert four.words == [sys.executable, *launcher, "-m", "recipes.pretrain", *RUN]
 
 
 def test_docker() -> None:
     settings = ["cluster.launch.container.mounts=['/data:/data']", "cluster.launch.env.A='b c'"]
-    words = list(local_command(compose("cluster", ["cluster=docker", *settings]).cluster, RUN).words)
+    words = list(local_command(compose("cluster", ["cluster=docker", *settings]).cluster, *TRAIN).words)
     image = words.index("param-recipes")
     assert words[image + 1 :] == ["python", "-m", "recipes.pretrain", *RUN]
     options = words[:image]
@@ -104,6 +105,6 @@ def test_docker() -> None:
     assert ["--volume", f"{PROJECT}:{PROJECT}", "--volume", "/data:/data", "--env", "A=b c"] == options[-6:]
     assert f"{os.getuid()}:{os.getgid()}" in options
     without = local_command(
-        compose("cluster", ["cluster=docker", "cluster.launch.request_gpus=false"]).cluster, RUN
+        compose("cluster", ["cluster=docker", "cluster.launch.request_gpus=false"]).cluster, *TRAIN
     )
     assert "--gpus=all" not in without.words

@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from benchmarks import door as benchmark
 from recipes.arguments import Arguments
 from recipes.config.command_line import TAKE_A_WORD, check_arguments
-from recipes.config.described_run import described, settings_of_run
+from recipes.config.described_run import described, described_cluster, settings_of_run
 from recipes.config.evaluation_tables import with_table
 from recipes.config.hydra_app import compose
 from recipes.config.jobs import SCHEMAS, config_groups
@@ -37,11 +37,13 @@ from recipes.data.clean.validate import validate_clean
 from recipes.errors import UserError
 from recipes.evaluation.task_files import check_task_names, with_text_tasks
 from recipes.families.model_config import AUTO
+from recipes.launch.check_job import check_cluster
+from recipes.launch.job_kinds import kind_of
 from recipes.training.faults import parse_faults
 from tests.support.configs import changed
 from tests.support.paths import ROOT
 from tests.support.shown_commands import Words, simple_commands
-from tools.launch import VERBS
+from tools.launch import VERBS, _split
 
 JOBS = {
     "recipes.pretrain": "pretrain",
@@ -111,8 +113,23 @@ def _check_module(module: str, arguments: list[str], there: Path, world_size: in
         return
     elif module in JOBS:
         _check_job(JOBS[module], arguments, there, world_size)
+    elif module == "tools.launch" and (jobs := [each for each in arguments if each.startswith("job=")]):
+        _check_launched(jobs[0].removeprefix("job="), arguments, there)
     else:
         _check_flags(module, arguments, there)
+
+
+def _check_launched(job: str, arguments: list[str], there: Path) -> None:
+    kind = kind_of(job)
+    own, of_tool = _split(arguments)
+    cluster = described_cluster(own)
+    validate_launch(cluster)
+    check_cluster(cluster, kind)
+    settings = [each for each in settings_of_run(own) if not each.startswith("job=")]
+    if kind.settings:
+        _check_job(job, settings, there, cluster.nodes * cluster.gpus_per_node)
+    else:
+        _check_module(kind.module, of_tool, there, world_size=1)
 
 
 def _check_job(job: str, arguments: list[str], there: Path, world_size: int = 1) -> None:

@@ -142,9 +142,8 @@ def submit(config: CleanConfig, stages: list[Stage], out: Path) -> str:
     Raises:
         UserError: sbatch refuses, or the jobs of an earlier call are still in the queue.
     """
-    record = out / "slurm_job"
-    if record.exists():
-        number = record.read_text().strip()
+    if earlier := submitted(out):
+        number = earlier[-1]
         queued = subprocess.run(["squeue", "-h", "-j", number], capture_output=True, text=True, check=False)
         if queued.stdout.strip():
             raise UserError(f"output_dir={out}: job {number} is still in the queue: wait for it or cancel it")
@@ -154,9 +153,16 @@ def submit(config: CleanConfig, stages: list[Stage], out: Path) -> str:
             executors[-1].run()  # Submits those it depends on first.
     except subprocess.CalledProcessError as error:
         raise UserError(f"sbatch refused a job of {out}/logs (exit code {error.returncode})") from error
-    number = str(executors[-1].job_id)
-    record.write_text(f"{number}\n")
-    return number
+    # Of a stage that is done, nothing is submitted.
+    numbers = [str(executor.job_id) for executor in executors if executor.job_id not in (None, -1)]
+    (out / "slurm_job").write_text("\n".join([*numbers, ""]))
+    return str(executors[-1].job_id)
+
+
+def submitted(out: Path) -> list[str]:
+    """The numbers of the jobs that were submitted last for an output directory, a stage after the other."""
+    record = out / "slurm_job"
+    return record.read_text().split() if record.exists() else []
 
 
 @contextlib.contextmanager

@@ -1,0 +1,138 @@
+"""Jobs besides pretraining: what is submitted for them, word for word, and what is refused before."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipes.arguments import understood
+from recipes.errors import UserError
+from recipes.launch.job_kinds import KINDS, job_directory
+from recipes.launch.launched import Launched, kind_of_jobs, log_files, remember
+from recipes.launch.other_jobs import launch_job
+from recipes.launch.progress import job_progress
+from recipes.launch.slurm import CLEARED, JOB_SCRIPT
+from tests.support.paths import ROOT
+
+CLUSTER = ["cluster=shakti_512xh100", "cluster.nodes=2", "cluster.launch.account=lm"]
+ONE = ["cluster=shakti_512xh100", "cluster.nodes=1"]
+SHOWN = "dry_run=true"
+
+
+@pytest.fixture(autouse=True)
+def clean_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CLEARED:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Looks like a checkpoint."""
+    path = tmp_path / "step_00000010"
+    path.mkdir()
+    (path / "manifest.json").write_text("{}", encoding="utf-8")
+    return path
+
+
+def shown(capsys: pytest.CaptureFixture[str], job: str, settings: list[str], *tool: str) -> list[str]:
+    launch_job(job, [*settings, SHOWN], list(tool))
+    return shlex.split(capsys.readouterr().out)
+
+
+def test_evaluation_has_a_task_for_each_gpu(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [f"gpt_model_file={model}", "tasks=[boolq]", "tensor_model_parallel_size=4"]
+    words = shown(capsys, "evaluate", [*CLUSTER, *settings])
+    assert {"--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--account=lm", "--exclusive"} <= set(
+        words
+    )
+    directory = job_directory("evaluate", settings)
+    assert words[words.index(JOB_SCRIPT) + 1 :] == [f"{directory}/logs/slurm", "recipes.evaluate", *settings]
+    assert f"--output={directory}/logs/slurm/%j.out" in words
+
+
+def test_preprocessing_is_an_array(capsys: pytest.CaptureFixture[str]) -> None:
+    tool = ("shards", "--tokenizer", "a b.model", "--out-dir", "web", "--workers", "32")
+    words = shown(capsys, "preprocess", [*CLUSTER, "cluster.launch.cpus_per_task=32"], *tool)
+    assert {"--array=0-1", "--cpus-per-task=32"} <= set(words)
+    assert not any(word.startswith(("--nodes", "--gpus", "--exclusive")) for word in words)
+    assert words[-len(tool) - 1 :] == ["tools.preprocess", *tool]
+
+
+def test_a_tool_is_one_task(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tool = (str(model), str(tmp_path / "hf"), "--to", "hf")
+    words = shown(capsys, "convert", ONE, *tool)
+    assert words[-5:] == ["tools.convert", *tool]
+    assert not any(word.startswith(("--gpus", "--array")) for word in words)
+    local = shown(capsys, "convert", ["cluster=local", "cluster.gpus_per_node=4"], *tool)
+    assert local == [sys.executable, "-m", "tools.convert", *tool]
+    docker = shown(capsys, "convert", ["cluster=docker"], *tool)
+    assert docker[:2] == ["docker", "run"] and docker[-6:] == ["-m", "tools.convert", *tool]
+    assert "--gpus=all" not in docker
+
+
+def test_evaluation_on_this_machine(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [f"gpt_model_file={model}", "tasks=[boolq]"]
+    words = shown(capsys, "evaluate", ["cluster=local", "cluster.gpus_per_node=2", *settings])
+    assert words[1:3] == ["-m", "torch.distributed.run"] and words[-3:] == ["recipes.evaluate", *settings]
+
+
+@pytest.mark.parametrize(
+    ("job", "settings", "tool", "why"),
+    [
+        ("paint", CLUSTER, [], "job=paint: choose pretrain or one of"),
+        ("evaluate", CLUSTER, ["x"], "-- x: would be ignored"),
+        ("evaluate", [*CLUSTER, "gpt_model_file=/no/such.nemo", "tasks=[boolq]"], [], "/no/such.nemo"),
+        ("evaluate", [*CLUSTER, "gpt_model_file=x", "tasks=[bolq]"], [], "bolq"),
+        ("evaluate", [*CLUSTER, "limt=3"], [], "limt"),
+        ("convert", ONE, ["a", "b", "--to", "onnx"], "onnx"),
+        ("convert", ONE, ["/no/such.nemo", "b", "--to", "hf"], "/no/such.nemo"),
+        ("convert", CLUSTER, ["a", "b", "--to", "hf"], "cluster.nodes=2"),
+        ("convert", [*ONE, "limit=3"], ["a", "b", "--to", "hf"], "limit=3: job=convert is a tool"),
+        ("preprocess", CLUSTER, ["a.jsonl", "--tokenizer", "t", "--out", "x"], "use --out-dir"),
+        ("preprocess", CLUSTER, ["a", "--tokenizer", "t", "--out-dir", "x", "--shard", "0/2"], "--shard 0/2"),
+        ("convert", [*ONE, "cluster.launch.chain=2"], [], "cluster.launch.chain=2"),
+        ("convert", [*ONE, "cluster.launch.health.gpus=8"], [], "cluster.launch.health"),
+        ("convert", [], ["a", "b", "--to", "hf"], "no cluster"),
+    ],
+)
+def test_refusals(job: str, settings: list[str], tool: list[str], why: str) -> None:
+    with pytest.raises(UserError) as refused:
+        launch_job(job, settings, tool)
+    assert why in str(refused.value)
+
+
+def test_every_kind_is_a_module() -> None:
+    for name, kind in KINDS.items():
+        assert (ROOT / f"{kind.module.replace('.', '/')}.py").exists(), name
+
+
+def test_only_the_command_line_of_a_tool_is_read() -> None:
+    from tools.convert import main
+
+    before = list(sys.argv)
+    options = understood(main, ["/no/such.nemo", "b", "--to", "hf"])
+    assert options.to == "hf" and sys.argv == before
+    with pytest.raises(UserError, match="--too"):
+        understood(main, ["a", "b", "--too", "hf"])
+
+
+def test_a_launched_job_is_followed_by_its_kind(tmp_path: Path) -> None:
+    assert kind_of_jobs(tmp_path) == "pretrain"
+    remember(tmp_path, Launched("12", 1.0, "sbatch x", "preprocess"))
+    assert kind_of_jobs(tmp_path) == "preprocess"
+    assert job_progress(tmp_path) == ["log        nothing yet"]
+    logs = tmp_path / "logs/slurm"
+    (logs / "12_0.out").write_text("one\ntwo\n", encoding="utf-8")
+    assert job_progress(tmp_path) == [f"log        {logs / '12_0.out'}: two"]
+    for name in ("9.0.node0.log", "12.0.0-0-node0.log", "12.0.1-2-node1.log"):
+        (logs / name).touch()
+    assert [path.name for path in log_files(tmp_path)] == ["12.0.0-0-node0.log", "12.0.1-2-node1.log"]
+
+
+def test_logs_of_a_cleaning_job(tmp_path: Path) -> None:
+    (tmp_path / "logs/read/slurm_logs").mkdir(parents=True)
+    (tmp_path / "logs/read/slurm_logs/7_0.out").touch()
+    assert [path.name for path in log_files(tmp_path)] == ["7_0.out"]
