@@ -15,7 +15,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constr
 SHORT = sed -u -e '/^Collecting/d; /^Requirement already/d; /Using cached/d; /\.metadata/d' \
 	-e 's/^\(.\{110\}\).*/\1 .../'
 
-.PHONY: quickstart test test-slow test-cuda gpu-check lint clean
+.PHONY: quickstart test test-slow test-cuda test-image gpu-check lint clean
 
 quickstart: $(STAMP)
 	@$(BIN)/python -m tools.quickstart $(ARGS)
@@ -29,6 +29,12 @@ test-slow: $(STAMP)
 # On a machine with a GPU. All other tests run on its CPU.
 test-cuda: $(STAMP)
 	@PARAM_RECIPES_TEST_CUDA=1 $(PYTEST) -m cuda tests/cuda $(ARGS)
+
+# Builds the CPU image and runs the quick start in it: as root, with buildah, podman, crun and mmdebstrap. DIR keeps what
+# was built (9 GB) for the next time.
+DIR ?= $(CURDIR)/outputs/image
+test-image: $(STAMP)
+	@PARAM_RECIPES_TEST_IMAGE=$(abspath $(DIR)) $(PYTEST) -m slow tests/docker/test_image.py $(ARGS)
 
 # ARGS="--nanochat PATH --only param1,tests"
 gpu-check: $(STAMP)
