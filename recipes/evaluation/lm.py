@@ -153,7 +153,7 @@ class ParamLM(TemplateLM):
                 sharing[context.ids + continuation[:-1]].append((continuation, indices))
         rows = [Row(ids, sharing[ids], begun) for ids in sorted(sharing, key=lambda ids: (-len(ids), ids))]
         for batch in token_batches(
-            rows, Row.length, self.max_batch_tokens, Row.scored, self._max_scored(), self._enough(), begun
+            rows, Row.length, self._max_read(), Row.scored, self._max_scored(), self._enough(), begun
         ):
             yield Unit("rows", batch, len(batch) * batch[0].length(), self._read_rows)
 
@@ -177,7 +177,7 @@ class ParamLM(TemplateLM):
 
     def _contexts_to_read(self, contexts: list[Context]) -> Iterator[Unit[Context]]:
         """Each context in a first pass, what comes after it in a second."""
-        for batch in context_batches(contexts, self.max_batch_tokens, self._max_scored()):
+        for batch in context_batches(contexts, self._max_read(), self._max_scored()):
             cost = sum(len(context.ids) + len(context.inputs) * context.longest for context in batch)
             yield Unit("contexts", batch, cost, self._read_contexts)
 
@@ -207,6 +207,10 @@ class ParamLM(TemplateLM):
     def _max_scored(self) -> int:
         """Positions of one pass at which the output head is computed."""
         return max(1, self.max_logits_bytes // (BYTES_PER_LOGIT * self.model.vocab_size))
+
+    def _max_read(self) -> int:
+        """Tokens of one pass: of more, a CPU's caches do not hold the activations."""
+        return self.max_batch_tokens if self.device.type == "cuda" else min(self.max_batch_tokens, 2048)
 
     def _enough(self) -> int:
         """Tokens that keep the device busy: more in one pass is worth no padding."""
