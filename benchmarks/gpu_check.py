@@ -154,9 +154,12 @@ PARTS = (
     ),
     Part(
         "scoring",
-        40,
-        benchmark("scoring", "--documents", "128", "--batch-tokens", "8192", "model=param1_2p9b"),
-        benchmark("scoring", "model=tiny", "--documents", "4", "--length", "16"),
+        100,
+        benchmark(
+            *("scoring", "--kinds", "choices,letters,texts", "--documents", "128", "--slices", "1"),
+            *("--batches", "32", "--precision", "bf16", "model=param1_2p9b"),
+        ),
+        benchmark("scoring", "--documents", "4", "--slices", "1", "--batches", "2", "model=tiny"),
     ),
     Part(
         "loading",

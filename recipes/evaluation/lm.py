@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -17,7 +17,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from recipes.errors import UserError
 from recipes.evaluation.batching import token_batches
-from recipes.evaluation.scoring import Context, Ids, Row, by_context, context_batches
+from recipes.evaluation.response_cache import claim_cache
+from recipes.evaluation.scoring import Context, Ids, Row, by_context, context_batches, shared_beginnings
 from recipes.evaluation.texts import Reading, Window, windows_of_all, windows_of_each
 from recipes.evaluation.work import Unit, Work
 from recipes.evaluation.writing import Prompt, Writer
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BYTES_PER_LOGIT = 4  # They are read as fp32.
+PIECE_BYTES = 2**26
+"""Of probabilities that are held at once."""
 DEFAULT_MAX_GENERATED = 256  # lm-eval's, for tasks that name no limit
-CACHE_OWNER_KEY = "recipes.evaluation.model"
 
 Scored = tuple[float, bool]
 """(log-probability of a continuation, whether greedy decoding would have written it)"""
@@ -100,18 +102,8 @@ class ParamLM(TemplateLM):
         return [] if start is None else [start]
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Claim lm-eval's response cache (`use_cache`) for this model.
-
-        lm-eval looks responses up by their request text alone, so a file that another model filled would
-        silently give that model's answers.
-        """
-        if cache_hook.dbdict is not None:
-            owner = fingerprint(self.model)
-            if cache_hook.dbdict.setdefault(CACHE_OWNER_KEY, owner) != owner:
-                raise UserError(
-                    f"the response cache {cache_hook.dbdict.filename} belongs to another model than "
-                    f"{self.model.name}: give each model a cache file of its own, or delete it"
-                )
+        """Claims lm-eval's response cache (`use_cache`) for this model."""
+        claim_cache(cache_hook, self.model)
         super().set_cache_hook(cache_hook)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Scored]:
@@ -128,13 +120,7 @@ class ParamLM(TemplateLM):
             self._check_continuation(text, continuation)
             if text is not None and len(context) + len(continuation) > self.max_length + 1:
                 self._cut_texts.add(text)
-        contexts = by_context([request[1:] for request in requests], self.max_length)
-        once: list[Context] = []
-        whole: list[Context] = []
-        for each in contexts:
-            saves = self.model.reads_contexts_once and each.is_worth_reading_once()
-            (once if saves else whole).append(each)
-        units: list[Unit[Any]] = [*self._rows_to_read(whole), *self._contexts_to_read(once)]
+        units = list(self._units(by_context([request[1:] for request in requests], self.max_length)))
         answers: dict[int, Scored] = {}
         for scored in self.work.answers(units, "scoring", quiet=disable_tqdm):
             answers |= scored
@@ -143,22 +129,45 @@ class ParamLM(TemplateLM):
                     self.cache_hook.add_partial("loglikelihood", text, answer)
         return [answers[i] for i in range(len(requests))]
 
-    def _rows_to_read(self, contexts: list[Context]) -> Iterator[Unit[Row]]:
-        """Context and continuation in one pass; requests that need the same one share it."""
+    def _units(self, contexts: list[Context]) -> Iterator[Unit[Any]]:
+        if not self.model.reads_contexts_once:
+            yield from self._rows_to_read(contexts)
+            return
+        beginnings, others = shared_beginnings(contexts, least=self._enough())
+        for beginning in beginnings:
+            yield from self._rows_to_read(beginning.contexts, beginning.length)
+        once: list[Context] = []
+        whole: list[Context] = []
+        for context in others:
+            (once if context.is_worth_reading_once() else whole).append(context)
+        yield from self._rows_to_read(whole)
+        yield from self._contexts_to_read(once)
+
+    def _rows_to_read(self, contexts: list[Context], begun: int = 0) -> Iterator[Unit[Row]]:
+        """Context and continuation in one pass, but for the tokens with which all contexts begin; requests
+        that need the same one share it.
+        """
         sharing: dict[Ids, list[tuple[Ids, list[int]]]] = defaultdict(list)
         for context in contexts:
             for continuation, indices in context.requests.items():
                 sharing[context.ids + continuation[:-1]].append((continuation, indices))
-        rows = [Row(ids, sharing[ids]) for ids in sorted(sharing, key=lambda ids: (-len(ids), ids))]
+        rows = [Row(ids, sharing[ids], begun) for ids in sorted(sharing, key=lambda ids: (-len(ids), ids))]
         for batch in token_batches(
-            rows, Row.length, self.max_batch_tokens, Row.scored, self._max_scored(), self._enough()
+            rows, Row.length, self._max_read(), Row.scored, self._max_scored(), self._enough(), begun
         ):
             yield Unit("rows", batch, len(batch) * batch[0].length(), self._read_rows)
 
     def _read_rows(self, rows: Sequence[Row]) -> dict[int, Scored]:
         places = [(i, place) for i, row in enumerate(rows) for place in _last(row.scored(), row.length())]
         which, where = torch.tensor(places, device=self.device).unbind(1)
-        logits = self.model.logits_at(self._padded([row.ids for row in rows]), which, where)
+        begun = rows[0].begun
+        tokens = self._padded([row.ids[begun:] for row in rows])
+        if begun:
+            beginning = torch.tensor([rows[0].ids[:begun]], device=self.device)
+            owners = torch.zeros_like(tokens[:, 0])
+            logits = self.model.logits_after(beginning, owners, tokens, which, where)[1:]
+        else:
+            logits = self.model.logits_at(tokens, which, where)
         wanted, first = [], 0
         for row in rows:
             first += row.scored()  # Where the next row's positions begin.
@@ -168,7 +177,7 @@ class ParamLM(TemplateLM):
 
     def _contexts_to_read(self, contexts: list[Context]) -> Iterator[Unit[Context]]:
         """Each context in a first pass, what comes after it in a second."""
-        for batch in context_batches(contexts, self.max_batch_tokens, self._max_scored()):
+        for batch in context_batches(contexts, self._max_read(), self._max_scored()):
             cost = sum(len(context.ids) + len(context.inputs) * context.longest for context in batch)
             yield Unit("contexts", batch, cost, self._read_contexts)
 
@@ -199,6 +208,10 @@ class ParamLM(TemplateLM):
         """Positions of one pass at which the output head is computed."""
         return max(1, self.max_logits_bytes // (BYTES_PER_LOGIT * self.model.vocab_size))
 
+    def _max_read(self) -> int:
+        """Tokens of one pass: of more, a CPU's caches do not hold the activations."""
+        return self.max_batch_tokens if self.device.type == "cuda" else min(self.max_batch_tokens, 2048)
+
     def _enough(self) -> int:
         """Tokens that keep the device busy: more in one pass is worth no padding."""
         return 4096 if self.device.type == "cuda" else 512
@@ -215,21 +228,26 @@ class ParamLM(TemplateLM):
             logits: ``[n, v]``.
             wanted: (the rows of ``logits`` before its tokens, a continuation, the requests that ask for it).
         """
-        log_probabilities = logits[:, : self.model.vocab_size].float().log_softmax(-1)
-        flat = [
-            (i, row, token)
+        flat = sorted(
+            (row, i, token)
             for i, (rows, continuation, _) in enumerate(wanted)
             for row, token in zip(rows, continuation, strict=True)
-        ]
-        owners, rows, tokens = torch.tensor(flat, device=logits.device).unbind(1)
+        )
+        rows, owners, tokens = torch.tensor(flat, device=logits.device).unbind(1)
         sums = torch.zeros(2, len(wanted), dtype=torch.float64, device=logits.device)
-        sums[0].index_add_(0, owners, log_probabilities[rows, tokens].double())
-        sums[1].index_add_(0, owners, (log_probabilities.argmax(-1)[rows] != tokens).double())
+        # Piece by piece, for the probabilities in fp32 take more memory than all else.
+        size = max(1, PIECE_BYTES // (BYTES_PER_LOGIT * self.model.vocab_size))
+        for first in range(0, len(logits), size):
+            part = slice(*(bisect_left(flat, (place,)) for place in (first, first + size)))
+            piece = logits[first : first + size, : self.model.vocab_size].float().log_softmax(-1)
+            scores = piece[rows[part] - first, tokens[part]]
+            misses = piece.argmax(-1)[rows[part] - first] != tokens[part]
+            sums[0].index_add_(0, owners[part], scores.double())
+            sums[1].index_add_(0, owners[part], misses.double())
         # Read back once per batch: reading each score would wait for the GPU each time.
-        scores = sums.T.tolist()
         return {
-            i: (log_probability, misses == 0)
-            for (log_probability, misses), (_, _, indices) in zip(scores, wanted, strict=True)
+            i: (log_probability, missed == 0)
+            for (log_probability, missed), (_, _, indices) in zip(sums.T.tolist(), wanted, strict=True)
             for i in indices
         }
 
@@ -375,14 +393,3 @@ def right_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) 
     """Rows of ids as one tensor `[b, s]`, s being the longest row."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
-
-
-@torch.no_grad()
-def fingerprint(model: TextGenerator) -> str:
-    """A name for exactly these weights and this tokenizer: what the model makes of one line of text."""
-    text = "The quick brown fox jumps over the lazy dog. ऋषियों को सताने वाले दुष्ट राक्षसों का राजा।"
-    ids = model.encode(text)[: model.max_sequence_length]
-    logits = model.logits(torch.tensor([ids], device=model.device))  # [1, s, v]
-    seen = hashlib.sha256(repr((model.name, model.vocab_size, model.max_sequence_length, ids)).encode())
-    seen.update(logits.float().cpu().numpy().tobytes())
-    return seen.hexdigest()

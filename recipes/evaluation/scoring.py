@@ -1,4 +1,6 @@
-"""Which forward passes scoring needs: every input once, and every context once where that saves work."""
+"""Which forward passes scoring needs: every input once, and what several of them begin with once where that
+saves work.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from dataclasses import dataclass, field
 
 Ids = tuple[int, ...]
 WORTHWHILE = 0.75
-"""A context is read on its own if that leaves at most this share of the tokens; it takes a second pass."""
+"""What is shared is read on its own if at most this share of the tokens is left; it takes another pass."""
+STEP = 16
+"""A beginning is only looked for if it is at least so many tokens longer than a more common one."""
 
 
 @dataclass
@@ -18,9 +22,11 @@ class Row:
     ids: Ids
     requests: list[tuple[Ids, list[int]]]
     """(a continuation that ends one token after the row, the requests that ask for it)"""
+    begun: int = 0
+    """So many of its first tokens have been read for several rows at once."""
 
     def length(self) -> int:
-        return len(self.ids)
+        return len(self.ids) - self.begun
 
     def scored(self) -> int:
         """The positions before which a continuation begins or goes on: the row's last ones."""
@@ -56,6 +62,76 @@ class Context:
         return bool(self.ids) and (
             len(self.ids) + rows * self.longest <= WORTHWHILE * rows * (len(self.ids) + self.longest)
         )
+
+    def cost(self) -> int:
+        """Tokens to read."""
+        if self.is_worth_reading_once():
+            return len(self.ids) + len(self.inputs) * self.longest
+        return self.cost_behind(0)
+
+    def cost_behind(self, begun: int) -> int:
+        """Tokens to read, continuation by continuation, if so many first ones are read already."""
+        return sum(len(self.ids) - begun + len(row) for row in self.inputs)
+
+
+@dataclass
+class Beginning:
+    """Contexts that begin with the same tokens: few examples before every question, the same paragraph."""
+
+    length: int
+    contexts: list[Context]
+
+    def cost(self) -> int:
+        """Tokens to read."""
+        return self.length + sum(context.cost_behind(self.length) for context in self.contexts)
+
+
+def shared_beginnings(
+    contexts: Sequence[Context], least: int, begun: int = 0
+) -> tuple[list[Beginning], list[Context]]:
+    """What is worth reading once for several contexts, and the contexts for which nothing is.
+
+    Args:
+        least: the tokens that one of the beginnings saves at least.
+        begun: tokens that all contexts are known to have in common.
+    """
+    found: list[Beginning] = []
+    others: list[Context] = []
+    for run, length in _runs(sorted(contexts, key=lambda context: context.ids), begun + STEP):
+        if len(run) == 1:
+            others += run
+            continue
+        inner, alone = shared_beginnings(run, least, length)
+        outer, plain = Beginning(length, run), sum(context.cost() for context in run)
+        cost = sum(beginning.cost() for beginning in inner) + sum(context.cost() for context in alone)
+        if outer.cost() < cost and outer.cost() <= min(WORTHWHILE * plain, plain - least):
+            inner, alone = [outer], []
+        found += inner
+        others += alone
+    return found, others
+
+
+def _runs(ordered: Sequence[Context], least: int) -> Iterator[tuple[list[Context], int]]:
+    """Neighbours that have at least so many first tokens in common, with how many they all have.
+
+    Each has one more: the first token of a continuation is predicted after it.
+    """
+    run: list[Context] = []
+    length = 0
+    for context in ordered:
+        common = _in_common(run[-1].ids, context.ids) if run else 0
+        if run and common < least:
+            yield run, length
+            run = []
+        length = min(length, common) if len(run) > 1 else common
+        run.append(context)
+    if run:
+        yield run, length
+
+
+def _in_common(one: Ids, other: Ids) -> int:
+    most = min(len(one), len(other)) - 1
+    return next((i for i in range(most) if one[i] != other[i]), max(0, most))
 
 
 def by_context(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> list[Context]:

@@ -12,7 +12,8 @@ from torch.nn.functional import one_hot
 
 from recipes.errors import UserError
 from recipes.evaluation.batching import token_batches
-from recipes.evaluation.lm import ParamLM, fingerprint
+from recipes.evaluation.lm import ParamLM
+from recipes.evaluation.response_cache import fingerprint
 from recipes.inference.decode.decoder import Decoder
 from recipes.inference.text_generator import TextGenerator
 from tests.support.tiny_text_model import EOS, LlamaTextModel, random_llama, text_tokenizer, train_tokenizer
@@ -109,6 +110,45 @@ def test_no_batch_asks_for_more_logits_than_its_budget() -> None:
     expected = ParamLM(text_model()).loglikelihood(pairs, disable_tqdm=True)
     for (score, greedy), (other, same) in zip(limited, expected, strict=True):
         assert score == pytest.approx(other, abs=1e-4) and greedy == same
+
+
+def test_what_many_questions_begin_with_is_read_once() -> None:
+    class Counted(LlamaTextModel):
+        def __init__(self) -> None:
+            super().__init__(text_model().llama, TOKENIZER)
+            self.read: list[int] = []
+            self.beginnings: set[tuple[int, ...]] = set()
+
+        def logits_at(self, tokens: torch.Tensor, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+            self.read.append(tokens.numel())
+            return LlamaTextModel.logits(self, tokens)[rows, places]
+
+        def logits_after(
+            self,
+            contexts: torch.Tensor,
+            owners: torch.Tensor,
+            continuations: torch.Tensor,
+            rows: torch.Tensor,
+            places: torch.Tensor,
+        ) -> torch.Tensor:
+            self.read.append(continuations.numel())
+            self.beginnings.add(tuple(contexts[0].tolist()))
+            after = torch.cat([contexts[owners], continuations], dim=1)
+            first = LlamaTextModel.logits(self, contexts)[:, -1]
+            return torch.cat([first, LlamaTextModel.logits(self, after)[rows, contexts.shape[1] + places]])
+
+    model = Counted()
+    shown = [7, 8, 9] * 12
+    asked: list[Any] = []
+    for n in range(30):
+        question = [*shown, 20 + n, *[40 + n] * (n % 5)]
+        asked += [(None, question, [100 + n + k] * (1 + k)) for k in range(3)]
+    asked += [(None, [11 + n] * 3, [5]) for n in range(4)]
+    answers = ParamLM(model)._loglikelihood_tokens(asked, disable_tqdm=True)
+    assert model.beginnings == {tuple(shown)}
+    assert sum(model.read) < sum(len(context) + len(rest) for _, context, rest in asked) / 4
+    for (_, context, rest), (score, _) in zip(asked, answers, strict=True):
+        assert score == pytest.approx(plain_score(model, context, rest), abs=1e-4)
 
 
 def test_rolling_scores_every_token_once() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.evaluation.scoring import Context, by_context, context_batches
+from recipes.evaluation.scoring import Context, by_context, context_batches, shared_beginnings
 
 ids = st.lists(st.integers(0, 3), min_size=1, max_size=9)
 pairs = st.lists(st.tuples(st.lists(st.integers(0, 3), max_size=9), ids), max_size=30)
@@ -57,3 +57,31 @@ def test_what_is_worth_reading_once() -> None:
     assert not context(40, (1,), (2,), (3,), (4,)).is_worth_reading_once()  # One pass has all four already.
     assert context(40, (1,), (2, 3), (4, 5)).inputs == {(), (2,), (4,)}
     assert not context(0, *choices).is_worth_reading_once()
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40), st.integers(0, 9)), max_size=20))
+def test_beginnings_are_begun_by_all_and_save_tokens(drawn: list[tuple[str, int, int]]) -> None:
+    requests = [
+        ([*map(ord, shown * 30), *range(middle), 99, end], [1, choice])
+        for shown, middle, end in drawn
+        for choice in range(2)
+    ]
+    contexts = by_context(requests, 100)
+    beginnings, others = shared_beginnings(contexts, least=20)
+    within = [context for beginning in beginnings for context in beginning.contexts]
+    assert sorted(c.ids for c in [*within, *others]) == sorted(c.ids for c in contexts)
+    for beginning in beginnings:
+        assert len({context.ids[: beginning.length] for context in beginning.contexts}) == 1
+        assert all(len(context.ids) > beginning.length for context in beginning.contexts)
+        assert beginning.cost() + 20 <= sum(context.cost() for context in beginning.contexts)
+
+
+def test_the_longest_beginnings_that_save_most() -> None:
+    """An instruction that all have is less than the examples of each subject after it."""
+    instruction = range(20)
+    subjects = [[*instruction, *[100 + subject] * 80] for subject in range(3)]
+    contexts = by_context([([*s, 7, n], [1]) for s in subjects for n in range(10)], 200)
+    beginnings, others = shared_beginnings(contexts, least=20)
+    assert [beginning.length for beginning in beginnings] == [101] * 3 and not others
+    few = by_context([([*s, 7], [1]) for s in subjects], 200)  # Nothing but the instruction is shared.
+    assert shared_beginnings(few, least=20) == ([], sorted(few, key=lambda context: context.ids))

@@ -54,6 +54,25 @@ def test_continuations_of_a_context_that_is_read_once(case: str, tiny_data: Tiny
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
+def test_one_context_is_kept_for_the_next_call(tiny_data: TinyData) -> None:
+    tokenizer = load_tokenizer(Path(tiny_data.tokenizer))
+    gpt = shaken(initialized(replace(CASES["llama"], vocab_size=tokenizer.vocab_size)))
+    model = GPTTextModel(gpt, tokenizer, name="tiny", max_sequence_length=64, document_start_id=None)
+    read: list[int] = []
+    gpt.output_layer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape[0]))
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randint(700, (2, 1, 9), generator=generator)
+    continuations = torch.randint(700, (3, 4), generator=generator)
+    rows = places = torch.tensor([0, 1, 2])
+    for context in (one, one, other, one):
+        found = model.logits_after(context, torch.zeros_like(rows), continuations, rows, places)
+        expected = TextGenerator.logits_after(
+            model, context, torch.zeros_like(rows), continuations, rows, places
+        )
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    assert read == [1, 4, 9, 13, 4, 9, 13, 1, 4, 9, 13, 1, 4, 9, 13]  # 1: what follows the context
+
+
 @pytest.mark.parametrize("inference", [False, True])
 def test_weights_of_another_type(inference: bool) -> None:
     """bf16 weights into an fp32 model: read in pieces, by threads, into parameters that want gradients."""

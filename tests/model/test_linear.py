@@ -104,3 +104,16 @@ def test_layers_are_compiled_once_for_all(name: str, graphs: int) -> None:
     """A layer is one graph, and all layers of a kind share it: torch gives up after eight of them."""
     gpt = initialized(replace(CASES[name], num_layers=12))
     assert compiled_graphs(gpt) == graphs
+
+
+def test_what_is_recomputed_comes_out_the_same() -> None:
+    """Recomputation runs layers without gradients first; evaluation may have another library multiply."""
+    wide = replace(CASES["llama"], num_layers=1, hidden_size=768, ffn_hidden_size=256)  # Sums that differ.
+    model = initialized(wide)
+    layer = model.decoder.layers[0].mlp.linear_fc1
+    inputs = torch.randn(300, 1, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first = layer(inputs)[0]
+        torch.testing.assert_close(layer.eval()(inputs)[0], first, rtol=0, atol=1e-4)
+    layer.train()
+    assert torch.equal(first, layer(inputs)[0])

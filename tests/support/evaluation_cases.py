@@ -26,11 +26,13 @@ WORDS = _TEXT.split()
 
 
 def scoring_requests() -> list[Instance]:
-    """Long and short ones; every fourth context with several continuations."""
+    """Long and short ones; every fourth context with several continuations; many that begin alike."""
     pairs = []
     for n in range(24):
         context = " ".join(WORDS[(n * k) % len(WORDS)] for k in range(1, 2 + n % 7))
         pairs += [(context, f" {WORDS[n % len(WORDS)]} {end}") for end in WORDS[: 4 if n % 4 == 0 else 1]]
+    shown = " ".join(WORDS * 2)
+    pairs += [(f"{shown} {WORDS[n % 7]} {WORDS[n // 7]}", f" {end}") for n in range(20) for end in WORDS[:2]]
     return [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
 
 
