@@ -2,6 +2,10 @@
 
 On CPUs by oneDNN. torch leaves fp32 to MKL, which takes 1.3 to 2.3 times as long on AMD's processors, for few
 rows and for many (docs/decisions.md).
+
+oneDNN compiles a kernel for every number of rows: it takes up to 12 ms, and half a megabyte that stays
+between what is freed, so that memory grew by gigabytes where prompts, questions or experts' shares have ever
+other lengths. Therefore rows of zeros are added up to one of a few numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +14,10 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
+
+FEW_ROWS = 16
+"""So many have a kernel each: a decoding step's."""
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -25,9 +32,10 @@ def input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
 
 def weight_gradient(gradient: Tensor, rows: Tensor) -> Tensor:
     """``gradient^T rows``, of ``[n, out]`` and ``[n, in]``: ``[out, in]``."""
-    # An expert may have had no rows, which oneDNN refuses.
-    by_onednn = _is_for_onednn(rows) and len(rows) > 0
-    return _onednn(gradient.t(), rows.t()) if by_onednn else gradient.t().matmul(rows)
+    if not (_is_for_onednn(rows) and len(rows)):  # An expert may have had none, which oneDNN refuses.
+        return gradient.t().matmul(rows)
+    gradient, rows = _padded(gradient), _padded(rows)
+    return _linear_pointwise(gradient.t(), rows.t(), None)
 
 
 def add_weight_gradient(main_grad: Tensor, gradient: Tensor, rows: Tensor) -> None:
@@ -62,6 +70,30 @@ def _is_for_onednn(rows: Tensor) -> bool:
 
 def _onednn(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As linear(); any strides will do."""
+    columns = rows.shape[-1]
+    n = rows.numel() // columns
+    if number_of_rows(n) == n:
+        return _linear_pointwise(rows, weight, bias)
+    output = _linear_pointwise(_padded(rows.reshape(n, columns)), weight, bias)
+    # Shortened, not a view of it, which megatron-core's experts could not change in place.
+    return output.resize_(*rows.shape[:-1], weight.shape[0])
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """``[n, columns]`` -> ``[number_of_rows(n), columns]``."""
+    more = number_of_rows(len(rows)) - len(rows)
+    return pad(rows, (0, 0, 0, more)) if more else rows
+
+
+def number_of_rows(n: int) -> int:
+    """The next number that has a kernel: eight for each power of two, so that at most an eighth is added."""
+    if n <= FEW_ROWS:
+        return n
+    step = max(FEW_ROWS, 1 << (n - 1).bit_length() - 4)
+    return -(-n // step) * step
+
+
+def _linear_pointwise(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     output: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
     return output
 

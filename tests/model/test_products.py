@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 
-from recipes.model.products import add_weight_gradient, input_gradient, product, weight_gradient
+from recipes.model.products import (
+    FEW_ROWS,
+    add_weight_gradient,
+    input_gradient,
+    number_of_rows,
+    product,
+    weight_gradient,
+)
 
-SHAPES = [(0, 16, 8), (1, 16, 8), (3, 1, 5), (33, 5, 1), (257, 128, 384)]
+SHAPES = [(0, 16, 8), (1, 16, 8), (16, 16, 8), (17, 16, 8), (3, 1, 5), (33, 5, 1), (257, 128, 384)]
 """rows, columns in, columns out"""
 
 
@@ -62,3 +72,30 @@ def test_the_same_bits_again() -> None:
     copies = [torch.empty(m.numel() + 3)[3:].view_as(m).copy_(m) for m in (x, w, g)]
     second = product(*copies[:2]), input_gradient(copies[2], copies[1])
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_few_numbers_of_rows_have_kernels() -> None:
+    """oneDNN keeps every kernel that it has compiled, and memory grew by gigabytes."""
+    numbers = range(1, 16_385)
+    for n in numbers:
+        assert n <= number_of_rows(n) <= max(FEW_ROWS * -(-n // FEW_ROWS), n * 9 / 8)
+        assert number_of_rows(number_of_rows(n)) == number_of_rows(n)
+    assert len({number_of_rows(n) for n in numbers}) < FEW_ROWS + 90
+    assert all(number_of_rows(2**k) == 2**k for k in range(15))
+
+
+def test_memory_stays_where_lengths_grow() -> None:
+    """A kernel for each length took 2 GB."""
+    code = (
+        "import psutil, torch\n"
+        "from recipes.model.products import product\n"
+        "weight = torch.randn(1024, 256)\n"
+        "held = lambda: psutil.Process().memory_info().rss\n"
+        "product(torch.randn(1000, 256), weight)\n"
+        "before = held()\n"
+        "for n in range(1, 1000):\n"
+        "    product(torch.randn(n, 256), weight)\n"
+        "print((held() - before) >> 20)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 150  # MiB
