@@ -49,6 +49,27 @@ def whole_number(value: Any, units: dict[str, int] = COUNT_UNITS) -> int:
     raise ValueError(f"{value} is not a whole number")
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """``1 file``, ``1,200 files``.
+
+    Args:
+        several: what more than one, or none, are called; else ``one`` with an s.
+    """
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def size_in_words(size: int) -> str:
+    """Bytes for a message, in the unit that fits: ``812 bytes``, ``3.2 kB``, ``1,234.5 GB``."""
+    if size < 1000:
+        return counted(size, "byte")
+    amount = float(size)
+    for unit in ("kB", "MB"):
+        amount /= 1000
+        if amount < 999.95:
+            return f"{amount:.1f} {unit}"
+    return f"{amount / 1000:,.1f} GB"
+
+
 def count(text: str) -> int:
     """An argument that counts something; argparse's ``type``."""
     return _argument(text, COUNT_UNITS, COUNT_FORMS)

@@ -14,6 +14,7 @@ from recipes.config.schema import EvaluateConfig, ParallelConfig
 from recipes.config.validate_jobs import validate_evaluate
 from recipes.config.world import World, launched_world
 from recipes.console import quiet_libraries, say
+from recipes.counts import counted
 from recipes.evaluation.checkpoint_curve import of_checkpoints, render_curve
 from recipes.evaluation.journal import (
     Answers,
@@ -94,7 +95,7 @@ def _score_checkpoints(config: EvaluateConfig, world: World) -> bool:
     results = [read_results(place.path) for place in places if place.finished]
     if config.dry_run:
         tasks = ", ".join(config.tasks)
-        print(f"{len(ones) - len(results):,} of {len(ones):,} checkpoints, on {tasks}")
+        print(f"{len(ones) - len(results):,} of {counted(len(ones), 'checkpoint')}, on {tasks}")
         return False
     run = Path(str(config.run))
     print(render_curve(run, results, TableSpec(config.rows)), flush=True)

@@ -17,6 +17,7 @@ from recipes.config.schema import GenerateConfig, ParallelConfig
 from recipes.config.validate_jobs import validate_generate
 from recipes.config.world import launched_world
 from recipes.console import on_terminal, quiet_libraries
+from recipes.counts import counted
 from recipes.data.text.json_lines import BadRecord, read_records, text_of
 from recipes.errors import UserError
 from recipes.files import check_writable
@@ -56,7 +57,7 @@ def run(config: GenerateConfig) -> int:
             raise UserError(f"{output} is there already: choose another file, output_jsonl=..., or remove it")
     prompts = _prompts_of(config)
     if config.dry_run:
-        what = "typed prompts" if config.interactive else f"{len(prompts)} prompt(s)"
+        what = "typed prompts" if config.interactive else counted(len(prompts), "prompt")
         print(f"would complete {what} with {config.gpt_model_file}")
         return 0
     quiet_libraries()
@@ -144,7 +145,7 @@ def _write(config: GenerateConfig, model: GPTTextModel, prompts: list[str], outp
                 kept[0].append(_json(result))
     if kept:
         again = f", {done:,} of them from before" if done else ""
-        print(f"wrote {len(prompts):,} lines to {output}{again}")
+        print(f"wrote {counted(len(prompts), 'line')} to {output}{again}")
 
 
 def _decisive(config: GenerateConfig, prompts: list[str]) -> list[Any]:
@@ -219,7 +220,8 @@ def _json(result: Any) -> str:
 def _text(result: Any, chat: bool) -> str:
     if hasattr(result, "completion"):
         return result.completion.strip() if chat else f"{result.prompt}{result.completion}"
-    return f"{result.prompt}\n  log-probability {sum(result.logprobs):.4f} over {len(result.logprobs)} tokens"
+    tokens = counted(len(result.logprobs), "token")
+    return f"{result.prompt}\n  log-probability {sum(result.logprobs):.4f} over {tokens}"
 
 
 if __name__ == "__main__":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.counts import BYTE_UNITS, byte_count, count, whole_number
+from recipes.counts import BYTE_UNITS, byte_count, count, counted, size_in_words, whole_number
+from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize(
@@ -81,3 +84,46 @@ def test_other_sizes_are_refused(written: str) -> None:
 @given(st.integers())
 def test_what_messages_show_can_be_written(number: int) -> None:
     assert count(f"{number:,}") == count(f"{number:_}") == count(str(number)) == number
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(0, "0 shards"), (1, "1 shard"), (2, "2 shards"), (1200, "1,200 shards")]
+)
+def test_one_is_not_several(number: int, words: str) -> None:
+    assert counted(number, "shard") == words
+
+
+def test_several_may_have_a_form_of_their_own() -> None:
+    assert counted(1, "process was", "processes were") == "1 process was"
+    assert counted(3, "process was", "processes were") == "3 processes were"
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (3_745_924, "3.7 MB"),
+        (999_950_000, "1.0 GB"),
+        (41_000_000_000_000, "41,000.0 GB"),
+    ],
+)
+def test_sizes_have_the_unit_that_fits(size: int, words: str) -> None:
+    assert size_in_words(size) == words
+
+
+SEVERAL = re.compile(r"\((?:s|es)\)(?![\w(])")
+
+
+def test_nothing_is_printed_as_one_or_several() -> None:
+    """``1 task(s)`` and the like: counted() says it."""
+    for room in ("recipes", "tools", "benchmarks"):
+        for path in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    text = ast.unparse(node)
+                    assert not SEVERAL.search(text), f"{path}:{node.lineno}: {text}"

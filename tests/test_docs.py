@@ -97,6 +97,10 @@ MISTAKES = {
     "CONTAINER=x sbatch docker/slurm/pretrain.sbatch experiment=param1_2p9b": "explains no CONTAINER",
     "sbatch docker/slurm/pretrain.sbatch experiment=lumen_128m": "trainer.global_batch_size=48",
     "sbatch docker/slurm/train.sbatch experiment=lumen_128m": "no such file in the project",
+    "curl http://127.0.0.1:5555/v1/complete -d '{}'": "no such address",
+    "curl http://127.0.0.1:5555/v1/completions -d '{}'": "Content-Type: application/json",
+    "curl -X PUT http://127.0.0.1:5555/generate -H 'Content-Type: application/json' "
+    """-d '{"sentences": ["x"], "tokens": 8}'""": "unknown fields: tokens",
     "make quickstarted": "no such target",
     "pip install -e '.[serve]' -c constraints.txt": "no such extra",
     "python -m pytest tests/reports": "no such file in the project",

@@ -11,6 +11,7 @@ from recipes.arguments import Arguments
 from recipes.checkpoint.formats.recognise import check_stored
 from recipes.cli import run_tool
 from recipes.console import Progress, printable
+from recipes.counts import counted, size_in_words
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ def as_text(described: dict[str, Any]) -> str:
         lines += [
             (
                 "model",
-                f"{model['family']}, {model['num_layers']} layers, hidden {model['hidden_size']:,}, "
+                f"{model['family']}, {counted(model['num_layers'], 'layer')}, "
+                f"hidden {model['hidden_size']:,}, "
                 f"FFN {model['ffn_hidden_size']:,} {model['activation']}, "
                 f"{model['num_attention_heads']} heads "
                 f"({model['num_query_groups']} key-value, {model['kv_channels']} wide)",
@@ -181,8 +183,8 @@ def as_text(described: dict[str, Any]) -> str:
     lines += [
         ("tokenizer", tokenizer_text),
         ("tensors", f"{described['tensors']}, {dtypes}"),
-        ("weights", f"{len(described['files'])} files, {described['bytes'] / 1e6:,.1f} MB"),
-        *(("", f"{size / 1e6:12,.1f} MB  {name}") for name, size in list(described["files"].items())[:8]),
+        ("weights", f"{counted(len(described['files']), 'file')}, {size_in_words(described['bytes'])}"),
+        *(("", f"{size_in_words(size):>15}  {name}") for name, size in list(described["files"].items())[:8]),
     ]
     if len(described["files"]) > 8:
         lines.append(("", f"{len(described['files']) - 8} more files (--json names all)"))

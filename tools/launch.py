@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
 from recipes.console import say
-from recipes.counts import count
+from recipes.counts import count, counted
 from recipes.errors import UserError
 from recipes.launch.job_kinds import PRETRAIN
 
@@ -128,7 +128,7 @@ def _submit(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str]
         print(command)
         return
     for job in submit(command, run, PRETRAIN, cluster.launch.chain):
-        say(f"job    {job}: {config.name} on {cluster.nodes:,} nodes; {run}")
+        say(f"job    {job}: {config.name} on {counted(cluster.nodes, 'node')}; {run}")
 
 
 def _run_and(verb: str, options: Namespace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from recipes.arguments import Arguments
 from recipes.checkpoint.formats.recognise import check_stored
 from recipes.cli import run_tool
+from recipes.counts import size_in_words
 from recipes.errors import UserError
 from recipes.files import path_errors
 
@@ -46,7 +47,7 @@ def main() -> None:
             raise UserError(f"{directory}: {source.kind}; only what was a .nemo can be packed as one")
         kind, _ = source.kind, source.model  # Reads the model too, so that no unusable file is written.
     pack_archive(directory, archive)
-    print(f"packed {directory} ({kind}) into {archive}, {archive.stat().st_size / 1e6:,.1f} MB")
+    print(f"packed {directory} ({kind}) into {archive}, {size_in_words(archive.stat().st_size)}")
 
 
 def refuse_links(directory: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.counts import counted
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
         _list(options.mirror, names, options.task_path)
         return
     files, rows = prefetch(options.mirror, names, options.source, options.task_path)
-    print(f"{options.mirror}: {files:,} files with {rows:,} rows for {len(names)} tasks")
+    tasks = counted(len(names), "task")
+    print(f"{options.mirror}: {counted(files, 'file')} with {counted(rows, 'row')} for {tasks}")
 
 
 def _names(table: str | None, tasks: str) -> list[str]:
@@ -78,7 +80,7 @@ def _list(mirror: Path, names: list[str], task_path: list[str]) -> None:
         entry = config_entry(data_set, configuration)
         users[entry] = users.get(entry, 0) + 1
     for entry, tasks in users.items():
-        print(f"{'in the mirror' if entry in held else 'to be fetched'}  {entry}, {tasks:,} task(s)")
+        print(f"{'in the mirror' if entry in held else 'to be fetched'}  {entry}, {counted(tasks, 'task')}")
     missing = len(set(users) - held)
     print(f"{missing:,} of {len(users):,} data sets would be fetched into {mirror}")
 

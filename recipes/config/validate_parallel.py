@@ -6,6 +6,7 @@ from recipes.checks import one_of, positive, refuse
 from recipes.config.schema import ParallelConfig
 from recipes.config.stages import stage_sizes
 from recipes.config.world import launched_world
+from recipes.counts import counted
 from recipes.families.family import family_of, layer_windows
 from recipes.families.model_config import ModelConfig, expert_width, num_query_groups, padded_vocab_size
 
@@ -55,7 +56,8 @@ def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_lau
         refuse(
             "parallel.world_size",
             world_size,
-            f"but {launched} process(es) were launched; use torchrun --nproc-per-node, or leave it null",
+            f"but {counted(launched, 'process was', 'processes were')} launched; use torchrun "
+            "--nproc-per-node, or leave it null",
         )
     if world_size % (tp * pp * cp):
         refuse(

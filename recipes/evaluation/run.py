@@ -16,6 +16,7 @@ from recipes.code_version import versions
 from recipes.config.evaluation_schema import TextsConfig
 from recipes.config.world import launched_world
 from recipes.console import Progress
+from recipes.counts import counted
 from recipes.data.benchmark_mirror import read_manifest, verified_hash
 from recipes.data.hub import setting
 from recipes.errors import UserError
@@ -210,8 +211,8 @@ def _check_examples(name: str, task: Any, num_fewshot: int) -> None:
         available -= 1  # lm-eval draws one more, in case the asked document is among them.
     if num_fewshot > available:
         raise UserError(
-            f"num_fewshot={num_fewshot}: {name} has {available} documents to show as examples; ask for "
-            "as many, or leave the task out"
+            f"num_fewshot={num_fewshot}: {name} has {counted(available, 'document')} to show as examples; "
+            "ask for as many, or leave the task out"
         )
 
 

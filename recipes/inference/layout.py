@@ -9,6 +9,7 @@ from recipes.checks import of_a_machine
 from recipes.config.schema import GenerateConfig, ParallelConfig
 from recipes.config.world import World, launched_world
 from recipes.console import shown
+from recipes.counts import counted
 from recipes.errors import UserError
 
 AS_STORED = -1
@@ -52,7 +53,9 @@ def world_of(parallel: ParallelConfig) -> World:
     needed, launched = processes_of(parallel), launched_world()
     if needed != launched.size:
         sizes = ", ".join(f"{key}={getattr(parallel, key)}" for key in KEYS)
-        raise UserError(f"{sizes}: {needed} process(es) are needed, {launched.size} were launched")
+        raise UserError(
+            f"{sizes}: {counted(needed, 'process is', 'processes are')} needed, {launched.size:,} launched"
+        )
     return launched
 
 

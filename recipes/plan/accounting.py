@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from recipes.config.timeline import Timeline
+from recipes.counts import counted
 from recipes.families.family import layer_windows, tensor_table
 from recipes.families.model_config import ModelConfig
 from recipes.families.tensors import EXPERTS, HEAD, POSITIONS, VECTORS, WORDS, TensorSpec, parts_in_order
@@ -39,7 +40,7 @@ def parameters_per_part(model: ModelConfig) -> dict[str, int]:
     for part in parts_in_order(spec.part for spec in table):
         specs = [spec for spec in table if spec.part == part]
         layers = len({spec.layer for spec in specs})
-        name = f"{part} ({layers} layers)"
+        name = f"{part} ({counted(layers, 'layer')})"
         if part == EXPERTS:
             name = f"{part} ({layers} layers of {model.num_moe_experts})"
         counts[part if part in (WORDS, POSITIONS, VECTORS, HEAD) else name] = _numbers(specs)

@@ -8,6 +8,7 @@ from recipes.config.lengths import total_steps
 from recipes.config.schema import PretrainConfig
 from recipes.config.timeline import timeline_of
 from recipes.config.world import launched_world
+from recipes.counts import counted
 from recipes.plan.accounting import flops_by_length, flops_until
 from recipes.plan.machine import planned_device
 from recipes.plan.memory import checkpoint_bytes, run_memory, uses_bf16
@@ -89,12 +90,11 @@ def _checkpoint_rows(config: PretrainConfig, device: Device, step_s: float) -> R
     kept = checkpoint.keep_last + checkpoint.keep_best
     when = []
     if checkpoint.every_n_steps is not None:
-        when.append(
-            f"every {checkpoint.every_n_steps:,} steps, {_in_days(checkpoint.every_n_steps * step_s)}"
-        )
+        seconds = checkpoint.every_n_steps * step_s
+        when.append(f"every {counted(checkpoint.every_n_steps, 'step')}, {_in_days(seconds)}")
     if checkpoint.every_minutes is not None:
         steps = max(1, round(60 * checkpoint.every_minutes / step_s))
-        when.append(f"every {checkpoint.every_minutes:g} minutes, about {steps:,} steps")
+        when.append(f"every {checkpoint.every_minutes:g} minutes, about {counted(steps, 'step')}")
     often = " and ".join(when) or "only at the end and when the run is stopped"
     return [("checkpoint", f"{size / 1e9:,.2f} GB, {kept} kept; {often}")]
 

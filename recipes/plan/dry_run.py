@@ -10,6 +10,7 @@ from recipes.config.schedule import schedule_of
 from recipes.config.schema import OptimConfig, ParallelConfig, PretrainConfig
 from recipes.config.timeline import Timeline, timeline_of
 from recipes.config.world import launched_world
+from recipes.counts import counted
 from recipes.data.tokenizer import load_tokenizer
 from recipes.families.family import tensor_table
 from recipes.families.model_config import padded_vocab_size
@@ -41,7 +42,7 @@ def describe_run(config: PretrainConfig, data_parallel_size: int) -> str:
         ("tokens in all", f"{timeline.tokens(steps):,}"),
         ("FLOPs per token", f"{_range(flops)} GFLOP (forward and backward, full attention context)"),
         ("FLOPs in all", f"{flops_until(steps, timeline, flops):.3e}"),
-        ("layout", f"{world_size:,} process(es): {layout(parallel, data_parallel_size)}"),
+        ("layout", f"{counted(world_size, 'process', 'processes')}: {layout(parallel, data_parallel_size)}"),
         ("precision", trainer.precision),
         *device_rows(config, data_parallel_size, world_size),
         ("learning rate", schedule_in_words(config)),
@@ -132,7 +133,6 @@ def _group_rows(config: PretrainConfig) -> list[tuple[str, str]]:
         changes = [rate] if group.lr is not None or group.lr_mult != 1.0 else []
         changes += [] if group.weight_decay is None else [f"weight decay {group.weight_decay:g}"]
         shown = names if len(names) <= 2 else [names[0], "...", names[-1]]
-        tensors = "1 tensor" if len(names) == 1 else f"{len(names):,} tensors"
-        size = f"{tensors}, {sum(numbers[name] for name in names):,} parameters"
+        size = f"{counted(len(names), 'tensor')}, {sum(numbers[name] for name in names):,} parameters"
         rows.append((f"  {group.pattern}", f"{', '.join(changes)}: {size}: {', '.join(shown)}"))
     return rows

@@ -6,6 +6,7 @@ from recipes.config.lengths import total_steps
 from recipes.config.run_directory import run_directory_of
 from recipes.config.schema import PretrainConfig
 from recipes.config.timeline import Timeline, timeline_of
+from recipes.counts import counted
 from recipes.plan.accounting import count_parameters
 from recipes.plan.dry_run import layout
 
@@ -20,12 +21,13 @@ def opening(config: PretrainConfig, world_size: int) -> list[str]:
     )
     counts = count_parameters(config.model)
     active = f", {counts.active_per_token:,} active per token" if config.model.num_moe_experts else ""
+    processes = counted(world_size, "process", "processes")
     return [
         f"run    {run_directory_of(config).path}: metrics.jsonl, checkpoints/, at the end model.nemo",
         f"model  {counts.total:,} parameters{active}",
-        f"batch  {_tokens_per_step(timeline, steps)}, {steps:,} steps, "
+        f"batch  {_tokens_per_step(timeline, steps)}, {counted(steps, 'step')}, "
         f"{timeline.tokens(steps):,} tokens in all",
-        f"layout {world_size} process(es): {layout(parallel, world_size // model_parallel_size)}",
+        f"layout {processes}: {layout(parallel, world_size // model_parallel_size)}",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from recipes.counts import counted
 from recipes.plan.accounting import count_parameters, flops_per_token
 from recipes.plan.dry_run import layout
 from recipes.plan.memory_check import GIB
@@ -37,8 +38,9 @@ def _model_rows(plan: RunPlan) -> list[tuple[str, str]]:
     counts = count_parameters(config.model)
     flops = flops_per_token(config.model, config.data.seq_length)
     trainer = config.trainer
-    batch = f"{trainer.global_batch_size:,} x {config.data.seq_length:,} tokens; each of "
-    batch += f"{plan.data_parallel_size:,} replicas does {plan.micro_batches:,} x {trainer.micro_batch_size}"
+    replicas = counted(plan.data_parallel_size, "replica does", "replicas do")
+    batch = f"{trainer.global_batch_size:,} x {config.data.seq_length:,} tokens; {replicas} "
+    batch += f"{plan.micro_batches:,} x {trainer.micro_batch_size}"
     return [
         ("run", config.name),
         ("parameters", f"{counts.total:,}, {counts.active_per_token:,} active per token"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from recipes.counts import counted
 from recipes.report.benchmark_charts import charts_of_run
 from recipes.report.charts import (
     COLOURS,
@@ -112,7 +113,7 @@ def notes_of(run: RunData) -> list[str]:
         more = f" and {len(run.non_finite) - 10:,} more" if len(run.non_finite) > 10 else ""
         notes.append(f"The loss or the gradient norm was not a finite number at step {steps}{more}.")
     if run.unreadable_lines:
-        lines = "1 line" if run.unreadable_lines == 1 else f"{run.unreadable_lines:,} lines"
+        lines = counted(run.unreadable_lines, "line")
         notes.append(f"{lines} of metrics.jsonl could not be read (left by a crash?) and left out.")
     return notes
 

@@ -115,3 +115,5 @@ class Asked:
     stop: tuple[str, ...] = ()
     echo: bool = False
     """The answer repeats the prompt."""
+    trim_start: bool = False
+    """The answer begins with its first word: the white space before it belongs to the prompt's template."""

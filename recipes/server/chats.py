@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -70,13 +70,15 @@ class ChatBody(SamplingBody):
                 code="no_chat_template",
             )
         ids = served.chat.ids([one.told for one in self.messages])
-        return self.requests(
+        asked = self.requests(
             served,
             [("", ids)],
             self.max_tokens or self.max_completion_tokens,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             ends=served.chat.ends,
         )
+        # After "Assistant:" a model begins with a space, which a message that is sent back does not have.
+        return [replace(one, trim_start=True) for one in asked]
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class Choice:
         self._waiting: list[Token] = []
         """Their text is not final."""
         self._echo = asked.echo
+        self._trimming = asked.trim_start
 
     def add(self, event: Event) -> Part:
         """What this event adds."""
@@ -75,6 +76,9 @@ class Choice:
             rest = self._stream.finish()
             text += rest
             self._length += len(rest)
+        if self._trimming:
+            text = text.lstrip()
+            self._trimming = not text
         return Part(text, [*tokens, *self._final(event)], event.token_ids, event.finished)
 
     def _final(self, event: Event) -> list[Token]:

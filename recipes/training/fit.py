@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from recipes.counts import counted
 from recipes.parallel import cpu_stand_in
 
 if not torch.cuda.is_available():  # Before megatron-core is imported, as it looks for CUDA on import.
@@ -149,7 +150,7 @@ def fit(
         if trainer.global_step > 0:  # An untrained model has no curves.
             write_report(directory.path)
         took = duration(time.monotonic() - started)
-        say(f"done   {trainer.global_step:,} steps in {took}; {directory.path}")
+        say(f"done   {counted(trainer.global_step, 'step')} in {took}; {directory.path}")
     return _leave(DONE)
 
 
@@ -190,7 +191,9 @@ def _machine(config: PretrainConfig, world: World) -> str:
     """The device of each process, and what computes on it."""
     device = device_of(world)
     cuda = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} thread(s)"
+    name = (
+        torch.cuda.get_device_name(device) if cuda else f"CPU, {counted(torch.get_num_threads(), 'thread')}"
+    )
     dtype = resolve_dtype(config.trainer.precision)
     precision = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[dtype]
     kernels = describe_kernels(

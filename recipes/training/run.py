@@ -22,6 +22,7 @@ from recipes.config.run_directory import resolved_yaml, run_directory_of
 from recipes.config.schema import PretrainConfig
 from recipes.config.world import World, launched_world
 from recipes.console import quiet_libraries, say, warn
+from recipes.counts import counted
 from recipes.data.samples.inputs import chat_template_of, check_files, check_token_ids
 from recipes.errors import UserError
 from recipes.evaluation.tasks import check_training_tasks
@@ -127,7 +128,7 @@ def _prepare(
         if _has_nemo_of(config, directory, done):
             written = directory.nemo_file if config.save_nemo else "no model.nemo wanted"
             unused = f"; not run again for {ignored}" if ignored else ""
-            say(f"{directory.path} is complete: {done:,} steps, {written}{unused}")
+            say(f"{directory.path} is complete: {counted(done, 'step')}, {written}{unused}")
             return Start(checkpoint, complete=True)
     elif checkpoint is not None:
         announce_changes(config, directory, checkpoint)

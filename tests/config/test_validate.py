@@ -198,7 +198,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"parallel__world_size": 8, "dry_run": False},
-        "parallel.world_size=8: but 1 process(es) were launched; use",
+        "parallel.world_size=8: but 1 process was launched; use",
     ),
     # The trainer
     ({"trainer__precision": "fp64"}, "trainer.precision=fp64: choose one of auto, bf16, fp32, fp16"),

@@ -96,7 +96,7 @@ def test_processes_are_as_many_as_needed(tensor: int, launched: int, monkeypatch
     sizes = f"tensor_model_parallel_size={tensor}, pipeline_model_parallel_size=1"
     with pytest.raises(UserError) as caught:
         world_of(ParallelConfig(tensor))
-    assert str(caught.value) == f"{sizes}: {tensor} process(es) are needed, {launched} were launched"
+    assert str(caught.value) == f"{sizes}: {tensor} processes are needed, {launched} launched"
 
 
 def test_more_processes_than_any_machine_has_devices_for() -> None:

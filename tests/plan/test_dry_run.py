@@ -56,7 +56,7 @@ def test_param1() -> None:
     assert rows["steps"] == f"{steps:,}"
     assert rows["tokens in all"] == f"{steps * 4_194_304:,}"
     assert rows["FLOPs per token"].startswith("15.6")
-    assert rows["layout"] == "512 process(es): tensor 2 x pipeline 1 x data 256"
+    assert rows["layout"] == "512 processes: tensor 2 x pipeline 1 x data 256"
     assert rows["learning rate"] == "cosine, 0.0003 to 3e-06, 2,000 warm-up steps"
     drawn = steps * 4_194_304 // 4
     assert rows["source en"] == f"75.00 %  data/en  {3 * drawn:,} tokens, data not found, epochs unknown"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def test_an_answer_follows_the_rendered_messages(client: OpenAI, stored: Path) -
         model="chat", prompt=ids, max_tokens=6, temperature=0, logit_bias={"5": -100}
     )
     assert answer.choices[0].message.role == "assistant"
-    assert answer.choices[0].message.content == expected.choices[0].text
+    assert answer.choices[0].message.content == expected.choices[0].text.lstrip()
     assert answer.usage == expected.usage
 
 
@@ -81,6 +82,22 @@ def test_the_developer_is_the_system(client: OpenAI) -> None:
         for role in ("system", "developer", "assistant")
     ]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_an_answer_begins_with_its_first_word(client: OpenAI, stored: Path) -> None:
+    """The space after the template's last word is no part of the message; completions keep theirs."""
+    with open_stored_model(stored) as source:
+        template = stored_template(source)
+    assert template is not None
+    tokenizer = template.tokenizer
+    spaced = next(n for n in range(tokenizer.vocab_size) if re.fullmatch("▁[a-z]+", tokenizer.id_to_piece(n)))
+    word = tokenizer.id_to_piece(spaced)[1:]
+    bias = {"max_tokens": 2, "logit_bias": {str(spaced): 100}}
+    assert create(client, **bias).choices[0].message.content == f"{word} {word}"
+    parts = [part.choices[0].delta.content or "" for part in create(client, **bias, stream=True)]
+    assert "".join(parts) == f"{word} {word}"
+    plain = client.completions.create(model="chat", prompt=template.ids(MESSAGES), temperature=0, **bias)
+    assert plain.choices[0].text == f" {word} {word}"
 
 
 def test_a_turn_ends_at_any_of_its_tokens(client: OpenAI) -> None:

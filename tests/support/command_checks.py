@@ -362,6 +362,12 @@ def _pip(words: Words, there: Path) -> None:
             _file(value)
 
 
+def _curl(words: Words, there: Path) -> None:
+    from tests.support.request_checks import check_curl  # It loads the server.
+
+    check_curl(words.arguments)
+
+
 def _file(path: str) -> Path:
     if not (ROOT / path).exists():
         raise UserError(f"{path}: no such file in the project")
@@ -389,4 +395,5 @@ CHECKS: Mapping[str, Callable[[Words, Path], None]] = {
     "bash": _slurm,
     "make": _make,
     "pip": _pip,
+    "curl": _curl,
 }

@@ -15,6 +15,7 @@ from tests.support.paths import ROOT
 PROGRAMS = (
     r"(?:\S*/)?python -m|torchrun(?=.* (?:-m|\.\.\.))|\./nemo_inference\.sh"
     r"|make(?= [a-z-]+$)|pip(?= install)|sbatch(?=.* (?:docker/|--wrap))|bash(?= docker/)"
+    r"|curl(?= .*127\.0\.0\.1)"
 )
 SETTING = r"""[A-Za-z_]\w*=(?:"[^"]*"|'[^']*'|\S)*"""
 BEGINNING = re.compile(rf"(?:^|: |\$ |\bdo |\bif |&& )((?:{SETTING}\s+)*(?:{PROGRAMS})(?=\s).*)", re.DOTALL)

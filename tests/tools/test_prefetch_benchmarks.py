@@ -121,8 +121,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 def test_a_dry_run_lists_what_a_table_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(FIXTURE), "eval=lumen", "--tasks", "winogrande", "--dry-run"])
     *lines, summary = capsys.readouterr().out.splitlines()
-    assert "in the mirror  Rowan/hellaswag/default, 1 task(s)" in lines
-    assert "to be fetched  allenai/winogrande/winogrande_xl, 1 task(s)" in lines
+    assert "in the mirror  Rowan/hellaswag/default, 1 task" in lines
+    assert "to be fetched  allenai/winogrande/winogrande_xl, 1 task" in lines
     assert summary == f"1 of 4 data sets would be fetched into {FIXTURE}"
     main([str(tmp_path), "eval=indic", "--dry-run"])
     out = capsys.readouterr().out
@@ -131,7 +131,7 @@ def test_a_dry_run_lists_what_a_table_needs(tmp_path: Path, capsys: pytest.Captu
         "ai4bharat/IndicQA/indicqa.hi",
         "bharatgenai/BhashaBench-Legal/Hindi",
     ):
-        assert f"to be fetched  {entry}, 1 task(s)\n" in out
+        assert f"to be fetched  {entry}, 1 task\n" in out
     assert not list(tmp_path.iterdir())
 
 

@@ -36,7 +36,7 @@ def test_a_run_says_what_it_is_and_how_far(gloo_pool: GlooPool, tiny_data: TinyD
 def test_the_layout_is_that_of_the_launched_processes() -> None:
     settings = ["name=x", "model=tiny", "data.seq_length=128", "trainer.max_steps=10", "parallel=tp2_pp2"]
     *_, layout = opening(compose("pretrain", settings), 8)
-    assert layout == "layout 8 process(es): tensor 2 x pipeline 2 x data 2"
+    assert layout == "layout 8 processes: tensor 2 x pipeline 2 x data 2"
 
 
 def test_a_resumed_run_shows_that_its_checkpoint_is_read(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.console import Progress
+from recipes.counts import counted
 from recipes.errors import UserError
 from recipes.files import atomic_write, forget_cached, sha256_file
 
@@ -123,7 +124,7 @@ def newest_whole_checkpoint(checkpoints: Path, warn: Any, *, sha256: bool = True
             warn(f"{path.name} is passed over: {error}")
     if candidates:
         raise UserError(
-            f"{checkpoints}: none of the {len(candidates)} checkpoints is whole; "
+            f"{checkpoints}: none of {counted(len(candidates), 'checkpoint')} is whole; "
             "move the directory away to start anew"
         )
     return None

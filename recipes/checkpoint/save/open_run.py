@@ -16,6 +16,7 @@ from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, ver
 from recipes.checkpoint.stored.description import described_model
 from recipes.checkpoint.stored.stored_model import StoredModel
 from recipes.checkpoint.stored.stored_tokenizer import StoredTokenizer, blob_of, tokenizer_on_disk
+from recipes.counts import counted
 from recipes.data.samples.document_start import DocumentStart, document_start_of
 from recipes.data.samples.indexed import read_sidecar
 from recipes.data.samples.source_files import find_prefixes
@@ -98,7 +99,7 @@ def _step(path: Path, verify_files: bool) -> tuple[Path, BinaryIO] | None:
                 verify(step)
             return step, held
     if candidates:
-        raise UserError(f"{path}: none of its {len(candidates)} checkpoints is whole")
+        raise UserError(f"{path}: none of its {counted(len(candidates), 'checkpoint')} is whole")
     raise UserError(f"{path}: the run has no finished checkpoint yet")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from recipes.counts import counted
 from recipes.data.chat.conversations import BadConversation, Message, read_conversation
 from recipes.data.chat.packing import pack
 from recipes.data.chat.prepare import in_words, records, tokens_of
@@ -136,7 +137,8 @@ def _key(text: str) -> bytes:
 def report(found: Findings) -> str:
     """The findings in words."""
     count, tokens = len(found.lengths), sum(found.lengths)
-    lines = [f"records        {found.records:,}: {count:,} conversations, dropped: {in_words(found.dropped)}"]
+    kept = counted(count, "conversation")
+    lines = [f"records        {found.records:,}: {kept}, dropped: {in_words(found.dropped)}"]
     lines += [f"  first        {where}: {reason}" for reason, where in found.first_dropped.items()]
     if not count:
         return "\n".join(lines)

@@ -11,6 +11,7 @@ from typing import Any
 
 from recipes.checks import refuse
 from recipes.console import say
+from recipes.counts import counted
 from recipes.data.chat.conversations import BadConversation, Message, read_conversation
 from recipes.data.chat.template import Template, TemplateError
 from recipes.data.samples.indexed import (
@@ -181,6 +182,7 @@ def announce(prepared: Prepared, out: str | Path) -> None:
     """Prints what was written."""
     share = 100 * prepared.answer_tokens / prepared.tokens
     say(
-        f"{out}: {prepared.conversations:,} conversations, {prepared.tokens:,} tokens, {share:.0f} % of them "
-        f"answers; the longest has {prepared.longest:,}; dropped: {in_words(prepared.dropped)}"
+        f"{out}: {counted(prepared.conversations, 'conversation')}, {prepared.tokens:,} tokens, "
+        f"{share:.0f} % of them answers; the longest has {prepared.longest:,}; dropped: "
+        f"{in_words(prepared.dropped)}"
     )

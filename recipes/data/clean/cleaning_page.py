@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.data.clean.summary import Summary, counted, masked
+from recipes.counts import counted, size_in_words
+from recipes.data.clean.summary import Summary, masked, row_of
 from recipes.report.rendering import Tile, write_page
 
 _SHOWN = 400
@@ -58,13 +59,13 @@ def write_cleaning_page(summary: Summary, out: Path, examples: int) -> Path:
 def _tile(language: str, entry: dict[str, Any]) -> Tile:
     first = next(iter(entry["filters"].values()))
     share = entry["kept"]["bytes"] / first["bytes_in"] if first["bytes_in"] else 0.0
-    hint = f"{entry['kept']['bytes'] / 1e6:,.1f} MB in {entry['kept']['documents']:,} documents"
+    hint = f"{size_in_words(entry['kept']['bytes'])} in {counted(entry['kept']['documents'], 'document')}"
     return Tile(f"{_LANGUAGES.get(language, language)}, kept", f"{share:.1%}", hint)
 
 
 def _filter_lines(entry: dict[str, Any]) -> list[list[str]]:
     return [
-        [*counted(name, counts), ", ".join(f"{reason} {n:,}" for reason, n in counts["reasons"].items())]
+        [*row_of(name, counts), ", ".join(f"{reason} {n:,}" for reason, n in counts["reasons"].items())]
         for name, counts in entry["filters"].items()
     ]
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from recipes.config.clean_schema import CleanConfig
 from recipes.console import Progress
+from recipes.counts import counted, size_in_words
 from recipes.data.clean.plan import Plan, claim
 from recipes.data.clean.stages import Stage, build_stages
 from recipes.data.clean.summary import REPORT, render
@@ -190,11 +191,15 @@ def _watched(label: str, logs: Path, tasks: int) -> Iterator[None]:
         finished, read = _so_far(logs)
         amount = f", {read}" if read else ""
         seconds = time.monotonic() - began
-        print(f"{label}: {finished} of {tasks} tasks{amount}, {seconds:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"{label}: {finished:,} of {counted(tasks, 'task')}{amount}, {seconds:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _so_far(logs: Path) -> tuple[int, str]:
     """How many tasks of a stage are done, and how much they have read, if they read documents."""
     finished = len(list(logs.glob("completions/*")))
     read = sum(int(file.read_text() or 0) for file in logs.glob("progress/*"))
-    return finished, f"{read / 1e6:.1f} MB read" if read else ""
+    return finished, f"{size_in_words(read)} read" if read else ""

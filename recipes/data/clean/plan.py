@@ -11,6 +11,7 @@ from typing import Any
 
 from recipes.checks import refuse
 from recipes.config.clean_schema import CleanConfig
+from recipes.counts import counted, size_in_words
 from recipes.data.benchmark_mirror import MANIFEST
 from recipes.data.text.compression import is_compressed, uncompressed_suffix
 from recipes.data.text.input_files import json_lines_files
@@ -110,11 +111,14 @@ def describe(config: CleanConfig, plan: Plan) -> str:
         pieces = [piece for task in plan for piece in task if piece.source == name]
         files, size = len({piece.path for piece in pieces}), sum(piece.size for piece in pieces)
         lines.append(
-            f"{name} ({source.language}): {files} files, {size / 1e6:.1f} MB in {len(pieces)} pieces"
+            f"{name} ({source.language}): {counted(files, 'file')}, {size_in_words(size)} in "
+            f"{counted(len(pieces), 'piece')}"
         )
     lines.append(f"filters: {', '.join(filters(config))}")
     lines.append(f"masked: {', '.join(config.pii.kinds) if config.pii.enabled else 'nothing'}")
-    lines.append(f"{config.tasks} tasks, executor {config.executor}; output in {config.output_dir}")
+    lines.append(
+        f"{counted(config.tasks, 'task')}, executor {config.executor}; output in {config.output_dir}"
+    )
     return "\n".join(lines)
 
 

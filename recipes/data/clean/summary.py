@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.config.clean_schema import CleanConfig
+from recipes.counts import counted
 from recipes.data.clean.plan import filters
 
 REPORT = "report.json"
@@ -117,7 +118,7 @@ def _add(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
     return total
 
 
-def counted(name: str, counts: dict[str, Any]) -> tuple[str, ...]:
+def row_of(name: str, counts: dict[str, Any]) -> tuple[str, ...]:
     """A filter's row: its name, documents in, kept, dropped, and MB in and kept."""
     return (
         name,
@@ -129,7 +130,7 @@ def counted(name: str, counts: dict[str, Any]) -> tuple[str, ...]:
 def masked(pii: dict[str, int]) -> str:
     """What was masked, in words."""
     kinds = ", ".join(f"{kind} {number:,}" for kind, number in pii.items() if kind != "documents")
-    return f"{kinds} (in {pii.get('documents', 0):,} documents)" if kinds else "nothing"
+    return f"{kinds} (in {counted(pii.get('documents', 0), 'document')})" if kinds else "nothing"
 
 
 def render(summary: Summary) -> str:
@@ -151,7 +152,7 @@ def render(summary: Summary) -> str:
 def _rows(language: str, entry: dict[str, Any]) -> Iterable[tuple[str, ...]]:
     for name, counts in entry["filters"].items():
         reasons = ", ".join(f"{reason} {number}" for reason, number in counts["reasons"].items())
-        yield (language, *counted(name, counts), reasons)
+        yield (language, *row_of(name, counts), reasons)
     first = next(iter(entry["filters"].values()))
     kept = entry["kept"]
     yield (

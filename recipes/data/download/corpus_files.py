@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from recipes.checks import refuse
+from recipes.counts import counted
 from recipes.data.download.corpora import CorpusSource
 from recipes.data.text.compression import COMPRESSED, damaged, open_stream
 from recipes.errors import UserError
@@ -108,7 +109,7 @@ def wanted(source: CorpusSource, names: Sequence[str], only: str | None) -> list
         return ours
     chosen = [name for name in ours if fnmatchcase(name, only)]
     if not chosen:
-        refuse("--files", only, f"matches none of the {len(ours)} files (the first: {ours[0]})")
+        refuse("--files", only, f"matches none of {counted(len(ours), 'file')} (the first: {ours[0]})")
     return chosen
 
 

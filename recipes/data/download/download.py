@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from recipes.checks import refuse
 from recipes.console import Progress
+from recipes.counts import counted, size_in_words
 from recipes.data.download import manifest as manifests
 from recipes.data.download.corpora import LOCAL, CorpusSource, Keys, TxtDocuments, find_source
 from recipes.data.download.corpus_files import Listing, local_listing, mirror_listing
@@ -159,8 +160,8 @@ def _continued(found: Manifest, plan: Manifest, options: Options) -> Manifest:
     before = found.budget.amount if found.budget.unit == plan.budget.unit else None
     if wanted is not None and has >= wanted and (before is None or wanted < before):
         raise UserError(
-            f"{options.out} holds {has} {plan.budget.unit} already, more than {wanted}: raise the budget, "
-            "or --force to begin again"
+            f"{options.out} holds {has:,} {plan.budget.unit} already, more than {wanted:,}: raise the "
+            "budget, or --force to begin again"
         )
     found.budget = plan.budget
     found.revision = found.revision or plan.revision
@@ -329,18 +330,19 @@ def _summary(current: Manifest) -> str:
     tokens = "" if current.tokens is None else f", {current.tokens:,} tokens"
     skipped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(current.skipped.items()))
     return (
-        f"{current.documents:,} documents, {current.text_bytes / 1e6:.3f} MB of text{tokens} in "
-        f"{len(current.shards)} shards; {current.status}{'; skipped: ' if skipped else ''}{skipped}"
+        f"{counted(current.documents, 'document')}, {size_in_words(current.text_bytes)} of text{tokens} in "
+        f"{counted(len(current.shards), 'shard')}; {current.status}"
+        f"{'; skipped: ' if skipped else ''}{skipped}"
     )
 
 
 def _describe(current: Manifest, plan: Manifest, listing: Listing, log: Callable[[str], None]) -> None:
     """Log what a run would do."""
     stored = sum(file.size for file in listing.files)
-    budget = "everything" if plan.budget.unit is None else f"{plan.budget.amount} {plan.budget.unit}"
+    budget = "everything" if plan.budget.unit is None else f"{plan.budget.amount:,} {plan.budget.unit}"
     log(f"source    {plan.source} {plan.page}".rstrip())
     log(f"licence   {plan.licence}")
     log(f"from      {plan.origin}, revision {plan.revision or 'unknown'}")
-    log(f"files     {len(listing.files)} with {stored / 1e6:.3f} MB, from {listing.files[0].name}")
+    log(f"files     {len(listing.files):,} with {size_in_words(stored)}, from {listing.files[0].name}")
     log(f"wanted    {budget}")
     log(f"there     {_summary(current) if current.shards else 'nothing'}")

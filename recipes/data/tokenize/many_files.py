@@ -14,6 +14,7 @@ from typing import Any
 
 from recipes.checks import of_a_machine
 from recipes.console import Progress
+from recipes.counts import counted, size_in_words
 from recipes.data.text.compression import is_compressed
 from recipes.data.text.documents import check_input
 from recipes.data.text.input_files import json_lines_files
@@ -73,7 +74,8 @@ def preprocess_many(
     of_a_machine("--workers", workers)
     load_tokenizer(tokenizer_path)  # One complaint about it, not one per file.
     jobs = jobs_of_shard(find_jobs(patterns, out_dir), *shard)
-    log(f"shard {shard[0]} of {shard[1]}: {len(jobs)} files, {sum(job.size for job in jobs) / 1e6:,.1f} MB")
+    sizes = [job.size for job in jobs]
+    log(f"shard {shard[0]} of {shard[1]}: {counted(len(jobs), 'file')}, {size_in_words(sum(sizes))}")
     together = len(jobs) < workers
     options |= {
         "tokenizer_path": str(tokenizer_path),
@@ -83,14 +85,14 @@ def preprocess_many(
     failed: list[str] = []
 
     def report(outcomes: Iterator[tuple[Job, _Outcome]]) -> None:
-        with Progress(sum(job.size for job in jobs), enabled=progress and not together) as bar:
+        with Progress(sum(sizes), enabled=progress and not together) as bar:
             for number, (job, outcome) in enumerate(outcomes, 1):
                 for message in outcome.messages:
                     log(message)
                 if outcome.error is not None:
                     log(f"failed: {outcome.error}")
                     failed.append(f"{job.path} ({outcome.error})")
-                bar.add(job.size, f"{number} of {len(jobs)} files")
+                bar.add(job.size, f"{number:,} of {counted(len(jobs), 'file')}, {job.path} done")
 
     if together or workers == 1:
         report(in_this_process(_make_work(options), iter(jobs)))
@@ -105,9 +107,8 @@ def preprocess_many(
             ) from None
     if failed:
         more = f"; and {len(failed) - _SHOWN_FAILURES} more, above" if len(failed) > _SHOWN_FAILURES else ""
-        raise UserError(
-            f"{len(failed)} of {len(jobs)} files failed: {'; '.join(failed[:_SHOWN_FAILURES])}{more}"
-        )
+        shown = "; ".join(failed[:_SHOWN_FAILURES])
+        raise UserError(f"{len(failed):,} of {counted(len(jobs), 'file')} failed: {shown}{more}")
 
 
 def find_jobs(patterns: Sequence[str], out_dir: str | Path) -> list[Job]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from recipes.checks import of_a_machine
 from recipes.console import Progress
+from recipes.counts import counted, size_in_words
 from recipes.data.samples.indexed import (
     IndexedWriter,
     Sidecar,
@@ -118,7 +119,8 @@ def preprocess(
         plan = _plan(prefix, settings, tokenizer.vocab_size, inputs, sizes)
         present = _present(plan, prefix, force, log)
         if present:
-            log(f"{prefix}: up to date ({present.documents:,} documents, {present.tokens:,} tokens)")
+            documents = counted(present.documents, "document")
+            log(f"{prefix}: up to date ({documents}, {present.tokens:,} tokens)")
             return present
 
     started = time.monotonic()
@@ -133,14 +135,14 @@ def preprocess(
         plan = plan or _plan(prefix, settings, tokenizer.vocab_size, inputs, sizes)
         output.resume(asdict(settings), [str(item["sha256"]) for item in plan.inputs or ()], discard=force)
         if output.blocks:
-            log(f"{prefix}: going on after {output.last.documents:,} documents of an earlier run")
+            log(f"{prefix}: going on after {counted(output.last.documents, 'document')} of an earlier run")
         blocks = cut(inputs, sizes, output.last.place, BLOCK_BYTES)
         if pool:
             parts: Iterator[tuple[Block, _Part]] = pool.map(blocks)
         else:
             parts = in_this_process(_Tokenize(*building), blocks)
         left = _left(inputs, sizes, output.last)
-        bar = stack.enter_context(Progress(left, enabled=progress))
+        bar = stack.enter_context(Progress(left, label=Path(prefix).name, enabled=progress))
         try:
             _write(parts, output, settings.dtype, sizes, bar)
         except WorkerDied:
@@ -164,9 +166,9 @@ def preprocess(
     seconds = max(time.monotonic() - started, 1e-9)
     empty = f", {sidecar.empty_documents:,} empty ones left out" if sidecar.empty_documents else ""
     log(
-        f"{prefix}: {sidecar.documents:,} documents{empty}, {sidecar.tokens:,} tokens, "
+        f"{prefix}: {counted(sidecar.documents, 'document')}{empty}, {counted(sidecar.tokens, 'token')}, "
         f"{sidecar.text_bytes:,} bytes of text ({(sidecar.text_bytes or 0) / sidecar.tokens:.2f} per token) "
-        f"in {seconds:.1f} s, {left / seconds / 1e6:.1f} MB/s; {compared}"
+        f"in {seconds:.1f} s, {size_in_words(int(left / seconds))}/s; {compared}"
     )
     return sidecar
 
@@ -293,10 +295,11 @@ def _write(
                     samples=tuple((before.documents + number, text) for number, text in part.samples),
                 )
             )
+        note = f"{writer.tokens:,} tokens" + (f", {Path(block.path).name}" if len(sizes) > 1 else "")
         if block.lines is None:
-            bar.add(block.stop - block.start, f"{writer.tokens:,} tokens")
+            bar.add(block.stop - block.start, note)
         elif block.is_last:
-            bar.add(sizes[block.then.file - 1], f"{writer.tokens:,} tokens")
+            bar.add(sizes[block.then.file - 1], note)
     with output.named_errors():
         writer.finish()
 

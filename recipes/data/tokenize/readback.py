@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from recipes.counts import counted
 from recipes.data.samples.indexed import DocumentReader
 from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
@@ -64,4 +65,6 @@ def read_back(
                 "memory is faulty; run again, elsewhere"
             )
         exact += tokenizer.decode(ids) == text
-    return f"read back {len(chosen)} documents: tokens as encoded, {exact} decode to the very text"
+    return (
+        f"read back {counted(len(chosen), 'document')}: tokens as encoded, {exact:,} decoded to the very text"
+    )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from recipes.checks import refuse
 from recipes.console import Progress
+from recipes.counts import size_in_words
 from recipes.data.text.documents import check_input
 from recipes.data.tokenizer import train_byte_bpe, train_sentencepiece
 from recipes.data.tokenizer.base import TextTokenizer
@@ -79,7 +80,7 @@ def train_tokenizer(
     shares = list(weights) if weights is not None else None
     for source, weight in zip(sources, weights or [1.0] * len(sources), strict=True):
         source.weight = weight
-        log(f"{source.path}: {source.text_bytes / 1e6:.1f} MB of text")
+        log(f"{source.path}: {size_in_words(source.text_bytes)} of text")
     if temperature is not None:
         shares = temperature_shares(sources, temperature)
     limits = budgets(sources, shares, max_bytes)
@@ -104,8 +105,8 @@ def train_tokenizer(
         "inputs": [asdict(source) for source in sources],
     }
     output.write(files, record)
-    used = ", ".join(f"{source.used_bytes / 1e6:.1f}" for source in sources)
-    log(f"{output.path}: {model_type}, {tokenizer.vocab_size:,} tokens, trained on {used} MB")
+    used = ", ".join(size_in_words(source.used_bytes) for source in sources)
+    log(f"{output.path}: {model_type}, {tokenizer.vocab_size:,} tokens, trained on {used}")
     return tokenizer
 
 

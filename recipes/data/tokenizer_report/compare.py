@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes.counts import counted
 from recipes.data.text.compression import is_compressed
 from recipes.data.text.documents import check_input, read_texts
 from recipes.data.tokenizer.base import TextTokenizer
@@ -61,7 +62,7 @@ def compare(
     measured: dict[str, dict[str, Measures]] = {}
     for label, path in zip(distinct_labels(texts, label_of), texts, strict=True):
         sample = list(_sample(path, text_key, max_bytes))
-        log(f"{label}: {len(sample):,} documents of {path}")
+        log(f"{label}: {counted(len(sample), 'document')} of {path}")
         measured[label] = {name: measure(tokenizer, sample) for name, tokenizer in named.items()}
     return Comparison(
         vocabularies={name: tokenizer.vocab_size for name, tokenizer in named.items()},

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from recipes.counts import counted, size_in_words
 from recipes.data.tokenizer_report.compare import Comparison
 from recipes.data.tokenizer_report.measure import Measures
 
@@ -24,7 +25,7 @@ def as_text(comparison: Comparison) -> str:
     parts = []
     for label, row in comparison.texts.items():
         first = next(iter(row.values()))
-        head = f"{label}: {first.documents:,} documents, {first.bytes / 1e6:.2f} MB"
+        head = f"{label}: {counted(first.documents, 'document')}, {size_in_words(first.bytes)}"
         cells = [
             [name, f"{comparison.vocabularies[name]:,}", *cells_of(found)] for name, found in row.items()
         ]

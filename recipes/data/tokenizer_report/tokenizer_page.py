@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from recipes.counts import counted, size_in_words
 from recipes.data.tokenizer_report.compare import Comparison
 from recipes.data.tokenizer_report.measure import Measures
 from recipes.data.tokenizer_report.text_table import COLUMNS, cells_of, inexact, probe_cell
@@ -83,7 +84,7 @@ def _chart(
 
 def _size(row: dict[str, Measures]) -> str:
     first = next(iter(row.values()))
-    return f"{first.documents:,} documents, {first.bytes / 1e6:.2f} MB"
+    return f"{counted(first.documents, 'document')}, {size_in_words(first.bytes)}"
 
 
 def _text_lines(comparison: Comparison, row: dict[str, Measures]) -> list[list[str]]:

@@ -171,7 +171,7 @@ def test_network_trouble_is_told_in_one_line(
     with pytest.raises(UserError, match=r"wikipedia_hi: no file \*/train-\*.parquet"):
         download(Options("wikipedia_hi", tmp_path), quiet)
     hub.add(WIKI, wiki_files())
-    with pytest.raises(UserError, match="--files=x: matches none of the 3 files"):
+    with pytest.raises(UserError, match="--files=x: matches none of 3 files"):
         download(Options("wikipedia_hi", tmp_path, files="x"), quiet)
     hub.ranges = False
     monkeypatch.setattr(network, "_BLOCK_BYTES", 1000)

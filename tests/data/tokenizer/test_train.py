@@ -165,7 +165,7 @@ def test_interrupted_training_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("\n".join(" ".join(words[i : i + 10]) for i in range(0, len(words), 10)))
     command = [sys.executable, "-m", "tools.train_tokenizer", str(tmp_path / "in.txt"), "--out"]
     with subprocess.Popen([*command, str(tmp_path / "tok")], stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr and "MB of text" in process.stderr.readline()
+        assert process.stderr and "B of text" in process.stderr.readline()
         time.sleep(0.3)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
