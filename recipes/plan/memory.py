@@ -11,6 +11,7 @@ from recipes.families.model_config import ModelConfig, padded_vocab_size
 from recipes.families.tensors import TensorSpec
 from recipes.optim.kinds import parameter_kind
 from recipes.plan.activations import layer_activations, stage_numbers
+from recipes.plan.recorded import records_steps
 from recipes.plan.stages import stage_tables, state_numbers
 
 CUDA_OVERHEAD = 2**29
@@ -44,6 +45,8 @@ def run_memory(config: PretrainConfig, data_parallel_size: int, *, on_cuda: bool
             on_cuda=on_cuda,
             ema=config.trainer.ema.decay is not None,
             gradients_in_fp32=config.trainer.grad_reduce_in_fp32,
+            details=config.trainer.log_details_every_n_steps is not None,
+            recorded=on_cuda and records_steps(config),
         )
         for micro_batch_size, num_micro_batches, seq_length in sizes
     ]
@@ -70,6 +73,8 @@ def expected_memory_bytes(
     bytes_per_logit: int | None = None,
     ema: bool = False,
     gradients_in_fp32: bool = True,
+    details: bool = False,
+    recorded: bool = False,
 ) -> dict[str, int]:
     """Expected memory of the fullest process at the peak of a step, by part.
 
@@ -86,6 +91,9 @@ def expected_memory_bytes(
             recipes/model/cross_entropy.py, where the gradient takes the logits' place.
         ema: whether an average of the weights is kept, in fp32 and divided as the optimizer's state.
         gradients_in_fp32: also where weights have 16 bits.
+        details: whether some steps keep a copy of the weights in fp32 during the update
+            (trainer.log_details_every_n_steps).
+        recorded: as CUDA graphs, which keep a micro-batch's activations.
     """
     sizes = stage_sizes(model, parallel)
     tables = stage_tables(model, sizes)
@@ -111,6 +119,10 @@ def expected_memory_bytes(
         if not gradients_in_fp32:
             parts["gradients"] = parts["weights"]
         parts |= {"activations": int(activations), "logits and loss": logits}
+        if details:
+            # The update begins when the tensors of the backward pass are gone.
+            gone = 0 if recorded else int(activations) + logits
+            parts["copy of weights"] = max(0, _copied_bytes(table, parallel, data_parallel_size) - gone)
         if not on_cuda:
             parts["saving"] = _saving_bytes(table, optim, parallel, width, ema) // data_parallel_size
         stages.append(parts | {"framework": CUDA_OVERHEAD if on_cuda else CPU_OVERHEAD})
@@ -168,6 +180,11 @@ def _state_bytes(
         "optimizer": int(moments),
         "average": int(averages),
     }
+
+
+def _copied_bytes(table: list[TensorSpec], parallel: ParallelConfig, data_parallel_size: int) -> int:
+    """Of the weights whose optimizer state a rank has, in fp32."""
+    return int(sum(4 * state_numbers(spec, parallel, data_parallel_size)[1] for spec in table))
 
 
 def _moment_bytes(spec: TensorSpec, optim: OptimConfig) -> int:

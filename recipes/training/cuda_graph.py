@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from recipes.config.cuda_graph import MOST_FLOPS, obstacle
 from recipes.config.schema import PretrainConfig
 from recipes.config.timeline import timeline_of
 from recipes.config.world import World
@@ -25,7 +24,7 @@ from recipes.data.samples.loader import fields_of
 from recipes.model.backend import have_transformer_engine
 from recipes.optim.adamw import AdamW
 from recipes.parallel.setup import device_of
-from recipes.plan.accounting import flops_per_token
+from recipes.plan.recorded import records_steps
 from recipes.training.engine import Engine
 from recipes.training.step import Step, forward_backward
 
@@ -35,15 +34,7 @@ WARM_UP = 3
 
 def captures_steps(run: PretrainConfig) -> bool:
     """What trainer.cuda_graph means on this machine."""
-    if not run.trainer.cuda_graph or not torch.cuda.is_available() or have_transformer_engine():
-        return False
-    if run.trainer.cuda_graph is True:
-        return True
-    most = max(
-        flops_per_token(run.model, each.seq_length) * each.micro_batch_size * each.seq_length
-        for each in timeline_of(run).segments
-    )
-    return most <= MOST_FLOPS and obstacle(run) is None
+    return torch.cuda.is_available() and not have_transformer_engine() and records_steps(run)
 
 
 def warn_if_ignored(run: PretrainConfig) -> None:

@@ -56,6 +56,31 @@ def test_weights_and_state() -> None:
     assert (fp32["weights"], fp32["main weights"]) == (4 * total, 0)
 
 
+def test_steps_with_details_copy_the_weights() -> None:
+    """During the update, when activations are gone: it counts where it takes more than they did."""
+    total = count_parameters(PARAM1.model).total
+    plain, few = param1_memory(), param1_memory(micro_batch_size=1)
+    assert param1_memory(details=True) == plain | {"copy of weights": 0}
+    detailed = param1_memory(micro_batch_size=1, details=True)["copy of weights"]
+    assert detailed == 4 * total - few["activations"] - few["logits and loss"] > 0
+    recorded = param1_memory(details=True, recorded=True, data_parallel_size=4)
+    assert recorded["copy of weights"] == total  # Graphs keep the activations; 4 bytes, a quarter each.
+
+
+def test_a_run_with_details_is_planned_with_them() -> None:
+    settings = ["experiment=param1_2p9b", "trainer.micro_batch_size=1", "parallel.world_size=1"]
+    every = "trainer.log_details_every_n_steps=50"
+    run, detailed = (
+        run_memory(compose("pretrain", more), 1, on_cuda=True) for more in (settings, [*settings, every])
+    )
+    assert sum(detailed.values()) - sum(run.values()) == detailed["copy of weights"] > 0
+    small = run_memory(compose("pretrain", ["experiment=quickstart", every]), 1, on_cuda=True)
+    assert (
+        small["copy of weights"]
+        == 4 * count_parameters(compose("pretrain", ["experiment=quickstart"]).model).total
+    )
+
+
 def test_layouts() -> None:
     whole = param1_memory()
     halved = param1_memory(parallel=ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True))
