@@ -68,5 +68,5 @@ def test_settings_go_where_they_belong() -> None:
 
 
 def test_a_run_without_a_cluster_is_refused_with_the_names_of_all() -> None:
-    with pytest.raises(UserError, match=r"no cluster: add cluster=NAME, one of docker, local"):
+    with pytest.raises(UserError, match=r"no cluster: add cluster=NAME, one of cpu_nodes, docker, local"):
         described(RUN)

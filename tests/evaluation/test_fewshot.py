@@ -83,7 +83,7 @@ def test_more_examples_than_there_are(shots: int, message: str, minibench: Path)
     loaded = load_tasks(["minibench_en"], minibench=minibench)
     with pytest.raises(UserError, match=rf"^num_fewshot={shots}: minibench_en {message} to show as examples"):
         set_fewshot(loaded, shots)
-    with pytest.raises(UserError, match=r"^num_fewshot=2: boolq has 1 documents"):  # Of two in its split.
+    with pytest.raises(UserError, match=r"^num_fewshot=2: boolq has 1 document "):  # Of two in its split.
         set_fewshot(load_tasks(["boolq"], mirror=MIRROR), 2)
     set_fewshot(loaded, 5)
     (task,) = loaded["tasks"].values()

@@ -94,9 +94,10 @@ def test_processes_are_as_many_as_needed(tensor: int, launched: int, monkeypatch
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", str(launched))
     sizes = f"tensor_model_parallel_size={tensor}, pipeline_model_parallel_size=1"
+    needed = "1 process is needed" if tensor == 1 else f"{tensor} processes are needed"
     with pytest.raises(UserError) as caught:
         world_of(ParallelConfig(tensor))
-    assert str(caught.value) == f"{sizes}: {tensor} processes are needed, {launched} launched"
+    assert str(caught.value) == f"{sizes}: {needed}, {launched} launched"
 
 
 def test_more_processes_than_any_machine_has_devices_for() -> None:
@@ -128,7 +129,7 @@ def test_processes_are_started(tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"text": "A"}\n')
     done = generate(f"prompts_jsonl={file}", "pipeline_model_parallel_size=2")
-    assert done.returncode == 0 and done.stdout.startswith("wrote 1 lines")
+    assert done.returncode == 0 and done.stdout.startswith("wrote 1 line ")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "prompts.jsonl",
         "prompts.jsonl.completions.jsonl",

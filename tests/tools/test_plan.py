@@ -51,7 +51,7 @@ def test_answers(tmp_path: Path) -> None:
 
 def test_mistakes_are_one_line() -> None:
     mistakes = {
-        ("experiment=param1_2p9b",): "error: no cluster: add cluster=NAME, one of docker, local, ",
+        ("experiment=param1_2p9b",): "error: no cluster: add cluster=NAME, one of cpu_nodes, docker, local, ",
         (*RUN, "cluster.node=3"): "error: cluster.node: there is no such key; did you mean cluster.nodes?\n",
         (*RUN, "cluster.nodes=0"): "error: cluster.nodes=0: must be positive\n",
         (*RUN, "cluster.nodes=7"): "error: trainer.global_batch_size=2,048: must be a multiple",

@@ -23,7 +23,7 @@ def test_a_run_says_what_it_is_and_how_far(gloo_pool: GlooPool, tiny_data: TinyD
     assert lines[:4] == opening(compose("pretrain", settings), 1)
     assert str(tmp_path / "tiny") in lines[0] and "tokens per step (8 x 32), 3 steps, 768 tokens" in lines[2]
     kernels = "attention by SDPA, norms and products by PyTorch, cross entropy in blocks of rows"
-    assert re.fullmatch(rf"device CPU, \d+ thread\(s\), fp32, {kernels}", lines[5])
+    assert re.fullmatch(rf"device CPU, \d+ threads?, fp32, {kernels}", lines[5])
     steps = [line for line in lines if line.startswith("step ")]
     assert [" left" in line for line in steps] == [False, True, True] and steps[-1].endswith("  0s left")
     figures = r"768 tokens  loss +[\d.]+  lr \S+  grad norm +[\d.]+  [\d,]+ tokens/s  [\d.]+ GiB"

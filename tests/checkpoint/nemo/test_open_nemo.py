@@ -197,7 +197,7 @@ def test_bf16_zarr(tmp_path: Path) -> None:
     ("old", "new", "named"),
     [
         ("num_layers: 4", "num_layers: 3", "num_layers=3"),
-        ("num_layers: 4", "num_layers: 400000000", "num_layers=400000000"),
+        ("num_layers: 4", "num_layers: 400000000", "num_layers=400,000,000"),
         ("num_layers: 4", "num_layers: four", "num_layers='four'"),
         ("num_layers: 4\n", "", "num_layers"),
         ("hidden_size: 64\nffn", "hidden_size: 128\nffn", "hidden_size=128"),

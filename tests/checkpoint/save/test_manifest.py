@@ -128,7 +128,7 @@ def test_the_newest_whole_one_is_chosen_and_says_what_it_passes_over(
     assert "step_00003000 is passed over" in line and "common.pt" in line
     for directory in (first, second):
         (directory / ".metadata").unlink()
-    with pytest.raises(UserError, match="none of the 3 checkpoints is whole"):
+    with pytest.raises(UserError, match="none of 3 checkpoints is whole"):
         newest_whole_checkpoint(checkpoints, warnings.append)
 
 
