@@ -69,6 +69,7 @@ def test_long_compilations_run_beside_the_tests(tmp_path: Path) -> None:
     assert outcomes(tmp_path)["slow"]["figures"] == [{"who": "x", "ms": 1.5}]
 
 
+@pytest.mark.slow
 def test_failed_tests_are_known_though_they_were_stopped(tmp_path: Path) -> None:
     tests = tmp_path / "tests" / "cuda"
     tests.mkdir(parents=True)

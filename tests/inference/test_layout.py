@@ -117,6 +117,7 @@ def generate(*settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_processes_are_started(tmp_path: Path) -> None:
     """One prints; with a file, one writes it."""
     prompts = ["prompts=['${x}, a \\'quoted\\' one','नदी']", "inference.tokens_to_generate=3", "json=true"]

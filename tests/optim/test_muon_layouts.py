@@ -221,11 +221,12 @@ def single_experts(train_experts: TrainExperts, tmp_path_factory: pytest.TempPat
     return Single(directory, train_experts(directory, "single", 12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout",
     [
-        pytest.param("ep2", marks=pytest.mark.slow),
-        pytest.param("tp2_sp", marks=pytest.mark.slow),
+        "ep2",
+        "tp2_sp",
         "tp2_sp_whole_experts",
     ],
 )

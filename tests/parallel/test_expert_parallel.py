@@ -118,12 +118,13 @@ def test_layout_repeats_the_single_process(
     assert_same_run(run(family, layout, tmp_path), single(family))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "layouts"),
     [
         ("param2", ["ep2", "single", "ep2"]),
-        pytest.param("param2", ["tp2_sp_whole_experts", "single"], marks=pytest.mark.slow),
-        pytest.param("param_moe", ["pp2_uneven", "tp2_sp_ep2"], marks=pytest.mark.slow),
+        ("param2", ["tp2_sp_whole_experts", "single"]),
+        ("param_moe", ["pp2_uneven", "tp2_sp_ep2"]),
     ],
     ids=["param2", "param2_whole_experts", "param_moe"],
 )

@@ -139,6 +139,7 @@ def test_checkpoint_size(
     assert sum(file.stat().st_size for file in files) == pytest.approx(planned, rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak that Linux counts")
 def test_peak_of_a_process(tiny_data: TinyData, tmp_path: Path) -> None:
     """A model whose activations are most of its memory. malloc's gaps vary: a quarter."""

@@ -98,7 +98,8 @@ def test_it_is_the_average_and_resumes_are_exact(
     assert_equal(averages(halves, STEPS), averages(whole, STEPS))
 
 
-@pytest.mark.parametrize("layout", ["tp2_sp", pytest.param("pp2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["tp2_sp", "pp2"])
 def test_every_layout_averages_alike(
     layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

@@ -90,6 +90,7 @@ def test_full_disk(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "tiny" / "checkpoints").iterdir()] == ["step_00000002"]
 
 
+@pytest.mark.slow
 def test_hang_ends_all_ranks_with_their_stacks(tiny_data: TinyData, tmp_path: Path) -> None:
     run = settings(tiny_data, tmp_path, trainer__guards__hang_timeout_s="10")
     began = time.monotonic()

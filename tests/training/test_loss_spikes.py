@@ -91,7 +91,8 @@ def test_the_run_goes_on_without_the_samples(
     assert [each["samples"] for each in kept] == LEFT_OUT
 
 
-@pytest.mark.parametrize("killed_at", [16, pytest.param(18, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_at", [16, 18])
 def test_kill_9_after_going_back(
     killed_at: int, spared: dict[int, float], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

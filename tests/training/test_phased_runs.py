@@ -78,6 +78,7 @@ def test_steps_of_every_phase(whole: Outcome) -> None:
     assert "phase  end from step 9" in whole.stdout and "from step 1," not in whole.stdout
 
 
+@pytest.mark.slow
 def test_resuming_inside_a_phase_and_on_a_border(
     whole: Outcome, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def checkpoint(output_dir: Path, step: int) -> Path:
     return output_dir / "tiny" / "checkpoints" / f"step_{step:08d}"
 
 
+@pytest.mark.slow
 def test_fp16_finds_its_scale_and_resumes_exactly(
     gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

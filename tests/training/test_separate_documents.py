@@ -30,6 +30,7 @@ def settings(data: TinyData, directory: Path, name: str, *more: str) -> list[str
     return [*base, *more]
 
 
+@pytest.mark.slow
 def test_layouts_and_restarts(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
     (plain,) = gloo_pool.run(1, run_case, settings(tiny_data, tmp_path, "plain"))
     assert plain.code == 0, plain.message

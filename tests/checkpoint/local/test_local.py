@@ -29,7 +29,6 @@ LAYOUTS = {
     "muon_dp2": (2, 1, ["model=tiny_nano_hindi", "optim=muon"]),
     "pp2_dp2_bf16": (4, 2, PP2_BF16),
 }
-SLOW = ("dp2_bf16", "tp2", "muon_dp2", "pp2_dp2_bf16")
 
 
 def parts_on(disks: Path, node: int) -> list[Part]:
@@ -49,9 +48,8 @@ def killed(settings: list[str], disks: Path, size: int, per_node: int, step: int
     assert ended[0][0] is not None and -signal.SIGKILL in [code for code, _, _ in ended], ended
 
 
-@pytest.mark.parametrize(
-    "layout", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in LAYOUTS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_lost_node_loses_nothing(
     layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

@@ -91,15 +91,16 @@ def test_scores_are_the_stored_model_s_and_losses_are_the_same(
     assert "minibench_hi" not in write_report(tmp_path / "b" / "tiny").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout",
     [
         "dp2",
-        pytest.param("tp2_sp", marks=pytest.mark.slow),
-        pytest.param("pp2", marks=pytest.mark.slow),
-        pytest.param("tp2", marks=pytest.mark.slow),
-        pytest.param("dp2_overlapped", marks=pytest.mark.slow),
-        pytest.param("tp2_pp2", marks=pytest.mark.slow),
+        "tp2_sp",
+        "pp2",
+        "tp2",
+        "dp2_overlapped",
+        "tp2_pp2",
     ],
 )
 def test_every_layout_scores_the_same_and_trains_the_same(

@@ -18,6 +18,7 @@ GUARD = 4
 IN_A_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("checkpoints_fit", "code", "left"), [(2.6, 0, ["step_00000002", "step_00000003"]), (0.8, GUARD, [])]
 )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.corpus import TinyData
 from tests.support.fault_cases import faulty_case
 from tests.support.pool import GlooPool
 
 
+@pytest.mark.slow
 def test_the_slow_rank_is_named(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
     settings = tiny_data.overrides(
         output_dir=str(tmp_path),
