@@ -39,5 +39,5 @@ def test_preprocessing_is_shared_by_an_array(tmp_path: Path) -> None:
     told = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert told["said"].startswith("job    ") and "outputs/jobs/preprocess-" in told["said"]
     assert told["made"] == ["1.json", "2.json", "3.json"]
-    assert "shard 0 of 2: 2 files" in told["logs"] and "shard 1 of 2: 1 files" in told["logs"]
+    assert "shard 0 of 2: 2 files" in told["logs"] and "shard 1 of 2: 1 file," in told["logs"]
     assert "is over" in told["status"] and "exit code 0" in told["status"]
