@@ -8,9 +8,8 @@ from typing import Any
 from recipes.data.chat.template import DEFAULT
 from recipes.data.tokenizer.file_names import CHAT_TEMPLATE, TOKENIZER_CONFIG
 from recipes.data.tokenizer.special_tokens import json_object
-from recipes.data.tokenizer.tokenizer_files import LARGEST_TOKENIZER
+from recipes.data.tokenizer.tokenizer_files import LARGEST_TOKENIZER, read_whole
 from recipes.errors import UserError
-from recipes.files import refuse_lfs_pointer
 
 LARGEST_TEMPLATE = 1_000_000
 SETTING = "chat_template"
@@ -33,7 +32,7 @@ def template_text(path: str | None, tokenizer: str | Path) -> str:
     settings = directory / TOKENIZER_CONFIG
     if not settings.is_file():
         return DEFAULT
-    fields = json_object(_read(settings, LARGEST_TOKENIZER), str(settings))
+    fields = json_object(read_whole(settings, LARGEST_TOKENIZER), str(settings))
     found = default_template(fields.get(SETTING), str(settings))
     return DEFAULT if found is None else found
 
@@ -58,18 +57,8 @@ def default_template(setting: Any, name: str) -> str | None:
 
 def _text(file: Path) -> str:
     try:
-        return _read(file, LARGEST_TEMPLATE).decode("utf-8-sig")  # A byte order mark is not the template's.
+        return read_whole(file, LARGEST_TEMPLATE, "chat template").decode(
+            "utf-8-sig"
+        )  # A byte order mark is not the template's.
     except UnicodeDecodeError:
         raise UserError(f"{file}: is not UTF-8") from None
-
-
-def _read(file: Path, largest: int) -> bytes:
-    try:
-        refuse_lfs_pointer(file)
-        with file.open("rb") as stream:
-            content = stream.read(largest + 1)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    if len(content) > largest:
-        raise UserError(f"{file}: no such file has more than {largest:,} bytes")
-    return content

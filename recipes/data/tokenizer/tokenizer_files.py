@@ -91,7 +91,9 @@ def read_tokenizer_files(path: str | Path) -> TokenizerFiles:
     """
     library, paths = locate(path)
     name = paths[TOKENIZER_MODEL] if library == SENTENCEPIECE else path
-    return TokenizerFiles(library, str(name), {name: _read(file) for name, file in paths.items()})
+    return TokenizerFiles(
+        library, str(name), {name: read_whole(file, LARGEST_TOKENIZER) for name, file in paths.items()}
+    )
 
 
 def tokenizer_paths(directory: Path) -> dict[str, Path]:
@@ -127,13 +129,18 @@ def _inside(directory: Path, names: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
-def _read(path: Path) -> bytes:
+def read_whole(path: Path, largest: int, kind: str = "tokenizer") -> bytes:
+    """A file of a tokenizer's directory.
+
+    Raises:
+        UserError: it cannot be read, is a Git LFS pointer, or is larger than any ``kind`` is.
+    """
     try:
         refuse_lfs_pointer(path)
         with path.open("rb") as stream:
-            content = stream.read(LARGEST_TOKENIZER + 1)
+            content = stream.read(largest + 1)
     except OSError as error:
-        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
-    if len(content) > LARGEST_TOKENIZER:
-        raise UserError(f"{path} has more than {LARGEST_TOKENIZER:,} bytes; no tokenizer is that large")
+        raise UserError(f"cannot read the {kind} {path}: {error.strerror}") from error
+    if len(content) > largest:
+        raise UserError(f"{path} has more than {largest:,} bytes; no {kind} is that large")
     return content

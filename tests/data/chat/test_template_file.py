@@ -22,7 +22,7 @@ def test_where_a_template_comes_from(tmp_path: Path) -> None:
     assert template_text(None, tmp_path) == template_text(None, tmp_path / "tokenizer.json") == "beside"
     (tmp_path / "own.jinja").write_bytes(b"\xef\xbb\xbfown")  # As editors on Windows write it.
     assert template_text(str(tmp_path / "own.jinja"), tmp_path) == "own"
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot read the chat template"):
         template_text(str(tmp_path / "none.jinja"), tmp_path)
 
 
