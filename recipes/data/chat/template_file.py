@@ -56,9 +56,8 @@ def default_template(setting: Any, name: str) -> str | None:
 
 
 def _text(file: Path) -> str:
+    content = read_whole(file, LARGEST_TEMPLATE, "chat template")
     try:
-        return read_whole(file, LARGEST_TEMPLATE, "chat template").decode(
-            "utf-8-sig"
-        )  # A byte order mark is not the template's.
+        return content.decode("utf-8-sig")  # A byte order mark is not the template's.
     except UnicodeDecodeError:
         raise UserError(f"{file}: is not UTF-8") from None

@@ -91,9 +91,8 @@ def read_tokenizer_files(path: str | Path) -> TokenizerFiles:
     """
     library, paths = locate(path)
     name = paths[TOKENIZER_MODEL] if library == SENTENCEPIECE else path
-    return TokenizerFiles(
-        library, str(name), {name: read_whole(file, LARGEST_TOKENIZER) for name, file in paths.items()}
-    )
+    contents = {each: read_whole(file, LARGEST_TOKENIZER) for each, file in paths.items()}
+    return TokenizerFiles(library, str(name), contents)
 
 
 def tokenizer_paths(directory: Path) -> dict[str, Path]:
