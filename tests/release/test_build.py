@@ -304,7 +304,7 @@ def test_a_chat_template_travels(run: Path, gloo_pool: GlooPool, tmp_path: Path)
     assert (tmp_path / "new" / "hf" / "chat_template.jinja").read_text() == template
     card = (tmp_path / "new" / "README.md").read_text()
     assert "It answers in conversations" in card and "apply_chat_template" in card
-    assert f"'{PROMPT}' inference.greedy=true chat=true" in card and f"User: {PROMPT}\nModel: " in card
+    assert f"inference.greedy=true chat=true -- '{PROMPT}'" in card and f"User: {PROMPT}\nModel: " in card
 
 
 @contextmanager
