@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from benchmarks.records import add_json_option
 from recipes.arguments import Arguments, first_command
 from recipes.console import quiet_libraries
+from recipes.counts import count
 from recipes.errors import UserError
 
 A_MODEL = ("name=benchmark", "trainer.max_steps=1", "data.seq_length=128", "dry_run=true")
@@ -40,6 +42,18 @@ def measure(parser: Arguments, *, settings: Sequence[str] | None = A_MODEL) -> N
     quiet_libraries()  # Before they are imported: some warn as they load.
     name = parser.prog.rpartition(".")[2]
     importlib.import_module(f"benchmarks.measure.{name}").run(options)
+
+
+def add_run_options(parser: Arguments, *, every: int, processes: int) -> None:
+    """Of benchmarks that disturb one run by a schedule, with their defaults."""
+    parser.add_argument(
+        "--every", type=count, default=every, help="steps between saves (default %(default)s)"
+    )
+    parser.add_argument("--processes", type=count, default=processes, help="of the run (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the schedule (default %(default)s)")
+    parser.add_argument(
+        "--data", type=Path, help="directory for corpus and runs, kept; by default a temporary one"
+    )
 
 
 def _check(settings: list[str]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from benchmarks.door import THE_QUICK_START, measure
+from benchmarks.door import THE_QUICK_START, add_run_options, measure
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
 from recipes.counts import count
@@ -32,14 +30,9 @@ def main() -> None:
     parser = Arguments("benchmarks.goodput", __doc__, EXAMPLES)
     parser.add_argument("--faults", type=count, default=9, help="how many (default %(default)s, all kinds)")
     parser.add_argument("--steps", type=count, help="steps of the run (default: as few as hold the faults)")
-    parser.add_argument("--every", type=count, default=5, help="steps between saves (default %(default)s)")
-    parser.add_argument("--processes", type=count, default=2, help="of the run (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the schedule (default %(default)s)")
+    add_run_options(parser, every=5, processes=2)
     parser.add_argument(
         "--aim", type=float, default=60.0, metavar="SECONDS", help="for each recovery (default %(default)g)"
-    )
-    parser.add_argument(
-        "--data", type=Path, help="directory for corpus and runs, kept; by default a temporary one"
     )
     measure(parser, settings=THE_QUICK_START)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from benchmarks.door import THE_QUICK_START, measure
+from benchmarks.door import THE_QUICK_START, add_run_options, measure
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
 from recipes.counts import count
@@ -29,12 +27,7 @@ def main() -> None:
     parser = Arguments("benchmarks.kills", __doc__, EXAMPLES)
     parser.add_argument("--kills", type=count, default=100, help="how many (default %(default)s)")
     parser.add_argument("--steps", type=count, help="steps of the run (default: five per kill, and 20)")
-    parser.add_argument("--every", type=count, default=4, help="steps between saves (default %(default)s)")
-    parser.add_argument("--processes", type=count, default=1, help="of the run (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the schedule (default %(default)s)")
-    parser.add_argument(
-        "--data", type=Path, help="directory for corpus and runs, kept; by default a temporary one"
-    )
+    add_run_options(parser, every=4, processes=1)
     measure(parser, settings=THE_QUICK_START)
 
 

@@ -35,18 +35,21 @@ class _Linear(AddsToMainGrad):
         # also breaks compiled layers apart.
         options["tp_group"] = options.get("tp_group") or self.tp_group
         bias: Tensor | None = options["bias"]
-        ours = self.adds_to_main_grad or (weight.device.type == "cpu" and self.can_add_to_main_grad(weight))
         if not (torch.is_grad_enabled() or options["sequence_parallel"]):
             # Completion of a small model is bound by Python, a third of it the autograd function's. In
             # training this is computed again, with gradients, and has to come out the same.
-            multiply = product if ours or not self.training else nn.functional.linear
+            multiply = product if not self.training or self._is_ours(weight) else nn.functional.linear
             return multiply(input, weight, bias)
-        if ours:
+        if self._is_ours(weight):
             main_grad = weight.main_grad if self.adds_to_main_grad else None
             output: Tensor = _Product.apply(input, weight, main_grad)
             return output if bias is None else output + bias
         output = super()._forward_impl(input=input, weight=weight, **options)  # type: ignore[misc]
         return output
+
+    def _is_ours(self, weight: Tensor) -> bool:
+        """Whether this layer multiplies by itself where gradients are wanted."""
+        return self.adds_to_main_grad or (weight.device.type == "cpu" and self.can_add_to_main_grad(weight))
 
 
 class ColumnParallelLinear(_Linear, MegatronColumnParallelLinear):
