@@ -16,7 +16,7 @@ Both train a model of the same shapes with the same kind of optimizer on the sam
 process, in turns. Prints the ratio of the median step times, ours over theirs; 1.0 or less is the aim. On a
 GPU also tokens per second, the share of the peak FLOP/s, and the peak memory. --compile compiles the other
 model with torch.compile, as nanochat trains it; ours is compiled as trainer.compile says. --profile shows
-where the time of one of our steps goes, by kind of kernel. The nanochat checkout
+where the time of a step of each goes, by kind of kernel. The nanochat checkout
 (github.com/karpathy/nanochat, January 2026) is imported from the given path; nothing of it is part of this
 project.
 """
@@ -40,7 +40,7 @@ def main() -> None:
         metavar="N",
         help="measure steps of so many micro-batches in turn, not of trainer.global_batch_size's",
     )
-    parser.add_argument("--profile", action="store_true", help="show where the time of one of our steps goes")
+    parser.add_argument("--profile", action="store_true", help="show where the time of a step goes")
     measure(parser, settings=(*A_MODEL, "trainer.max_steps=100", "data.seq_length=512"))
 
 

@@ -193,7 +193,7 @@ def run(options: argparse.Namespace) -> None:
     with stream_for_training(config, World()):
         for turn in range(options.turns):
             for name, build in builders.items():
-                profile = options.profile and name == "ours" and turn == options.turns - 1
+                profile = options.profile and turn == options.turns - 1
                 measure(measured[name], build, batches, options.warm_up, profile=profile)
     report(config, measured, options.json)
     dist.destroy_process_group()
@@ -230,8 +230,10 @@ def report(config: PretrainConfig, measured: dict[str, Measured], json: Path | N
             record(json, who="ratio", against=name, ours_over_theirs=median["ours"] / median[name])
     for name, found in measured.items():
         print(f"{name:<14}{found.build_s:10.1f} s to build {found.warm_up_s:10.1f} s for the first steps")
-    kernels = measured["ours"].kernels
-    if kernels:
-        print_profile(kernels)
-    for row in by_kind(kernels):
-        record(json, who="profile", kind=row.name, ms=row.milliseconds, calls=row.calls)
+    for name, found in measured.items():
+        if found.kernels:
+            print(f"\n{name}, one step")
+            print_profile(found.kernels)
+        who = "profile" if name == "ours" else f"profile of {name}"
+        for row in by_kind(found.kernels):
+            record(json, who=who, kind=row.name, ms=row.milliseconds, calls=row.calls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -31,27 +32,29 @@ def works_on_gpu(device: torch.device) -> bool:
     """Whether the kernels give there what torch does: Triton needs a C compiler, for one thing."""
     try:
         with torch.no_grad():
-            return _agrees(device)
+            agrees = kernels_agree(device, _rotated, _gradient)
     except Exception as error:  # Whatever it is, training can do without these kernels.
         warn(f"queries and keys are rotated without Triton: {str(error).strip().partition(chr(10))[0]}")
         return False
+    if not agrees:
+        warn("queries and keys are rotated without Triton, whose kernels are wrong here")
+    return agrees
 
 
-def _agrees(device: torch.device) -> bool:
+def kernels_agree(device: torch.device, rotated: Callable[..., Any], gradient: Callable[..., Any]) -> bool:
+    """Whether these two give on the device what torch's operations give on the CPU.
+
+    They may take a table's second half for granted, see :func:`rotated_qkv`.
+    """
     generator = torch.Generator().manual_seed(0)
-    mixed, *gradients = (
-        torch.randn(3, 2, *shape, generator=generator) for shape in ((2, 128), (4, 32), (2, 32), (2, 32))
-    )
-    angles = torch.randn(3, 32, generator=generator)
+    shapes = (2, 128), (4, 32), (2, 32), (2, 32)
+    mixed, *gradients = (torch.randn(3, 2, *shape, generator=generator) for shape in shapes)
+    angles = torch.randn(3, 16, generator=generator).repeat(1, 2)
     tables = torch.stack((angles.cos(), angles.sin()))
     expected = [*_rotated(mixed, tables), _gradient(gradients[0], gradients[1], gradients[2], tables)]
-    mixed, tables = mixed.to(device), tables.to(device)
-    query, key, value = (gradient.to(device) for gradient in gradients)
-    found = [*_rotated(mixed, tables), _gradient(query, key, value, tables)]
-    if all(torch.allclose(a.cpu(), b, rtol=0, atol=1e-4) for a, b in zip(found, expected, strict=True)):
-        return True
-    warn("queries and keys are rotated without Triton, whose kernels are wrong here")
-    return False
+    mixed, tables, *gradients = (tensor.to(device) for tensor in (mixed, tables, *gradients))
+    found = [*rotated(mixed, tables), gradient(*gradients, tables)]
+    return all(torch.allclose(a.cpu(), b, rtol=0, atol=1e-4) for a, b in zip(found, expected, strict=True))
 
 
 class _RotatedQKV(torch.autograd.Function):

@@ -10,7 +10,7 @@ from megatron.core.inference.contexts import StaticInferenceContext
 from torch import Tensor
 
 from recipes.model.build import set_rotary_base
-from recipes.model.qkv import rotated_qkv, works_on_gpu
+from recipes.model.qkv import kernels_agree, rotated_qkv, works_on_gpu
 from recipes.model.rotary import Beside, RotaryEmbedding
 from tests.support.engine import TINY, initialized
 from tests.support.linear_cases import MODELS, losses, tokens
@@ -97,6 +97,29 @@ def test_kernels_that_fail_are_done_without(capsys: pytest.CaptureFixture[str]) 
     assert not works_on_gpu(torch.device("vulkan"))
     assert "rotated without Triton" in capsys.readouterr().err
     works_on_gpu.cache_clear()
+
+
+@torch.no_grad()
+def test_kernels_are_compared_with_torch() -> None:
+    """Such as read the first half of the tables alone, as ours do; and such as turn the wrong way."""
+
+    def rotated(mixed: Tensor, tables: Tensor, sign: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        low, high = mixed.unflatten(-1, (-1, 2, tables.shape[-1] // 2)).unbind(-2)
+        cos, sin = tables[:, :, None, None, None, : tables.shape[-1] // 2]
+        heads = mixed.unflatten(-1, (-1, tables.shape[-1]))
+        turned = torch.cat((low * cos - sign * high * sin, high * cos + sign * low * sin), dim=-1)
+        return turned[..., :-2, :].flatten(2, 3), turned[..., -2, :], heads[..., -1, :]
+
+    def gradient(query: Tensor, key: Tensor, value: Tensor, tables: Tensor) -> Tensor:
+        length, batch, groups, width = key.shape
+        columns = (query.shape[2] // groups + 2) * width
+        with torch.enable_grad():
+            mixed = torch.zeros(length, batch, groups, columns, requires_grad=True)
+            return torch.autograd.grad(rotated(mixed, tables), mixed, (query, key, value))[0]
+
+    cpu = torch.device("cpu")
+    assert kernels_agree(cpu, rotated, gradient)
+    assert not kernels_agree(cpu, lambda *args: rotated(*args, sign=-1.0), gradient)
 
 
 @torch.no_grad()
