@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
-import statistics
 import sys
 import time
 from collections import defaultdict
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -195,45 +195,50 @@ def run(options: argparse.Namespace) -> None:
             for name, build in builders.items():
                 profile = options.profile and turn == options.turns - 1
                 measure(measured[name], build, batches, options.warm_up, profile=profile)
-    report(config, measured, options.json)
+                if turn == options.turns - 1:  # At once: the other model may take too long to compile.
+                    report(name, measured[name], config, options.json)
+    compare(measured, options.json)
     dist.destroy_process_group()
 
 
-def report(config: PretrainConfig, measured: dict[str, Measured], json: Path | None) -> None:
-    """Prints medians, rates and the ratio."""
+def report(name: str, found: Measured, config: PretrainConfig, json: Path | None) -> None:
+    """Prints medians, rates and where the time went."""
     peak_flops = known_peak_flops(torch.cuda.get_device_name, config.trainer.peak_tflops)
     flops = flops_per_token(config.model, config.data.seq_length)
-    for count in measured["ours"].times:
-        tokens = count * config.trainer.micro_batch_size * config.data.seq_length
-        median = {name: statistics.median(found.times[count]) for name, found in measured.items()}
-        for name, seconds in median.items():
-            mfu = 100 * tokens / seconds * flops / peak_flops if peak_flops else None
-            peak = measured[name].peak[count] / 2**30
-            line = f"{name:<14}{1000 * seconds:10.1f} ms per step {tokens / seconds:12,.0f} tokens/s"
-            line += f"{mfu:7.1f} % MFU" if mfu else ""
-            line += f"{peak:8.2f} GiB" if peak else ""
-            print(f"{line}  ({count} micro-batches)")
-            record(
-                json,
-                who=name,
-                micro_batches=count,
-                micro_batch_size=config.trainer.micro_batch_size,
-                ms_per_step=1000 * seconds,
-                tokens_per_second=tokens / seconds,
-                mfu_percent=mfu,
-                gib=peak or None,
-                build_s=measured[name].build_s,
-                warm_up_s=measured[name].warm_up_s,
-            )
-        for name in [name for name in median if name != "ours"]:
-            print(f"{'ratio':<14}{median['ours'] / median[name]:10.3f}")
-            record(json, who="ratio", against=name, ours_over_theirs=median["ours"] / median[name])
-    for name, found in measured.items():
-        print(f"{name:<14}{found.build_s:10.1f} s to build {found.warm_up_s:10.1f} s for the first steps")
-    for name, found in measured.items():
-        if found.kernels:
-            print(f"\n{name}, one step")
-            print_profile(found.kernels)
-        who = "profile" if name == "ours" else f"profile of {name}"
-        for row in by_kind(found.kernels):
-            record(json, who=who, kind=row.name, ms=row.milliseconds, calls=row.calls)
+    for count, times in found.times.items():
+        tokens, seconds = count * config.trainer.micro_batch_size * config.data.seq_length, median(times)
+        mfu = 100 * tokens / seconds * flops / peak_flops if peak_flops else None
+        peak = found.peak[count] / 2**30
+        line = f"{name:<14}{1000 * seconds:10.1f} ms per step {tokens / seconds:12,.0f} tokens/s"
+        line += f"{mfu:7.1f} % MFU" if mfu else ""
+        line += f"{peak:8.2f} GiB" if peak else ""
+        print(f"{line}  ({count} micro-batches)", flush=True)
+        record(
+            json,
+            who=name,
+            micro_batches=count,
+            micro_batch_size=config.trainer.micro_batch_size,
+            ms_per_step=1000 * seconds,
+            tokens_per_second=tokens / seconds,
+            mfu_percent=mfu,
+            gib=peak or None,
+            build_s=found.build_s,
+            warm_up_s=found.warm_up_s,
+        )
+    first = f"{found.build_s:10.1f} s to build {found.warm_up_s:10.1f} s for the first steps"
+    print(f"{name:<14}{first}", flush=True)
+    if found.kernels:
+        print_profile(found.kernels)
+    who = "profile" if name == "ours" else f"profile of {name}"
+    for row in by_kind(found.kernels):
+        record(json, who=who, kind=row.name, ms=row.milliseconds, calls=row.calls)
+
+
+def compare(measured: dict[str, Measured], json: Path | None) -> None:
+    """Prints the ratios of the medians."""
+    ours = measured["ours"]
+    for count, times in ours.times.items():
+        for name in [name for name in measured if name != "ours"]:
+            ratio = median(times) / median(measured[name].times[count])
+            print(f"{'ratio':<14}{ratio:10.3f}")
+            record(json, who="ratio", against=name, ours_over_theirs=ratio)
