@@ -172,15 +172,17 @@ def _gathered(part: DistributedOptimizer, of: dict[int, Tensor]) -> Iterator[tup
     """Every parameter with its whole average, which each data-parallel rank has a part of."""
     ranks = part.data_parallel_group.size()
     for (buffer, bucket), ranges in _buckets(part):
+        if ranks == 1:  # Nothing to gather: the averages themselves.
+            for parameter in _inside(buffer, bucket):
+                yield parameter, of[id(_main(part, parameter))].view(parameter.shape)
+            continue
         size = bucket.grad_data.numel()
         own = torch.zeros(size // ranks, dtype=torch.float32, device=bucket.grad_data.device)
         for parameter, found in ranges.items():
             place = found["gbuf_local"]
             own[place.start : place.end].copy_(of[id(_main(part, parameter))])
-        whole = own
-        if ranks > 1:
-            whole = torch.empty(size, dtype=torch.float32, device=own.device)
-            dist.all_gather_into_tensor(whole, own, group=part.data_parallel_group)
+        whole = torch.empty(size, dtype=torch.float32, device=own.device)
+        dist.all_gather_into_tensor(whole, own, group=part.data_parallel_group)
         whole = whole.cpu()
         for parameter in _inside(buffer, bucket):
             begin, end, _ = buffer.param_index_map[parameter]

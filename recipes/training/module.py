@@ -196,6 +196,7 @@ class ParamGPT(ModelPT):
         norms = self._measured_norms if detailed else None
         if norms is not None:
             norms.before_update()
+        self.trainer.strategy.background.hold_back()
         self.optimizers().step()
         self.norms = {}
         if norms is not None:
@@ -310,6 +311,7 @@ class ParamGPT(ModelPT):
         if use != self._averages_in_use:
             assert self.engine.ema is not None
             self.gather_parameters()
+            self.trainer.strategy.background.hold_back()
             self.engine.ema.swap()
             self._averages_in_use = use
 

@@ -86,6 +86,38 @@ def held_case(overrides: list[str], steps: int) -> tuple[Outcome, int]:
         return run_case(overrides), len(held)
 
 
+def late_case(overrides: list[str], steps: int) -> tuple[Outcome, int]:
+    """As :func:`held_case`, and copies are made as late as a GPU may make them; and how many were."""
+    from recipes.parallel import cpu_stand_in
+
+    cpu_stand_in.install()
+    import torch
+
+    from recipes.checkpoint.save.host import HostCopies
+
+    waiting: list[tuple[Any, Any]] = []
+    made = 0
+
+    def copy(_: Any, tensor: Any) -> Any:
+        waiting.append((torch.empty_like(tensor), tensor.detach()))
+        return waiting[-1][0]
+
+    def make_all(_: Any) -> None:
+        nonlocal made
+        made += len(waiting)
+        while waiting:
+            host, tensor = waiting.pop()
+            host.copy_(tensor)
+
+    with (
+        replaced(HostCopies, "copy", copy),
+        replaced(HostCopies, "hold_back", make_all),
+        replaced(HostCopies, "wait", make_all),
+    ):
+        outcome, _ = held_case(overrides, steps)
+    return outcome, made
+
+
 def slow_case(overrides: list[str], seconds: float) -> Outcome:
     """A run whose writers begin so much later."""
     import time

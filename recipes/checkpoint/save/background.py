@@ -24,7 +24,8 @@ class _Pending:
 
 
 class BackgroundSave:
-    """At most one save under way. All methods but :meth:`abandon` are called by all ranks together.
+    """At most one save under way. All methods but :meth:`abandon` and :meth:`hold_back` are called by
+    all ranks together.
 
     The thread makes no collective calls: they would mix with training's. What ranks have to agree on waits
     for :meth:`finish`, in the thread that trains. A process of its own would need a second copy of the state
@@ -42,7 +43,7 @@ class BackgroundSave:
     def start(self, directory: Path, state: dict[str, Any], facts: Mapping[str, Any]) -> None:
         """Begins to write a sharded state dict; ``directory`` appears when :meth:`finish` says so.
 
-        The state may change as soon as this returns.
+        The state may change once :meth:`hold_back` has been called.
 
         Raises:
             UserError: the disk refuses. Every rank raises it.
@@ -53,6 +54,11 @@ class BackgroundSave:
         writer = threading.Thread(target=save.write, name="checkpoint writer")
         self._pending = _Pending(directory, partial, facts, save, writer)
         writer.start()
+
+    def hold_back(self) -> None:
+        """Called before weights and optimizer state change: a GPU makes the copies of both first."""
+        if self._pending is not None:
+            self._pending.save.hold_back()
 
     def finish(self, *, wait: bool) -> Path | None:
         """The checkpoint, if all ranks have written it (``wait``: once they have); else None.

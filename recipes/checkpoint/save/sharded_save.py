@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
 from recipes.checkpoint.save.disk import failure_of
-from recipes.checkpoint.save.host import host_copy
+from recipes.checkpoint.save.host import HostCopies
 from recipes.checkpoint.save.manifest import describe_file
 from recipes.checkpoint.save.ranks import gathered, raise_together
 from recipes.errors import UserError
@@ -98,8 +98,13 @@ class ShardedSave:
         self._common = _pickled(common) if dist.get_rank() == 0 else None
         # `sharded` is still alive, so no copy in the plan can have one of these addresses by chance.
         live = _storages(sharded) if copied else set()
+        self._copies = HostCopies()
         self._written = Written()
         self._failure = self._attempt(lambda: self._to_host(live))
+
+    def hold_back(self) -> None:
+        """Called before the tensors that are saved change: a GPU finishes the copies first."""
+        self._copies.hold_back()
 
     def write(self) -> None:
         """Writes and hashes this rank's files. :meth:`finish` raises what goes wrong."""
@@ -128,14 +133,14 @@ class ShardedSave:
         return failure_of(action, self._label, self._advice)
 
     def _to_host(self, live: set[int]) -> None:
-        """Copies from the GPU, and from memory that training will change (``live``: storage addresses)."""
+        """Begins to copy from the GPU, and from memory that training will change (``live``: storage addresses)."""
         for _, _, (_, tensors) in self._writer.write_buckets:
             for place, (item, tensor) in enumerate(tensors):
                 if tensor.device.type != "cpu" or tensor.untyped_storage().data_ptr() in live:
-                    tensors[place] = (item, host_copy(tensor))
-        torch.cuda.synchronize()
+                    tensors[place] = (item, self._copies.copy(tensor))
 
     def _write_all(self) -> None:
+        self._copies.wait()
         if self._common is not None:
             path = self._directory / COMMON_STATE_FNAME
             with path.open("wb") as file:

@@ -9,12 +9,16 @@ from typing import Any
 
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.nn import Parameter
 
 from recipes.checkpoint.formats.safety import check_metadata, load_plain, only_plain_data, reason
 from recipes.checkpoint.save.disk import NOTHING_LEFT
+from recipes.checkpoint.save.in_place import in_place
 from recipes.checkpoint.save.publish import new_partial, publish
 from recipes.checkpoint.save.sharded_save import ShardedSave
 from recipes.errors import UserError
@@ -34,6 +38,7 @@ def training_state(
 ) -> dict[str, Any]:
     """Weights, their average, optimizer state and ``plain`` data as one sharded state dict."""
     model_state = gpt.sharded_state_dict()
+    _copy_buffers(model_state)
     for part in optimizer.chained_optimizers:
         if isinstance(part.optimizer, AdamW):  # If no step has been taken: all overflowed in fp16, say.
             part.optimizer.initialize_state()
@@ -41,12 +46,22 @@ def training_state(
     # 0.1 s and more. Frozen ones are left out.
     gc.freeze()
     try:
-        optimizer_state = optimizer.sharded_state_dict(model_state, metadata=OPTIMIZER_METADATA)
+        with in_place(optimizer):
+            optimizer_state = optimizer.sharded_state_dict(model_state, metadata=OPTIMIZER_METADATA)
     finally:
         gc.unfreeze()
     _to_host(optimizer_state)
     averages = {} if ema is None else {PREFIX: ema.sharded_state_dict(model_state, loading=False)}
     return {"model": model_state, "optimizer": optimizer_state, **averages, **plain}
+
+
+def _copy_buffers(model_state: dict[str, Any]) -> None:
+    """Copies, on the device, what is no parameter: routers' biases change already before an update, which is
+    what waits for a save's copies. They are small.
+    """
+    for shard in nested_values(model_state):
+        if isinstance(shard, ShardedTensor) and not isinstance(shard.data, Parameter):
+            shard.data = shard.data.clone() if shard.data is not None else None
 
 
 def _to_host(state: Any) -> None:

@@ -23,6 +23,7 @@ from tests.support.background_cases import (
     counted_case,
     diverging_case,
     held_case,
+    late_case,
     limited_case,
     metrics_refused_case,
     slow_case,
@@ -70,6 +71,25 @@ def synchronous(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: Any)
     return output_dir, outcome
 
 
+def assert_same(output_dir: Path, other_dir: Path) -> None:
+    """Two runs' checkpoints, byte by byte, and that training changes the state."""
+    contents = set()
+    for path in finished_checkpoints(checkpoints(output_dir)):
+        other = checkpoints(other_dir) / path.name
+        files, others = verify(path)["files"], read_manifest(other)["files"]
+        # It names the directory and has a random number.
+        assert {*files.pop(".metadata")} == {*others.pop(".metadata")}
+        # The settings are in it, of which one differs here.
+        assert {*files.pop("common.pt")} == {*others.pop("common.pt")}
+        assert shared_state(path) == shared_state(other)
+        described, of_other = FileSystemReader(path).read_metadata(), FileSystemReader(other).read_metadata()
+        assert described.state_dict_metadata == of_other.state_dict_metadata
+        assert described.storage_data == of_other.storage_data
+        assert files == others
+        contents.add(files["__0_0.distcp"]["sha256"])
+    assert len(contents) == 3
+
+
 LAYOUTS = {"single": (1, []), "muon": (1, MUON), "tp2": (2, TP2), "dp2": (2, DP2), "tp2_pp2": (4, TP2_PP2)}
 SLOW = ("tp2", "dp2", "tp2_pp2")
 
@@ -95,21 +115,8 @@ def test_what_is_written_later_is_the_state_of_its_step(
     reference = gloo_pool.run(world, run_case, [*overrides(tiny_data, plain), *settings, SYNCHRONOUS])[0]
     assert outcomes[0].losses == reference.losses
     assert names(ours) == names(plain) == ["step_00000004", "step_00000008", "step_00000012"]
-    contents = set()
-    for path in finished_checkpoints(checkpoints(ours)):
-        other = checkpoints(plain) / path.name
-        files, others = verify(path)["files"], read_manifest(other)["files"]
-        # It names the directory and has a random number.
-        assert {*files.pop(".metadata")} == {*others.pop(".metadata")}
-        # The settings are in it, of which one differs here.
-        assert {*files.pop("common.pt")} == {*others.pop("common.pt")}
-        assert shared_state(path) == shared_state(other)
-        described, of_other = FileSystemReader(path).read_metadata(), FileSystemReader(other).read_metadata()
-        assert described.state_dict_metadata == of_other.state_dict_metadata
-        assert described.storage_data == of_other.storage_data
-        assert files == others and (f"__{world - 1}_0.distcp" in files or layout == "dp2")
-        contents.add(files["__0_0.distcp"]["sha256"])
-    assert len(contents) == 3, "training does change the state"
+    assert_same(ours, plain)
+    assert (checkpoints(ours) / "step_00000012" / f"__{world - 1}_0.distcp").exists() or layout == "dp2"
     if layout.startswith("tp2"):
         # Under one process: as the run that had one process all along.
         shutil.rmtree(checkpoints(ours) / "step_00000012")
@@ -119,6 +126,27 @@ def test_what_is_written_later_is_the_state_of_its_step(
         shutil.rmtree(checkpoints(plain) / "step_00000012")
         (again,) = gloo_pool.run(1, run_case, overrides(tiny_data, plain))
         assert resumed.losses == again.losses
+
+
+EMA = ["trainer.ema.decay=0.9", "trainer.val_check_interval=5", "trainer.limit_val_batches=1"]
+LATE = {
+    "adamw": [],
+    "muon": MUON,
+    "biases of routers": ["model=tiny_param2_moe", "model.moe_router_enable_expert_bias=true"],
+    "averages in the model": EMA,
+}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow) for case in LATE])
+def test_copies_made_beside_training_are_of_their_step(
+    case: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """A GPU may copy a tensor until shortly before it changes; in its last step, before a validation."""
+    ours, plain = tmp_path / "ours", tmp_path / "plain"
+    ((outcome, made),) = gloo_pool.run(1, late_case, [*overrides(tiny_data, ours), *LATE[case]], 2)
+    assert outcome.code == 0 and made > 3 * 20
+    gloo_pool.run(1, run_case, [*overrides(tiny_data, plain), *LATE[case], SYNCHRONOUS])
+    assert_same(ours, plain)
 
 
 def test_it_is_announced_when_it_is_there(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
