@@ -15,9 +15,10 @@ examples:
   python -m benchmarks.checkpoint_save model=lumen_128m data.seq_length=256
 
 The same run in turns with trainer.checkpoint.async_save false and true. Prints the step time without a save,
-how long a save holds up training, the step time while a save is written in the background against that
-without, and the total time lost per save: every step from the save's beginning to its publication, minus the
-same number of steps without a save.
+how long a save holds up training, also as a share of the time from its beginning to its publication, the step
+time while a save is written in the background against that without, and the total time lost per save: every
+step from the save's beginning to its publication, minus the same number of steps without a save. Saves that
+are not written when the next is due are left out, and counted.
 """
 
 

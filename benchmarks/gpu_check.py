@@ -142,10 +142,11 @@ PARTS = (
     ),
     Part(
         "checkpoint",
-        50,
+        80,
         benchmark(
-            *("checkpoint_save", "--data", "{data}", "--every", "20", "--saves", "2", "--turns", "1"),
-            *("model=lumen_128m", "data.seq_length=256", "trainer.compile=false"),
+            *("checkpoint_save", "--data", "{data}", "--every", "40", "--saves", "2", "--turns", "1"),
+            *("model=lumen_128m", "data.seq_length=1024", "trainer.compile=false"),
+            *("trainer.micro_batch_size=16", "trainer.global_batch_size=64"),
         ),
         benchmark(
             *("checkpoint_save", "--data", "{data}", "--every", "10", "--saves", "2", "--turns", "1"),

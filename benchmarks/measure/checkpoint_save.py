@@ -9,6 +9,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,6 +29,7 @@ from benchmarks.records import record
 from recipes.config.run_directory import run_directory_of
 from recipes.config.schema import PretrainConfig
 from recipes.config.validate import validate_pretrain
+from recipes.counts import counted
 from recipes.training.run import pretrain
 
 QUIET, BEGINS, UNDER_WAY, PUBLISHED = "quiet", "begins", "under way", "published"
@@ -84,39 +86,87 @@ def clocked_run(config: PretrainConfig, name: str, *, async_save: bool) -> SaveC
     return clock
 
 
+@dataclass(frozen=True)
+class Save:
+    """What one save cost, in seconds."""
+
+    begins: float
+    """How much longer the step took in which it began: the whole save, if training waited for it."""
+    published: float
+    """The same of the step in which it was published."""
+    under_way: list[float]
+    """The steps in between, as long as they were."""
+    took: float
+    """From its beginning to its publication."""
+    lost: float
+    """What all of these steps took longer than without a save."""
+
+    @property
+    def stall(self) -> float:
+        """How long training stood still."""
+        return self.begins + self.published
+
+
+def saves_of(steps: list[tuple[float, str]], quiet: float) -> list[Save]:
+    """The saves that were published before the next began, or waited for.
+
+    A step takes ``quiet`` seconds without one.
+    """
+    saves: list[Save] = []
+    begins: float | None = None
+    under_way: list[float] = []
+    for seconds, what in steps:
+        if what == BEGINS:
+            begins, under_way = seconds - quiet, []
+        elif begins is not None and what == UNDER_WAY:
+            under_way.append(seconds)
+        elif begins is not None:
+            last = seconds if what == PUBLISHED else quiet
+            lost = begins + sum(step - quiet for step in under_way) + last - quiet
+            took = begins + sum(under_way) + (last if what == PUBLISHED else 0.0)
+            saves.append(Save(begins, last - quiet, under_way, took, lost))
+            begins = None
+    return saves
+
+
 def report(
     waiting: list[list[tuple[float, str]]], background: list[list[tuple[float, str]]], json: Path | None
 ) -> None:
     """Prints medians in ms and the ratios."""
-    times = {
-        name: {
-            what: [seconds for run in runs for seconds, kind in run if kind == what]
-            for what in (QUIET, BEGINS, UNDER_WAY, PUBLISHED)
-        }
-        for name, runs in (("waited for", waiting), ("background", background))
-    }
-    quiet = statistics.median(times["waited for"][QUIET] + times["background"][QUIET])
+    quiet = statistics.median(t for run in (*waiting, *background) for t, what in run if what == QUIET)
     print(f"step without a save      {1000 * quiet:10.1f} ms")
-    for name, kinds in times.items():
-        saves = len(kinds[BEGINS])
-        held_up = [seconds - quiet for seconds in kinds[BEGINS]]
-        lost = sum(seconds - quiet for what in (BEGINS, UNDER_WAY, PUBLISHED) for seconds in kinds[what])
-        print(f"{name}: {saves} saves")
-        print(f"  held up at the start   {1000 * statistics.median(held_up):10.1f} ms")
-        if kinds[PUBLISHED]:
-            published = statistics.median(kinds[PUBLISHED])
-            print(f"  held up at publication {1000 * (published - quiet):10.1f} ms")
-        if kinds[UNDER_WAY]:
-            slow = statistics.median(kinds[UNDER_WAY])
-            print(f"  step under way         {1000 * slow:10.1f} ms, ratio {slow / quiet:.3f}")
-            print(f"  steps under way        {len(kinds[UNDER_WAY]) / saves:10.1f} per save")
-        print(f"  lost per save          {1000 * lost / saves:10.1f} ms")
+    for name, runs in (("waited for", waiting), ("background", background)):
+        saves = [save for run in runs for save in saves_of(run, quiet)]
+        begun = sum(what == BEGINS for run in runs for _, what in run)
+        print(f"{name}: {counted(len(saves), 'save')}")
+        if len(saves) < begun:
+            print(f"  {begun - len(saves)} more had to be waited for, as the next was due: raise --every")
+        if not saves:
+            continue
+        held_up, published, took, lost = (
+            statistics.median(getattr(save, each) for save in saves)
+            for each in ("begins", "published", "took", "lost")
+        )
+        share = statistics.median(save.stall / save.took for save in saves)
+        print(f"  held up at the start   {1000 * held_up:10.1f} ms")
+        if name == "background":
+            print(f"  held up at publication {1000 * published:10.1f} ms")
+            if under_way := [t for save in saves for t in save.under_way]:
+                slow = statistics.median(under_way)
+                print(f"  step under way         {1000 * slow:10.1f} ms, ratio {slow / quiet:.3f}")
+                print(f"  steps under way        {len(under_way) / len(saves):10.1f} per save")
+            print(
+                f"  a save takes           {1000 * took:10.1f} ms, training stood still for {share:.3f} of it"
+            )
+        print(f"  lost per save          {1000 * lost:10.1f} ms")
         record(
             json,
             who=name,
             step_ms=1000 * quiet,
-            held_up_ms=1000 * statistics.median(held_up),
-            lost_ms_per_save=1000 * lost / saves,
+            held_up_ms=1000 * held_up,
+            save_ms=1000 * took,
+            stall_share=share,
+            lost_ms_per_save=1000 * lost,
         )
 
 

@@ -28,7 +28,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(family: str, tiny_data: TinyData,
     device_runs.assert_resumed_is_uninterrupted(tiny_data, tmp_path, family, 8, 1e-3)
 
 
-@pytest.mark.parametrize("family", ["tiny", "tiny_nano_hindi"])
+@pytest.mark.parametrize("family", ["tiny", "tiny_nano_hindi", "tiny_param2_moe"])
 def test_asynchronous_saves_are_the_same(family: str, tiny_data: TinyData, tmp_path: Path) -> None:
     device_runs.assert_asynchronous_saves_are_the_same(tiny_data, tmp_path, family, 8)
 

@@ -93,12 +93,15 @@ def late_case(overrides: list[str], steps: int) -> tuple[Outcome, int]:
     cpu_stand_in.install()
     import torch
 
+    from recipes.checkpoint.save.background import BackgroundSave
     from recipes.checkpoint.save.host import HostCopies
+    from recipes.optim.ema import Ema
 
     waiting: list[tuple[Any, Any]] = []
-    made = 0
+    are_made, made, finish = threading.Event(), 0, BackgroundSave.finish
 
     def copy(_: Any, tensor: Any) -> Any:
+        are_made.clear()
         waiting.append((torch.empty_like(tensor), tensor.detach()))
         return waiting[-1][0]
 
@@ -108,11 +111,31 @@ def late_case(overrides: list[str], steps: int) -> tuple[Outcome, int]:
         while waiting:
             host, tensor = waiting.pop()
             host.copy_(tensor)
+        are_made.set()
+
+    def wait(copies: Any) -> None:
+        if threading.current_thread().name == WRITER:
+            only_open(are_made)
+        else:
+            make_all(copies)
+
+    def make_and_finish(self: Any, *, wait: bool) -> Path | None:
+        if wait:
+            make_all(self)
+        return finish(self, wait=wait)
+
+    swap = Ema.swap
+
+    def swap_and_make(self: Any) -> None:
+        swap(self)
+        make_all(self)  # Later, the weights will be back.
 
     with (
+        replaced(Ema, "swap", swap_and_make),
         replaced(HostCopies, "copy", copy),
         replaced(HostCopies, "hold_back", make_all),
-        replaced(HostCopies, "wait", make_all),
+        replaced(HostCopies, "wait", wait),
+        replaced(BackgroundSave, "finish", make_and_finish),
     ):
         outcome, _ = held_case(overrides, steps)
     return outcome, made

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recipes.checkpoint.formats.safety import load_plain, reason
 from recipes.checkpoint.local.files import COMMON, TENSORS
-from recipes.checkpoint.save.host import host_copy
+from recipes.checkpoint.save.host import HostCopies
 from recipes.checkpoint.save.ranks import everywhere
 from recipes.errors import UserError
 from recipes.optim.ema import Ema
@@ -30,33 +30,34 @@ def rank_state(gpt: GPTModel, optimizer: MegatronOptimizer, ema: Ema | None = No
 
     Weights that an optimizer updates in place are stored once, with the model.
     """
-    state = _copied(gpt, optimizer)
+    copies = HostCopies()
+    state = _copied(gpt, optimizer, copies.copy)
     if ema is not None:
-        state["averages"] = [host_copy(average) for average in ema.averages]
-    torch.cuda.synchronize()
+        state["averages"] = [copies.copy(average) for average in ema.averages]
+    copies.wait()
     return state
 
 
-def _copied(gpt: GPTModel, optimizer: MegatronOptimizer) -> dict[str, Any]:
+def _copied(gpt: GPTModel, optimizer: MegatronOptimizer, copy: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     model = {name: value for name, value in gpt.state_dict().items() if isinstance(value, Tensor)}
     own = {tensor.untyped_storage().data_ptr() for tensor in model.values()}
     optimizers = []
     for part in _parts(optimizer):
         parameters = [p for group in part.param_groups for p in group["params"]]
-        masters = [None if p.untyped_storage().data_ptr() in own else host_copy(p) for p in parameters]
+        masters = [None if p.untyped_storage().data_ptr() in own else copy(p) for p in parameters]
         optimizers.append(
             {
                 "masters": masters,
-                "state": [_mapped(dict(part.state.get(p, {})), host_copy) for p in parameters],
+                "state": [_mapped(dict(part.state.get(p, {})), copy) for p in parameters],
                 "counts": [
                     {key: group[key] for key in COUNTS if key in group} for group in part.param_groups
                 ],
             }
         )
     return {
-        "model": {name: host_copy(tensor) for name, tensor in model.items()},
+        "model": {name: copy(tensor) for name, tensor in model.items()},
         "optimizers": optimizers,
-        "scalers": [_mapped(scaler.state_dict(), host_copy) for scaler in _scalers(optimizer)],
+        "scalers": [_mapped(scaler.state_dict(), copy) for scaler in _scalers(optimizer)],
         "num_steps": getattr(optimizer, "num_steps", None),
     }
 

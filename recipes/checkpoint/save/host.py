@@ -47,11 +47,6 @@ class HostCopies:
         self._made.synchronize()
 
 
-def host_copy(tensor: Tensor) -> Tensor:
-    """A copy with memory of its own. A GPU's is complete after ``torch.cuda.synchronize()``."""
-    return HostCopies().copy(tensor)
-
-
 @functools.cache
 def _copy_stream() -> torch.cuda.Stream:
     # One for all saves: torch has 32, and gives the same again, training's too.

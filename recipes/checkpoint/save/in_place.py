@@ -14,7 +14,7 @@ KINDS = ("param", "exp_avg", "exp_avg_sq")
 
 
 class _WholeParameters:
-    """Stands for megatron-core's flat tensor of all parameters of a buffer; its slices are what lies there."""
+    """Stands for megatron-core's flat tensor of a buffer's parameters; its slices are what lies there."""
 
     def __init__(self, by_start: dict[int, Tensor]) -> None:
         self.by_start = by_start

@@ -133,7 +133,7 @@ class ShardedSave:
         return failure_of(action, self._label, self._advice)
 
     def _to_host(self, live: set[int]) -> None:
-        """Begins to copy from the GPU, and from memory that training will change (``live``: storage addresses)."""
+        """Begins to copy from the GPU, and from memory that training changes (``live``: its addresses)."""
         for _, _, (_, tensors) in self._writer.write_buckets:
             for place, (item, tensor) in enumerate(tensors):
                 if tensor.device.type != "cpu" or tensor.untyped_storage().data_ptr() in live:
