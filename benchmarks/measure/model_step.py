@@ -57,13 +57,23 @@ def transformers_step(config: PretrainConfig, compiled: bool) -> BareStep:
         fused=True,
     )
 
-    def loss_of(tokens: Tensor) -> Tensor:
-        inputs, labels = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-        loss: Tensor = llama(inputs, labels=labels, shift_labels=labels, use_cache=False).loss
+    def loss_of_states(states: Tensor, labels: Tensor) -> Tensor:
+        loss: Tensor = llama.loss_function(
+            llama.lm_head(states), None, llama.config.vocab_size, shift_labels=labels
+        )
         return loss
 
-    forward = torch.compile(loss_of, dynamic=False) if compiled else loss_of
-    return _plain_step(config, forward, [optimizer], list(llama.parameters()))
+    if compiled:
+        # Layer by layer, as ours: the same kernels as for the whole, compiled once and not for each layer.
+        for layer in llama.model.layers:
+            layer.compile(dynamic=False)
+        loss_of_states = torch.compile(loss_of_states, dynamic=False)
+
+    def loss_of(tokens: Tensor) -> Tensor:
+        states = llama.model(tokens[:, :-1].contiguous(), use_cache=False).last_hidden_state
+        return loss_of_states(states, tokens[:, 1:].contiguous())
+
+    return _plain_step(config, loss_of, [optimizer], list(llama.parameters()))
 
 
 def nanochat_step(config: PretrainConfig, compiled: bool, checkout: str) -> BareStep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from dataclasses import dataclass
 
@@ -93,6 +94,7 @@ class Rows:
         """``[slots, vocab_size]``: whether the token came before; from the first penalty on."""
         self.bias: Tensor | None = None
         """``[slots, vocab_size]``, from the first bias on."""
+        self._has_kernel = device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
     def set(self, slot: int, request: Request) -> None:
         """Puts a request into a row; its next token comes after the prompt's last."""
@@ -146,11 +148,15 @@ class Rows:
     def advance(self, select: Select, ids: Tensor, needs: Needs) -> None:
         """Appends ``ids`` ``[b]`` to the selected rows that are active, and ends those that end."""
         active = self.active[select]
-        count = self.count[select] + active
-        ended = (ids[:, None] == self.end_ids[select]).any(1) | (count >= self.max_new[select])
         if needs.penalties and self.seen is not None:
             place = self._slots[select], ids
             self.seen.index_put_(place, self.seen[place] | (active == 1))
+        if self._has_kernel and isinstance(select, slice):
+            from recipes.inference.advance_kernel import advance_rows
+
+            return advance_rows(self._whole[select], ids, MOST_END_IDS)
+        count = self.count[select] + active
+        ended = (ids[:, None] == self.end_ids[select]).any(1) | (count >= self.max_new[select])
         self.last[select] = torch.where(active == 1, ids, self.last[select])
         self.position[select] += active
         self.count[select] = count

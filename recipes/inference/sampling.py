@@ -54,11 +54,10 @@ def choose(logits: Tensor, rows: Rows, select: Select, needs: Needs, *, exact_sh
         exact_shapes: whether tensors' shapes may depend on numbers, which makes the host wait for them. It
             saves sorting the vocabulary.
     """
-    logits = logits.float()
     ids = _choose(logits, rows, select, needs, exact_shapes)
     if not (needs.logprobs or needs.top_logprobs or needs.full):
         return Chosen(ids)
-    everything = logits.log_softmax(-1)
+    everything = logits.float().log_softmax(-1)
     top = everything.topk(needs.top_logprobs) if needs.top_logprobs else None
     return Chosen(
         ids,

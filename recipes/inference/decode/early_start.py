@@ -30,9 +30,17 @@ def wait_for_earlier():  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def prefetch(start, size):  # type: ignore[no-untyped-def]
-    """Asks for ``size`` bytes from each of the addresses on, both multiples of 16, to come to the cache."""
+    """Asks for ``size`` bytes from each of the addresses on, both multiples of 16, to come to the cache.
+
+    Nothing is asked for where the size is zero.
+    """
     tl.inline_asm_elementwise(
-        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;",
+        """{
+        .reg .pred wanted;
+        setp.ne.s32 wanted, $2, 0;
+        @wanted cp.async.bulk.prefetch.L2.global [$1], $2;
+        mov.u32 $0, 0;
+        }""",
         "=r,l,r",
         [start.to(tl.int64), size],
         dtype=tl.int32,

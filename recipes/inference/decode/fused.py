@@ -1,6 +1,6 @@
 """A step of one token per row on a GPU, by kernels that are few and keep the memory busy.
 
-A layer of the Llama line is eight of them: its four products, the new heads' places, attention, and after
+A layer of the Llama line is seven of them: its four products, attention with the new heads' places, and after
 each sub-layer the residual sum with the norm for the next one. What a layer has beside these parts (biases,
 LayerNorms) is computed by torch between the kernels. The kernels compute every row in the same way whatever
 stands beside it: up to MOST_ROWS rows change nothing of each other, bit for bit.
@@ -63,7 +63,7 @@ class FusedStep:
         self, number: int, layer: Layer, normed: Tensor, tokens: Tensor, positions: Tensor, longest: int
     ) -> Tensor:
         """Attention without its norms and the residual sum."""
-        from recipes.inference.decode.attention_kernel import attend, place_heads
+        from recipes.inference.decode.attention_kernel import attend
 
         keys, values = self.cache.keys[number], self.cache.values[number]
         value_embedding = None
@@ -71,14 +71,15 @@ class FusedStep:
             gates = product(normed[:, : layer.value_gate.shape[1]], layer.value_gate)
             value_embedding = tokens, layer.value_table, gates
         tables, query_norm, key_norm = self.tables, layer.query_norm, layer.key_norm
-        queries = place_heads(
+        attended = attend(
             *(_parts(layer.qkv, normed), positions, keys, values),
             rotation=(tables.cosines[layer.rotary], tables.sines[layer.rotary]) if tables.cosines else None,
             norms=(query_norm.gain, key_norm.gain) if query_norm and key_norm else None,
             eps=query_norm.eps if query_norm else 0.0,
             value_embedding=value_embedding,
+            scale=self.weights.scale,
+            longest=longest,
         )
-        attended = attend(queries, keys, values, positions, self.weights.scale, longest)
         return _parts(layer.output, attended)
 
     def mlp(self, number: int, layer: Layer, normed: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def add_and_norm(
     """Adds a sub-layer's output to the residual stream, and norms the stream for the next one.
 
     Args:
-        hidden: the residual stream ``[b, h]``, contiguous.
+        hidden: the residual stream ``[b, h]``, contiguous; with parts, written two kernels before or earlier.
         parts: the output is their sum, ``[parts, b, h]``, contiguous; None: nothing is added.
         after: RMSNorm of the output before it is added.
         norm: RMSNorm of the new stream.
@@ -64,12 +64,19 @@ def _add_and_norm(  # type: ignore[no-untyped-def] # noqa: ANN
     block: tl.constexpr,
     early: tl.constexpr,
 ):
-    if early:
-        wait_for_earlier()
     row = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, block)
     inside = channel < width
+    if early and parts_count == 0:
+        wait_for_earlier()
+    # What the parts are added to was there before the kernel that made them began.
     value = tl.load(hidden + row * width + channel, mask=inside, other=0.0).to(tl.float32)
+    if after_gain is not None:
+        after_factor = tl.load(after_gain + channel, mask=inside, other=0.0).to(tl.float32)
+    if gain is not None:
+        factor = tl.load(gain + channel, mask=inside, other=0.0).to(tl.float32)
+    if early and parts_count > 0:
+        wait_for_earlier()
     if parts_count > 0:
         added = tl.zeros((block,), tl.float32)
         for part in tl.static_range(parts_count):
@@ -78,12 +85,12 @@ def _add_and_norm(  # type: ignore[no-untyped-def] # noqa: ANN
         if after:
             added *= tl.rsqrt(tl.sum(added * added, axis=0) / width + after_eps)
             if after_gain is not None:
-                added *= tl.load(after_gain + channel, mask=inside, other=0.0).to(tl.float32)
+                added *= after_factor
         rounded = (value + added).to(stream.dtype.element_ty)
         tl.store(stream + row * width + channel, rounded, mask=inside)
         value = rounded.to(tl.float32)  # The norm is of the stream that the next sub-layer adds to.
     if norm:
         value *= tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
         if gain is not None:
-            value *= tl.load(gain + channel, mask=inside, other=0.0).to(tl.float32)
+            value *= factor
         tl.store(normed + row * width + channel, value.to(normed.dtype.element_ty), mask=inside)

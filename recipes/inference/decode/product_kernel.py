@@ -23,6 +23,12 @@ STEP_BYTES = 256
 """Of each of these rows in one step of the loop: 16 KB of weights."""
 PROGRAMS = 256
 """Two for each of an H200's 132 multiprocessors fit at the same time, and no third."""
+STAGES, STAGES_OF_MANY = 5, 3
+"""Steps on their way. Many programs start one after another: three share a multiprocessor instead."""
+AHEAD = 4
+"""Steps that a program asks for while the kernel before runs: as much as the memory brings in that time."""
+PARTS = (4, 2)
+"""Into how many parts a sum may be cut, each of which is written and read."""
 MANY_OUTPUTS = 32768
 
 
@@ -37,8 +43,8 @@ def product_parts(rows: Tensor, weight: Tensor) -> Tensor:
     """
     tiles = triton.cdiv(weight.shape[0], TILE)
     steps = triton.cdiv(weight.shape[1], _block_inner(weight))
-    # Each part has four steps or more, and there are at most four: a part is written and read, too.
-    parts = next((n for n in (4, 2) if tiles * n <= PROGRAMS and steps >= 4 * n), 1)
+    # Each part has four steps or more.
+    parts = next((n for n in PARTS if tiles * n <= PROGRAMS and steps >= 4 * n), 1)
     out = torch.empty(parts, len(rows), weight.shape[0], dtype=torch.float32, device=rows.device)
     _launch(rows, weight, out, parts, PLAIN)
     return out
@@ -67,9 +73,8 @@ def _launch(rows: Tensor, weight: Tensor, out: Tensor, parts: int, gate: int) ->
     outer = out.shape[-1]
     block_inner = _block_inner(weight)
     early, even, many = starts_early(rows.device), inner % block_inner == 0, outer >= MANY_OUTPUTS
-    # As much as the memory brings while a small kernel runs, 64 KB of a program's weights. Most of many
-    # programs start when nothing is left to wait for.
-    ahead = 4 * block_inner if even and not many and weight.data_ptr() % 16 == 0 else 0
+    # Most of many programs start when nothing is left to wait for.
+    ahead = AHEAD * block_inner if even and not many and weight.data_ptr() % 16 == 0 else 0
     _product[(triton.cdiv(weight.shape[0], TILE), parts)](
         *(rows, weight, out, count, outer, inner, triton.cdiv(triton.cdiv(inner, block_inner), parts)),
         block_rows=max(16, triton.next_power_of_2(count)),
@@ -81,8 +86,7 @@ def _launch(rows: Tensor, weight: Tensor, out: Tensor, parts: int, gate: int) ->
         ahead=ahead,
         precision="ieee" if weight.dtype == torch.float32 else "tf32",
         num_warps=4,
-        # Many programs start one after another: three that share a multiprocessor hide each other's starts.
-        num_stages=3 if many else 5,
+        num_stages=STAGES_OF_MANY if many else STAGES,
         launch_pdl=early,
     )
 
