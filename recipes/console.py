@@ -33,6 +33,11 @@ TERMINAL_INTERVAL_S, LOG_INTERVAL_S = 0.5, 10.0
 LIVE_BAR = 10
 """Characters of a live line's bar."""
 LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt} ({percentage:.0f}%), {rate_fmt}, {remaining} left{postfix}"
+AT_FIRST = {
+    None: "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+    LOG_FORMAT: "{desc}: {n_fmt}/{total_fmt} ({percentage:.0f}%){postfix}",
+}
+"""Of a bar's format (None: tqdm's own), what stands in its place before there is a rate."""
 
 # Parts of words in Indian scripts and emoji; everything else that is invisible could forge or hide a line.
 _JOINERS = "\u200c\u200d"
@@ -131,6 +136,14 @@ class _Bar(tqdm):
     lock, which is a semaphore between processes."""
 
     monitor_interval = 0
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What is shown; until something has been done, without the rate and the time left."""
+        known: dict[str, Any] = super().format_dict
+        if self.n == self.initial and self.bar_format in AT_FIRST:
+            known["bar_format"] = AT_FIRST[self.bar_format]
+        return known
 
 
 _Bar.set_lock(threading.RLock())

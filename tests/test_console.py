@@ -94,7 +94,7 @@ def test_what_is_done_at_once_shows_nothing(tmp_path: Path, terminal: bool) -> N
 COUNTED = """
 import time
 from recipes import console
-console.LOG_INTERVAL_S = 0.1
+console.TERMINAL_INTERVAL_S = console.LOG_INTERVAL_S = 0.1
 with console.Progress(unit="task", done=6) as progress:
     time.sleep(0.2)
     progress.update_to(6, 8)
@@ -108,11 +108,17 @@ with console.Progress(2, enabled=False) as progress:
 
 def test_counts_and_what_was_done_before(tmp_path: Path) -> None:
     first, second = logged(tmp_path, COUNTED).splitlines()
-    assert first == "6/8 (75%), ?task/s, ? left"
+    assert first == "6/8 (75%)", "neither a rate nor the time left is known"
     # One task in 0.4 s or more: those of before do not count.
     match = re.fullmatch(r"7/8 \(88%\), +([\d.]+)task/s, 00:0\d left, 3\.0 MB read", second)
     assert match is None or float(match[1]) <= 5, second
     assert match or re.fullmatch(r"7/8 \(88%\), +[\d.]+s/task, \d\d:\d\d left, 3\.0 MB read", second)
+
+
+def test_a_terminal_shows_what_is_known_too() -> None:
+    first, second = [line for line in on_a_terminal(COUNTED).split("\r") if line.strip()][:2]
+    assert re.fullmatch(r" 75%\|.*\| 6/8 \[\d\d:\d\d\] *", first), first
+    assert re.fullmatch(r" 88%\|.*\| 7/8 \[\d\d:\d\d<.*task.*, 3\.0 MB read\] *", second), second
 
 
 def test_a_log_that_cannot_be_written_does_not_end_the_work() -> None:

@@ -83,8 +83,8 @@ class GuardsConfig:
     max_rollbacks: int = 3
     """A run goes back so many times in all; the next spike ends it with exit code 4."""
     warn_of_stragglers_from: float | None = None
-    """Warn when the slowest rank's own part of a step takes this many times as long as the median rank's. The
-    ratio is in metrics.jsonl in any case. null: never."""
+    """Warn when the slowest rank's own part of a step takes this many times as long as the median rank's
+    (of two ranks: the other's). The ratio is in metrics.jsonl in any case. null: never."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def _parse(text: str) -> Fault:
     values: dict[str, float] = {}
     for option in filter(None, (each.strip() for each in options.split(","))):
         key, _, value = option.partition("=")
-        one_of(f"{VARIABLE}: {kind}", key.strip(), tuple(keys))
+        one_of(f"{VARIABLE}: {kind}: option", key.strip(), tuple(keys))
         try:
             number = float(value) if key.strip() == "seconds" else int(value)
         except ValueError:

@@ -87,6 +87,8 @@ def test_the_run_goes_on_without_the_samples(
     assert (event["spike_step"], event["step"], [event["samples"]]) == (15, 12, LEFT_OUT)
     assert event["spike_zscore"] > 4 and set(event["documents"]) == {"en", "hi"}
     assert "back to step_00000012, without samples 104 to 119, whose documents are in" in outcomes[0].stderr
+    for rank, outcome in enumerate(outcomes):
+        assert outcome.stderr.count(f"fault on rank {rank} at step 15: corrupted_samples") == 1
     kept = json.loads((tmp_path / "tiny" / "rollbacks.json").read_text())
     assert [each["samples"] for each in kept] == LEFT_OUT
 

@@ -35,7 +35,7 @@ class Faults(Callback):
     """
 
     def __init__(self, faults: list[Fault], rank: int, directory: RunDirectory) -> None:
-        self.directory = directory
+        self.rank, self.directory = rank, directory
         mine = [fault for fault in faults if fault.rank == rank and not self._has_been(fault)]
         self.faults = [fault for fault in mine if fault.kind != "corrupted_samples"]
         self.corrupted = [fault for fault in faults if fault.kind == "corrupted_samples"]
@@ -63,7 +63,8 @@ class Faults(Callback):
         for fault in self._due(trainer.global_step + 1, *before):
             before[fault.kind](fault)
         for fault in self.corrupted:
-            _corrupt_samples(batch, trainer, pl_module, fault)
+            if _corrupt_samples(batch, trainer, pl_module, fault):
+                self._say(fault, trainer.global_step + 1)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         model: ParamGPT = pl_module
@@ -75,10 +76,13 @@ class Faults(Callback):
         for _fault in self._due(trainer.global_step, "flipped_bit"):
             _flip_bit(next(p for p in pl_module.gpt.parameters() if p.dim() == 1))
 
+    def _say(self, fault: Fault, step: int) -> None:
+        warn(f"fault on rank {self.rank} at step {step:,}: {fault.kind}")
+
     def _due(self, step: int, *kinds: str) -> Iterator[Fault]:
         for fault in self.faults:
             if fault.kind in kinds and fault.at(step):
-                warn(f"fault on rank {fault.rank} at step {step:,}: {fault.kind}")
+                self._say(fault, step)
                 if fault.once:
                     self._mark(fault).touch()
                 yield fault
@@ -100,15 +104,19 @@ def _corrupt(batch: dict[str, Tensor], model: ParamGPT, fault: Fault) -> None:
         batch[name].copy_(torch.randint(model.tokenizer.vocab_size, shape, generator=generator))
 
 
-def _corrupt_samples(batch: dict[str, Tensor], trainer: Trainer, model: ParamGPT, fault: Fault) -> None:
+def _corrupt_samples(batch: dict[str, Tensor], trainer: Trainer, model: ParamGPT, fault: Fault) -> bool:
+    """Whether the batch has any of them."""
+    found = False
     assert model.blend is not None and trainer.train_dataloader is not None
     for row, place in enumerate(trainer.train_dataloader.batch_sampler.places(trainer.global_step)):
         sample = model.blend.skip.sample(place)
         if fault.sample <= sample <= fault.last:
+            found = True
             generator = torch.Generator().manual_seed(sample)
             for name in ("tokens", "labels"):
                 shape = batch[name][row].shape
                 batch[name][row] = torch.randint(model.tokenizer.vocab_size, shape, generator=generator)
+    return found
 
 
 def _fill_disk(fault: Fault) -> None:

@@ -76,7 +76,8 @@ class Stragglers(Callback):
         of_ranks = seconds.tolist()
         self._steps.clear()
         slowest = max(range(len(of_ranks)), key=of_ranks.__getitem__)
-        ratio = of_ranks[slowest] / max(statistics.median(of_ranks), 1e-9)
+        # Of two ranks the mean would be the median, and no rank twice as slow as that.
+        ratio = of_ranks[slowest] / max(statistics.median_low(of_ranks), 1e-9)
         if self.warn_from is not None and ratio >= self.warn_from and dist.get_rank() == 0:
             warn(
                 f"step {step:,}: rank {slowest} works {ratio:.2f} times as long on a step as the median rank"
