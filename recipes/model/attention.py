@@ -115,8 +115,10 @@ class SDPACoreAttention(MegatronModule):
         dropout = self.dropout if self.training else 0.0
         attend = partial(self._attend, dropout=dropout, starts=starts)
         # Each tensor-parallel rank has different heads, which must not all drop the same positions. With
-        # sequence parallelism megatron-core has already switched to the rank's own random state.
-        own_random_state = dropout > 0 and not self.config.sequence_parallel
+        # sequence parallelism megatron-core has already switched to the rank's own random state. A rank that
+        # has all heads need not switch, at which torch's compiler would cut every layer into pieces.
+        is_split = self.config.tensor_model_parallel_size > 1 and not self.config.sequence_parallel
+        own_random_state = dropout > 0 and is_split
         with get_cuda_rng_tracker().fork() if own_random_state else nullcontext():
             if self.context_group is not None:
                 if starts is not None:

@@ -12,7 +12,7 @@ import torch
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import launched_world
 from recipes.model import cross_entropy
-from recipes.model.cross_entropy import vocab_parallel_cross_entropy
+from recipes.model.cross_entropy import fast_cap, vocab_parallel_cross_entropy
 from tests.support.cross_entropy_cases import assert_agrees, case, expected
 from tests.support.pool import GlooPool
 
@@ -47,6 +47,13 @@ def test_compiled(soft_cap: float | None, monkeypatch: pytest.MonkeyPatch) -> No
         assert_agrees(70_000, dtype, soft_cap)
         assert_agrees(70_000, dtype, soft_cap, z_loss_coeff=0.01)
     assert len(calls) == 8
+
+
+def test_the_cap_of_gpus_is_the_cap() -> None:
+    values = torch.cat((torch.linspace(-200.0, 200.0, 100_001), torch.tensor([0.0, 1e-6, -1e-3, 1e4, -1e30])))
+    for cap in (1.0, 15.0, 30.0):
+        exact = cap * torch.tanh(values.double() / cap)
+        assert (fast_cap(values, cap).double() - exact).abs().max() < 2e-7 * cap
 
 
 def test_large_logits_neither_overflow_nor_vanish() -> None:

@@ -15,7 +15,7 @@ from recipes.inference.decode.early_start import prefetch, starts_early, wait_fo
 
 PART = 256
 """Tokens that one program reads."""
-BLOCK, BLOCK_BYTES = 64, 32768
+BLOCK, BLOCK_BYTES = 128, 32768
 """Tokens that it reads at once, and how many bytes of keys that may be: several blocks are on their way."""
 
 

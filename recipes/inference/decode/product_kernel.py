@@ -22,9 +22,11 @@ TILE = 64
 STEP_BYTES = 256
 """Of each of these rows in one step of the loop: 16 KB of weights."""
 PROGRAMS = 256
-"""Two for each of an H200's 132 multiprocessors fit at the same time, and no third."""
-STAGES, STAGES_OF_MANY = 5, 3
-"""Steps on their way. Many programs start one after another: three share a multiprocessor instead."""
+"""Two for each of an H200's multiprocessors fit at the same time, and no third."""
+MULTIPROCESSORS = 132
+STAGES, STAGES_ALONE, STAGES_OF_MANY = 5, 6, 3
+"""Steps on their way: of two programs on a multiprocessor; of one that has it for itself; of many programs,
+which start one after another and share it by threes."""
 AHEAD = 4
 """Steps that a program asks for while the kernel before runs: as much as the memory brings in that time."""
 PARTS = (4, 2)
@@ -75,7 +77,8 @@ def _launch(rows: Tensor, weight: Tensor, out: Tensor, parts: int, gate: int) ->
     early, even, many = starts_early(rows.device), inner % block_inner == 0, outer >= MANY_OUTPUTS
     # Most of many programs start when nothing is left to wait for.
     ahead = AHEAD * block_inner if even and not many and weight.data_ptr() % 16 == 0 else 0
-    _product[(triton.cdiv(weight.shape[0], TILE), parts)](
+    tiles = triton.cdiv(weight.shape[0], TILE)
+    _product[(tiles, parts)](
         *(rows, weight, out, count, outer, inner, triton.cdiv(triton.cdiv(inner, block_inner), parts)),
         block_rows=max(16, triton.next_power_of_2(count)),
         block_outer=TILE,
@@ -86,7 +89,7 @@ def _launch(rows: Tensor, weight: Tensor, out: Tensor, parts: int, gate: int) ->
         ahead=ahead,
         precision="ieee" if weight.dtype == torch.float32 else "tf32",
         num_warps=4,
-        num_stages=STAGES_OF_MANY if many else STAGES,
+        num_stages=STAGES_OF_MANY if many else STAGES_ALONE if tiles * parts <= MULTIPROCESSORS else STAGES,
         launch_pdl=early,
     )
 
