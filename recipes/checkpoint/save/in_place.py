@@ -22,7 +22,7 @@ class _WholeParameters:
     def __getitem__(self, place: slice) -> Tensor:
         tensor = self.by_start[place.start]
         assert tensor.numel() == place.stop - place.start, "a parameter is asked for as a whole"
-        return tensor.flatten()
+        return tensor.detach().flatten()
 
 
 @contextmanager
