@@ -63,7 +63,9 @@ class Image:
 
     def flags(self, **options: str | None) -> list[str]:
         """Flags of `podman run`."""
-        chosen = {"network": "none", "read_only": "true", "cgroups": "disabled", **options}
+        # podman would have systemd ask for the health, and complains where there is none.
+        usual = {"network": "none", "read_only": "true", "cgroups": "disabled", "health_interval": "disable"}
+        chosen = {**usual, **options}
         given = [f"--{key.replace('_', '-')}={value}" for key, value in chosen.items() if value is not None]
         return [*LIMITS, *given]
 
@@ -72,7 +74,8 @@ def build(directory: Path) -> Image:
     """Builds the base and the image; what was built before is taken again."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "storage.conf").write_text(
-        f'[storage]\ngraphroot = "{directory}/storage"\nrunroot = "{directory}/run"\n', encoding="utf-8"
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{directory}/storage"\nrunroot = "{directory}/run"\n',
+        encoding="utf-8",
     )
     image = Image(directory)
     if image.podman("image", "exists", BASE).returncode:
