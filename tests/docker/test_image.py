@@ -36,7 +36,8 @@ def workspace(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for parent in (directory, *directory.parents[:2]):  # pytest's are closed to other users.
         parent.chmod(0o755)
     os.chown(directory, USER, USER)
-    done = image.run("quickstart", f"trainer.max_steps={STEPS}", volume=f"{directory}:/workspace")
+    settings = [f"trainer.max_steps={STEPS}", "trainer.log_every_n_steps=2"]
+    done = image.run("quickstart", *settings, volume=f"{directory}:/workspace")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (directory / "said").write_text(done.stdout, encoding="utf-8")
     return directory

@@ -59,13 +59,13 @@ class Image:
         Args:
             options: of `podman run`; None leaves a default out.
         """
-        return self.podman("run", "--rm", *self.flags(**options), IMAGE, *arguments)
+        # For health checks podman asks systemd, and complains where there is none.
+        flags = self.flags(no_healthcheck="true", **options)
+        return self.podman("run", "--rm", *flags, IMAGE, *arguments)
 
     def flags(self, **options: str | None) -> list[str]:
         """Flags of `podman run`."""
-        # podman would have systemd ask for the health, and complains where there is none.
-        usual = {"network": "none", "read_only": "true", "cgroups": "disabled", "health_interval": "disable"}
-        chosen = {**usual, **options}
+        chosen = {"network": "none", "read_only": "true", "cgroups": "disabled", **options}
         given = [f"--{key.replace('_', '-')}={value}" for key, value in chosen.items() if value is not None]
         return [*LIMITS, *given]
 
