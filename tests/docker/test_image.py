@@ -89,7 +89,7 @@ def test_without_a_place_for_caches(image: Image, mount: dict[str, str]) -> None
 def test_server_and_its_health(image: Image, workspace: Path) -> None:
     name = f"param-recipes-{os.getpid()}"
     flags = image.flags(name=name, volume=f"{workspace}:/workspace:ro")
-    started = image.podman("run", "--detach", *flags, IMAGE, "serve", MODEL, "serving.port=6000")
+    started = image.podman("run", "--detach", *flags, IMAGE, "serve", MODEL, "port=6000")
     assert started.returncode == 0, started.stderr
     try:
         assert image.podman("healthcheck", "run", name).returncode == 1, "it is still loading"
