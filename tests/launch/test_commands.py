@@ -45,7 +45,8 @@ def test_slurm() -> None:
         "--output=outputs/param1/logs/slurm/%j.out",
     } <= set(words)
     assert not any(word.startswith(("--partition", "--mail", "--dependency")) for word in words)
-    assert command.env == {"NCCL_IB_HCA": "mlx5", "MAX_REQUEUE": "100", "MAX_FAILURES": "3"}
+    floors = {f"HEALTH_{kind}_ALL_REDUCE_GB_PER_S": "300" for kind in ("NODE", "PAIR")}
+    assert command.env == {"NCCL_IB_HCA": "mlx5", "MAX_REQUEUE": "100", "MAX_FAILURES": "3", **floors}
 
 
 def test_what_is_shown_can_be_pasted() -> None:
