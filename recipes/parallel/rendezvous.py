@@ -106,7 +106,10 @@ def _await_listener(world: World, address: str, port: int, wait: _Wait) -> None:
     """Waits for rank 0 with plain connections, as TCPStore's own attempts print pages when they fail."""
     while True:
         try:
-            socket.create_connection((address, port), timeout=5.0).close()
+            with socket.create_connection((address, port), timeout=5.0) as probe:
+                # The system may give this very port to a client of the same machine, which then meets itself.
+                if probe.getsockname() == probe.getpeername():
+                    raise ConnectionRefusedError
             return
         except OSError:
             if wait.left() <= 0:

@@ -18,6 +18,7 @@ from recipes.launch.slow_nodes import Group, Measured
 from recipes.parallel.all_reduce import bus_bandwidth, measure_all_reduce
 from tests.support.paths import ROOT
 from tests.support.pool import GlooPool
+from tests.support.ports import free_port
 
 # A group is as fast as its slowest node.
 WITHIN = {"node0": 400.0, "node1": 410.0, "node2": 390.0}
@@ -131,8 +132,6 @@ RUNS = "recipes.launch.check_bandwidth"
 
 def run_four(tmp_path: Path, *flags: str) -> tuple[list[int], str, dict[str, str]]:
     """Exit codes, what rank 0 says, and the answers of two nodes with two processes each, here on one."""
-    from tests.parallel.test_rendezvous import free_port
-
     common = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
