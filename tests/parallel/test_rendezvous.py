@@ -64,7 +64,9 @@ def test_rank_0_names_the_missing(start: Start) -> None:
 
 
 def test_rank_0_has_given_up(start: Start) -> None:
-    first, second = start(0, 3, 3), start(1, 3, 60)
+    second = start(1, 3, 100)
+    assert second.stdout is not None and "waiting for rank 0" in second.stdout.readline()
+    first = start(0, 3, 10)
     assert "ranks 2; were they started?" in output(first)[-1]
     assert "did not find all processes; its message names the missing" in output(second)[-1]
 
