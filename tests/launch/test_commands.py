@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -94,6 +95,14 @@ def test_this_machine() -> None:
     four = local_command(compose("cluster", ["cluster=local", "cluster.gpus_per_node=4"]).cluster, *TRAIN)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
     assert four.words == [sys.executable, *launcher, "-m", "recipes.pretrain", *RUN]
+
+
+def test_on_this_machine_paths_are_those_of_the_user(tmp_path: Path) -> None:
+    """In an image the project directory cannot be written."""
+    code = "from recipes.launch.command import Command; Command(['pwd'], {}).replace_process()"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout == f"{tmp_path}\n", done.stderr
 
 
 def test_docker() -> None:
