@@ -29,7 +29,7 @@ def address_of(words: list[str]) -> str | None:
     host = settings.get("serving.host", "127.0.0.1")
     if host in ("0.0.0.0", "::", "localhost"):
         host = "127.0.0.1"
-    return f"http://{host}:{settings.get('serving.port', '5555')}/health"
+    return f"http://{host}:{settings.get('port', '5555')}/health"
 
 
 def main(arguments: list[str]) -> int:

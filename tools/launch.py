@@ -172,8 +172,7 @@ def _tail(logs: list[Path], lines: int, follow: bool) -> None:
 
     sys.stdout.flush()
     flags = ["--follow=name"] if follow else []
-    # Absolute, as a command runs in the project directory.
-    Command(["tail", f"--lines={lines}", *flags, *(str(log.resolve()) for log in logs)], {}).replace_process()
+    Command(["tail", f"--lines={lines}", *flags, *map(str, logs)], {}).replace_process()
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ class ContainerConfig:
 
 @dataclass(frozen=True)
 class HealthConfig:
-    """What every node must have before each start. A node that has not is replaced by a spare one; without
-    spares the job is requeued and excludes it. With all at null nothing is checked."""
+    """What every node must have before each start of a training run. A node that has not is replaced by a
+    spare one; without spares the job is requeued and excludes it. With all at null nothing is checked."""
 
     gpus: int | None = None
     """So many GPUs, without uncorrected memory errors and unused, as nvidia-smi says."""
@@ -30,6 +30,12 @@ class HealthConfig:
     """Free memory of the host."""
     disk_gb: int | None = None
     """Free space in TMPDIR or /tmp."""
+    node_all_reduce_gb_per_s: float | None = None
+    """Bandwidth of an all-reduce over the GPUs of the node, where it has several: bus bandwidth in GB/s, as
+    nccl-tests gives it (size / time * 2 (n - 1) / n). 8 H100 with NVSwitch reach 370 to 480."""
+    pair_all_reduce_gb_per_s: float | None = None
+    """The same over the GPUs of two nodes, where a run has several; a slow pair's nodes are measured again
+    with others, so that the slow one is known. 8 ports of 400 Gbit/s reach some 370."""
     command: str | None = None
     """A command that must succeed, such as dcgmi diag -r 1."""
 

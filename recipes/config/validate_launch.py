@@ -35,7 +35,7 @@ def validate_launch(cluster: ClusterConfig) -> None:
     if launch.time_limit is not None and not TIME_LIMIT.fullmatch(launch.time_limit):
         refuse(f"{KEY}.time_limit", launch.time_limit, "write it as 24:00:00 (hours first) or 2-00:00:00")
     health, of_health = launch.health, f"{KEY}.health"
-    for name in ("gpus", "memory_gb", "disk_gb"):
+    for name in ("gpus", "memory_gb", "disk_gb", "node_all_reduce_gb_per_s", "pair_all_reduce_gb_per_s"):
         if (value := getattr(health, name)) is not None:
             positive(f"{of_health}.{name}", value)
     if launch.spare_nodes and health == HealthConfig():

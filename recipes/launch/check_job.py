@@ -12,14 +12,16 @@ from recipes.arguments import understood
 from recipes.checks import refuse
 from recipes.config.cluster_schema import ClusterConfig
 from recipes.config.hydra_app import compose
-from recipes.config.launch_schema import HealthConfig
 from recipes.config.validate_launch import KEY
 from recipes.errors import UserError
 from recipes.launch.job_kinds import JobKind
 
 
-def check_cluster(cluster: ClusterConfig, kind: JobKind) -> None:
+def check_cluster(cluster: ClusterConfig, kind: JobKind, arguments: list[str]) -> None:
     """Refuses what only a pretraining job does with a cluster.
+
+    Args:
+        arguments: what was asked for, beside what is always true of the cluster.
 
     Raises:
         UserError: it would be ignored.
@@ -31,8 +33,10 @@ def check_cluster(cluster: ClusterConfig, kind: JobKind) -> None:
         )
     if launch.spare_nodes:
         refuse(f"{KEY}.spare_nodes", launch.spare_nodes, "would idle: only pretraining takes spare nodes")
-    if launch.health != HealthConfig():
-        refuse(f"{KEY}.health", "...", "would be ignored: only pretraining checks its nodes")
+    for setting in arguments:
+        key, _, value = setting.partition("=")
+        if key.lstrip("+").startswith(f"{KEY}.health"):
+            refuse(key, value, "would be ignored: only pretraining checks its nodes")
     if kind.tasks == "one" and cluster.nodes > 1:
         refuse("cluster.nodes", cluster.nodes, f"{kind.module} runs on one node: cluster.nodes=1")
     if kind.tasks == "own" and launch.scheduler == "slurm" and launch.container.runtime != "none":

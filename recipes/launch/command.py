@@ -16,7 +16,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Command:
-    """What is run in the project directory."""
+    """What is run: on Slurm in the project directory, on this machine where the user is."""
 
     words: Sequence[str]
     env: Mapping[str, str]
@@ -32,14 +32,13 @@ class Command:
         Raises:
             UserError: there is no such program.
         """
-        os.chdir(PROJECT)
         try:
             os.execvpe(self.words[0], list(self.words), os.environ | dict(self.env))
         except OSError as error:
             raise UserError(f"{self.words[0]}: cannot be started: {error.strerror}") from None
 
     def output(self) -> str:
-        """Runs it and returns what it prints.
+        """Runs it in the project directory and returns what it prints.
 
         Raises:
             UserError: there is no such program, or it fails.

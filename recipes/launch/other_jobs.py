@@ -30,7 +30,7 @@ def launch_job(job: str, arguments: list[str], of_tool: list[str]) -> None:
     kind = kind_of(job)
     cluster = described_cluster(arguments)
     validate_launch(cluster)
-    check_cluster(cluster, kind)
+    check_cluster(cluster, kind, arguments)
     settings = settings_of_run(arguments)
     if kind.settings and of_tool:
         raise UserError(f"-- {of_tool[0]}: would be ignored: job={job} takes settings, key=value, before --")

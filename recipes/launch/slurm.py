@@ -15,6 +15,7 @@ SCRIPT, JOB_SCRIPT = "docker/slurm/pretrain.sbatch", "docker/slurm/job.sbatch"
 CLEARED = (
     *("CONTAINER_IMAGE", "CONTAINER_FILE", "CONTAINER_MOUNTS", "CONTAINER_RUNTIME", "VENV", "DRY_RUN"),
     *("TRAIN_NODES", "HEALTH_GPUS", "HEALTH_MEMORY_GB", "HEALTH_DISK_GB", "HEALTH_COMMAND"),
+    *("HEALTH_NODE_ALL_REDUCE_GB_PER_S", "HEALTH_PAIR_ALL_REDUCE_GB_PER_S"),
 )
 """Variables of the scripts. What an earlier trial has left in the shell must not reach it."""
 
@@ -36,7 +37,11 @@ def submission(cluster: ClusterConfig, run: Path, overrides: list[str]) -> Comma
         "TRAIN_NODES": cluster.nodes if launch.spare_nodes else None,
         **{f"HEALTH_{name.upper()}": value for name, value in vars(launch.health).items()},
     }
-    env |= {name: str(value) for name, value in given.items() if value is not None}
+    env |= {
+        name: f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in given.items()
+        if value is not None
+    }
     return _sbatch(options, env, SCRIPT, overrides)
 
 

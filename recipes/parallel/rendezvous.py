@@ -28,13 +28,9 @@ def rendezvous(world: World, timeout_s: float) -> dist.Store:
     Raises:
         RendezvousError: some did not arrive; rank 0 knows which.
     """
-    address = os.environ.setdefault("MASTER_ADDR", socket.gethostname())
-    port = int(os.environ.setdefault("MASTER_PORT", "29500"))
     wait = _Wait(timeout_s)
-    store = _connect(world, address, port, wait)
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        # All restarts share one store.
-        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    address, port = _place()
+    store = _connect(world, address, port, wait, hosts=world.rank == 0)
     store.set(f"{_ARRIVED}/{world.rank}", f"{socket.gethostname()}")
     if world.rank == 0:
         _await_all(world, store, wait)
@@ -42,6 +38,23 @@ def rendezvous(world: World, timeout_s: float) -> dist.Store:
     else:
         _await_complete(store, address, port, wait)
     return store
+
+
+def open_store(world: World, timeout_s: float, *, hosts: bool) -> dist.Store:
+    """The same store, whoever else has reached it.
+
+    Args:
+        hosts: this process keeps it, unless torchrun does.
+
+    Raises:
+        RendezvousError: it is not there within ``timeout_s``.
+    """
+    return _connect(world, *_place(), _Wait(timeout_s), hosts=hosts)
+
+
+def _place() -> tuple[str, int]:
+    address = os.environ.setdefault("MASTER_ADDR", socket.gethostname())
+    return address, int(os.environ.setdefault("MASTER_PORT", "29500"))
 
 
 class _Wait:
@@ -63,13 +76,14 @@ class _Wait:
         return True
 
 
-def _connect(world: World, address: str, port: int, wait: _Wait) -> dist.Store:
-    """torchrun's agent hosts the store if there is one, otherwise rank 0."""
-    is_host = world.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+def _connect(world: World, address: str, port: int, wait: _Wait, *, hosts: bool) -> dist.Store:
+    """torchrun's agent hosts the store if there is one."""
+    of_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    is_host = hosts and not of_agent
     if not is_host:
         _await_listener(world, address, port, wait)
     try:
-        return dist.TCPStore(
+        store: dist.Store = dist.TCPStore(
             address,
             port,
             is_master=is_host,
@@ -82,13 +96,20 @@ def _connect(world: World, address: str, port: int, wait: _Wait) -> dist.Store:
         raise RendezvousError(
             f"MASTER_PORT={port}: rank {world.rank} cannot {action} there: {reason}"
         ) from None
+    if not of_agent:
+        return store
+    # All restarts share one store.
+    return dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _await_listener(world: World, address: str, port: int, wait: _Wait) -> None:
     """Waits for rank 0 with plain connections, as TCPStore's own attempts print pages when they fail."""
     while True:
         try:
-            socket.create_connection((address, port), timeout=5.0).close()
+            with socket.create_connection((address, port), timeout=5.0) as probe:
+                # The system may give this very port to a client of the same machine, which then meets itself.
+                if probe.getsockname() == probe.getpeername():
+                    raise ConnectionRefusedError
             return
         except OSError:
             if wait.left() <= 0:

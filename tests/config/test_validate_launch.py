@@ -37,6 +37,7 @@ def test_every_shipped_cluster_is_valid(name: str) -> None:
         ),
         (["container.runtime=pyxis", "container.image=x", "container.file=x"], "ends with .sqsh"),
         (["container.runtime=pyxis", "container.image=x", "container.mounts=[/data]"], "write SRC:DST"),
+        (["health.pair_all_reduce_gb_per_s=-1"], "must be positive"),
         (["env={A-B:1}"], "is no name of a variable"),
     ],
 )
@@ -54,6 +55,7 @@ def test_refused(settings: list[str], why: str) -> None:
         ("cluster.launch.partition=gpu", "only Slurm has it"),
         ("cluster.launch.exclude=[a]", "only Slurm has it"),
         ("cluster.launch.chain=3", "only Slurm has queues"),
+        ("cluster.launch.health.node_all_reduce_gb_per_s=300", "only jobs of Slurm check their nodes"),
     ],
 )
 def test_refused_on_this_machine(setting: str, why: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.config.hydra_app import compose
 from tests.support.paths import ROOT
 
 ENTRYPOINT = ROOT / "docker/entrypoint.sh"
@@ -176,15 +177,21 @@ def health(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
 )
 def test_health_of_a_server(words: tuple[str, ...], tmp_path: Path, answering: tuple[int, list[int]]) -> None:
     port, status = answering
-    words = (*words, f"serving.port={port}")
+    words = (*words, f"port={port}")
     assert health(tmp_path, *words).returncode == 0
     status[0] = 503
     assert health(tmp_path, *words).returncode == 1
 
 
 def test_health_of_a_server_that_does_not_answer(tmp_path: Path, answering: tuple[int, list[int]]) -> None:
-    done = health(tmp_path, "python", "server=true", "serving.host=127.0.0.2", f"serving.port={answering[0]}")
+    done = health(tmp_path, "python", "server=true", "serving.host=127.0.0.2", f"port={answering[0]}")
     assert done.returncode == 1 and "127.0.0.2" in done.stdout
+
+
+def test_health_reads_settings_that_a_server_has() -> None:
+    keys = re.findall(r"settings\.get\([\"']([\w.]+)", HEALTH.read_text(encoding="utf-8"))
+    assert len(keys) == 2
+    assert compose("generate", ["gpt_model_file=x", *(f"{key}=1" for key in keys)]).port == 1
 
 
 def test_health_of_other_jobs(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def workspace(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for parent in (directory, *directory.parents[:2]):  # pytest's are closed to other users.
         parent.chmod(0o755)
     os.chown(directory, USER, USER)
-    done = image.run("quickstart", f"trainer.max_steps={STEPS}", volume=f"{directory}:/workspace")
+    settings = [f"trainer.max_steps={STEPS}", "trainer.log_every_n_steps=2"]
+    done = image.run("quickstart", *settings, volume=f"{directory}:/workspace")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (directory / "said").write_text(done.stdout, encoding="utf-8")
     return directory
@@ -88,7 +89,7 @@ def test_without_a_place_for_caches(image: Image, mount: dict[str, str]) -> None
 def test_server_and_its_health(image: Image, workspace: Path) -> None:
     name = f"param-recipes-{os.getpid()}"
     flags = image.flags(name=name, volume=f"{workspace}:/workspace:ro")
-    started = image.podman("run", "--detach", *flags, IMAGE, "serve", MODEL, "serving.port=6000")
+    started = image.podman("run", "--detach", *flags, IMAGE, "serve", MODEL, "port=6000")
     assert started.returncode == 0, started.stderr
     try:
         assert image.podman("healthcheck", "run", name).returncode == 1, "it is still loading"

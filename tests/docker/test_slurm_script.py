@@ -267,7 +267,9 @@ def start(project: Path, tmp_path: Path) -> Start:
     """Starts the job script as Slurm does: after ``restart`` requeues, with more of the environment."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    scontrol = '#!/bin/bash\necho "$*" >>scontrol_calls\n[ "$1" != requeue ]\n'
+    scontrol = (
+        '#!/bin/bash\necho "$*" >>scontrol_calls\n[ "$2" != hostnames ] || echo "$3"\n[ "$1" != requeue ]\n'
+    )
     for name, text in (("srun", SRUN), ("scontrol", scontrol)):
         (programs / name).write_text(text, encoding="utf-8")
         (programs / name).chmod(0o755)
@@ -317,6 +319,23 @@ def test_a_job_imports_its_image_first(project: Path, start: Start, tmp_path: Pa
     assert start(0, CONTAINER_IMAGE="registry.example.org/x:1", **env).returncode == 3
     calls = (project / "srun_calls").read_text().splitlines()
     assert calls and all(f"--container-image={tmp_path}/a.sqsh" in call for call in calls)
+
+
+def test_links_are_measured_where_the_run_will_be(project: Path, start: Start) -> None:
+    job = {"SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_NUM_NODES": "1", "SLURMD_NODENAME": "localhost"}
+    job |= {"CONTAINER_IMAGE": "registry/x:1", "HEALTH_PAIR_ALL_REDUCE_GB_PER_S": "300"}
+    done = start(0, **job)
+    assert "measuring all-reduces on 1 nodes" in done.stdout and "left out" not in done.stdout
+    assert done.returncode == 3, done.stdout + done.stderr
+    (measured,) = [
+        line for line in (project / "srun_calls").read_text().splitlines() if "check_bandwidth" in line
+    ]
+    assert "--container-image=registry/x:1" in measured and measured.endswith(" --between 300")
+    assert "--nodes=1 --nodelist=localhost --ntasks=1 " in measured
+    # Nobody is to blame for what cannot be measured.
+    done = start(0, **job | {"HEALTH_PAIR_ALL_REDUCE_GB_PER_S": "0"})
+    assert done.returncode == 1 and "all-reduces are not as they should be: " in done.stdout
+    assert "left out" not in done.stdout and requeues(project) == 2
 
 
 def test_processes_that_did_not_meet(project: Path, start: Start) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def test_slurm() -> None:
         "--output=outputs/param1/logs/slurm/%j.out",
     } <= set(words)
     assert not any(word.startswith(("--partition", "--mail", "--dependency")) for word in words)
-    assert command.env == {"NCCL_IB_HCA": "mlx5", "MAX_REQUEUE": "100", "MAX_FAILURES": "3"}
+    floors = {f"HEALTH_{kind}_ALL_REDUCE_GB_PER_S": "300" for kind in ("NODE", "PAIR")}
+    assert command.env == {"NCCL_IB_HCA": "mlx5", "MAX_REQUEUE": "100", "MAX_FAILURES": "3", **floors}
 
 
 def test_what_is_shown_can_be_pasted() -> None:
@@ -93,6 +95,14 @@ def test_this_machine() -> None:
     four = local_command(compose("cluster", ["cluster=local", "cluster.gpus_per_node=4"]).cluster, *TRAIN)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
     assert four.words == [sys.executable, *launcher, "-m", "recipes.pretrain", *RUN]
+
+
+def test_on_this_machine_paths_are_those_of_the_user(tmp_path: Path) -> None:
+    """In an image the project directory cannot be written."""
+    code = "from recipes.launch.command import Command; Command(['pwd'], {}).replace_process()"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout == f"{tmp_path}\n", done.stderr
 
 
 def test_docker() -> None:

@@ -26,6 +26,7 @@ CASES = (
     "full_disk",
     "unfit_node",
     "unfit_node_and_a_spare",
+    "slow_link_and_a_spare",
     "node_lost",
 )
 STEPS = 12
@@ -152,6 +153,16 @@ def test_a_spare_node_takes_the_place_of_an_unfit_one(outcomes: Mapping[str, Any
     outcome = outcomes["unfit_node_and_a_spare"]
     assert (outcome["state"], outcome["restarts"]) == ("COMPLETED", 0)
     assert outcome["logs"] == ["node1", "node2"]
+    assert outcome["losses"] == outcomes["undisturbed"]["losses"]
+
+
+def test_a_spare_node_takes_the_place_of_one_with_a_slow_link(outcomes: Mapping[str, Any]) -> None:
+    outcome = outcomes["slow_link_and_a_spare"]
+    if "skipped" in outcome:
+        pytest.skip(outcome["skipped"])
+    assert "node node0 is left out: all-reduce with node" in outcome["said"], outcome["said"]
+    assert "instead of 0.01 GB/s" in outcome["said"]
+    assert (outcome["state"], outcome["restarts"], outcome["logs"]) == ("COMPLETED", 0, ["node1", "node2"])
     assert outcome["losses"] == outcomes["undisturbed"]["losses"]
 
 

@@ -94,7 +94,7 @@ def test_evaluation_on_this_machine(model: Path, capsys: pytest.CaptureFixture[s
         ("preprocess", CLUSTER, ["a.jsonl", "--tokenizer", "t", "--out", "x"], "use --out-dir"),
         ("preprocess", CLUSTER, ["a", "--tokenizer", "t", "--out-dir", "x", "--shard", "0/2"], "--shard 0/2"),
         ("convert", [*ONE, "cluster.launch.chain=2"], [], "cluster.launch.chain=2"),
-        ("convert", [*ONE, "cluster.launch.health.gpus=8"], [], "cluster.launch.health"),
+        ("convert", [*ONE, "cluster.launch.health.gpus=8"], [], "health.gpus=8: would be ignored"),
         ("convert", [], ["a", "b", "--to", "hf"], "no cluster"),
     ],
 )

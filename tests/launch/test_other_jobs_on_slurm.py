@@ -1,4 +1,4 @@
-"""A job array of tools.launch on a real Slurm of two virtual nodes."""
+"""Other jobs than pretraining, by tools.launch on a real Slurm of two virtual nodes."""
 
 from __future__ import annotations
 
@@ -7,37 +7,61 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.clean_text import stories, write_jsonl
 from tests.support.paths import ROOT
 
 TOKENIZER = ROOT / "tests/fixtures/nemo/nemo2_local/ckpt/context/tiny_sp.model"
 NAMESPACES = ("unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc")
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_preprocessing_is_shared_by_an_array(tmp_path: Path) -> None:
+
+def done_on_slurm(directory: Path, job: str) -> dict[str, Any]:
+    """What tests/support/slurm_jobs.py tells of a job."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("slurmctld", "munged", "unshare", "ip"))):
         pytest.skip("needs root, slurm-wlm, munge and iproute2")
     if subprocess.run([*NAMESPACES, "true"], capture_output=True).returncode:
         pytest.skip("namespaces are not permitted here")
-    (tmp_path / "shards").mkdir()
-    for name in "123":
-        line = json.dumps({"text": f"Asha lives in Delhi, at number {name}."})
-        (tmp_path / f"shards/{name}.jsonl").write_text(f"{line}\n", encoding="utf-8")
-    module = (sys.executable, "-m", "tests.support.slurm_jobs", str(tmp_path), str(TOKENIZER))
+    module = (sys.executable, "-m", "tests.support.slurm_jobs", str(directory), str(TOKENIZER), job)
     done = subprocess.run(
-        [str(ROOT / "tests/support/slurm_lab/cluster.sh"), "2", str(tmp_path / "slurm"), *module],
+        [str(ROOT / "tests/support/slurm_lab/cluster.sh"), "2", str(directory / "slurm"), *module],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    told = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    told: dict[str, Any] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    outcome: dict[str, Any] = told[job]
+    return outcome
+
+
+def test_preprocessing_is_shared_by_an_array(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    for name in "123":
+        line = json.dumps({"text": f"Asha lives in Delhi, at number {name}."})
+        (tmp_path / f"shards/{name}.jsonl").write_text(f"{line}\n", encoding="utf-8")
+    told = done_on_slurm(tmp_path, "preprocess")
     assert told["said"].startswith("job    ") and "outputs/jobs/preprocess-" in told["said"]
     assert told["made"] == ["1.json", "2.json", "3.json"]
     assert "shard 0 of 2: 2 files" in told["logs"] and "shard 1 of 2: 1 file," in told["logs"]
     assert "is over" in told["status"] and "exit code 0" in told["status"]
+
+
+@pytest.mark.skipif(find_spec("datatrove") is None, reason="needs pip install -e '.[data]'")
+def test_cleaning_submits_its_stages(tmp_path: Path) -> None:
+    english = stories("en", 8)
+    write_jsonl(tmp_path / "raw.jsonl", [*english, english[0], "This text is too short for it."])
+    told = done_on_slurm(tmp_path, "clean")
+    assert "submitted; the last job is " in told["said"]
+    code, refused = told["again"]
+    assert code == 2 and refused.count("\n") == 1 and "is this run already" in refused
+    assert "job  " in told["queued"] and "is over" not in told["queued"]
+    assert "report.html: the job is complete" in told["status"]
+    assert told["report"]["sources"]["en"]["kept"]["documents"] == len(english)
+    assert "exact_dedup" in told["table"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import random
-import socket
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
+
+from tests.support.ports import free_port
 
 PROGRAM = """
 import os, sys
@@ -25,18 +26,6 @@ except RendezvousError as error:
     print("refused", error)
 """
 Start = Callable[[int, int, float], subprocess.Popen[str]]
-
-
-def free_port() -> int:
-    """Below the range from which the system gives ports to whoever asks for any."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free")
 
 
 @pytest.fixture
@@ -75,7 +64,9 @@ def test_rank_0_names_the_missing(start: Start) -> None:
 
 
 def test_rank_0_has_given_up(start: Start) -> None:
-    first, second = start(0, 3, 3), start(1, 3, 60)
+    second = start(1, 3, 100)
+    assert second.stdout is not None and "waiting for rank 0" in second.stdout.readline()
+    first = start(0, 3, 10)
     assert "ranks 2; were they started?" in output(first)[-1]
     assert "did not find all processes; its message names the missing" in output(second)[-1]
 
@@ -93,3 +84,19 @@ def test_a_port_in_use_is_named(start: Start) -> None:
     assert "rank 0 cannot listen there" in output(start(0, 2, 30))[-1]
     first.kill()
     first.wait()
+
+
+def test_a_process_does_not_meet_itself() -> None:
+    """The system hands out one port here, so that a client gets the one that it asks for."""
+    apart = ["unshare", "--net", "bash", "-c"]
+    one = 'ip link set lo up && echo "40001 40001" >/proc/sys/net/ipv4/ip_local_port_range'
+    if os.geteuid() != 0 or shutil.which("ip") is None or subprocess.run([*apart, one]).returncode:
+        pytest.skip("needs root, iproute2 and a network of its own")
+    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "40001"}
+    done = subprocess.run(
+        [*apart, f'{one} && exec "$@"', "bash", sys.executable, "-W", "ignore", "-c", PROGRAM, "1", "2", "3"],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert "found no rank 0 at 127.0.0.1:40001" in done.stdout, done.stdout + done.stderr

@@ -124,7 +124,7 @@ def _check_launched(job: str, arguments: list[str], there: Path) -> None:
     own, of_tool = _split(arguments)
     cluster = described_cluster(own)
     validate_launch(cluster)
-    check_cluster(cluster, kind)
+    check_cluster(cluster, kind, own)
     settings = [each for each in settings_of_run(own) if not each.startswith("job=")]
     if kind.settings:
         _check_job(job, settings, there, cluster.nodes * cluster.gpus_per_node)

@@ -59,7 +59,9 @@ class Image:
         Args:
             options: of `podman run`; None leaves a default out.
         """
-        return self.podman("run", "--rm", *self.flags(**options), IMAGE, *arguments)
+        # For health checks podman asks systemd, and complains where there is none.
+        flags = self.flags(no_healthcheck="true", **options)
+        return self.podman("run", "--rm", *flags, IMAGE, *arguments)
 
     def flags(self, **options: str | None) -> list[str]:
         """Flags of `podman run`."""
@@ -72,7 +74,8 @@ def build(directory: Path) -> Image:
     """Builds the base and the image; what was built before is taken again."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "storage.conf").write_text(
-        f'[storage]\ngraphroot = "{directory}/storage"\nrunroot = "{directory}/run"\n', encoding="utf-8"
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{directory}/storage"\nrunroot = "{directory}/run"\n',
+        encoding="utf-8",
     )
     image = Image(directory)
     if image.podman("image", "exists", BASE).returncode:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from typing import Any
+
+from tests.support.ports import free_port
 
 TIMEOUT_S = 600
 
@@ -38,7 +39,7 @@ class GlooPool:
         Returns:
             What each rank returned.
         """
-        context, port = process_context(), _free_port()
+        context, port = process_context(), free_port()
         rank_of: dict[Connection, int] = {}
         processes = []
         try:
@@ -73,12 +74,6 @@ def _results(rank_of: dict[Connection, int]) -> list[Any]:
                 raise CaseFailed(f"rank {rank}:\n{result}")
             results[rank] = result
     return [results[rank] for rank in range(len(rank_of))]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _serve(

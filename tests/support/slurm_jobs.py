@@ -1,7 +1,7 @@
 """Other jobs than pretraining on a throwaway Slurm cluster; to be started inside of it, by cluster.sh.
 
-``python -m tests.support.slurm_jobs DIRECTORY TOKENIZER`` tokenizes DIRECTORY/shards on two nodes and
-prints a JSON object.
+``python -m tests.support.slurm_jobs DIRECTORY TOKENIZER JOB...`` tokenizes DIRECTORY/shards on two nodes, or
+cleans DIRECTORY/raw.jsonl, and prints a JSON object for each.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def wait_for_end(directory: Path) -> None:
         time.sleep(0.5)
 
 
-def main() -> None:
-    directory, tokenizer = Path(sys.argv[1]), sys.argv[2]
+def preprocess(directory: Path, tokenizer: str) -> dict[str, Any]:
+    """An array with an element for each node."""
     out = directory / "tokens"
     tool = [str(directory / "shards"), "--tokenizer", tokenizer, "--out-dir", str(out)]
     of_job = ROOT / job_directory("preprocess", tool)
@@ -46,16 +46,41 @@ def main() -> None:
         began = launch("job=preprocess", *CLUSTER, "cluster.nodes=2", "--", *tool)
         assert began.returncode == 0, began.stderr
         wait_for_end(of_job)
-        told: dict[str, Any] = {
+        return {
             "said": began.stdout,
             "status": launch("status", str(of_job)).stdout,
             "logs": launch("logs", str(of_job)).stdout,
             "made": sorted(str(path.relative_to(out)) for path in out.rglob("*.json")),
         }
-        print(json.dumps(told), flush=True)
     finally:
         shutil.rmtree(of_job, ignore_errors=True)
 
 
+def clean(directory: Path, _: str) -> dict[str, Any]:
+    """An array for each stage, which cleaning submits itself."""
+    out = directory / "cleaned"
+    settings = [
+        f"data.sources={{en: {{path: [{directory}/raw.jsonl], language: eng_Latn}}}}",
+        *(f"output_dir={out}", "tasks=2", "minhash.enabled=false", "slurm.mem_per_cpu_gb=1"),
+    ]
+    command = ["job=clean", *CLUSTER, "cluster.launch.partition=main", *settings]
+    began, again = launch(*command), launch(*command)
+    assert began.returncode == 0, began.stderr
+    queued_then = launch("status", str(out)).stdout
+    wait_for_end(out)
+    return {
+        "said": began.stdout,
+        "again": [again.returncode, again.stderr],
+        "queued": queued_then,
+        "status": launch("status", str(out)).stdout,
+        "table": launch(*command).stdout,
+        "report": json.loads((out / "report.json").read_text(encoding="utf-8")),
+    }
+
+
+JOBS = {job.__name__: job for job in (preprocess, clean)}
+
+
 if __name__ == "__main__":
-    main()
+    for name in sys.argv[3:]:
+        print(json.dumps({name: JOBS[name](Path(sys.argv[1]), sys.argv[2])}), flush=True)

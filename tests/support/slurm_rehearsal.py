@@ -45,6 +45,9 @@ class Lab:
             "cpus_per_task=1",
             f"venv={Path(sys.prefix)}",
             "env.GLOO_SOCKET_IFNAME=eth0",
+            # The floors are those of H100s.
+            "health.node_all_reduce_gb_per_s=null",
+            "health.pair_all_reduce_gb_per_s=null",
         ]
         cluster += [f"cluster.launch.{each}" for each in launch]
         return self.tool(*self.settings, *cluster, *more)
@@ -72,6 +75,11 @@ class Lab:
         """What the processes of all starts have said."""
         logs = sorted((self.run / "logs/slurm").glob("*.node*.log"))
         return "".join(path.read_text(encoding="utf-8") for path in logs)
+
+    def nodes_of_start(self, restart: int) -> list[str]:
+        """Those that had tasks."""
+        logs = (self.run / "logs/slurm").glob(f"*.{restart}.node*.log")
+        return sorted(path.name.split(".")[2] for path in logs)
 
     def checkpoints(self) -> list[str]:
         """Whole ones, and those that were set aside."""
@@ -251,9 +259,36 @@ def unfit_node_and_a_spare(lab: Lab) -> dict[str, Any]:
     lab.launch(BAD_NODE, "cluster.launch.spare_nodes=1")
     lab.wait_for_end()
     return lab.outcome(
-        logs=sorted(path.name.split(".")[2] for path in (lab.run / "logs/slurm").glob("*.0.node*.log")),
+        logs=lab.nodes_of_start(0),
         said=lab.job_log(),
     )
+
+
+def slow_link_and_a_spare(lab: Lab) -> dict[str, Any]:
+    """All that goes to a node goes at 1 MB/s: the spare takes its place."""
+    limit = [
+        "tc",
+        "qdisc",
+        "add",
+        "dev",
+        "v0",
+        "root",
+        "tbf",
+        "rate",
+        "8mbit",
+        "burst",
+        "32kb",
+        "latency",
+        "1s",
+    ]
+    if subprocess.run(limit, capture_output=True).returncode:
+        return {"skipped": "this kernel limits no links"}
+    try:
+        lab.launch("cluster.launch.health.pair_all_reduce_gb_per_s=0.01", "cluster.launch.spare_nodes=1")
+        lab.wait_for_end()
+    finally:
+        subprocess.run(["tc", "qdisc", "del", "dev", "v0", "root"], check=True)
+    return lab.outcome(logs=lab.nodes_of_start(0), said=lab.job_log())
 
 
 BAD_NODE = "cluster.launch.health.command=test $(uname -n) != node0"
@@ -271,7 +306,7 @@ CASES = {
     each.__name__: each
     for each in (
         *(undisturbed, signalled, time_limit, preempted, node_lost, stopped, hanging, damaged, full_disk),
-        *(unfit_node, unfit_node_and_a_spare),
+        *(unfit_node, unfit_node_and_a_spare, slow_link_and_a_spare),
     )
 }
 
