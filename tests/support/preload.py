@@ -24,6 +24,7 @@ for name in (
     "recipes.pretrain",
     "recipes.training.fit",
     "recipes.training.run",
+    "torch.utils.serialization.config",  # As torch saves.
     *(
         f"{recipes.model.families.__name__}.{each.name}"
         for each in pkgutil.iter_modules(recipes.model.families.__path__)

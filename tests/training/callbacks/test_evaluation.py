@@ -210,7 +210,10 @@ def test_missing_data_is_refused_before_anything_heavy(
     assert "--tasks winogrande" in run.err and not (tmp_path / "tiny" / "config.yaml").exists()
 
 
-@pytest.mark.parametrize("layout", ["", "dp2", pytest.param("tp2_pp2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param("", marks=pytest.mark.slow), "dp2", pytest.param("tp2_pp2", marks=pytest.mark.slow)],
+)
 def test_a_signal_ends_it_and_the_run_goes_on_later(
     layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
