@@ -36,7 +36,9 @@ def test_processes_that_share_the_questions_answer_as_one(
     assert len(read_journal(tmp_path)) == alone[2]
 
 
-@pytest.mark.parametrize(("size", "tensor", "pipeline"), [(2, 2, 1), (2, 1, 2), (4, 1, 2)])
+@pytest.mark.parametrize(
+    ("size", "tensor", "pipeline"), [(2, 2, 1), (2, 1, 2), pytest.param(4, 1, 2, marks=pytest.mark.slow)]
+)
 def test_a_split_model_answers_as_a_whole_one(
     gloo_pool: GlooPool,
     alone: tuple[list[tuple[float, bool]], list[str], int],

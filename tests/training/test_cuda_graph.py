@@ -39,7 +39,8 @@ def plain(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: pytest.Tem
 
 
 @pytest.mark.parametrize(
-    ("family", "ranks", "graphs"), [("tiny", 1, 2), ("tiny", 2, 1), ("tiny_nano_hindi", 1, 1)]
+    ("family", "ranks", "graphs"),
+    [("tiny", 1, 2), ("tiny", 2, 1), pytest.param("tiny_nano_hindi", 1, 1, marks=pytest.mark.slow)],
 )
 def test_recorded_steps_are_the_same(
     family: str, ranks: int, graphs: int, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path

@@ -38,7 +38,10 @@ def run(pool: GlooPool, layout: str, settings: list[str]) -> Outcome:
     return outcome
 
 
-@pytest.mark.parametrize(("optimizer", "layout"), [("adamw", "tp2_sp"), ("adamw", "pp2"), ("muon", "tp2")])
+@pytest.mark.parametrize(
+    ("optimizer", "layout"),
+    [("adamw", "tp2_sp"), pytest.param("adamw", "pp2", marks=pytest.mark.slow), ("muon", "tp2")],
+)
 def test_every_layout_trains_alike(
     optimizer: str, layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

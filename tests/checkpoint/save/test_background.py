@@ -224,7 +224,7 @@ REFUSALS: dict[str, tuple[Any, ...]] = {
 }
 
 
-USUAL = [("file of rank 1", "later"), (".metadata", "later"), ("common.pt", "later")]
+USUAL = [("file of rank 1", "later")]
 
 
 @pytest.mark.parametrize(

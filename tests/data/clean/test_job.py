@@ -258,7 +258,7 @@ def test_a_worker_that_is_killed_ends_the_job(job: Job, tmp_path: Path) -> None:
     assert re.search(r"\nerror: a worker process died in stage \w+ \(out of memory\?\): .*\n$", err), err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_job_that_is_killed_leaves_nothing_in_the_way(job: Job, tmp_path: Path, number: int) -> None:
     settings = [*job.settings, f"output_dir={tmp_path}/out"]
     with subprocess.Popen(command(*settings), cwd=ROOT, stdout=-1, stderr=-1, text=True) as process:
