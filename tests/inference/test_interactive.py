@@ -84,7 +84,7 @@ class Terminal:
         os.close(theirs)
         self.shown = ""
 
-    def wait_for(self, text: str, seconds: float = 100) -> None:
+    def wait_for(self, text: str, seconds: float = 240) -> None:
         deadline = time.monotonic() + seconds
         while text not in self.shown:
             assert time.monotonic() < deadline, self.shown
@@ -97,7 +97,7 @@ class Terminal:
 
     def interrupt(self) -> None:
         """Until a new prompt shows: a signal between two waits of readline is seen with the next key."""
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 240
         while "\n> " not in self.shown:
             assert time.monotonic() < deadline, self.shown
             os.kill(self.process.pid, signal.SIGINT)
@@ -106,7 +106,7 @@ class Terminal:
 
     def end(self) -> int:
         """Ctrl-D, again if such a signal has taken the first one's place."""
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 240
         while self.process.poll() is None and time.monotonic() < deadline:
             self.type("\x04")
             with contextlib.suppress(subprocess.TimeoutExpired):

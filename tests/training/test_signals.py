@@ -51,10 +51,10 @@ def test_signal_saves_and_ends_with_3(
     else:
         process = Forked("recipes.pretrain", settings, session_of_its_own)
     try:
-        wait_for_step(run / "metrics.jsonl", STOP_AT, lambda: process.poll() is None, limit_s=200)
+        wait_for_step(run / "metrics.jsonl", STOP_AT, lambda: process.poll() is None, limit_s=240)
         started = _descendants(process.pid)
         send(getattr(signal, name), process.pid, target, processes)
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=240)
     finally:
         kill_all(process.pid)
     if processes == 1:
