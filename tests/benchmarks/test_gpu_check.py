@@ -96,12 +96,12 @@ def test_a_hanging_part_leaves_no_process(tmp_path: Path) -> None:
     """Neither those that it started nor one that ignores SIGTERM."""
     code = (
         "import os, signal, subprocess, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
-        f"open({str(tmp_path / 'pids')!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}'); time.sleep(60)"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)']); "
+        f"open({str(tmp_path / 'pids')!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}'); time.sleep(1000)"
     )
-    check(tmp_path).run([part("hangs", code, limit_s=2)])
+    check(tmp_path).run([part("hangs", code, limit_s=5)])
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 240
     while any(map(lives, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(lives, pids))
@@ -117,11 +117,11 @@ def test_interrupted(number: int, tmp_path: Path) -> None:
     """What is done stays, and what the part under way has measured."""
     line = [sys.executable, "-m", "benchmarks.gpu_check", "--tiny", "--out", str(tmp_path)]
     process = subprocess.Popen([*line, "--only", "versions"], cwd=ROOT, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not (tmp_path / "versions.log").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, number)
-    assert process.wait(30) == 130
+    assert process.wait(240) == 130
     assert outcomes(tmp_path)["versions"]["ended"] == "interrupted"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,8 @@ from recipes.checkpoint.open import open_stored_model
 from recipes.errors import UserError
 from tests.support.cases import completions
 from tests.support.corpus import TinyData
+from tests.support.forked import run_forked
 from tests.support.nemo_files import MAIN
-from tests.support.paths import ROOT
 from tests.support.pool import GlooPool
 from tests.support.run_cases import run_case
 
@@ -33,8 +32,7 @@ def run(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: pytest.TempP
 
 
 def tool(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tools.average", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return run_forked("tools.average", *arguments)
 
 
 def test_the_last_checkpoints_of_a_run(run: Path, gloo_pool: GlooPool, tmp_path: Path) -> None:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from recipes.checkpoint.convert import convert
+from recipes.checkpoint.convert import Conversion, convert
 from recipes.checkpoint.nemo.classic_config import OUR_TARGET
 from recipes.checkpoint.open import open_stored_model
 from recipes.errors import UserError
 from recipes.inference.verify_conversion import BOUND, BOUND_NARROWED, Comparison, compare_logits
 from tests.support.cases import nemo_logits
 from tests.support.corpus import TinyData
+from tests.support.forked import Forked, run_forked
 from tests.support.nemo_files import FIXTURES
-from tests.support.paths import ROOT
 from tests.support.pool import GlooPool
 from tests.support.run_cases import run_case, wait_for_file
 from tests.support.stored_forms import empty_model, local_state, unpacked
@@ -137,19 +136,24 @@ def test_refused(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "there"]
 
 
+def slow_conversions() -> None:
+    """Each piece takes a fifth of a second longer."""
+    tell = Conversion.tell
+
+    def later(self: Conversion, *args: Any) -> None:
+        time.sleep(0.2)
+        tell(self, *args)
+
+    Conversion.tell = later  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("to", ["hf", "nemo"])
 def test_a_killed_conversion_leaves_nothing_that_looks_finished(to: str, tmp_path: Path) -> None:
     source, target = FIXTURES / "classic_te_single" / "model.nemo", tmp_path / "out"
-    slow = (
-        "import sys, time; import recipes.checkpoint.convert as c; tell = c.Conversion.tell\n"
-        "c.Conversion.tell = lambda self, n: (time.sleep(0.2), tell(self, n))[1]\n"
-        "from pathlib import Path; c.convert(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])"
-    )
-    process = subprocess.Popen([sys.executable, "-c", slow, str(source), str(target), to], cwd=ROOT)
+    process = Forked("tools.convert", [str(source), str(target), "--to", to], slow_conversions)
     wait_for_file(tmp_path, lambda: process.poll() is None)
     time.sleep(0.3)
     process.kill()
-    process.wait()
     assert not target.exists()
     convert(source, target, to)
     assert target.exists()
@@ -158,10 +162,10 @@ def test_a_killed_conversion_leaves_nothing_that_looks_finished(to: str, tmp_pat
 
 def test_command_line(tmp_path: Path) -> None:
     source = FIXTURES / "classic_te_zarr" / "model.nemo"
-    command = [sys.executable, "-m", "tools.convert", str(source), str(tmp_path / "hf"), "--to", "hf"]
-    done = subprocess.run([*command, "--verify"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "largest difference of logits" in done.stdout
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = ("tools.convert", source, tmp_path / "hf", "--to", "hf")
+    done = run_forked(*command, "--verify")
+    assert done.returncode == 0 and "largest difference of logits" in done.stdout, done.stderr
+    again = run_forked(*command)
     assert again.returncode == 2 and again.stderr.startswith("error: ") and again.stderr.count("\n") == 1
     names = {path.name for path in (tmp_path / "hf").iterdir()}
     tokenizer = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json"}
@@ -182,8 +186,7 @@ def test_verify_fails_on_numbers_that_are_not_finite(tmp_path: Path) -> None:
     name = "decoder.layers.1.mlp.linear_fc2.weight"
     source = changed_tensor(tmp_path / "model", name, lambda tensor: tensor[3, 4].fill_(float("nan")))
     target = tmp_path / "out.nemo"
-    command = [sys.executable, "-m", "tools.convert", str(source), str(target), "--to", "nemo", "--verify"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_forked("tools.convert", source, target, "--to", "nemo", "--verify")
     assert done.returncode == 2 and target.exists()
     warning, error = done.stderr.splitlines()
     assert warning.startswith(f"warning: {name} of ") and "not finite" in warning

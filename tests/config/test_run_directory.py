@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from recipes.config.hydra_app import compose
 from recipes.config.run_directory import recorded_config, resolved_yaml
@@ -23,6 +24,13 @@ def test_mistakes_are_one_line_and_exit_code_2() -> None:
     wrong = ("outputdir=x", "data.seq_length=x")
     for done in spy(*([MODULE, "experiment=quickstart", setting] for setting in wrong)):
         assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1), done.err
+
+
+@pytest.mark.parametrize("experiment", ["quickstart", "param1_2p9b", "nano_hindi_25m"])
+def test_it_is_written_as_omegaconf_writes_it(experiment: str) -> None:
+    """So every version has written it, and a finished run is known by the text."""
+    config = compose("pretrain", [f"experiment={experiment}", "name=2024_01", "trainer.max_steps=7"])
+    assert resolved_yaml(config) == OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def test_a_recorded_configuration_is_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

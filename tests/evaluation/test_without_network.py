@@ -37,7 +37,9 @@ def run(arguments: list[str], cache: Path, *, namespace: bool) -> subprocess.Com
     )
 
 
-@pytest.mark.parametrize("namespace", [False, True], ids=["watched", "namespace"])
+@pytest.mark.parametrize(
+    "namespace", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["watched", "namespace"]
+)
 def test_with_a_mirror_nothing_looks_for_a_network(tmp_path: Path, namespace: bool) -> None:
     if namespace and not namespaces_permitted():
         pytest.skip("this machine permits no network namespaces (unshare --map-root-user --net)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,8 @@ from recipes.errors import UserError
 from recipes.inference.chat_template import template_of
 from recipes.inference.complete import complete
 from recipes.inference.text_model import GPTTextModel, load_text_model
+from tests.support.forked import run_forked
 from tests.support.nemo_files import MAIN
-from tests.support.paths import ROOT
-from tests.support.run_cases import environment
 
 SETTINGS = InferenceConfig(greedy=True, tokens_to_generate=5)
 
@@ -46,11 +44,9 @@ def completed(model: GPTTextModel, text: str) -> str:
 
 
 def typed(model: Path, lines: str, *settings: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "recipes.generate", f"gpt_model_file={model}", "inference.greedy=true"]
-    command += ["inference.tokens_to_generate=5", "num_threads=1", "precision=fp32", "chat=true", *settings]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment(), input=lines, capture_output=True, text=True, timeout=600
-    )
+    common = [f"gpt_model_file={model}", "inference.greedy=true", "inference.tokens_to_generate=5"]
+    common += ["num_threads=1", "precision=fp32", "chat=true"]
+    return run_forked("recipes.generate", *common, *settings, typed=lines)
 
 
 def test_prompts_are_turns(stored: Path, model: GPTTextModel) -> None:

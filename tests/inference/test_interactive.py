@@ -19,29 +19,22 @@ from recipes.config.schema import InferenceConfig
 from recipes.inference.complete import complete
 from recipes.inference.interactive import history_file
 from recipes.inference.text_model import load_text_model
+from tests.support.forked import run_forked
 from tests.support.nemo_files import MAIN
 from tests.support.paths import ROOT
 from tests.support.run_cases import environment
 
 MODEL = str(MAIN / "model.nemo")
-COMMAND = [
-    *(sys.executable, "-m", "recipes.generate", f"gpt_model_file={MODEL}", "interactive=true"),
+COMMON = [
+    *(f"gpt_model_file={MODEL}", "interactive=true"),
     *("inference.greedy=true", "num_threads=1", "precision=fp32"),
 ]
+COMMAND = [sys.executable, "-m", "recipes.generate", *COMMON]
 SHORT = "inference.tokens_to_generate=5"
 
 
-def typed(lines: str, *settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, SHORT, *settings],
-        cwd=ROOT,
-        env=environment(),
-        input=lines,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-    )
+def typed(lines: str) -> subprocess.CompletedProcess[str]:
+    return run_forked("recipes.generate", *COMMON, SHORT, typed=lines)
 
 
 def test_lines_go_on_until_a_reset() -> None:
@@ -61,9 +54,11 @@ def test_lines_go_on_until_a_reset() -> None:
 
 
 def test_a_line_that_is_not_utf8_is_left_out() -> None:
-    done = typed("\udcff\nA\n/exit\n")  # One byte, 0xff.
-    assert (done.returncode, done.stdout) == (0, typed("A\n").stdout)
-    assert "that line is not UTF-8; it is left out" in done.stderr
+    done = subprocess.run(
+        [*COMMAND, SHORT], cwd=ROOT, env=environment(), input=b"\xff\nA\n/exit\n", capture_output=True
+    )
+    assert (done.returncode, done.stdout.decode()) == (0, typed("A\n").stdout)
+    assert "that line is not UTF-8; it is left out" in done.stderr.decode()
 
 
 def test_a_text_that_has_grown_too_long() -> None:
@@ -89,7 +84,7 @@ class Terminal:
         os.close(theirs)
         self.shown = ""
 
-    def wait_for(self, text: str, seconds: float = 100) -> None:
+    def wait_for(self, text: str, seconds: float = 240) -> None:
         deadline = time.monotonic() + seconds
         while text not in self.shown:
             assert time.monotonic() < deadline, self.shown
@@ -102,7 +97,7 @@ class Terminal:
 
     def interrupt(self) -> None:
         """Until a new prompt shows: a signal between two waits of readline is seen with the next key."""
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 240
         while "\n> " not in self.shown:
             assert time.monotonic() < deadline, self.shown
             os.kill(self.process.pid, signal.SIGINT)
@@ -111,7 +106,7 @@ class Terminal:
 
     def end(self) -> int:
         """Ctrl-D, again if such a signal has taken the first one's place."""
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 240
         while self.process.poll() is None and time.monotonic() < deadline:
             self.type("\x04")
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -137,6 +137,7 @@ def test_processes_are_started(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_layout_that_does_not_fit_is_one_line() -> None:
     done = generate("prompts=[A]", "tensor_model_parallel_size=3")
     assert (done.returncode, done.stdout) == (2, "")

@@ -42,7 +42,7 @@ LAYOUTS = {
     "tp2_sp_dp2_ep2": (4, ["parallel=tp2_sp", EP2, WHOLE_EXPERTS]),
 }
 CASES = [
-    ("param2", "dp2"),
+    pytest.param("param2", "dp2", marks=pytest.mark.slow),
     pytest.param("param2", "cp2", marks=pytest.mark.slow),
     ("param2", "ep2"),
     pytest.param("param2", "tp2_sp", marks=pytest.mark.slow),

@@ -97,7 +97,9 @@ def test_layout_repeats_the_single_process(
     assert each_step(metrics, "grad_norm") == pytest.approx(each_step(expected, "grad_norm"), rel=1e-3)
 
 
-@pytest.mark.parametrize("family", ["llama", pytest.param("gemma3", marks=pytest.mark.slow), "nano_hindi"])
+@pytest.mark.parametrize(
+    "family", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma3", "nano_hindi"))]
+)
 def test_checkpoint_of_tensor_parallelism_continues_under_another_layout(
     family: str, run: Run, single: Callable[[str], Metrics], tmp_path: Path
 ) -> None:

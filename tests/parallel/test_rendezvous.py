@@ -41,7 +41,7 @@ def start() -> Start:
 
 
 def output(process: subprocess.Popen[str]) -> list[str]:
-    text, _ = process.communicate(timeout=120)
+    text, _ = process.communicate(timeout=240)
     return text.splitlines()
 
 

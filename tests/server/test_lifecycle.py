@@ -48,7 +48,7 @@ def being_generated(server: Server, **fields: Any) -> Iterator[Iterator[str]]:
     """The further lines of a long answer that has begun; leaving the context leaves the answer."""
     body = LONG | {"stream": True} | fields
     with httpx.stream(
-        "POST", f"{server.url}/v1/completions", json=body, headers=server.headers, timeout=60
+        "POST", f"{server.url}/v1/completions", json=body, headers=server.headers, timeout=240
     ) as answer:
         lines = answer.iter_lines()
         next(lines)

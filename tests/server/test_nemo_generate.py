@@ -22,7 +22,7 @@ def server() -> Iterator[Server]:
 
 
 def put(server: Server, **body: Any) -> httpx.Response:
-    return httpx.put(f"{server.url}/generate", json=body, timeout=60)
+    return httpx.put(f"{server.url}/generate", json=body, timeout=240)
 
 
 @pytest.mark.parametrize("case", ["greedy", "greedy_rep1.2", "greedy_min_end"])

@@ -47,7 +47,7 @@ def before_writing(wait: Callable[[str], None]) -> Iterator[None]:
 
 def only_open(gate: threading.Event) -> None:
     """Waits for it."""
-    assert gate.wait(60), "nobody opened it"
+    assert gate.wait(240), "nobody opened it"
 
 
 def held_case(overrides: list[str], steps: int) -> tuple[Outcome, int]:

@@ -22,9 +22,12 @@ from tests.support.pool import process_context
 class Forked:
     """The part of :class:`subprocess.Popen` that tests use. Its output is kept in files."""
 
-    def __init__(self, module: str, arguments: list[str], before: Callable[[], None] | None = None) -> None:
-        """Starts it; ``before``, a function of a module, runs in the process first."""
+    def __init__(
+        self, module: str, arguments: list[str], before: Callable[[], None] | None = None, typed: str = ""
+    ) -> None:
+        """Starts it; ``before``, a function of a module, runs in it first; ``typed``: its standard input."""
         self._directory = tempfile.TemporaryDirectory()
+        Path(self._directory.name, "in").write_text(typed, "utf-8")
         self._process = process_context().Process(
             target=_run_module, args=(module, arguments, self._directory.name, before)
         )
@@ -64,11 +67,24 @@ class Forked:
         return out, err
 
 
+def run_forked(module: str, *arguments: object, typed: str = "") -> subprocess.CompletedProcess[str]:
+    """Waits for the end of ``python -m module arguments``, which reads ``typed``."""
+    process = Forked(module, [*map(str, arguments)], typed=typed)
+    try:
+        out, err = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode is not None
+    return subprocess.CompletedProcess([module, *arguments], process.returncode, out, err)
+
+
 def _run_module(module: str, arguments: list[str], directory: str, before: Callable[[], None] | None) -> None:
     for name, descriptor in (("out", 1), ("err", 2)):
         file = os.open(Path(directory, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(file, descriptor)
         os.close(file)
+    os.dup2(os.open(Path(directory, "in"), os.O_RDONLY), 0)
+    sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115 - multiprocessing has closed it.
     if before is not None:
         before()
     sys.argv = [module, *arguments]

@@ -111,7 +111,7 @@ def _send(metrics: Path, step: int, number: int, times: int, delay_s: float) -> 
         time.sleep(0.01)
 
 
-def wait_for_step(metrics: Path, step: int, alive: Callable[[], bool], limit_s: float = 90) -> None:
+def wait_for_step(metrics: Path, step: int, alive: Callable[[], bool], limit_s: float = 240) -> None:
     """Returns when ``metrics`` holds a loss of ``step`` or later."""
     from recipes.run_directory import read_metrics
 
@@ -156,7 +156,7 @@ def kill_at_step(
     try:
         wait_for_step(metrics, step, lambda: process.poll() is None)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     finally:
         process.kill()
     return process.returncode, out, err
@@ -176,7 +176,7 @@ def announce_validation(path: Path) -> None:
     ParamGPT.validation_step = announced  # type: ignore[method-assign]
 
 
-def wait_for_file(directory: Path, alive: Callable[[], bool], limit_s: float = 60) -> None:
+def wait_for_file(directory: Path, alive: Callable[[], bool], limit_s: float = 240) -> None:
     """Returns when anything lies in ``directory``."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline and alive():

@@ -19,7 +19,7 @@ from tests.support.nemo_files import CONFIG, MAIN, changed
 
 NAME = "tiny"
 LENGTH = 4096
-START_S = 60
+START_S = 240
 
 
 def long_model(directory: Path) -> Path:
@@ -66,12 +66,12 @@ class Server:
     def client(self, **options: Any) -> OpenAI:
         """OpenAI's, which does not try again."""
         return OpenAI(
-            base_url=f"{self.url}/v1", api_key=self.token or "none", max_retries=0, timeout=60, **options
+            base_url=f"{self.url}/v1", api_key=self.token or "none", max_retries=0, timeout=240, **options
         )
 
     def post(self, body: Any, path: str = "/v1/completions", **options: Any) -> httpx.Response:
         """Sends JSON, as it is."""
-        return httpx.post(f"{self.url}{path}", json=body, headers=self.headers, timeout=60, **options)
+        return httpx.post(f"{self.url}{path}", json=body, headers=self.headers, timeout=240, **options)
 
     @property
     def headers(self) -> dict[str, str]:

@@ -12,16 +12,15 @@ import torch
 
 from recipes.checkpoint.convert import convert
 from recipes.checkpoint.formats.archive import extract_archive
+from tests.support.forked import run_forked
 from tests.support.nemo_files import CONFIG, FIXTURES, MAIN, changed
-from tests.support.paths import ROOT
 from tests.support.spy import ENGINE, spy
 from tests.support.stored_forms import rank_files
 from tools import inspect
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tools.inspect", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return run_forked("tools.inspect", *arguments)
 
 
 def called(

@@ -12,14 +12,13 @@ import pytest
 
 from recipes.checkpoint.formats.archive import extract_archive
 from recipes.errors import UserError
+from tests.support.forked import run_forked
 from tests.support.nemo_files import FIXTURES, MAIN, read_tar
-from tests.support.paths import ROOT
 from tools import pack
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tools.pack", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return run_forked("tools.pack", *arguments)
 
 
 @pytest.mark.parametrize("name", ["classic_te_torch_dist", "classic_te_single", "classic_te_zarr"])

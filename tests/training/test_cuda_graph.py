@@ -10,7 +10,7 @@ from tests.support.corpus import TinyData
 from tests.support.device_runs import FAMILIES
 from tests.support.graph_cases import recorded_case, update_fails_case, waiting_case
 from tests.support.pool import GlooPool
-from tests.support.run_cases import run_case
+from tests.support.run_cases import Outcome, run_case
 
 
 def settings(data: TinyData, directory: Path, name: str, *more: str) -> list[str]:
@@ -28,8 +28,19 @@ def settings(data: TinyData, directory: Path, name: str, *more: str) -> list[str
     return [*base, *more]
 
 
+@pytest.fixture(scope="module")
+def plain(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The run of one rank in which nothing is recorded."""
+    outcome: Outcome = gloo_pool.run(
+        1, run_case, settings(tiny_data, tmp_path_factory.mktemp("plain"), "plain")
+    )[0]
+    assert outcome.code == 0 and len(outcome.losses) == 8
+    return outcome
+
+
 @pytest.mark.parametrize(
-    ("family", "ranks", "graphs"), [("tiny", 1, 2), ("tiny", 2, 1), ("tiny_nano_hindi", 1, 1)]
+    ("family", "ranks", "graphs"),
+    [("tiny", 1, 2), ("tiny", 2, 1), pytest.param("tiny_nano_hindi", 1, 1, marks=pytest.mark.slow)],
 )
 def test_recorded_steps_are_the_same(
     family: str, ranks: int, graphs: int, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
@@ -62,12 +73,13 @@ def test_every_size_and_every_rotary_base_is_recorded_anew(
     assert recorded.losses == plain.losses and len(plain.losses) == 8
 
 
-def test_a_recorded_run_is_resumed_exactly(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
-    whole = gloo_pool.run(1, run_case, settings(tiny_data, tmp_path, "whole"))[0]
+def test_a_recorded_run_is_resumed_exactly(
+    plain: Outcome, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
     first = settings(tiny_data, tmp_path, "parts", "trainer.max_steps=5")
     assert gloo_pool.run(1, recorded_case, first)[0][0].code == 0
     rest, _ = gloo_pool.run(1, recorded_case, settings(tiny_data, tmp_path, "parts"))[0]
-    assert rest.code == 0 and rest.losses == whole.losses
+    assert rest.code == 0 and rest.losses == plain.losses
 
 
 def test_on_a_cpu_it_is_ignored(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
@@ -83,10 +95,9 @@ def failing_case(overrides: list[str]) -> object:
 
 @pytest.mark.parametrize("case", [failing_case, waiting_case, update_fails_case])
 def test_what_cannot_be_recorded_goes_on(
-    case: object, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+    case: object, plain: Outcome, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     """One line, and the losses of a run that never tried; this build of torch cannot record."""
-    plain = gloo_pool.run(1, run_case, settings(tiny_data, tmp_path, "plain"))[0]
     outcome = gloo_pool.run(1, case, settings(tiny_data, tmp_path, "other"))[0]  # type: ignore[arg-type]
     assert outcome.code == 0, outcome.message
     assert outcome.losses == plain.losses

@@ -21,7 +21,11 @@ CASES: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+# What else these say of the CPU, the tests of each part say after every edit.
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[] if case == "recomputation" else [pytest.mark.slow]) for case in CASES],
+)
 def test_on_the_cpu(case: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
     function, arguments = CASES[case]
     gloo_pool.run(1, function, tiny_data, tmp_path, *arguments)

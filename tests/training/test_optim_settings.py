@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,10 @@ def run(pool: GlooPool, layout: str, settings: list[str]) -> Outcome:
     return outcome
 
 
-@pytest.mark.parametrize(("optimizer", "layout"), [("adamw", "tp2_sp"), ("adamw", "pp2"), ("muon", "tp2")])
+@pytest.mark.parametrize(
+    ("optimizer", "layout"),
+    [("adamw", "tp2_sp"), pytest.param("adamw", "pp2", marks=pytest.mark.slow), ("muon", "tp2")],
+)
 def test_every_layout_trains_alike(
     optimizer: str, layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
@@ -56,22 +60,27 @@ def test_each_setting_matters(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path
     assert len({outcome.losses[STEPS] for outcome in found}) == 3
 
 
-RESUMED = [
-    SETTINGS["adamw"],
-    SETTINGS["muon"],
-    SETTINGS["adamw"] | {"optim__groups": "[]", "optim__embedding_lr": "6e-3"},
-]
+RATES_BY_KIND = SETTINGS["adamw"] | {"optim__groups": "[]", "optim__embedding_lr": "6e-3"}
 
 
-@pytest.mark.parametrize("changes", RESUMED, ids=["adamw", "muon", "adamw, rates by kind"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(SETTINGS["adamw"], id="adamw"),
+        pytest.param(SETTINGS["muon"], id="muon", marks=pytest.mark.slow),
+        pytest.param(RATES_BY_KIND, id="adamw, rates by kind", marks=pytest.mark.slow),
+    ],
+)
 def test_resumes_are_exact(
     changes: dict[str, str], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     """megatron-core mixes up groups whose weight decay is the same: their rates and decays must stay."""
-    whole = run(gloo_pool, "dp2", overrides(tiny_data, tmp_path / "whole", **changes))
-    halves = overrides(tiny_data, tmp_path, **changes)
-    run(gloo_pool, "dp2", [*halves, "trainer.max_steps=3"])
-    assert run(gloo_pool, "dp2", halves).losses == whole.losses
+    settings = [*overrides(tiny_data, tmp_path, **changes), "trainer.checkpoint.every_n_steps=3"]
+    whole = run(gloo_pool, "dp2", settings)
+    shutil.rmtree(tmp_path / "tiny" / "checkpoints" / f"step_{STEPS:08d}")
+    resumed = run(gloo_pool, "dp2", settings)
+    assert {"event": "resumed", "step": 3, "checkpoint": "step_00000003"} in resumed.metrics
+    assert resumed.losses == whole.losses and len(whole.losses) == STEPS
 
 
 def test_groups_may_change_on_a_resume(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:

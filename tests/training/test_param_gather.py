@@ -76,7 +76,11 @@ def weights(nemo: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("layout", "async_save"),
-    [("dp2", "false"), pytest.param("dp2", "true", marks=pytest.mark.slow), ("experts", "false")],
+    [
+        ("dp2", "false"),
+        pytest.param("dp2", "true", marks=pytest.mark.slow),
+        pytest.param("experts", "false", marks=pytest.mark.slow),
+    ],
 )
 def test_the_same_bytes_are_saved(
     layout: str, async_save: str, run: Run, plain: Callable[[str], Path], tmp_path: Path

@@ -125,8 +125,8 @@ def blend(output_dir: Path) -> dict[str, Any]:
     ("ranks", "layout"),
     [
         (2, ["parallel.tensor_model_parallel_size=2"]),
-        (2, ["parallel.pipeline_model_parallel_size=2"]),
-        (2, []),
+        pytest.param(2, ["parallel.pipeline_model_parallel_size=2"], marks=pytest.mark.slow),
+        pytest.param(2, [], marks=pytest.mark.slow),
     ],
 )
 def test_layouts(

@@ -154,7 +154,7 @@ def test_a_signal_ends_a_validation_too(
     try:
         wait_for_file(tmp_path / "begun", lambda: process.poll() is None)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=240)
     finally:
         process.kill()
     assert (process.returncode, err) == (SAVED_AND_STOPPED, "")
@@ -356,7 +356,7 @@ def test_bf16_on_the_cpu_trains_and_resumes(
 
 def test_user_errors_of_a_real_process(tiny_data: TinyData, tmp_path: Path) -> None:
     process = start(overrides(tiny_data, tmp_path, resume="sometimes"))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert (process.returncode, out) == (2, "")
     assert err == "error: resume=sometimes: choose one of auto, never\n"
 
@@ -380,7 +380,7 @@ def test_torchrun_with_a_signal_to_one_worker(tiny_data: TinyData, tmp_path: Pat
         ]
         assert len(workers) == 2
         os.kill(workers[1], signal.SIGTERM)
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=240)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

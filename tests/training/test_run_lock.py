@@ -111,7 +111,7 @@ def test_the_same_run_twice_at_once(tiny_data: TinyData, tmp_path: Path) -> None
         wait_for_step(metrics, 1, lambda: first.poll() is None)
         config = (tmp_path / "tiny" / "config.yaml").read_bytes()
         second = Forked("recipes.pretrain", [*settings, "trainer.log_every_n_steps=2"], impatient)
-        out, err = second.communicate(timeout=120)
+        out, err = second.communicate(timeout=240)
         assert second.returncode == 2 and out.count("\n") == 1
         assert err == (
             f"error: {tmp_path / 'tiny'} is being written by another process; wait for its end, or choose "
@@ -122,5 +122,5 @@ def test_the_same_run_twice_at_once(tiny_data: TinyData, tmp_path: Path) -> None
         assert events == ["first_step"]
     finally:
         first.terminate()
-        out, err = first.communicate(timeout=60)
+        out, err = first.communicate(timeout=240)
     assert first.returncode == 3, err

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
-import subprocess
 import sys
 import termios
 
 import pytest
 
+from recipes import console
 from recipes.training.step_line import StepLines
-from tests.support.paths import ROOT
+from tests.support.pool import process_context
 
 RECORD = {
     "step": 1200,
@@ -46,38 +45,42 @@ def test_what_is_not_known_is_left_out(capsys: pytest.CaptureFixture[str]) -> No
     assert "MFU" not in line and "left" not in line and line.endswith("12,346 tokens/s/process  3.0 GiB\n")
 
 
-STEPS = """
-import json, sys
-from recipes import console
-from recipes.training.step_line import StepLines
-console.TERMINAL_INTERVAL_S = 0.0
-lines = StepLines(4000, 1000, devices=1)
-lines.step_ended(1001)
-lines.logged(json.loads(sys.argv[1]), 3900)
-lines.step_ended(1200)
-console.say("valid  hi.loss 3.1")
-lines.step_ended(1201)
-lines.close()
-console.say("done")
-"""
+def write_steps(terminal: str) -> None:
+    """A process's steps, where both of its streams are a terminal."""
+    descriptor = os.open(terminal, os.O_RDWR | os.O_NOCTTY)
+    for name, stream in (("stdout", 1), ("stderr", 2)):
+        os.dup2(descriptor, stream)
+        setattr(sys, name, open(stream, "w", buffering=1))  # noqa: PTH123, SIM115 - As Python opens it on a terminal.
+    os.close(descriptor)
+    for variable in ("COLUMNS", "LINES"):
+        os.environ.pop(variable, None)
+    console.TERMINAL_INTERVAL_S = 0.0
+    lines = StepLines(4000, 1000, devices=1)
+    lines.step_ended(1001)
+    lines.logged(RECORD, 3900)
+    lines.step_ended(1200)
+    console.say("valid  hi.loss 3.1")
+    lines.step_ended(1201)
+    lines.close()
+    console.say("done")
 
 
 def on_a_terminal(columns: int) -> str:
-    """What STEPS writes where both streams are a terminal."""
+    """What :func:`write_steps` writes on it."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
-    command = [sys.executable, "-c", STEPS, json.dumps(RECORD)]
-    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    process = process_context().Process(target=write_steps, args=(os.ttyname(theirs),))
+    process.start()
+    process.join()  # What it writes fits into the terminal's buffer.
+    os.close(theirs)
     written = b""
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        try:
-            while some := os.read(ours, 1 << 16):
-                written += some
-        except OSError:  # How Linux says that nobody has the terminal open any more.
-            pass
-        os.close(ours)
-    assert process.returncode == 0, written
+    try:
+        while some := os.read(ours, 1 << 16):
+            written += some
+    except OSError:  # How Linux says that nobody has the terminal open any more.
+        pass
+    os.close(ours)
+    assert process.exitcode == 0, written
     return written.decode()
 
 

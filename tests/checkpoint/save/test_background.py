@@ -224,7 +224,7 @@ REFUSALS: dict[str, tuple[Any, ...]] = {
 }
 
 
-USUAL = [("file of rank 1", "later"), (".metadata", "later"), ("common.pt", "later")]
+USUAL = [("file of rank 1", "later")]
 
 
 @pytest.mark.parametrize(
@@ -296,10 +296,10 @@ def test_kill_9_during_a_save_leaves_no_process_and_no_checkpoint(
         wait_for_file(partial, lambda: process.poll() is None)
         assert process.pid in alive_in_session(process.pid)
         process.kill()
-        process.communicate(timeout=10)  # Nobody holds its output open.
+        process.communicate(timeout=240)  # Nobody holds its output open.
     finally:
         process.kill()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 240
     while alive_in_session(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert alive_in_session(process.pid) == []
@@ -322,7 +322,7 @@ def test_killed_in_the_midst_of_real_saves(
         try:
             wait_for_step(metrics, step, lambda pid=process.pid: pid in alive_in_session(pid))  # type: ignore[misc]
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate(timeout=10)
+            process.communicate(timeout=240)
         finally:
             process.kill()
         assert alive_in_session(process.pid) == []

@@ -336,7 +336,7 @@ def test_a_disk_with_room_for_half_a_checkpoint_loses_its_oldest_one(
     disk = small_disk(f"size={used + one // 2 + 200_000}")
     shutil.copytree(copied / "tiny", disk / "tiny")
     process = start(overrides(tiny_data, disk))
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "GB free, a checkpoint takes" in err
     assert checkpoint_names(disk) == ["step_00000008", "step_00000012"]
@@ -352,7 +352,7 @@ def test_full_disk_as_a_user_sees_it(
     disk = small_disk(f"nr_inodes={entries + 6}")
     shutil.copytree(copied / "tiny", disk / "tiny")
     process = start(overrides(tiny_data, disk))
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 2, err
     (line,) = err.splitlines()
     assert line.startswith("error: ") and "No space left on device" in line and "step_00000012" in line

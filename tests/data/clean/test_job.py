@@ -211,7 +211,7 @@ def test_interrupted_and_continued(job: Job, tmp_path: Path) -> None:
             assert process.poll() is None
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     assert (process.returncode, out) == (130, ""), err
     assert err.endswith("interrupted\n") and "Traceback" not in err
     assert not (tmp_path / "out/report.json").exists()
@@ -253,12 +253,12 @@ def test_a_worker_that_is_killed_ends_the_job(job: Job, tmp_path: Path) -> None:
             assert process.poll() is None
             time.sleep(0.01)
         os.kill(workers[1], signal.SIGKILL)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=240)
     assert process.returncode == 2
     assert re.search(r"\nerror: a worker process died in stage \w+ \(out of memory\?\): .*\n$", err), err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_job_that_is_killed_leaves_nothing_in_the_way(job: Job, tmp_path: Path, number: int) -> None:
     settings = [*job.settings, f"output_dir={tmp_path}/out"]
     with subprocess.Popen(command(*settings), cwd=ROOT, stdout=-1, stderr=-1, text=True) as process:
@@ -267,7 +267,7 @@ def test_a_job_that_is_killed_leaves_nothing_in_the_way(job: Job, tmp_path: Path
             time.sleep(0.005)
         workers = workers_of(process.pid)
         process.send_signal(number)
-        process.communicate(timeout=60)  # Until the workers have closed these pipes too.
+        process.communicate(timeout=240)  # Until the workers have closed these pipes too.
     assert len(workers) == 2 and not any(map(is_running, workers))
     done = run(*settings)
     assert done.returncode == 0, done.stderr

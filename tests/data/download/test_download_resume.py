@@ -356,7 +356,7 @@ def test_killed_process_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert len(json.loads(manifest.read_text("utf-8"))["shards"]) < 10
 
         process = start(tmp_path / "killed")
-        assert "continuing after wikipedia_hi-0000" in process.communicate(timeout=60)[1]
+        assert "continuing after wikipedia_hi-0000" in process.communicate(timeout=240)[1]
         assert process.returncode == 0
         use_endpoint(monkeypatch, hub.url)
         download(Options("wikipedia_hi", tmp_path / "whole", shard_bytes=1500), quiet)
@@ -374,7 +374,7 @@ def test_command_line_errors_are_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tools.download", "wikipedia_hi", "--out", str(tmp_path / "out")]
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
     ended = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: cannot reach wikimedia/wikipedia")

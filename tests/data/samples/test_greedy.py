@@ -79,7 +79,7 @@ def test_taken_up_anywhere_and_in_any_order(data: Any, weights: list[float], sma
 
 
 @pytest.mark.parametrize("weights", LONG, ids=lambda weights: str(weights)[:30])
-@pytest.mark.parametrize("steps", [64, 2048])
+@pytest.mark.parametrize("steps", [64, 1024])
 def test_many_lanes(weights: list[float], steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long enough for rare sources to be drawn, in lanes that are shorter and longer than it takes."""
     monkeypatch.setattr(greedy, "WINDOW", 1 << 16)

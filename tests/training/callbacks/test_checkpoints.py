@@ -52,7 +52,7 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step_")) for path in paths)
 
 
-@pytest.mark.parametrize("asynchronous", ["false", "true"])
+@pytest.mark.parametrize("asynchronous", ["false", pytest.param("true", marks=pytest.mark.slow)])
 def test_the_first_ranks_clock_decides(
     asynchronous: str, tiny_data: TinyData, tmp_path: Path, gloo_pool: GlooPool
 ) -> None:

@@ -64,7 +64,8 @@ def scores(outcome: Outcome) -> dict[int, dict[str, Any]]:
 def test_scores_are_the_stored_model_s_and_losses_are_the_same(
     gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    outcome = run(gloo_pool, tiny_data, tmp_path / "a", *minibench(tiny_data), save_nemo="true")
+    dropout = "model.hidden_dropout=0.1"
+    outcome = run(gloo_pool, tiny_data, tmp_path / "a", dropout, *minibench(tiny_data), save_nemo="true")
     assert list(scores(outcome)) == [2, 4, 5]
     settings = [
         f"gpt_model_file={tmp_path / 'a' / 'tiny' / 'model.nemo'}",
@@ -83,7 +84,7 @@ def test_scores_are_the_stored_model_s_and_losses_are_the_same(
     }
     (line,) = [line for line in outcome.stdout.splitlines() if line.startswith("eval ")][:1]
     assert "minibench_hi acc 0." in line and " acc_norm 0." in line and "%|" not in outcome.stderr
-    without = run(gloo_pool, tiny_data, tmp_path / "b")
+    without = run(gloo_pool, tiny_data, tmp_path / "b", dropout)
     assert without.losses == outcome.losses
     page = write_report(tmp_path / "a" / "tiny").read_text()
     assert "minibench_hi" in page and "Against training tokens." in page
@@ -126,7 +127,7 @@ def test_every_layout_scores_the_same_and_trains_the_same(
     "family",
     [
         pytest.param(["model=tiny_nano_hindi", "optim=muon"], id="nano_hindi", marks=pytest.mark.slow),
-        pytest.param(["model=tiny_param_moe", "model.hidden_dropout=0.1"], id="moe"),
+        pytest.param(["model=tiny_param_moe", "model.hidden_dropout=0.1"], id="moe", marks=pytest.mark.slow),
         pytest.param(["model=tiny_param2_moe"], id="expert_bias", marks=pytest.mark.slow),
     ],
 )
@@ -210,7 +211,10 @@ def test_missing_data_is_refused_before_anything_heavy(
     assert "--tasks winogrande" in run.err and not (tmp_path / "tiny" / "config.yaml").exists()
 
 
-@pytest.mark.parametrize("layout", ["", "dp2", pytest.param("tp2_pp2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param("", marks=pytest.mark.slow), "dp2", pytest.param("tp2_pp2", marks=pytest.mark.slow)],
+)
 def test_a_signal_ends_it_and_the_run_goes_on_later(
     layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:

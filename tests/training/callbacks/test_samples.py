@@ -45,15 +45,24 @@ def samples(outcome: Outcome) -> dict[int, list[Any]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def alone(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Outcome, Path]:
+    """One process with samples, and its run directory."""
+    directory = tmp_path_factory.mktemp("alone")
+    return run(gloo_pool, tiny_data, directory, *GREEDY, save_nemo="true"), directory / "tiny"
+
+
 def test_samples_are_the_stored_model_s_completions(
-    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+    alone: tuple[Outcome, Path], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    outcome = run(gloo_pool, tiny_data, tmp_path / "a", *GREEDY, save_nemo="true")
+    outcome, directory = alone
     assert list(samples(outcome)) == [3, 6]
-    (stored,) = gloo_pool.run(1, completions, str(tmp_path / "a" / "tiny" / "model.nemo"), PROMPTS)
+    (stored,) = gloo_pool.run(1, completions, str(directory / "model.nemo"), PROMPTS)
     assert samples(outcome)[6] == list(zip(PROMPTS, stored, strict=True))
     assert f"sample {PROMPTS[1]}|" in outcome.stdout
-    page = write_report(tmp_path / "a" / "tiny").read_text()
+    page = write_report(directory).read_text()
     assert "Samples while training" in page and "Step 3" in page and PROMPTS[0] in page
     without = run(gloo_pool, tiny_data, tmp_path / "b")
     assert without.losses == outcome.losses
@@ -70,13 +79,12 @@ def test_samples_are_the_stored_model_s_completions(
     ],
 )
 def test_every_layout_writes_the_same(
-    layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+    layout: str, alone: tuple[Outcome, Path], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    alone = run(gloo_pool, tiny_data, tmp_path / "alone", *GREEDY)
-    assert samples(run(gloo_pool, tiny_data, tmp_path / layout, *GREEDY, layout=layout)) == samples(alone)
+    assert samples(run(gloo_pool, tiny_data, tmp_path, *GREEDY, layout=layout)) == samples(alone[0])
 
 
-@pytest.mark.parametrize("layout", ["tp2_sp", "pp2"])
+@pytest.mark.parametrize("layout", ["tp2_sp", pytest.param("pp2", marks=pytest.mark.slow)])
 def test_logits_of_whole_texts_are_the_stored_model_s(
     layout: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
