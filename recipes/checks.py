@@ -6,16 +6,22 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
 
 from recipes.errors import UserError
 
+LONGEST_SHOWN = 10**36
+"""Larger whole numbers are shown rounded."""
+
 
 def refuse(key: str, value: object, why: str) -> NoReturn:
     """Raises the :class:`UserError` ``key=value: why``."""
-    shown = f"{value:,}" if type(value) is int else value
+    shown = value
+    if type(value) is int:
+        shown = f"{value:,}" if abs(value) < LONGEST_SHOWN else f"{Decimal(value):.4g}"
     raise UserError(f"{key}={shown}: {why}")
 
 

@@ -26,6 +26,7 @@ FLOORS = (
         "files",
         "errors",
         "checks",
+        "bounds",
         "cli",
         "arguments",
         "code_version",

@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from recipes.bounds import Samples, Tokens
+
 
 # Not frozen: OmegaConf cannot merge a YAML into an entry of a dictionary of a frozen type.
 @dataclass
@@ -18,7 +20,7 @@ class SourceConfig:
     list of these. Several files are one source, as if they were one file."""
     weight: float = 1.0
     """Share of the samples, relative to the other sources' weights."""
-    tokens: int | None = None
+    tokens: Tokens | None = None
     """Instead of a weight: this many tokens over the run. Sources with weights share the rest."""
     loss_weight: float = 1.0
     """Multiplies the loss of each of its tokens, and so their gradients, in training. 0: nothing is learned
@@ -34,7 +36,7 @@ class DataConfig:
 
     train: dict[str, SourceConfig] = field(default_factory=dict)
     """Name of a source -> where it is and its weight. A source of weight 0 is left out."""
-    skip: list[list[int]] = field(default_factory=list)
+    skip: list[list[Samples]] = field(default_factory=list)
     """Ranges of samples that are left out, [[first, last], ...], as metrics.jsonl numbers them in its events.
     What follows moves up. A resumed run can leave out only what it has not read."""
     valid: dict[str, str] = field(default_factory=dict)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from recipes.bounds import Bytes
+
 
 @dataclass(frozen=True)
 class TextsConfig:
@@ -48,7 +50,7 @@ class EvaluationConfig:
     """Solved examples before every question; None: as the table says, or none."""
     max_batch_tokens: int = 8192
     """Tokens in one forward pass, padding included."""
-    max_logits_bytes: int = 2**28
+    max_logits_bytes: Bytes = 2**28
     """Bytes of one forward pass's scores over the vocabulary, in fp32; one document may need more."""
 
 

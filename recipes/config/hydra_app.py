@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from recipes.bounds import check_bounds
 from recipes.cli import DONE, run_tool
 from recipes.config.command_line import check_arguments
 from recipes.config.explain import explain, no_such_key, unknown_keys
@@ -115,7 +116,7 @@ def to_dataclass(cfg: DictConfig, job: str) -> Any:
     """Turns a composed configuration into the frozen object of the job's schema.
 
     Raises:
-        UserError: a mandatory key has no value, or a key is not in the schema.
+        UserError: a mandatory key has no value, a key is not in the schema, or a number is beyond its bound.
     """
     for key in unknown_keys(cfg):
         raise UserError(no_such_key(job, key))
@@ -125,6 +126,8 @@ def to_dataclass(cfg: DictConfig, job: str) -> Any:
         override_key = re.sub(r"\[(\d+)\]", r".\1", missing[0])  # Hydra's notation for list entries.
         raise UserError(f"{missing[0]} has no value: set it on the command line, {override_key}=...")
     try:
-        return OmegaConf.to_object(cfg)
+        config = OmegaConf.to_object(cfg)
     except MissingMandatoryValue as error:
         raise UserError(str(error).splitlines()[0]) from None
+    check_bounds(config)
+    return config

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from recipes.bounds import Rate, Tokens
+
 
 # Not frozen: OmegaConf cannot merge a YAML into an entry of a list of a frozen type.
 @dataclass
@@ -15,9 +17,9 @@ class GroupConfig:
     pattern: str = MISSING
     """Glob for parameters' names as dry_run and tools.inspect show them, which are a checkpoint's under every
     layout: embedding.*, decoder.layers.[0-3].*, *.linear_qkv.weight. One that matches nothing is refused."""
-    lr: float | None = None
+    lr: Rate | None = None
     """Peak learning rate; min_lr in proportion. 0 leaves the parameters as they are. null: see lr_mult."""
-    lr_mult: float = 1.0
+    lr_mult: Rate = 1.0
     """Instead of lr: times the rate that the parameters would have without the group."""
     weight_decay: float | None = None
     """null: as without the group, none for norms and biases, and with muon for all but matrices."""
@@ -29,15 +31,15 @@ class OptimConfig:
 
     name: str = "adamw"
     """adamw, or muon: Muon for the layers' matrices and AdamW for the rest."""
-    lr: float = MISSING
+    lr: Rate = MISSING
     """Peak learning rate; with muon, of the matrices."""
-    min_lr: float = 0.0
+    min_lr: Rate = 0.0
     """What lr decays to. The rates below decay to the same fraction of themselves, by the same schedule."""
-    embedding_lr: float | None = None
+    embedding_lr: Rate | None = None
     """Peak learning rate of the embedding tables; None: lr."""
-    head_lr: float | None = None
+    head_lr: Rate | None = None
     """Peak learning rate of the untied output head; None: lr."""
-    scalar_lr: float | None = None
+    scalar_lr: Rate | None = None
     """muon: peak learning rate of norms, biases and scalars; None: lr."""
     weight_decay: float = 0.1
     """adamw: not applied to norms and biases (one-dimensional parameters). muon: applied to the matrices
@@ -58,15 +60,15 @@ class OptimConfig:
     """cosine, linear, WSD, constant or inverse-square-root."""
     lr_warmup_steps: int = 0
     """Steps in which the learning rate rises from 0 to its peak."""
-    lr_warmup_tokens: int | None = None
+    lr_warmup_tokens: Tokens | None = None
     """Warm-up in tokens instead of steps, rounded up to whole steps."""
     lr_decay_steps: int | None = None
     """Step at which min_lr is reached; None: the run's last step."""
-    lr_decay_tokens: int | None = None
+    lr_decay_tokens: Tokens | None = None
     """The same in tokens, instead."""
     lr_wsd_decay_steps: int | None = None
     """WSD: length of the final decay; None: a tenth of lr_decay_steps."""
-    lr_wsd_decay_tokens: int | None = None
+    lr_wsd_decay_tokens: Tokens | None = None
     """The same in tokens, instead."""
     lr_wsd_decay_style: str = "linear"
     """WSD: linear, cosine, exponential or minus_sqrt."""

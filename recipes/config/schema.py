@@ -7,10 +7,11 @@ command line; ``None`` means "not set", and the comment says what happens then.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import MISSING
 
+from recipes.bounds import AtMost, Batch, Bytes, Processes, Tokens
 from recipes.config.data_schema import DataConfig
 from recipes.config.evaluation_schema import EvaluationConfig, TableRow, TextsConfig
 from recipes.config.optim_schema import OptimConfig
@@ -42,19 +43,19 @@ class ParallelConfig:
     Optimizer state is sharded over the data-parallel ranks (ZeRO-1, megatron-core's distributed optimizer).
     """
 
-    tensor_model_parallel_size: int = 1
+    tensor_model_parallel_size: Processes = 1
     """Every layer's matrices are split over this many ranks."""
-    pipeline_model_parallel_size: int = 1
+    pipeline_model_parallel_size: Processes = 1
     """The layers are split into this many stages, one after the other."""
     num_layers_in_first_pipeline_stage: int | None = None
     """None: as many as the other stages."""
     num_layers_in_last_pipeline_stage: int | None = None
     """None: as many as the other stages."""
-    context_parallel_size: int = 1
+    context_parallel_size: Processes = 1
     """Every sequence is split over this many ranks."""
-    expert_model_parallel_size: int = 1
+    expert_model_parallel_size: Processes = 1
     """Experts are split over this many of the data-parallel ranks."""
-    expert_tensor_parallel_size: int | None = None
+    expert_tensor_parallel_size: Processes | None = None
     """Tensor parallelism inside the experts; None: tensor_model_parallel_size."""
     sequence_parallel: bool = False
     """Shard norms and dropout along the sequence too; needs tensor_model_parallel_size > 1."""
@@ -71,7 +72,7 @@ class ParallelConfig:
     """Reduce gradients during the backward pass."""
     overlap_param_gather: bool = False
     """Gather updated parameters during the next forward pass; needs overlap_grad_reduce."""
-    world_size: int | None = None
+    world_size: Processes | None = None
     """Processes the run is planned for. None: what the launcher (torchrun, Slurm) started."""
     rendezvous_timeout_s: float = 1800.0
     """Seconds in which all processes must find each other; otherwise the run ends and lists the missing."""
@@ -140,14 +141,14 @@ class TrainerConfig:
 
     max_steps: int | None = None
     """Optimizer steps of the whole run. At least one of max_steps, max_tokens must be set."""
-    max_tokens: int | None = None
+    max_tokens: Tokens | None = None
     """Tokens of the whole run; the first limit that is reached ends it."""
     max_time: str | None = None
     """DD:HH:MM:SS or HH:MM:SS of training in this process; then it saves and stops as on a signal: exit
     code 3, no model.nemo yet. The same command continues the run."""
-    global_batch_size: int = MISSING
+    global_batch_size: Batch = MISSING
     """Samples per optimizer step, over all data-parallel ranks."""
-    micro_batch_size: int = MISSING
+    micro_batch_size: Batch = MISSING
     """Samples per forward pass of one rank."""
     precision: str = "auto"
     """auto (bf16 on CUDA, fp32 on the CPU), bf16, fp32, fp16 with a dynamic loss scale, or fp8: as bf16, with
@@ -221,7 +222,7 @@ class PretrainConfig:
     """Where the directories of runs are."""
     data_dir: str = "data"
     """Where prepared text is; YAML files refer to it as ${data_dir}."""
-    seed: int = 1234
+    seed: Annotated[int, AtMost(2**31 - 1)] = 1234
     """Decides initial weights, dropout and the order of samples."""
     resume: str = "auto"
     """auto: continue from the newest whole checkpoint of the run directory, if there is one; never: refuse a
@@ -264,9 +265,9 @@ class GenerateConfig:
     """A file of {"text": prompt} lines; completions are written beside it, see output_jsonl."""
     output_jsonl: str | None = None
     """Where completions of prompts_jsonl go; None: <prompts_jsonl>.completions.jsonl."""
-    batch_size: int = 8
+    batch_size: Batch = 8
     """Prompts that are completed together."""
-    seed: int = 1234
+    seed: Annotated[int, AtMost(2**63 - 1)] = 1234
     """Decides what is drawn."""
     precision: str = "auto"
     """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
@@ -283,10 +284,10 @@ class GenerateConfig:
     interactive: every line is the next turn."""
     history_file: str | None = None
     """interactive: where typed lines are kept; None: param-recipes/history in the XDG state directory."""
-    tensor_model_parallel_size: int = 1
+    tensor_model_parallel_size: Processes = 1
     """Split every layer over this many processes, which are started if they are not there; -1: over as many
     as the file says that it was trained with."""
-    pipeline_model_parallel_size: int = 1
+    pipeline_model_parallel_size: Processes = 1
     """Split the layers into this many stages; -1: as the file says."""
     server: bool = False
     """Answer requests over HTTP instead of completing prompts: OpenAI's API and NeMo's PUT /generate."""
@@ -329,13 +330,13 @@ class EvaluateConfig:
     """Documents per task; None: all."""
     num_fewshot: int = 0
     """Solved examples before every question."""
-    seed: int = 1234
+    seed: Annotated[int, AtMost(2**32 - 1)] = 1234
     """Decides which examples are shown, and the order of packed texts."""
     max_batch_tokens: int = 16384
     """Tokens in one forward pass, padding included."""
-    max_logits_bytes: int = 2**29
+    max_logits_bytes: Bytes = 2**29
     """Bytes of one forward pass's scores over the vocabulary, in fp32; one document may need more."""
-    bootstrap_iters: int = 1000
+    bootstrap_iters: Annotated[int, AtMost(10**6)] = 1000
     """Bootstrap resamplings for standard errors that have no formula; 0: no standard errors."""
     output: str | None = None
     """Where the results go (JSON); None: evaluation/<name>-<table>.json beside the model file or in its run.
@@ -353,9 +354,9 @@ class EvaluateConfig:
     """auto (bf16 on CUDA, fp32 on the CPU), bf16 or fp32."""
     num_threads: int | None = None
     """torch CPU threads; None: OMP_NUM_THREADS, else one per core."""
-    tensor_model_parallel_size: int = 1
+    tensor_model_parallel_size: Processes = 1
     """Every layer's matrices are split over this many processes, for models that do not fit into one."""
-    pipeline_model_parallel_size: int = 1
+    pipeline_model_parallel_size: Processes = 1
     """The layers are split into this many stages. Processes beyond these two share the questions."""
     dry_run: bool = False
     """Check the settings, the model file and the place of the results, print what would run, and stop."""

@@ -14,6 +14,7 @@ from recipes.config.devices import DEVICES
 from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.schema import (
     DataConfig,
+    InferenceConfig,
     PlanConfig,
     PretrainConfig,
     SamplesConfig,
@@ -230,6 +231,9 @@ def validate_samples(samples: SamplesConfig, context_parallel_size: int) -> None
     if samples.every_n_steps is None:
         if samples.prompts:
             refuse(f"{key}.prompts", list(samples.prompts), f"would be ignored: set {key}.every_n_steps")
+        for name, value in vars(samples.inference).items():
+            if value != getattr(InferenceConfig(), name):
+                refuse(f"{key}.inference.{name}", value, f"would be ignored: set {key}.every_n_steps")
         return
     positive(f"{key}.every_n_steps", samples.every_n_steps)
     if not samples.prompts or not all(samples.prompts):

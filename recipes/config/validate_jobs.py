@@ -159,8 +159,6 @@ def _validate_check(config: EvaluateConfig) -> None:
         return
     if not Path(config.check).is_file():
         refuse("check", config.check, "no such file; give a YAML file with the published figures")
-    if not config.rows:
-        refuse("check", config.check, "there are no rows to compare; choose a table, eval=param1_table")
     if config.bootstrap_iters == 0:
         refuse("bootstrap_iters", 0, "check needs standard errors; set 1,000")
 
@@ -220,8 +218,8 @@ def validate_evaluation(evaluation: EvaluationConfig, context_parallel_size: int
     """Checks the benchmark that a run is measured with during training."""
     key = "trainer.evaluation"
     if evaluation.every_n_steps is None:
-        for name in ("table", "tasks", "task_path", "minibench", "mirror", "limit", "num_fewshot"):
-            if value := getattr(evaluation, name):
+        for name, value in vars(evaluation).items():
+            if value != getattr(EvaluationConfig(), name):
                 refuse(f"{key}.{name}", value, f"would be ignored: set {key}.every_n_steps")
         return
     positive(f"{key}.every_n_steps", evaluation.every_n_steps)

@@ -14,8 +14,9 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from recipes.files import make_directory, path_errors
 
@@ -57,20 +58,23 @@ def _as_answered(answer: Any) -> Any:
 
 
 class JournalWriter:
-    """Appends one process's answers to its file of a journal.
+    """Appends one process's answers to its file of a journal, which the first of them makes.
 
     Raises:
         UserError: it cannot be written.
     """
 
     def __init__(self, directory: Path, process: int) -> None:
-        make_directory(directory)
         self._path = directory / f"{process}.jsonl"
-        with path_errors(self._path):
-            self._stream = self._path.open("ab")
-            if self._stream.tell():  # Whose last line may be torn.
-                self._stream.write(b"\n")
         self._synced = time.monotonic()
+
+    @cached_property
+    def _stream(self) -> BinaryIO:
+        make_directory(self._path.parent)
+        stream = self._path.open("ab")
+        if stream.tell():  # Whose last line may be torn.
+            stream.write(b"\n")
+        return stream
 
     def add(self, unit: str, answers: Answers) -> None:
         """Keeps the answers to one unit."""

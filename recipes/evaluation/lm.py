@@ -351,6 +351,8 @@ class ParamLM(TemplateLM):
         asked: dict[str, Any] = dict(normalize_gen_kwargs(settings, self.max_gen_toks))
         until = handle_stop_sequences(asked.pop("until", None), eos=self.model.eos_text)
         max_new = asked.pop("max_gen_toks")
+        if max_new == DEFAULT_MAX_GENERATED:  # lm-eval has put it where the task names no limit.
+            max_new = self.max_gen_toks
         if asked.pop("do_sample") or asked.pop("temperature", 0.0):
             raise UserError(f"a task asks for sampling ({settings}), but text is generated greedily here")
         if max_new >= self.max_length:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.config.evaluation_schema import EvaluationConfig, TextsConfig
 from recipes.config.evaluation_tables import with_table
+from recipes.counts import counted
 from recipes.data.benchmark_mirror import config_entry, in_place_of_hub, prefetch_command, read_manifest
 from recipes.data.hub import hub_error, hub_obstacle, is_cached, network_errors, without_hub
 from recipes.data.text.json_lines import as_text, checked_text, read_records, text_of
@@ -41,7 +42,7 @@ def check_tasks(names: Sequence[str], mirror: Path | None = None, task_path: Seq
     It takes seconds, where loading the tasks takes minutes.
 
     Raises:
-        UserError: naming the first such task.
+        UserError: naming the first such task, and how to fetch what all need.
     """
     check_task_names(names, task_path)
     if mirror is not None:
@@ -77,17 +78,23 @@ def check_training_tasks(evaluation: EvaluationConfig) -> None:
 
 def _check_mirror(names: Sequence[str], mirror: Path, task_path: Sequence[str]) -> None:
     held = {entry.rpartition("/")[0] for entry in read_manifest(mirror)}
-    for task, data_set, configuration in data_sets_of(names, task_path):
-        if config_entry(data_set, configuration) not in held:
-            raise UserError(
-                f"cannot load task {task} from the mirror {mirror}: it has no {data_set}"
-                + (f", {configuration}" if configuration else "")
-                + _fetch_into(mirror, task)
-            )
+    reason, to_fetch = "", []
+    for name in names:
+        for task, data_set, configuration in data_sets_of([name], task_path):
+            if config_entry(data_set, configuration) not in held:
+                of = f", {configuration}" if configuration else ""
+                reason = (
+                    reason or f"cannot load task {task} from the mirror {mirror}: it has no {data_set}{of}"
+                )
+                to_fetch.append(name)
+                break
+    if to_fetch:
+        others = f", and what {counted(len(to_fetch) - 1, 'other')} need" if len(to_fetch) > 1 else ""
+        raise UserError(f"{reason}{others}{_fetch_into(mirror, *to_fetch)}")
 
 
-def _fetch_into(mirror: Path, task: str) -> str:
-    return f"; fetch it with {prefetch_command(mirror, [task])}"
+def _fetch_into(mirror: Path, *tasks: str) -> str:
+    return f"; fetch it with {prefetch_command(mirror, tasks)}"
 
 
 def _hub_obstacle(names: Sequence[str]) -> str | None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
+from recipes.bounds import Width
+
 if TYPE_CHECKING:
     VocabSize = int
 else:  # What may be written; recipes/data/tokenizer/vocabulary.py makes it a number before anything reads it.
@@ -29,20 +31,20 @@ class ModelConfig:
     """Which file of recipes/families describes the layers."""
     num_layers: int = MISSING
     """Transformer layers."""
-    hidden_size: int = MISSING
+    hidden_size: Width = MISSING
     """Width of the residual stream."""
-    ffn_hidden_size: int = MISSING
+    ffn_hidden_size: Width = MISSING
     """Inner width of the MLP; of gated activations, of each of the two halves."""
-    num_attention_heads: int = MISSING
+    num_attention_heads: Width = MISSING
     """Query heads of every layer."""
-    num_query_groups: int | None = None
+    num_query_groups: Width | None = None
     """Key-value heads of grouped-query attention; None: as many as attention heads."""
-    kv_channels: int | None = None
+    kv_channels: Width | None = None
     """Width of one head; None: hidden_size / num_attention_heads."""
     vocab_size: VocabSize = MISSING
     """Rows of the vocabulary that tokens can use. The tokenizer may have fewer, never more. auto: as many as
     tokenizer.model has; the run's config.yaml then holds the number."""
-    make_vocab_size_divisible_by: int = 128
+    make_vocab_size_divisible_by: Width = 128
     """The tables are padded to a multiple of this, whatever the parallel layout."""
     max_position_embeddings: int = MISSING
     """Longest sequence that the model supports; data.seq_length may be shorter."""
@@ -87,7 +89,7 @@ class ModelConfig:
 
     num_moe_experts: int | None = None
     """Routed experts of each mixture-of-experts layer; None: every layer is dense."""
-    moe_ffn_hidden_size: int | None = None
+    moe_ffn_hidden_size: Width | None = None
     """Width of one routed expert; None: ffn_hidden_size."""
     moe_router_topk: int = 2
     """Routed experts that each token passes through."""
@@ -95,7 +97,7 @@ class ModelConfig:
     """n: of every n layers the first is a mixture of experts, counted from layer 0."""
     first_k_dense_replace: int = 0
     """This many first layers are dense, whatever moe_layer_freq says."""
-    moe_shared_expert_intermediate_size: int | None = None
+    moe_shared_expert_intermediate_size: Width | None = None
     """Total width of the experts that every token passes through; None: there are none."""
     moe_router_score_function: str = "softmax"
     """softmax or sigmoid."""

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import World
+from recipes.errors import UserError
 from recipes.parallel import cpu_stand_in
 from recipes.parallel.rendezvous import rendezvous
 
@@ -68,12 +69,24 @@ def init_process_group(world: World, rendezvous_timeout_s: float = 1800.0) -> No
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if world.size == 1:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        _init_alone(backend)
         # Jobs that load a model have no last step that would close the groups, of which NCCL complains.
         atexit.register(_close)
         return
     store = rendezvous(world, rendezvous_timeout_s)
     dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
+
+
+def _init_alone(backend: str) -> None:
+    try:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    except RuntimeError as error:
+        if "Unable to find" not in str(error):
+            raise
+        raise UserError(
+            "no network interface is up on this machine, and torch.distributed needs one even for a single "
+            "process: bring up the loopback, ip link set lo up"
+        ) from None
 
 
 def _close() -> None:

@@ -89,6 +89,8 @@ def read_published(path: Path, column: str | None, table: Sequence[TableRow]) ->
         if name not in known:
             close = difflib.get_close_matches(str(name), [*known], n=1)
             hint = f"did you mean {close[0]}?" if close else f"the table has {', '.join(known)}"
+            if not known:
+                hint = "the table has none: write each as {name, task, metric, published}, as in conf/eval"
             raise UserError(f"check={path}: no row is named {shown(name)}; {hint}")
         if len(given) != len(columns):
             raise UserError(f"check={path}: {name} has {len(given)} figures for {len(columns)} columns")

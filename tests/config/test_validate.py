@@ -402,7 +402,6 @@ EVALUATE_REFUSED: list[tuple[dict[str, Any], str]] = [
         "there are 1; launch with torchrun --nproc-per-node 4",
     ),
     ({"check": "no.yaml"}, "check=no.yaml: no such file"),
-    ({"check": __file__}, f"check={__file__}: there are no rows to compare; choose a table"),
     ({"check": __file__, "rows": [ROW], "bootstrap_iters": 0}, "bootstrap_iters=0: check needs standard"),
     ({"check_column": "a"}, "check_column=a: would be ignored: it belongs to check=FILE"),
     ({"columns": ["a"]}, "columns=['a']: would be ignored: they belong to rows; set rows, or columns=[]"),

@@ -26,7 +26,7 @@ from recipes.data.benchmark_mirror import (
 )
 from recipes.errors import UserError
 from recipes.evaluation.run import evaluate
-from recipes.evaluation.tasks import load_tasks
+from recipes.evaluation.tasks import check_tasks, load_tasks
 from recipes.report.evaluation_result import EvaluationResult
 from recipes.report.evaluation_table import render
 from tests.support.nemo_files import FIXTURES
@@ -174,6 +174,16 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     (mirror / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         evaluate(tiny_model(), ["boolq"], mirror=mirror)
+
+
+def test_all_that_a_mirror_lacks_is_fetched_with_one_command() -> None:
+    with pytest.raises(UserError) as refused:
+        check_tasks(["boolq", "winogrande", "bhs_hindi", "arc_hi"], FIXTURE)
+    assert str(refused.value).startswith(f"cannot load task winogrande from the mirror {FIXTURE}: it has no ")
+    assert str(refused.value).endswith(
+        ", and what 2 others need; fetch it with python -m tools.prefetch_benchmarks "
+        f"{FIXTURE} --tasks winogrande,bhs_hindi,arc_hi"
+    )
 
 
 def test_a_tag_is_its_members() -> None:

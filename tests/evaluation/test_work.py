@@ -52,6 +52,14 @@ def test_what_a_journal_holds_is_not_asked_again(tmp_path: Path) -> None:
     assert len(asked) == 14
 
 
+def test_an_evaluation_without_answers_leaves_no_journal(tmp_path: Path) -> None:
+    directory = tmp_path / "boolq.unfinished-0"
+    journal = JournalWriter(directory, 0)
+    assert not directory.exists() and read_journal(directory) == {}
+    journal.add("unit", {0: "a"})
+    assert read_journal(directory) == {"unit": {0: "a"}}
+
+
 def test_it_is_abandoned_before_the_next_unit() -> None:
     asked: list[int] = []
     work = Work(stop=lambda: len(asked) >= 2)

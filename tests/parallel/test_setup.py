@@ -11,6 +11,7 @@ import torch
 
 from recipes.config.world import World
 from recipes.parallel.setup import set_cpu_threads
+from tests.support.without_network import NAMESPACE, namespaces_permitted
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -27,6 +28,19 @@ def test_a_process_that_ends_closes_its_group() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.skipif(not namespaces_permitted(), reason="this machine permits no network namespaces")
+def test_a_machine_without_any_interface_is_told_what_is_missing() -> None:
+    code = (
+        "from recipes.cli import run_tool\n"
+        "from recipes.config.world import World\n"
+        "from recipes.parallel.setup import init_process_group\n"
+        "run_tool(lambda: init_process_group(World()))\n"
+    )
+    done = subprocess.run([*NAMESPACE, sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: no network interface is up on this machine")
 
 
 @pytest.mark.parametrize(

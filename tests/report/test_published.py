@@ -77,6 +77,14 @@ def test_a_table_of_conf_is_read_as_well() -> None:
     assert [row.figure for row in published] == [row.published[5] for row in rows]
 
 
+def test_a_file_that_names_its_tasks_needs_no_table(tmp_path: Path) -> None:
+    path = file(tmp_path, "rows: [{name: Yes or no, task: boolq, metric: 'acc,none', published: 50.0}]")
+    (row,) = read_published(path, None, [])
+    assert (row.name, row.task, row.metric, row.figure) == ("Yes or no", "boolq", "acc,none", 50.0)
+    with pytest.raises(UserError, match=r"no row is named 'boolq'; the table has none: write each as \{name"):
+        read_published(file(tmp_path, "rows: {boolq: 3}"), None, [])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

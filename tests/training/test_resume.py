@@ -328,8 +328,9 @@ def test_killed_before_the_first_checkpoint(
 
 def test_nan_is_stopped_by_a_guard(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
     assert run(gloo_pool, overrides(tiny_data, tmp_path, trainer__max_steps="4")).code == 0
-    broken = overrides(tiny_data, tmp_path, trainer__max_steps="20", optim__lr="1e30", optim__clip_grad="0")
-    broken.append("trainer.checkpoint.every_n_steps=1")
+    broken = overrides(tiny_data, tmp_path, trainer__max_steps="20", optim__lr="1e3", optim__clip_grad="0")
+    # A weight becomes -1e12 times itself in each step.
+    broken += ["optim.weight_decay=1e9", "trainer.checkpoint.every_n_steps=1"]
     outcome = run(gloo_pool, broken)
     assert outcome.code == GUARD
     *warnings, line = outcome.stderr.splitlines()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
@@ -51,29 +52,37 @@ def stored_megatron(megatron: Any, label: str) -> dict[str, Any]:
 
 def typed_model(**values: Any) -> ModelConfig:
     """The ModelConfig of a file's values; a value of another type than the schema's is refused."""
+    hints = get_type_hints(ModelConfig)
     for field in dataclasses.fields(ModelConfig):
         if field.name not in values:
             if field.default is MISSING:
                 raise UserError(f"model_config.yaml: {field.name} is missing")
             continue
-        value, wanted = values[field.name], str(field.type)
-        if value is None and wanted.endswith("| None"):
+        value, (wanted, *others) = values[field.name], _types(hints[field.name])
+        if value is None and NoneType in others:
             continue
-        value = _converted(value, wanted.removesuffix(" | None"))
+        value = _converted(value, wanted)
         if value is None:
             raise UserError(
-                f"model_config.yaml: {field.name}={shown(values[field.name])} is not of type {wanted}"
+                f"model_config.yaml: {field.name}={shown(values[field.name])} is not of type "
+                f"{wanted.__name__}{' | None' * (NoneType in others)}"
             )
         values[field.name] = value
     return ModelConfig(**values)
 
 
-def _converted(value: Any, wanted: str) -> Any:
+def _types(hint: Any) -> tuple[type, ...]:
+    """Of a field; of a size that may be "auto" in a run, the number, which is what is stored, comes first."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return tuple(get_origin(part) or part for part in parts)
+
+
+def _converted(value: Any, wanted: type) -> Any:
     """``value`` as the wanted type; None if it has another type."""
-    if wanted.startswith("dict"):
+    if wanted is dict:
         return value if isinstance(value, dict) and all(isinstance(key, str) for key in value) else None
-    if wanted in ("bool", "str"):
-        return value if type(value).__name__ == wanted else None
+    if wanted in (bool, str):
+        return value if type(value) is wanted else None
     if isinstance(value, bool):
         return None
     try:
@@ -82,7 +91,7 @@ def _converted(value: Any, wanted: str) -> Any:
         return None
     if not math.isfinite(number):
         return None
-    if wanted in ("int", "VocabSize"):  # Where a run may be told "auto", what is stored is the number.
+    if wanted is int:
         return int(number) if number.is_integer() and not isinstance(value, str) else None
-    assert wanted == "float", wanted
+    assert wanted is float, wanted
     return number
