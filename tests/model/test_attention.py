@@ -17,7 +17,8 @@ from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
 from recipes.model.attention import SDPACoreAttention
 from recipes.model.build import build_gpt_model, transformer_config
-from tests.support.engine import TINY, attention_dropout_output
+from tests.support.engine import TINY, attention_dropout_output, initialized
+from tests.support.linear_cases import losses, tokens
 from tests.support.pool import GlooPool
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -116,6 +117,17 @@ def test_layers_that_see_ahead_are_refused() -> None:
     config = transformer_config(TINY, ParallelConfig(), torch.float32)
     with pytest.raises(ValueError, match="causal"):
         SDPACoreAttention(config, 1, AttnMaskType.no_mask, "self")
+
+
+def test_layers_with_dropout_are_compiled_in_one_piece() -> None:
+    """As on a GPU; switching to a random state of megatron-core's would cut them."""
+    torch._dynamo.reset()
+    gpt = initialized(replace(TINY, attention_dropout=0.1, hidden_dropout=0.1))
+    for layer in gpt.decoder.layers:
+        layer.compile(backend="aot_eager", fullgraph=True)
+    first, second = (losses(gpt, tokens()) for _ in range(2))
+    first.sum().backward()
+    assert not torch.equal(first, second), "nothing was dropped"
 
 
 @pytest.mark.parametrize("layer_number", [1, 3])
