@@ -112,7 +112,7 @@ PARTS = (
     ),
     Part(
         "nano",
-        90,
+        150,
         benchmark(
             *("model_step", *NANOCHAT, "model=nano_hindi_25m", "optim=muon", "data.seq_length=1024"),
             *("trainer.micro_batch_size=32", "trainer.global_batch_size=64"),
@@ -126,7 +126,7 @@ PARTS = (
     ),
     Part(
         "lumen",
-        80,
+        110,
         benchmark(
             *("model_step", "--against", "transformers", "--compile", "model=lumen_128m"),
             # transformers' Llama drops attention weights alone.
