@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from recipes.errors import UserError
 
@@ -23,6 +23,17 @@ def refuse(key: str, value: object, why: str) -> NoReturn:
     if type(value) is int:
         shown = f"{value:,}" if abs(value) < LONGEST_SHOWN else f"{Decimal(value):.4g}"
     raise UserError(f"{key}={shown}: {why}")
+
+
+def refuse_ignored(key: str, settings: Any, set_what: str) -> None:
+    """Refuses the first of a schema's ``settings`` that is not as it is by default: nothing would read it.
+
+    ``set_what`` says what to set for it to be read, or why nothing does.
+    """
+    for name, default in vars(type(settings)()).items():
+        value = getattr(settings, name)
+        if value != default:
+            refuse(f"{key}.{name}", value, f"would be ignored: {set_what}")
 
 
 def positive(key: str, value: float) -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from recipes.checks import not_negative, of_a_machine, one_of, positive, refuse
+from recipes.checks import not_negative, of_a_machine, one_of, positive, refuse, refuse_ignored
 from recipes.config.cuda_graph import obstacle
 from recipes.config.devices import DEVICES
 from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.schema import (
     DataConfig,
-    InferenceConfig,
     PlanConfig,
     PretrainConfig,
     SamplesConfig,
@@ -231,9 +230,7 @@ def validate_samples(samples: SamplesConfig, context_parallel_size: int) -> None
     if samples.every_n_steps is None:
         if samples.prompts:
             refuse(f"{key}.prompts", list(samples.prompts), f"would be ignored: set {key}.every_n_steps")
-        for name, value in vars(samples.inference).items():
-            if value != getattr(InferenceConfig(), name):
-                refuse(f"{key}.inference.{name}", value, f"would be ignored: set {key}.every_n_steps")
+        refuse_ignored(f"{key}.inference", samples.inference, f"set {key}.every_n_steps")
         return
     positive(f"{key}.every_n_steps", samples.every_n_steps)
     if not samples.prompts or not all(samples.prompts):

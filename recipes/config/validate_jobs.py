@@ -7,7 +7,7 @@ import re
 import tarfile
 from pathlib import Path
 
-from recipes.checks import hub_hint, not_negative, of_a_machine, one_of, positive, refuse
+from recipes.checks import hub_hint, not_negative, of_a_machine, one_of, positive, refuse, refuse_ignored
 from recipes.config.evaluation_schema import EvaluationConfig, TextsConfig
 from recipes.config.evaluation_tables import with_table
 from recipes.config.foreign_keys import FOREIGN_VALUES
@@ -218,9 +218,7 @@ def validate_evaluation(evaluation: EvaluationConfig, context_parallel_size: int
     """Checks the benchmark that a run is measured with during training."""
     key = "trainer.evaluation"
     if evaluation.every_n_steps is None:
-        for name, value in vars(evaluation).items():
-            if value != getattr(EvaluationConfig(), name):
-                refuse(f"{key}.{name}", value, f"would be ignored: set {key}.every_n_steps")
+        refuse_ignored(key, evaluation, f"set {key}.every_n_steps")
         return
     positive(f"{key}.every_n_steps", evaluation.every_n_steps)
     planned = with_table(evaluation)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 
-from recipes.checks import one_of, refuse
+from recipes.checks import one_of, refuse, refuse_ignored
 from recipes.config.schema import PretrainConfig
-from recipes.config.trainer_schema import WandbConfig
 
 LOGGERS = ("tensorboard", "wandb")
 
@@ -21,10 +20,8 @@ def validate_logger(config: PretrainConfig) -> None:
         if not config.dry_run and not _installed(name):
             install = "pip install -e '.[loggers]' -c constraints.txt"
             refuse("logger", name, f"{name} is not installed: {install}")
-    for key, default in vars(WandbConfig()).items():
-        value = getattr(config.wandb, key)
-        if value != default and "wandb" not in config.logger:
-            refuse(f"wandb.{key}", value, "would be ignored: logger does not name wandb")
+    if "wandb" not in config.logger:
+        refuse_ignored("wandb", config.wandb, "logger does not name wandb")
 
 
 def _installed(package: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recipes.checks import positive, refuse
+from recipes.checks import positive, refuse, refuse_ignored
 from recipes.config.fp8 import validate_fp8
 from recipes.config.schema import PretrainConfig
 from recipes.config.trainer_schema import Fp16Config
@@ -33,9 +33,7 @@ def _validate_fp16(config: PretrainConfig) -> None:
             f"must be at most trainer.fp16.initial_loss_scale={scale.initial_loss_scale:g}",
         )
     if trainer.precision != "fp16":
-        for key, value in vars(scale).items():
-            if value != getattr(Fp16Config(), key):
-                refuse(f"trainer.fp16.{key}", value, "would be ignored: set trainer.precision=fp16")
+        refuse_ignored("trainer.fp16", scale, "set trainer.precision=fp16")
         return
     for reason, holds in (
         ("optim.name=muon", config.optim.name == "muon"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from recipes.inference.decode.has_triton import has_triton
 from recipes.inference.requests import MOST_END_IDS, Request
 
 Select = slice | Tensor
@@ -94,7 +94,7 @@ class Rows:
         """``[slots, vocab_size]``: whether the token came before; from the first penalty on."""
         self.bias: Tensor | None = None
         """``[slots, vocab_size]``, from the first bias on."""
-        self._has_kernel = device.type == "cuda" and importlib.util.find_spec("triton") is not None
+        self._has_kernel = has_triton(device)
 
     def set(self, slot: int, request: Request) -> None:
         """Puts a request into a row; its next token comes after the prompt's last."""

@@ -8,13 +8,12 @@ stands beside it: up to MOST_ROWS rows change nothing of each other, bit for bit
 
 from __future__ import annotations
 
-import importlib.util
-
 from torch import Tensor
 from torch.nn.functional import silu
 
 from recipes.inference.decode.cache import Cache
 from recipes.inference.decode.experts import with_shared
+from recipes.inference.decode.has_triton import has_triton
 from recipes.inference.decode.rotary import RotaryTables
 from recipes.inference.decode.weights import MLP, Experts, Layer, Linear, Norm, Weights
 from recipes.model.products import product
@@ -22,7 +21,7 @@ from recipes.model.products import product
 
 def can_fuse(weights: Weights) -> bool:
     """Whether this is a GPU with Triton, and every layer has parts that the kernels know."""
-    if weights.device.type != "cuda" or importlib.util.find_spec("triton") is None:
+    if not has_triton(weights.device):
         return False
     norms = [norm for layer in weights.layers for norm in (layer.query_norm, layer.key_norm) if norm]
     return not any(norm.is_layer_norm for norm in norms)
