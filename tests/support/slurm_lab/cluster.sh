@@ -108,5 +108,10 @@ done
 started=1
 code=0
 "$@" || code=$?
+[ "$code" -eq 0 ] || {
+  squeue --long
+  sinfo --Node --long
+  tail -n 20 "$root"/log/slurm*.log
+} >&2
 scancel --user=root 2>/dev/null || true
 exit "$code"
