@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +17,15 @@ from recipes.errors import UserError
 
 A_MODEL = ("name=benchmark", "trainer.max_steps=1", "data.seq_length=128", "dry_run=true")
 THE_QUICK_START = ("experiment=quickstart",)
+TURN = "PARAM_RECIPES_BENCHMARK_TURN"
+"""In the environment: a benchmark that has imported what it needs waits for a line on its standard input."""
 
 
 def measure(parser: Arguments, *, settings: Sequence[str] | None = A_MODEL) -> None:
     """Parses the command line, checks its settings, then loads the engine and measures.
 
-    The measuring module has the door's name in benchmarks.measure; its ``run`` gets the options.
+    The measuring module has the door's name in benchmarks.measure; its ``run`` gets the options, when it is
+    its turn (`TURN`).
 
     Args:
         parser: with the benchmark's own options; ``--json`` is added.
@@ -41,7 +46,11 @@ def measure(parser: Arguments, *, settings: Sequence[str] | None = A_MODEL) -> N
         _check(options.overrides)
     quiet_libraries()  # Before they are imported: some warn as they load.
     name = parser.prog.rpartition(".")[2]
-    importlib.import_module(f"benchmarks.measure.{name}").run(options)
+    module = importlib.import_module(f"benchmarks.measure.{name}")
+    # Not for the processes that it starts itself.
+    if os.environ.pop(TURN, None) and not sys.stdin.readline():
+        return
+    module.run(options)
 
 
 def add_run_options(parser: Arguments, *, every: int, processes: int) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import gpu_check
+from benchmarks.door import TURN
 from benchmarks.gpu_check import PARTS, Check, Part, chosen
 from recipes.errors import UserError
 from tests.support.paths import ROOT
@@ -68,6 +70,41 @@ def test_long_compilations_run_beside_the_tests(tmp_path: Path) -> None:
     kept = tmp_path / "compiled"
     assert (tmp_path / "arguments").read_text() == f"['--steps', '1', '--warm-up', '1'] {kept};[] {kept};"
     assert outcomes(tmp_path)["slow"]["figures"] == [{"who": "x", "ms": 1.5}]
+
+
+@pytest.mark.parametrize("lacks_cores", [False, True])
+def test_the_next_part_gets_ready_while_one_measures(
+    lacks_cores: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It measures in its turn; one whose turn never comes is ended."""
+    monkeypatch.setattr(gpu_check, "CORES_TO_SHARE", 10**6 if lacks_cores else 1)
+    imports = (
+        "import os, time\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        f"early = os.environ.get({TURN!r})\n"
+        "name = os.path.basename(sys.argv[1]).partition('.')[0]\n"
+        "open(f'{name}.ready', 'w').write(str(os.getpid()))\n"
+    )
+    turn = f"{imports}if early: assert sys.stdin.readline() and os.path.exists('first.done')\n"
+    seen = "" if lacks_cores else "while not os.path.exists('second.ready'): time.sleep(0.05)\n"
+    measures = 'open(sys.argv[1], \'a\').write(f\'{{"who": "{name}", "early": "{early}"}}\\n\')\n'
+    parts = [
+        Part(
+            "first", 60, ["-c", f"import sys\n{imports}{seen}open('first.done', 'w')\n{measures}", "{json}"]
+        ),
+        Part("between", 60, ["-c", "import sys", "{json}"]),
+        Part("second", 60, ["-c", f"import sys\n{turn}{measures}", "{json}"], waits_for_turn=True),
+    ]
+    assert check(tmp_path).run(parts)
+    early = None if lacks_cores else 1
+    assert outcomes(tmp_path)["second"]["figures"] == [{"who": "second", "early": str(early)}]
+    if not lacks_cores:
+        (tmp_path / "second.ready").unlink()
+        with pytest.raises(ZeroDivisionError):
+            stopped = check(tmp_path)
+            monkeypatch.setattr(stopped, "_write", lambda *_: 1 / 0)
+            stopped.run(parts)
+        assert not lives(int((tmp_path / "second.ready").read_text()))
 
 
 @pytest.mark.slow
@@ -136,7 +173,8 @@ def test_only_known_parts() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_every_part_runs_on_the_cpu(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "benchmarks.gpu_check", "--tiny", "--out", str(tmp_path), "--total", "1100"]
+    shared = "import benchmarks.gpu_check as it; it.CORES_TO_SHARE = 1; it.run_tool(it.main)"
+    line = [sys.executable, "-c", shared, "--tiny", "--out", str(tmp_path), "--total", "1100"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     found = outcomes(tmp_path)
