@@ -37,6 +37,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     not the user's, and keeps its traceback.
     """
     _in_utf8()
+    _wait_shortly()
     logging.raiseExceptions = False  # A closed pipe is no reason for a traceback per record.
     try:
         code = _exit_code(main)
@@ -77,6 +78,17 @@ def _silence_closed_stdout() -> bool:
         return False
     silence(sys.stdout)
     return True
+
+
+def _wait_shortly() -> None:
+    """Lets OpenMP's threads sleep sooner when they wait for each other.
+
+    GNU OpenMP, which PyTorch brings, spins for milliseconds at the end of every parallel loop. Where other
+    processes want the cores, the thread that is waited for does not run meanwhile, and a step takes ten times
+    as long. It reads this once, when torch is imported; what the user has chosen stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def _in_utf8() -> None:

@@ -50,6 +50,21 @@ def test_other_errors_keep_their_traceback() -> None:
     assert "Traceback" in done.stderr and "ValueError: bug" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("chosen", "count"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_openmp_spins_shortly_unless_told_otherwise(
+    chosen: dict[str, str], count: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the library itself says when torch loads it."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"OMP_DISPLAY_ENV": "VERBOSE"} | chosen).items():
+        monkeypatch.setenv(name, value)
+    assert f"GOMP_SPINCOUNT = '{count}'" in run("import torch").stderr
+
+
 def test_a_path_that_cannot_be_followed_is_one_line(tmp_path: Path) -> None:
     """Wherever it is noticed: checking whether a file is there can fail, too."""
     (tmp_path / "loop").symlink_to("loop")

@@ -78,7 +78,8 @@ def clean(directory: Path, _: str) -> dict[str, Any]:
     queued_then = launch("status", str(out)).stdout
     let_jobs_start(True)
     wait_for_end(out)
-    # As a user would: a task that Slurm lost on a busy machine ends by its time limit, and what waits for it with it.
+    # As a user would: a task that Slurm lost on a busy machine ends by its time limit, and what waits for it
+    # ends with it.
     for _ in range(2):
         if not (out / "report.json").exists():
             assert launch(*command).returncode == 0
