@@ -6,6 +6,7 @@ from benchmarks.door import measure
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
 from recipes.counts import count
+from recipes.inference.huge_pages import ask_for_huge_pages
 
 EXAMPLES = """\
 examples:
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--new", type=count, default=128, help="tokens to generate (default %(default)s)")
     parser.add_argument("--warm-up", type=count, default=1, help="generations before (default %(default)s)")
     parser.add_argument("--precision", default="auto", help="auto, bf16 or fp32 (default %(default)s)")
+    ask_for_huge_pages()  # As recipes.generate does, before torch is imported.
     measure(parser)
 
 

@@ -21,6 +21,7 @@ from recipes.counts import counted
 from recipes.data.text.json_lines import BadRecord, read_records, text_of
 from recipes.errors import UserError
 from recipes.files import check_writable
+from recipes.inference.huge_pages import ask_for_huge_pages
 from recipes.parallel.first_rank import decided_by_first_rank
 from recipes.parallel.local_processes import run_in_processes
 
@@ -46,6 +47,7 @@ def run(config: GenerateConfig) -> int:
     """Completes or scores prompts, or serves; see the settings."""
     validate_generate(config)
     check_stored(Path(config.gpt_model_file))
+    ask_for_huge_pages()  # Before torch is imported.
     if config.server:
         from recipes.server.serve import serve
 

@@ -1,10 +1,14 @@
-"""What completion imports: most of the time to a first token of a small model is that."""
+"""What completion imports, most of the time to a small model's first token, and what it sets before."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.support.nemo_files import MAIN
 from tests.support.paths import ROOT
@@ -17,14 +21,35 @@ settings = ["gpt_model_file=" + sys.argv[1], "prompts=['A']", "inference.tokens_
 assert run(compose("generate", settings)) == 0
 loaded = sorted(sys.modules)
 import tensorboard  # It can be imported again.
-print(json.dumps(loaded))
+import torch
+tensor = torch.ones(4 * 2**20)
+flags, here = "", False
+for line in open("/proc/self/smaps"):
+    name, *words = line.split()
+    if not name.endswith(":"):
+        first, last = (int(address, 16) for address in name.split("-"))
+        here = first <= tensor.data_ptr() < last
+    elif here and name == "VmFlags:":
+        flags = words
+print(json.dumps({"modules": loaded, "flags of large tensors": flags}))
 """
 NOT_NEEDED = ("wandb", "tensorboard", "nemo", "lightning", "transformers", "lm_eval", "torch._dynamo")
 
 
-def test_a_completion_imports_neither_trainers_nor_compilers() -> None:
+@pytest.fixture(scope="module")
+def seen() -> dict[str, Any]:
+    """In a process that has completed a prompt."""
     command = [sys.executable, "-c", COMPLETE, str(MAIN / "model.nemo")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    loaded = json.loads(done.stdout.splitlines()[-1])
-    assert "megatron.core" in loaded and not set(NOT_NEEDED) & set(loaded)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_a_completion_imports_neither_trainers_nor_compilers(seen: dict[str, Any]) -> None:
+    loaded = set(seen["modules"])
+    assert "megatron.core" in loaded and not set(NOT_NEEDED) & loaded
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages here")
+def test_large_tensors_are_asked_to_lie_in_huge_pages(seen: dict[str, Any]) -> None:
+    assert "hg" in seen["flags of large tensors"]

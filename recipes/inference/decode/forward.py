@@ -15,10 +15,10 @@ from torch.nn.functional import embedding, scaled_dot_product_attention
 from recipes.inference.decode.cache import Cache, Writes
 from recipes.inference.decode.experts import mixture
 from recipes.inference.decode.fused import FusedStep, can_fuse
+from recipes.inference.decode.one_row import step_product
 from recipes.inference.decode.prompts import prompt_attention, prompt_batches
 from recipes.inference.decode.rotary import RotaryTables, rotate
 from recipes.inference.decode.weights import Experts, Layer, Weights
-from recipes.model.products import product
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """``attend(layer, queries [n, groups, per group, d], keys [n, groups, d], values) -> [n, heads * d]``."""
@@ -166,7 +166,7 @@ class LeanDecoder:
     def head(self, hidden: Tensor) -> Tensor:
         """The residual stream ``[n, h]`` -> logits ``[n, V]`` of the real vocabulary."""
         weights = self.weights
-        return self._capped(product(weights.final_norm(hidden), weights.head))
+        return self._capped(step_product(weights.final_norm(hidden), weights.head))
 
     def _capped(self, logits: Tensor) -> Tensor:
         cap = self.weights.soft_cap
@@ -211,7 +211,7 @@ class LeanDecoder:
         if angles:
             heads = rotate(heads, *angles[layer.rotary])
         if layer.value_table is not None and layer.value_gate is not None:
-            gate = product(normed[:, : layer.value_gate.shape[1]], layer.value_gate)
+            gate = step_product(normed[:, : layer.value_gate.shape[1]], layer.value_gate)
             embedded = embedding(tokens, layer.value_table).view_as(values)
             values = torch.addcmul(values, torch.sigmoid(gate).unsqueeze(-1), embedded, value=2.0)
         out = layer.output(attend(number, heads[:, :, :-1], heads[:, :, -1], values))

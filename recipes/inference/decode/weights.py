@@ -26,9 +26,9 @@ from recipes.families.model_config import (
     num_query_groups,
 )
 from recipes.families.tensors import OUTPUT_LAYER, WORD_EMBEDDINGS
+from recipes.inference.decode.one_row import step_product
 from recipes.model.build import ACTIVATIONS
 from recipes.model.families import layers_of
-from recipes.model.products import product
 
 # Fields of model.megatron that change nothing at these values, or change only how megatron-core computes.
 HARMLESS: dict[str, tuple[Any, ...]] = {
@@ -90,7 +90,7 @@ class Linear:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """``[n, in]`` -> ``[n, out]``."""
-        return product(hidden, self.weight, self.bias)
+        return step_product(hidden, self.weight, self.bias)
 
 
 @dataclass(frozen=True)
