@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 BYTES_PER_LOGIT = 4  # They are read as fp32.
 PIECE_BYTES = 2**26
 """Of probabilities that are held at once."""
-DEFAULT_MAX_GENERATED = 256  # lm-eval's, for tasks that name no limit
+MAX_GENERATED = 256  # lm-eval's, for tasks that name no limit
 
 Scored = tuple[float, bool]
 """(log-probability of a continuation, whether greedy decoding would have written it)"""
@@ -70,7 +70,7 @@ class ParamLM(TemplateLM):
         self.truncated = Counter[str]()
         """Requests of each task whose beginning did not fit into the model's sequences."""
         self._cut_texts = set[tuple[str, str]]()
-        self.max_gen_toks = min(DEFAULT_MAX_GENERATED, self.max_length // 2)
+        self.max_gen_toks = min(MAX_GENERATED, self.max_length // 2)
 
     @property
     def device(self) -> torch.device:
@@ -351,8 +351,6 @@ class ParamLM(TemplateLM):
         asked: dict[str, Any] = dict(normalize_gen_kwargs(settings, self.max_gen_toks))
         until = handle_stop_sequences(asked.pop("until", None), eos=self.model.eos_text)
         max_new = asked.pop("max_gen_toks")
-        if max_new == DEFAULT_MAX_GENERATED:  # lm-eval has put it where the task names no limit.
-            max_new = self.max_gen_toks
         if asked.pop("do_sample") or asked.pop("temperature", 0.0):
             raise UserError(f"a task asks for sampling ({settings}), but text is generated greedily here")
         if max_new >= self.max_length:
