@@ -33,6 +33,9 @@ def main() -> None:
     parser = Arguments("benchmarks.scoring", __doc__, EXAMPLES)
     parser.add_argument("--kinds", type=_kinds, default=KINDS, help=f"default {','.join(KINDS)}")
     parser.add_argument("--documents", type=count, default=500, help="of each kind (default %(default)s)")
+    parser.add_argument(
+        "--after", type=count, default=0, help="documents to leave out: they were measured before"
+    )
     parser.add_argument("--slices", type=count, default=4, help="turns of each side (default %(default)s)")
     parser.add_argument(
         "--trial", type=count, default=32, help="documents to try sizes of batches on (default %(default)s)"

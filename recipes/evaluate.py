@@ -199,6 +199,7 @@ def _evaluate(config: EvaluateConfig, start: _Start, loaded: TaskDict, world: Wo
         f"{model.device.type} {config.precision} {parallel}",
         start.known,
         JournalWriter(start.journal, ranks.rank) if ranks.answers else None,
+        rehearses=True,
     )
     evaluation = evaluate_documents(
         model,

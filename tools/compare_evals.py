@@ -12,6 +12,7 @@ from recipes.console import printable
 from recipes.errors import UserError
 from recipes.report.document_scores import DocumentScores, read_document_scores
 from recipes.report.evaluation_table import MISSING, is_share
+from recipes.report.figures import distinct_labels
 from recipes.report.markdown import markdown_table
 from recipes.report.paired import PairedDifference, compare
 
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--members", action="store_true", help="show the tasks of groups too")
     parser.add_argument("--json", action="store_true", help="print one JSON object, of shares from 0 to 1")
     options = parser.parse_args()
-    models = [read_document_scores(path) for path in (options.first, options.second)]
+    models = _read([options.first, options.second])
     differences, left_out = compare(*models)
     if not differences:
         reasons = "; ".join(f"{task}: {reason}" for task, reason in left_out) or "they have no task in common"
@@ -46,6 +47,13 @@ def main() -> None:
         print(_as_json(models, differences, left_out))
     else:
         print(_as_text(models, differences, left_out))
+
+
+def _read(paths: list[Path]) -> list[DocumentScores]:
+    """The models' scores; those of the same name are called by their files."""
+    models = dict(zip(paths, map(read_document_scores, paths), strict=True))
+    names = distinct_labels(paths, lambda path: models[path].model)
+    return [dataclasses.replace(models[path], model=name) for path, name in zip(paths, names, strict=True)]
 
 
 def _as_json(

@@ -82,25 +82,26 @@ def run(options: argparse.Namespace) -> None:
 def compare(kind: str, kept: Kept, options: argparse.Namespace, vocabulary: int) -> None:
     """All sides on all documents of a kind, slice by slice."""
     size = best_size(kind, kept, options)
-    bounds = [options.documents * i // options.slices for i in range(options.slices + 1)]
+    first, end = options.after, options.after + options.documents
+    bounds = [first + options.documents * i // options.slices for i in range(options.slices + 1)]
     slices = list(pairwise(bounds))
     found: dict[str, list[Measured]] = {who: [] for who in kept.sides}
-    for turn, (first, last) in enumerate(slices):
+    for turn, (start, last) in enumerate(slices):
         for who in list(found)[:: 1 if turn % 2 else -1]:
-            found[who].append(kept.run(who, Order(kind, first, last, size if who == HFLM else AUTO)))
-            done = f"{last:,} of {options.documents:,}"
+            found[who].append(kept.run(who, Order(kind, start, last, size if who == HFLM else AUTO)))
+            done = f"{last - first:,} of {options.documents:,}"
             print(f"{kind:<12}{who:<25}{done:>14}  {found[who][-1].cpu_s:8.1f} s CPU", flush=True)
     totals = {who: together(parts) for who, parts in found.items()}
     for who, total in totals.items():
         show(options, kind, who, total)
-    ratio(options, kind, totals[HFLM], totals[OURS], documents(kind, options.documents, vocabulary))
+    ratio(options, kind, totals[HFLM], totals[OURS], documents(kind, end, vocabulary)[first:])
     if SEVERAL in totals:
         faster = seconds(totals[OURS]) / seconds(totals[SEVERAL])
         assert totals[SEVERAL].answers == totals[OURS].answers
         print(f"{kind:<12}{options.processes} processes are {faster:.2f} times as fast, with equal answers")
         record(options.json, kind=kind, who=SEVERAL, processes=options.processes, times_as_fast=faster)
     if options.auto:
-        auto = kept.run(HFLM, Order(kind, 0, options.documents, AUTO))
+        auto = kept.run(HFLM, Order(kind, first, end, AUTO))
         show(options, kind, f"HFLM, auto ({auto.batch})", auto)
         print(f"{kind:<12}of which its search for the size took {auto.search_cpu_s:.1f} s CPU", flush=True)
 
@@ -111,8 +112,9 @@ def best_size(kind: str, kept: Kept, options: argparse.Namespace) -> int:
     if len(sizes) == 1:
         return sizes[0]
     tried = {}
+    first, end = options.after, options.after + min(options.trial, options.documents)
     for size in sizes:
-        measured = kept.run(HFLM, Order(kind, 0, min(options.trial, options.documents), size))
+        measured = kept.run(HFLM, Order(kind, first, end, size))
         tried[size] = seconds(measured)
         print(f"{kind:<12}HFLM, batches of {size:<7}{tried[size]:8.1f} s for {options.trial:,}", flush=True)
         record(options.json, kind=kind, who=f"HFLM, batches of {size}", trial_seconds=tried[size])

@@ -8,21 +8,29 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from recipes.errors import UserError
 from recipes.evaluation.batching import token_batches
 from recipes.evaluation.response_cache import claim_cache
-from recipes.evaluation.scoring import Context, Ids, Row, by_context, context_batches, shared_beginnings
+from recipes.evaluation.scoring import (
+    Context,
+    Ids,
+    Row,
+    by_context,
+    context_batches,
+    shared_beginnings,
+    size_of_contexts,
+    size_of_rows,
+)
 from recipes.evaluation.texts import Reading, Window, windows_of_all, windows_of_each
 from recipes.evaluation.work import Unit, Work
 from recipes.evaluation.writing import Prompt, Writer
-from recipes.inference.requests import Request, Sampling
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -33,10 +41,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 BYTES_PER_LOGIT = 4  # They are read as fp32.
 PIECE_BYTES = 2**26
 """Of probabilities that are held at once."""
-DEFAULT_MAX_GENERATED = 256  # lm-eval's, for tasks that name no limit
+MAX_GENERATED = 256  # lm-eval's, for tasks that name no limit
 
 Scored = tuple[float, bool]
 """(log-probability of a continuation, whether greedy decoding would have written it)"""
@@ -70,7 +80,7 @@ class ParamLM(TemplateLM):
         self.truncated = Counter[str]()
         """Requests of each task whose beginning did not fit into the model's sequences."""
         self._cut_texts = set[tuple[str, str]]()
-        self.max_gen_toks = min(DEFAULT_MAX_GENERATED, self.max_length // 2)
+        self.max_gen_toks = min(MAX_GENERATED, self.max_length // 2)
 
     @property
     def device(self) -> torch.device:
@@ -151,11 +161,13 @@ class ParamLM(TemplateLM):
         for context in contexts:
             for continuation, indices in context.requests.items():
                 sharing[context.ids + continuation[:-1]].append((continuation, indices))
+        read = self._read_rows
         rows = [Row(ids, sharing[ids], begun) for ids in sorted(sharing, key=lambda ids: (-len(ids), ids))]
         for batch in token_batches(
             rows, Row.length, self._max_read(), Row.scored, self._max_scored(), self._enough(), begun
         ):
-            yield Unit("rows", batch, len(batch) * batch[0].length(), self._read_rows)
+            cost = len(batch) * batch[0].length()
+            yield Unit("rows", batch, cost, read, size_of_rows, self._leaving_nothing(read))
 
     def _read_rows(self, rows: Sequence[Row]) -> dict[int, Scored]:
         places = [(i, place) for i, row in enumerate(rows) for place in _last(row.scored(), row.length())]
@@ -177,9 +189,10 @@ class ParamLM(TemplateLM):
 
     def _contexts_to_read(self, contexts: list[Context]) -> Iterator[Unit[Context]]:
         """Each context in a first pass, what comes after it in a second."""
+        read = self._read_contexts
         for batch in context_batches(contexts, self._max_read(), self._max_scored()):
             cost = sum(len(context.ids) + len(context.inputs) * context.longest for context in batch)
-            yield Unit("contexts", batch, cost, self._read_contexts)
+            yield Unit("contexts", batch, cost, read, size_of_contexts, self._leaving_nothing(read))
 
     def _read_contexts(self, batch: Sequence[Context]) -> dict[int, Scored]:
         inputs = [(number, row) for number, context in enumerate(batch) for row in sorted(context.inputs)]
@@ -203,6 +216,17 @@ class ParamLM(TemplateLM):
                 positions = [number, *range(start, start + len(continuation) - 1)]
                 wanted.append((positions, continuation, indices))
         return self._scores(logits, wanted)
+
+    def _leaving_nothing(self, read: Callable[[Sequence[T]], object]) -> Callable[[Sequence[T]], None]:
+        """The same for an attempt: what it reads without the other ranks is not gone on from."""
+
+        def attempt(items: Sequence[T]) -> None:
+            try:
+                read(items)
+            finally:
+                self.model.forget()
+
+        return attempt
 
     def _max_scored(self) -> int:
         """Positions of one pass at which the output head is computed."""
@@ -319,21 +343,14 @@ class ParamLM(TemplateLM):
             self.model,
             slots=min(len(prompts), max(1, self.max_batch_tokens // longest)),
             max_length=longest,
-            request=lambda ids: self._request(ids, max_new, until),
-            text=lambda ids: self._generated_text(ids, until),
+            max_new=max_new,
+            until=until,
+            end_id=self.eot_token_id,
         )
         for some in writer.units(prompts):
             cost = sum(len(ids) + max_new for _, ids in some)
-            yield Unit(f"texts until {until}, {max_new} tokens", some, cost, writer.write)
-
-    def _request(self, prompt: list[int], max_new: int, until: list[str]) -> Request:
-        return Request(
-            tuple(prompt),
-            max_new,
-            sampling=Sampling(greedy=True),
-            end_ids=frozenset({self.eot_token_id}),
-            stop=self._stop_rule(until),
-        )
+            what = f"texts until {until}, {max_new} tokens"
+            yield Unit(what, some, cost, writer.write, writer.size, writer.longest_pass)
 
     def check_generation(self, task: str, settings: dict[str, Any] | None) -> None:
         """Refuses a task whose texts cannot be generated, before anything runs.
@@ -351,8 +368,6 @@ class ParamLM(TemplateLM):
         asked: dict[str, Any] = dict(normalize_gen_kwargs(settings, self.max_gen_toks))
         until = handle_stop_sequences(asked.pop("until", None), eos=self.model.eos_text)
         max_new = asked.pop("max_gen_toks")
-        if max_new == DEFAULT_MAX_GENERATED:  # lm-eval has put it where the task names no limit.
-            max_new = self.max_gen_toks
         if asked.pop("do_sample") or asked.pop("temperature", 0.0):
             raise UserError(f"a task asks for sampling ({settings}), but text is generated greedily here")
         if max_new >= self.max_length:
@@ -368,23 +383,6 @@ class ParamLM(TemplateLM):
         ids, room = self._start() + self.tok_encode(request.args[0]), self.max_length - max_new
         self.truncated[request.task_name] += len(ids) > room
         return ids[-room:] or [self.prefix_token_id]
-
-    def _stop_rule(self, until: list[str]) -> Callable[[list[int]], bool]:
-        # A token of text is at least one byte, so this many last tokens hold any stop string they complete.
-        # A token without text could push one out of the window: that row runs longer, and its text is still
-        # cut.
-        window = max((len(text.encode()) for text in until), default=0) + 4
-
-        def stop(generated: list[int]) -> bool:
-            tail = self.model.decode(generated[-window:])
-            return any(text in tail for text in until)
-
-        return stop
-
-    def _generated_text(self, ids: list[int], until: list[str]) -> str:
-        if self.eot_token_id in ids:
-            ids = ids[: ids.index(self.eot_token_id)]
-        return postprocess_generated_text(self.model.decode(ids), until, think_end_token=None)
 
 
 def _last(count: int, length: int) -> range:

@@ -32,7 +32,7 @@ class Ranks:
 
     @property
     def others_wait(self) -> bool:
-        """Whether this process's passes are those of other ranks too, which cannot be told to read less."""
+        """Whether this process's passes are those of other ranks too, which wait for it in each of them."""
         started = dist.get_world_size() if dist.is_initialized() else 1
         return max(started, self.size) > self.parts
 
@@ -43,6 +43,18 @@ class Ranks:
         found: list[Answers] = [{} for _ in range(self.size)]
         dist.all_gather_object(found, own if self.answers else {}, group=self.group)
         yield from (answers for answers in found if answers.keys() - own.keys())
+
+    def any_of_model(self, own: bool) -> bool:
+        """Whether it holds on any rank whose passes are this one's. All of them make this call."""
+        if not self.others_wait:
+            return own
+        from megatron.core import parallel_state
+
+        found = torch.tensor(own)
+        group = None if self.parts == 1 else parallel_state.get_model_parallel_group()
+        # Main memory's numbers, over gloo: devices are not waited for.
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=group)
+        return bool(found)
 
     def any_part(self, own: bool) -> bool:
         """Whether it holds in any part. Every rank makes this call."""

@@ -168,3 +168,20 @@ def context_batches(contexts: Sequence[Context], max_tokens: int, max_scored: in
         rows, longest, scored = new_rows, new_longest, scored + context.scored
     if batch:
         yield batch
+
+
+def size_of_rows(rows: Sequence[Row]) -> tuple[int, ...]:
+    """What memory is needed for: tokens that are read, keys and values of all, positions that are scored."""
+    read = len(rows) * max(row.length() for row in rows)
+    return read, read + len(rows) * rows[0].begun, sum(row.scored() for row in rows)
+
+
+def size_of_contexts(contexts: Sequence[Context]) -> tuple[int, ...]:
+    """The same, for contexts of equal length that are read once."""
+    count, longest = sum(len(context.inputs) for context in contexts), max(c.longest for c in contexts)
+    length = len(contexts[0].ids)
+    return (
+        max(len(contexts) * length, count * longest),
+        len(contexts) * length + count * (length + longest),
+        sum(context.scored for context in contexts),
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -37,7 +36,7 @@ class SharedLM(ParamLM):
         ranks: Ranks,
         stop: Callable[[], bool],
     ) -> None:
-        work = Work(ranks, stop=partial(_together, ranks, stop))
+        work = Work(ranks, stop=lambda: ranks.any_of_model(stop()))
         super().__init__(model, max_batch_tokens, max_logits_bytes, work)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -85,17 +84,6 @@ class SharedLM(ParamLM):
             Instance("generate_until", {}, args, i, metadata=("", i, 1)) for i, args in enumerate(asked)
         ]
         return super().generate_until(requests, disable_tqdm=True)
-
-
-def _together(ranks: Ranks, stop: Callable[[], bool]) -> bool:
-    """Whether any of the ranks that compute the same passes has been told to stop."""
-    if ranks.size == ranks.parts:
-        return stop()
-    told = torch.tensor(stop())
-    group = None if ranks.parts == 1 else parallel_state.get_model_parallel_group()
-    # Main memory's numbers, over gloo: devices are not waited for.
-    dist.all_reduce(told, op=dist.ReduceOp.MAX, group=group)
-    return bool(told)
 
 
 def ranks_in_training() -> Ranks:

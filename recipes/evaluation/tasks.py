@@ -14,7 +14,7 @@ from recipes.config.evaluation_schema import EvaluationConfig, TextsConfig
 from recipes.config.evaluation_tables import with_table
 from recipes.counts import counted
 from recipes.data.benchmark_mirror import config_entry, in_place_of_hub, prefetch_command, read_manifest
-from recipes.data.hub import hub_error, hub_obstacle, is_cached, network_errors, without_hub
+from recipes.data.hub import hub_error, hub_obstacle, is_cached, network_errors, setting, without_hub
 from recipes.data.text.json_lines import as_text, checked_text, read_records, text_of
 from recipes.errors import UserError
 from recipes.evaluation.task_data import check_versions
@@ -272,8 +272,11 @@ def _task_files(task_path: tuple[str, ...]) -> TaskManager:
 
 
 def _load_one(manager: TaskManager, name: str, mirror: Path | None, obstacle: str | None) -> TaskDict:
+    from lm_eval.config import task as task_config
+
     try:
-        return manager.load([name])
+        with setting(task_config, "default_gen_kwargs", _without_limit):
+            return manager.load([name])
     except ImportError as error:
         package = error.name.partition(".")[0] if error.name else None
         needed = f"the Python package {package}, which is not installed" if package else _reason(error)
@@ -288,6 +291,17 @@ def _load_one(manager: TaskManager, name: str, mirror: Path | None, obstacle: st
         source = f"the mirror {mirror}" if mirror else "the Hugging Face hub"
         remedy = _fetch_into(mirror, name) if mirror else ""
         raise UserError(f"cannot load task {name} from {source}: {_reason(error)}{remedy}") from error
+
+
+def _without_limit(until: str | list[str] | None) -> dict[str, Any]:
+    """lm-eval's settings for a task that names none, but for its limit of 256 new tokens: in a loaded task
+    it would look like one that the task asks for, and a short model may have to choose a lower one.
+    """
+    from lm_eval.defaults import default_gen_kwargs
+
+    settings = default_gen_kwargs(until)
+    del settings["max_gen_toks"]
+    return settings
 
 
 def _reason(error: Exception) -> str:

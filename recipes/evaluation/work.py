@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -20,6 +21,7 @@ from recipes.console import Progress, warn_once
 from recipes.errors import UserError
 from recipes.evaluation.journal import Answers, JournalWriter
 from recipes.evaluation.ranks import Ranks
+from recipes.evaluation.rehearsal import is_out_of_memory, out_of_memory, reason_of
 
 T = TypeVar("T")
 
@@ -35,6 +37,11 @@ class Unit(Generic[T]):
     """In tokens that are read or written."""
     answer: Callable[[Sequence[T]], Answers]
     """Answers all requests of some of the items."""
+    size: Callable[[Sequence[T]], Sequence[int]]
+    """All that the memory depends on which answering some of the items takes: where none of the numbers is
+    larger than for others that fitted, these fit too."""
+    attempt: Callable[[Sequence[T]], object]
+    """Needs as much memory as `answer`, and leaves nothing behind."""
 
     def digest(self, on: str) -> str:
         everything = repr((on, self.what, self.items))
@@ -58,6 +65,8 @@ class Work:
         on: what answers depend on besides units and model: the kind of device, the precision.
         known: answers of an earlier, unfinished evaluation, by the digests of units; equal on all ranks.
         journal: where this process keeps its answers.
+        rehearses: whether ranks of a split model find out beforehand which units fit into their memories, and
+            halve the others. Without it they end where one does not.
         stop: asked before each unit whether to give up; the ranks of a split model must answer alike, others
             need not. Given on all ranks or on none.
     """
@@ -66,7 +75,11 @@ class Work:
     on: str = ""
     known: dict[str, Answers] = field(default_factory=dict)
     journal: JournalWriter | None = None
+    rehearses: bool = False
     stop: Callable[[], bool] = _never
+    _fitting: dict[str, list[Sequence[int]]] = field(default_factory=lambda: defaultdict(list))
+    """The sizes of units, by what they are, that all ranks of a split model have read, or could have."""
+    _too_large: dict[str, list[Sequence[int]]] = field(default_factory=lambda: defaultdict(list))
 
     def answers(self, units: Sequence[Unit[Any]], label: str, *, quiet: bool = False) -> Iterator[Answers]:
         """The answers to all units, as they come; on every rank all of them.
@@ -102,29 +115,61 @@ class Work:
             raise Abandoned
 
     def _answer(self, unit: Unit[T], items: Sequence[T]) -> Answers:
+        if self.rehearses and self.ranks.others_wait and not self._fits_everywhere(unit, items):
+            return self._answer_halves(unit, items)
         try:
             return unit.answer(items)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-            self._check_can_be_halved(len(items), error)
+            reason = reason_of(error)
+            if self.ranks.others_wait:
+                raise UserError(
+                    f"a batch does not fit into memory; lower max_batch_tokens ({reason})"
+                ) from None
         # Only here, for the error holds what its functions had allocated.
         torch.cuda.empty_cache()
+        if len(items) == 1:
+            raise _one_is_too_much(reason)
+        return self._answer_halves(unit, items)
+
+    def _answer_halves(self, unit: Unit[T], items: Sequence[T]) -> Answers:
         warn_once(
             "a batch did not fit into memory and is read in halves; a lower max_batch_tokens avoids this"
         )
         half = len(items) // 2
         return self._answer(unit, items[:half]) | self._answer(unit, items[half:])
 
-    def _check_can_be_halved(self, count: int, error: RuntimeError) -> None:
-        reason = str(error).strip().partition("\n")[0]
-        if self.ranks.others_wait:
-            raise UserError(f"a batch does not fit into memory; lower max_batch_tokens ({reason})") from None
-        if count == 1:
-            raise UserError(
-                "one document does not fit into memory; split the model over more devices with "
-                f"tensor_model_parallel_size ({reason})"
-            ) from None
+    def _fits_everywhere(self, unit: Unit[T], items: Sequence[T]) -> bool:
+        """Whether all ranks of the model have the memory: by what they tried before, else they try it now.
+
+        Raises:
+            UserError: they have not, and there is nothing to halve.
+        """
+        size = unit.size(items)
+        if any(_covers(other, size) for other in self._fitting[unit.what]):
+            return True
+        if len(items) > 1 and any(_covers(size, other) for other in self._too_large[unit.what]):
+            return False
+        reason = out_of_memory(lambda: unit.attempt(items))
+        if not self.ranks.any_of_model(reason is not None):
+            self._fitting[unit.what].append(size)
+            return True
+        if len(items) == 1:
+            raise _one_is_too_much(reason or "on another rank")
+        self._too_large[unit.what].append(size)
+        return False
+
+
+def _covers(one: Sequence[int], other: Sequence[int]) -> bool:
+    return all(a >= b for a, b in zip(one, other, strict=True))
+
+
+def _one_is_too_much(reason: str) -> UserError:
+    return UserError(
+        "one document does not fit into memory; split the model over more devices with "
+        f"tensor_model_parallel_size ({reason})"
+    )
 
 
 def deal(costs: Sequence[int], parts: int) -> list[list[int]]:
@@ -136,7 +181,3 @@ def deal(costs: Sequence[int], parts: int) -> list[list[int]]:
         heapq.heapreplace(loads, (load + costs[i], part))
         hands[part].append(i)
     return [sorted(hand) for hand in hands]
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

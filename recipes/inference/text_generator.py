@@ -93,6 +93,10 @@ class TextGenerator(ABC):
             ]
         )
 
+    def forget(self) -> None:
+        """Drops what is kept of one call for the next. By default there is nothing."""
+        return
+
     def decoder(self, slots: int, max_length: int) -> Decoder:
         """What continues texts of up to ``max_length`` tokens in ``slots`` rows, for the engine."""
         return WholeTextDecoder(self.logits_at, slots, max_length, self.device)

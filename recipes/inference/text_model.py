@@ -109,6 +109,9 @@ class GPTTextModel(TextGenerator):
         self._beginning = (contexts, logits, context) if rows == 1 else None
         return logits, context
 
+    def forget(self) -> None:
+        self._beginning = None
+
     def _head_at(self, rows: Tensor, places: Tensor) -> AbstractContextManager[Any]:
         """While it is entered, the output head is computed at these positions alone, as ``[1, n, V]``.
 

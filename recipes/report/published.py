@@ -17,7 +17,7 @@ from recipes.console import shown
 from recipes.errors import UserError
 from recipes.files import path_errors
 from recipes.report.evaluation_result import EvaluationResult
-from recipes.report.evaluation_table import MISSING, figure_of
+from recipes.report.evaluation_table import MISSING, figure_of, is_share
 from recipes.report.markdown import markdown_table
 
 AGREES_WITHIN = 2.0
@@ -42,6 +42,9 @@ class Agreement:
     ours: float | None
     """None: it was not evaluated."""
     stderr: float | None
+    """Of ours; or of the published figure over as many documents, see `alike`."""
+    alike: bool = False
+    """Whether all documents scored the same, so that they show no spread of their own."""
 
     @property
     def distance(self) -> float | None:
@@ -51,7 +54,7 @@ class Agreement:
         difference = self.ours - self.row.figure
         if self.stderr:
             return difference / self.stderr
-        return math.copysign(math.inf, difference) if difference else 0.0
+        return None if difference else 0.0
 
 
 def read_published(path: Path, column: str | None, table: Sequence[TableRow]) -> list[PublishedRow]:
@@ -104,9 +107,25 @@ def agreements(result: EvaluationResult, rows: Sequence[PublishedRow]) -> list[A
     """Each published figure beside the model's."""
     found = []
     for row in rows:
-        figure = figure_of(result.tasks.get(row.task), row.metric)
-        found.append(Agreement(row, *(figure.value, figure.stderr) if figure else (None, None)))
+        task = result.tasks.get(row.task)
+        figure = figure_of(task, row.metric)
+        if task is None or figure is None:
+            found.append(Agreement(row, None, None))
+        elif figure.stderr == 0:
+            found.append(Agreement(row, figure.value, _expected_error(row, task.n), alike=True))
+        else:
+            found.append(Agreement(row, figure.value, figure.stderr))
     return found
+
+
+def _expected_error(row: PublishedRow, n: int) -> float:
+    """The standard error of a share that is the published one, in percent; of other figures it is unknown, 0.
+
+    Where all of a few documents score the same, their own standard error is 0, which is not how well the
+    share is known.
+    """
+    share = row.figure / 100
+    return 100 * math.sqrt(share * (1 - share) / n) if is_share(row.metric) and 0 < share < 1 else 0.0
 
 
 def agreement_table(found: Sequence[Agreement]) -> str:
@@ -119,7 +138,13 @@ def agreement_table(found: Sequence[Agreement]) -> str:
         distance = MISSING if entry.distance is None else f"{entry.distance:+.1f}"
         lines.append([entry.row.name, _verdict(entry), ours, str(entry.row.figure), distance])
     header = ["row", "agrees", "ours", "published", "standard errors"]
-    return "\n".join(markdown_table(header, lines)) + "\n"
+    notes = [
+        f"\n{entry.row.name}: all documents scored the same, so the standard error is that of the published "
+        "share over as many documents."
+        for entry in found
+        if entry.alike and entry.stderr
+    ]
+    return "\n".join([*markdown_table(header, lines), *notes]) + "\n"
 
 
 def _verdict(entry: Agreement) -> str:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from recipes.evaluation.journal import Answers
-from recipes.evaluation.work import Unit, Work
+from recipes.evaluation.work import Work
 from tests.support.cuda import NEEDS_CUDA
+from tests.support.evaluation_cases import unit
 
 pytestmark = NEEDS_CUDA
 GIB = 1 << 30
@@ -34,5 +35,5 @@ def test_a_batch_that_exceeds_the_memory_is_halved(three_gib: None) -> None:
         held = torch.empty(len(items) * GIB, dtype=torch.uint8, device="cuda")
         return {item: held.numel() // GIB for item in items}
 
-    found = [*Work().answers([Unit("rows", [*range(8)], 8, answer)], "", quiet=True)]
+    found = [*Work().answers([unit(answer, [*range(8)])], "", quiet=True)]
     assert sizes == [8, 4, 2, 2, 4, 2, 2] and found == [dict.fromkeys(range(8), 2)]

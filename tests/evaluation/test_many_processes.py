@@ -12,6 +12,7 @@ from tests.support.evaluation_cases import (
     answers_case,
     evaluate_case,
     kill_after_three_units,
+    scarce_memory_case,
     write_benchmark,
 )
 from tests.support.forked import Forked
@@ -55,6 +56,30 @@ def test_a_split_model_answers_as_a_whole_one(
     # Each part of the work was done, and kept, once.
     assert sum(units for *_, units in results) == alone[2] * tensor * pipeline
     assert len(list(tmp_path.iterdir())) == size // (tensor * pipeline)
+
+
+@pytest.mark.parametrize(
+    ("size", "tensor", "pipeline"), [(2, 2, 1), (2, 1, 2), pytest.param(4, 2, 1, marks=pytest.mark.slow)]
+)
+def test_where_one_rank_runs_out_of_memory_all_read_less(
+    gloo_pool: GlooPool,
+    alone: tuple[list[tuple[float, bool]], list[str], int],
+    size: int,
+    tensor: int,
+    pipeline: int,
+) -> None:
+    results = gloo_pool.run(size, scarce_memory_case, tensor, pipeline, 4)
+    for scored, written, _ in results:
+        assert [score for score, _ in scored] == pytest.approx([score for score, _ in alone[0]], abs=1e-5)
+        assert (written, scored) == (alone[1], results[0][0])
+    # Too much was tried, but no more often than it was read; and there is more than one row where it fits.
+    rows = results[-1][2]
+    assert 0 < sum(count > 4 for count in rows) < 12 and sum(2 <= count <= 4 for count in rows) > 4, rows
+
+
+def test_one_document_that_one_rank_cannot_read_ends_all(gloo_pool: GlooPool) -> None:
+    with pytest.raises(CaseFailed, match=r"one document does not fit .*_size \((on another rank|CUDA out)"):
+        gloo_pool.run(2, scarce_memory_case, 2, 1, 0)
 
 
 def test_the_first_process_writes_for_all(gloo_pool: GlooPool, tmp_path: Path) -> None:

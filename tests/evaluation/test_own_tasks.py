@@ -10,6 +10,7 @@ import datasets
 import pytest
 
 from recipes.config.hydra_app import compose
+from recipes.errors import UserError
 from recipes.evaluate import run as evaluate_job
 from recipes.evaluation.run import evaluate, set_fewshot
 from recipes.evaluation.tasks import load_tasks
@@ -38,6 +39,23 @@ metadata:
 """
 
 
+WRITING = """\
+task: unlimited
+dataset_path: json
+dataset_kwargs: {data_files: {test: rivers/questions.jsonl}}
+output_type: generate_until
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_target: here
+metric_list:
+  - metric: exact_match
+"""
+LM_EVALS_OWN = (
+    'generation_kwargs: {temperature: 0.0, do_sample: false, max_gen_toks: 256, until: ["\\n\\n"]}\n'
+)
+"""What lm-eval writes into a task that names none."""
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A directory with a task file, and its data elsewhere, as relative to where the program is started."""
@@ -55,9 +73,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def tiny_model() -> LlamaTextModel:
+def tiny_model(max_length: int = 512) -> LlamaTextModel:
     tokenizer = train_tokenizer()
-    return LlamaTextModel(random_llama(len(tokenizer)), tokenizer)
+    return LlamaTextModel(random_llama(len(tokenizer), max_length=max_length), tokenizer)
 
 
 @pytest.mark.parametrize("mirror", [FIXTURE, None])
@@ -80,6 +98,18 @@ def test_the_seed_decides_the_examples() -> None:
     first = shown(7)
     assert first == shown(7) != shown(8)
     assert all(text.count("Where is river 10") == 3 and text.count("?") == 4 for text in first)
+
+
+def test_a_limit_is_a_tasks_own_only_where_it_names_one(tmp_path: Path) -> None:
+    """The model reads 256 tokens: a task that names no limit gets half of them."""
+    Path("tasks/unlimited.yaml").write_text(WRITING)
+    Path("tasks/limited.yaml").write_text(WRITING.replace("unlimited", "limited") + LM_EVALS_OWN)
+    loaded = load_tasks(["unlimited", "limited"], task_path=[str(tmp_path / "tasks")])
+    model = tiny_model(max_length=256)
+    with pytest.raises(UserError, match=r"^limited: a task generates up to 256 tokens.*; leave it out$"):
+        evaluate(model, ["unlimited", "limited"], loaded=loaded, limit=1)
+    del loaded["tasks"]["limited"]
+    assert evaluate(model, ["unlimited"], loaded=loaded, limit=1).tasks["unlimited"].n == 1
 
 
 def test_the_command_line_and_a_changed_task_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from recipes.evaluation.journal import Answers, JournalWriter, read_journal
 from recipes.evaluation.lm import ParamLM
 from recipes.evaluation.ranks import Ranks
 from recipes.evaluation.work import Abandoned, Unit, Work, deal
-from tests.support.evaluation_cases import scoring_requests, writing_requests
+from tests.support.evaluation_cases import scoring_requests, unit, writing_requests
 from tests.support.tiny_text_model import LlamaTextModel, random_llama, train_tokenizer
 
 TOKENIZER = train_tokenizer()
@@ -33,7 +33,7 @@ def units(asked: list[int]) -> list[Unit[int]]:
         asked.extend(items)
         return {i: (i * 0.1, i % 2 == 0) for i in items}
 
-    return [Unit("rows", items, len(items), answer) for items in ([0, 1], [2], [3, 4, 5])]
+    return [unit(answer, items) for items in ([0, 1], [2], [3, 4, 5])]
 
 
 def test_what_a_journal_holds_is_not_asked_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -65,10 +66,30 @@ def test_rows_agree_within_two_standard_errors(tmp_path: Path) -> None:
         refuse_disagreement(found[2:], "x")
 
 
-def test_a_figure_without_spread_agrees_with_itself_alone(tmp_path: Path) -> None:
-    path = file(tmp_path, "rows: {ARC Easy: 50, boolq: 50.0}")
-    found = agreements(result(arc=Score(0.5, 0.0), boolq=Score(0.0, 0.0)), read_published(path, None, TABLE))
-    assert [entry.distance for entry in found] == [0.0, float("-inf")]
+def test_documents_that_all_score_the_same_are_judged_by_the_spread_of_the_published_share(
+    tmp_path: Path,
+) -> None:
+    """Two wrong answers say little about 50 %; four are two standard errors from it, and a bit from 60 %."""
+    for figure, n, distance in ((50, 2, -math.sqrt(2)), (50, 4, -2.0), (60, 4, -math.sqrt(6))):
+        ours = EvaluationResult("ours", ["boolq"], {"boolq": TaskResult({"acc,none": Score(0.0, 0.0)}, n=n)})
+        found = agreements(ours, read_published(file(tmp_path, f"rows: {{boolq: {figure}}}"), None, TABLE))
+        assert found[0].distance == pytest.approx(distance)
+        assert "\nSuperGLUE - boolq: all documents scored the same" in agreement_table(found)
+        if abs(distance) <= 2:
+            refuse_disagreement(found, "x")
+        else:
+            with pytest.raises(UserError, match=r"1 of 1 rows differ .* boolq \(-2.4\)$"):
+                refuse_disagreement(found, "x")
+
+
+def test_what_has_no_spread_at_all_agrees_with_itself_alone(tmp_path: Path) -> None:
+    """Where shares are all or nothing, and for figures that are no shares."""
+    path = file(tmp_path, "rows: {ARC Easy: 100, boolq: 0.0}")
+    found = agreements(result(arc=Score(1.0, 0.0), boolq=Score(1.0, 0.0)), read_published(path, None, TABLE))
+    assert [entry.distance for entry in found] == [0.0, None]
+    assert "| no standard error |" in agreement_table(found).splitlines()[3]
+    with pytest.raises(UserError, match=r"^check=x: none of its rows was evaluated"):
+        refuse_disagreement(found[1:], "x")
 
 
 def test_a_table_of_conf_is_read_as_well() -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 
 from recipes.config.hydra_app import compose
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import launched_world
 from recipes.evaluate import run
-from recipes.evaluation.journal import JournalWriter
+from recipes.evaluation.journal import Answers, JournalWriter
 from recipes.evaluation.lm import ParamLM
 from recipes.evaluation.ranks import model_ranks
-from recipes.evaluation.work import Work
+from recipes.evaluation.work import Unit, Work
 from recipes.inference.text_model import load_text_model
 from tests.support.nemo_files import MAIN
 
@@ -55,15 +57,47 @@ def answers_case(
     ranks = model_ranks()
     kept = JournalWriter(Path(journal), ranks.rank) if journal and ranks.answers else None
     work = CountedWork(ranks, journal=kept)
-    lm = ParamLM(model, max_batch_tokens=100, work=work)
-    scored = lm.loglikelihood(scoring_requests(), disable_tqdm=True)
-    written = lm.generate_until(writing_requests(), disable_tqdm=True)
-    return scored, written, work.done
+    return *_answers(ParamLM(model, max_batch_tokens=100, work=work)), work.done
+
+
+def _answers(lm: ParamLM) -> tuple[list[Any], list[str]]:
+    return (
+        lm.loglikelihood(scoring_requests(), disable_tqdm=True),
+        lm.generate_until(writing_requests(), disable_tqdm=True),
+    )
+
+
+def scarce_memory_case(tensor: int, pipeline: int, rows: int) -> tuple[list[Any], list[str], list[int]]:
+    """The same on a split model whose last rank has no memory for more than so many rows, which it finds out
+    in its last layer; and the rows of all passes that this rank began.
+    """
+    model = load_text_model(
+        str(MAIN / "model.nemo"),
+        num_threads=1,
+        parallel=ParallelConfig(tensor, pipeline),
+        world=launched_world(),
+    )
+    ranks, read = model_ranks(), list[int]()
+
+    def allocate(_: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        hidden_states = inputs[0] if inputs else named["hidden_states"]  # [s, b, h]
+        read.append(hidden_states.shape[1])
+        if ranks.rank == ranks.size - 1 and read[-1] > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    model.gpt.decoder.layers[-1].register_forward_pre_hook(allocate, with_kwargs=True)
+    work = Work(ranks, rehearses=True)
+    return *_answers(ParamLM(model, max_batch_tokens=100, work=work)), read
 
 
 def evaluate_case(settings: list[str]) -> int:
     """recipes.evaluate in this process."""
     return run(compose("evaluate", settings))
+
+
+def unit(answer: Callable[[Sequence[int]], Answers], items: Sequence[int]) -> Unit[int]:
+    """A unit of numbers."""
+    return Unit("rows", items, len(items), answer, lambda items: (len(items),), answer)
 
 
 class CountedWork(Work):

@@ -60,3 +60,14 @@ def test_nothing_in_common_is_refused(pair: list[str], tmp_path: Path) -> None:
     other = write(tmp_path / "other", "o", wic="1")
     done = compare_evals(pair[0], str(other))
     assert done.code == 2 and done.err.count("\n") == 1 and "a: o has no scores of it" in done.err
+
+
+def test_models_of_the_same_name_are_called_by_their_files(pair: list[str], tmp_path: Path) -> None:
+    other = str(write(tmp_path / "other", "m", boolq="0111", wic="1"))
+    header = compare_evals(pair[0], other).out.splitlines()[0]
+    assert header.split("|")[3:5] == [f" {pair[0]} ", f" {other} "]
+    found = json.loads(compare_evals(pair[0], other, "--json").out)
+    assert found["models"] == [pair[0], other]
+    assert ["wic", f"{pair[0]} has no scores of it"] in found["left_out"]
+    done = compare_evals(pair[0], pair[0])
+    assert (done.code, done.err) == (2, f"error: {pair[0]} is given twice\n")
