@@ -63,20 +63,28 @@ def run(config: GenerateConfig) -> int:
         print(f"would complete {what} with {config.gpt_model_file}")
         return 0
     quiet_libraries()
-    from recipes.inference.surprises import say_surprises
-
     model = _loaded(config)
-    if _is_first():  # After all that may be refused, which then is the only line.
-        say_surprises(config.inference)
     if config.interactive:
         from recipes.inference.interactive import converse
 
-        converse(model, config, _chat(config))
+        chat = _chat(config)
+        _say_surprises(config, model)
+        converse(model, config, chat)
     elif output is not None:
         _write(config, model, prompts, output)
     else:
-        _show(_texts(config, model, prompts))
+        texts = _texts(config, model, prompts)
+        _say_surprises(config, model)
+        _show(texts)
     return 0
+
+
+def _say_surprises(config: GenerateConfig, model: GPTTextModel) -> None:
+    """After all that may be refused, which then is the only line."""
+    from recipes.inference.surprises import say_surprises
+
+    if _is_first():
+        say_surprises(config.inference, model.max_sequence_length)
 
 
 def _loaded(config: GenerateConfig) -> GPTTextModel:
@@ -102,10 +110,9 @@ def _texts(config: GenerateConfig, model: GPTTextModel, prompts: list[str]) -> I
         chat = _chat(config)
         (row,) = rows_of(model, prompts, config.inference, chat)
         parts = stream(model, row, config.inference, seed=config.seed, chat=chat)
-        yield from chain([] if config.chat else prompts, parts, ["\n"])
-        return
-    for result in _results(config, model, prompts, 0):
-        yield f"{_json(result) if config.json else _text(result, config.chat)}\n"
+        return chain([] if config.chat else prompts, parts, ["\n"])
+    results = _results(config, model, prompts, 0)
+    return (f"{_json(result) if config.json else _text(result, config.chat)}\n" for result in results)
 
 
 def _results(config: GenerateConfig, model: GPTTextModel, prompts: list[str], first: int) -> Iterator[Any]:
@@ -142,7 +149,9 @@ def _write(config: GenerateConfig, model: GPTTextModel, prompts: list[str], outp
 
     done = decided_by_first_rank(launched_world(), ParallelConfig.rendezvous_timeout_s, begin)
     with kept[0] if kept else nullcontext():
-        for result in _results(config, model, prompts, done):
+        results = _results(config, model, prompts, done)
+        _say_surprises(config, model)
+        for result in results:
             if kept:
                 kept[0].append(_json(result))
     if kept:

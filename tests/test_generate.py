@@ -145,6 +145,11 @@ def test_text_json_and_scores_on_the_terminal(capsys: pytest.CaptureFixture[str]
         ),
         (["prompts=[A]"], "inference.repetition_penalty=1.2: as in NeMo, it divides negative logits too"),
         (["prompts=[A]", "inference.repetition_penalty=1"], ""),
+        (["prompts=[A]", "inference.compute_logprob=true"], ""),
+        (
+            ["prompts=[A]", "inference.greedy=true", "inference.tokens_to_generate=64"],
+            "inference.tokens_to_generate=64: texts end before, with the 64 tokens that the model reads",
+        ),
     ],
 )
 def test_surprises_are_said_once(
@@ -156,6 +161,27 @@ def test_surprises_are_said_once(
         assert run(compose("generate", [*common, *settings])) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: inference.")]
     assert len(said) == bool(message) and message in "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["prompts=[A]", "inference.logit_bias={999: 1}"], "inference.logit_bias: id 999 does not exist"),
+        (["prompts=[A]", "stream=true", "inference.logit_bias={999: 1}"], "inference.logit_bias: id 999"),
+        (["prompts=[A,'']", "inference.add_BOS=false"], "prompt 2 is empty; give it text"),
+        (["prompts=[A,'']", "inference.compute_logprob=true"], "prompt 2 of 1 token has nothing to score"),
+    ],
+)
+def test_nothing_is_said_or_printed_before_a_refusal(
+    settings: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn_once.cache_clear()
+    common = [f"gpt_model_file={MODEL}", "num_threads=1", "precision=fp32"]
+    with pytest.raises(UserError) as caught:
+        run(compose("generate", [*common, *settings]))
+    assert message in str(caught.value)
+    out, err = capsys.readouterr()
+    assert out == "" and "inference." not in err
 
 
 @pytest.mark.parametrize(

@@ -57,18 +57,23 @@ def as_settings(written: Iterable[str]) -> list[str]:
     everything is.
 
     Raises:
-        UserError: a word looks like a setting that does not exist.
+        UserError: a word looks like a setting that does not exist, or prompts are given in two ways.
     """
     settings: list[str] = []
     prompts: list[str] = []
+    setting: str | None = None
     rest = iter(written)
     for argument in rest:
         if argument == "--":
             prompts += rest
         elif (match := ASSIGNMENT.fullmatch(argument)) and _is_setting(argument, match[1]):
+            if match[1] == "prompts":
+                setting = argument
             settings += _ours(argument, match[1], match[2])
         else:
             prompts.append(argument)
+    if prompts and setting is not None:
+        raise UserError(f"{setting}: prompts are given as words, too ({prompts[0][:50]!r} ...); take one way")
     if prompts:
         settings.append(f"prompts=[{','.join(in_quotes(prompt) for prompt in prompts)}]")
     return settings

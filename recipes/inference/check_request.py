@@ -36,15 +36,18 @@ def check_request(request: Request, max_length: int, vocab_size: int) -> None:
     _check_sampling(request.sampling, vocab_size)
 
 
-def check_prompt(prompt: Sequence[int], max_length: int) -> None:
+def check_prompt(prompt: Sequence[int], max_length: int, name: str = "a prompt") -> None:
     """
+    Args:
+        name: what the message calls it.
+
     Raises:
         UserError: it is empty, or leaves no room for a new token.
     """
     if not prompt:
-        raise UserError("a prompt is empty; give it text")
+        raise UserError(f"{name} is empty; give it text")
     if len(prompt) >= max_length:
-        raise UserError(f"a prompt has {len(prompt):,} tokens; the model reads {max_length:,}; shorten it")
+        raise UserError(f"{name} has {len(prompt):,} tokens; the model reads {max_length:,}; shorten it")
 
 
 def _check_sampling(sampling: Sampling, vocab_size: int) -> None:

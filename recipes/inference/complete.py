@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recipes.config.schema import InferenceConfig
+from recipes.counts import counted
 from recipes.data.chat.conversations import USER
 from recipes.errors import UserError
 from recipes.inference.chat_template import ChatTemplate
@@ -83,7 +84,7 @@ def complete(
     first: int = 0,
     chat: ChatTemplate | None = None,
 ) -> Iterator[Completion]:
-    """Yields a completion per prompt, in order, from prompt number ``first`` on.
+    """A completion per prompt, in order, from prompt number ``first`` on, each as soon as it is there.
 
     ``batch_size`` are completed together. A finished one's place goes to the next prompt. With ``chat``,
     prompts are a user's messages and completions their answers.
@@ -93,9 +94,20 @@ def complete(
     """
     rows = rows_of(model, prompts, settings, chat)
     requests = requests_for(model, rows, settings, batch_size=batch_size, seed=seed, chat=chat)[first:]
+    return _completed(model, prompts[first:], rows[first:], requests, settings, batch_size)
+
+
+def _completed(
+    model: TextGenerator,
+    prompts: list[str],
+    rows: list[list[int]],
+    requests: list[Request],
+    settings: InferenceConfig,
+    batch_size: int,
+) -> Iterator[Completion]:
     longest = max((len(request.prompt) + request.max_new_tokens for request in requests), default=1)
     engine = Engine(model, slots=min(batch_size, max(1, len(requests))), max_length=longest)
-    for prompt, row, result in zip(prompts[first:], rows[first:], in_order(engine, requests), strict=True):
+    for prompt, row, result in zip(prompts, rows, in_order(engine, requests), strict=True):
         new = list(result.token_ids)
         text = GrowingText(model, row, settings).finish(new)
         logprob, full = _all_probs(model, row, result) if settings.all_probs else (None, None)
@@ -116,9 +128,15 @@ def stream(
 
     Args:
         row: the prompt's ids.
+
+    Raises:
+        UserError: as complete().
     """
-    text = GrowingText(model, row, settings)
     (request,) = requests_for(model, [row], settings, batch_size=1, seed=seed, chat=chat)
+    return _streamed(model, row, request, GrowingText(model, row, settings))
+
+
+def _streamed(model: TextGenerator, row: list[int], request: Request, text: GrowingText) -> Iterator[str]:
     engine = Engine(model, slots=1, max_length=len(row) + request.max_new_tokens)
     engine.submit(replace(request, stop=text.ends))
     ids: list[int] = []
@@ -148,7 +166,7 @@ def requests_for(
     requests = []
     for number, row in enumerate(rows):
         prompt = tuple(row)
-        check_prompt(prompt, model.max_sequence_length)
+        check_prompt(prompt, model.max_sequence_length, _name(number, rows))
         first = number - number % batch_size
         counted = rows[first : first + batch_size] if settings.count_from == "longest" else [row]
         end = min(max(map(len, counted)) + settings.tokens_to_generate, model.max_sequence_length)
@@ -209,15 +227,30 @@ def _prompt_logprobs(model: TextGenerator, ids: list[int]) -> Tensor:
 
 
 def score(model: TextGenerator, prompts: list[str], settings: InferenceConfig) -> Iterator[Score]:
-    """Yields the log-probabilities of each prompt's own tokens."""
-    for prompt in prompts:
-        ids = prompt_ids(model, prompt, settings)
+    """The log-probabilities of each prompt's own tokens, each as soon as they are there.
+
+    Raises:
+        UserError: a prompt has nothing to score or is too long; nothing has been computed by then.
+    """
+    rows = [prompt_ids(model, prompt, settings) for prompt in prompts]
+    for number, ids in enumerate(rows):
+        name = _name(number, rows)
         if len(ids) < 2:
-            raise UserError("a prompt of one token has nothing to score; give it more text")
+            raise UserError(f"{name} of {counted(len(ids), 'token')} has nothing to score; give it more text")
         if len(ids) > model.max_sequence_length:
-            raise UserError(
-                f"a prompt has {len(ids):,} tokens; the model reads {model.max_sequence_length:,}"
-            )
+            raise UserError(f"{name} has {len(ids):,} tokens; the model reads {model.max_sequence_length:,}")
+    return _scored(model, prompts, rows, settings)
+
+
+def _name(number: int, rows: Sequence[list[int]]) -> str:
+    """What a refusal calls a prompt."""
+    return f"prompt {number + 1:,}" if len(rows) > 1 else "a prompt"
+
+
+def _scored(
+    model: TextGenerator, prompts: list[str], rows: list[list[int]], settings: InferenceConfig
+) -> Iterator[Score]:
+    for prompt, ids in zip(prompts, rows, strict=True):
         logprobs = _prompt_logprobs(model, ids)
         chosen = logprobs.gather(1, torch.tensor(ids[1:])[:, None]).squeeze(1)
         yield Score(prompt, ids, chosen.tolist(), logprobs.tolist() if settings.all_probs else None)

@@ -6,8 +6,19 @@ from recipes.config.schema import InferenceConfig
 from recipes.console import warn_once
 
 
-def say_surprises(settings: InferenceConfig) -> None:
-    """Settings that greedy completion ignores, and NeMo's penalty."""
+def say_surprises(settings: InferenceConfig, max_length: int) -> None:
+    """Settings that greedy completion ignores, NeMo's penalty, and more tokens than there can be.
+
+    Args:
+        max_length: tokens that the model reads.
+    """
+    if settings.compute_logprob:  # Nothing is drawn.
+        return
+    if settings.tokens_to_generate >= max_length:
+        warn_once(
+            f"inference.tokens_to_generate={settings.tokens_to_generate:,}: texts end before, with the "
+            f"{max_length:,} tokens that the model reads, prompt included"
+        )
     usual = "inference.repetition_penalty_style=ctrl"
     plain = InferenceConfig()
     nemo_style = settings.repetition_penalty_style == "nemo"

@@ -29,9 +29,9 @@ class Served:
     chat: ChatTemplate | None = None
     """None: the model was not trained for chats."""
 
-    def check_name(self, name: str) -> None:
+    def check_name(self, name: str | None) -> None:
         """Refuses the name of another model."""
-        if name != self.name:
+        if name is not None and name != self.name:
             raise Refusal(
                 f"there is no model {name[:100]!r} here, but {self.name!r}",
                 status=404,

@@ -32,12 +32,14 @@ class StreamOptions(Body):
 class SamplingBody(Body):
     """How tokens are chosen, as completions and chats ask for it."""
 
-    model: str
+    model: str | None = None
+    """None: there is only one."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] = 0
     temperature: Annotated[float, Field(ge=0, le=1000)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Annotated[int, Field(ge=-1)] = 0
+    """0, and as other servers have it -1: no limit."""
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     repetition_penalty: Annotated[float, Field(ge=1, le=1000)] = 1.0
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
@@ -46,7 +48,8 @@ class SamplingBody(Body):
     stop: Any = ()
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    # Many clients send these with values that ask for nothing.
+    # Many clients send these, with values that ask for nothing.
+    user: str | None = None
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None
 
@@ -144,7 +147,7 @@ class SamplingBody(Body):
         return Sampling(
             greedy=self.temperature == 0,
             temperature=self.temperature or 1.0,
-            top_k=self.top_k,
+            top_k=max(self.top_k, 0),
             top_p=self.top_p or 0.0,
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,

@@ -80,3 +80,8 @@ def test_mistakes_are_not_completed(written: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         composed(written)
     assert message in str(caught.value)
+
+
+def test_prompts_in_two_ways_are_refused() -> None:
+    with pytest.raises(UserError, match=r"prompts=\[B\]: prompts are given as words, too \('A' ...\)"):
+        as_settings(["A", "prompts=[B]"])

@@ -223,7 +223,8 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"seed": 2**63}, "seed: Input should be less than", "seed"),
     ({"seed": 1.5}, "seed: Input should be a valid integer", "seed"),
     ({"tools": [], "functions": 1}, "unknown fields: tools, functions", "tools"),
-    ({"model": None}, "model: Input should be a valid string", "model"),
+    ({"model": 1}, "model: Input should be a valid string", "model"),
+    ({"top_k": -2}, "top_k: Input should be greater than or equal to -1", "top_k"),
 ]
 
 
@@ -234,6 +235,16 @@ def test_refused(server: Server, fields: dict[str, Any], message: str, param: st
     error = answer.json()["error"]
     assert message in error["message"]
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
+
+
+def test_what_asks_for_nothing_can_be_sent_or_left_out(server: Server) -> None:
+    """Programs written for vLLM or llama.cpp name no model where there is one, and have -1 for no top_k."""
+    body = {"prompt": "ab", "max_tokens": 5, "seed": 3}
+    texts = [
+        server.post(body | fields).json()["choices"][0]["text"]
+        for fields in ({"model": NAME}, {}, {"model": None}, {"user": "me"}, {"top_k": 0}, {"top_k": -1})
+    ]
+    assert len(set(texts)) == 1
 
 
 def test_fields_that_ask_for_nothing(client: OpenAI) -> None:
