@@ -88,7 +88,11 @@ def _is_setting(argument: str, key: str) -> bool:
         return True
     if argument.split() != [argument]:
         return False  # A sentence.
-    raise UserError(f"{argument}: no setting is called {key}; to complete it as a prompt, write -- before it")
+    nested = f"inference.{key}"
+    hint = f", but {nested} is" if nested in known else ""
+    raise UserError(
+        f"{argument}: no setting is called {key}{hint}; to complete it as a prompt, write -- before it"
+    )
 
 
 def _ours(argument: str, key: str, value: str) -> Iterator[str]:

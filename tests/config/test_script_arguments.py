@@ -69,6 +69,10 @@ def test_nemos_own_command_line() -> None:
             "gredy=true",
             "gredy=true: no setting is called gredy; to complete it as a prompt, write -- before it",
         ),
+        (
+            "greedy=true",
+            "greedy=true: no setting is called greedy, but inference.greedy is; to complete it as",
+        ),
         ("x=1", "x=1: no setting is called x"),
         ("inference.gredy=true", "did you mean inference.greedy?"),
         ("trainer.devices=2", "tensor_model_parallel_size"),
