@@ -168,8 +168,8 @@ def requests_for(
         prompt = tuple(row)
         check_prompt(prompt, model.max_sequence_length, _name(number, rows))
         first = number - number % batch_size
-        counted = rows[first : first + batch_size] if settings.count_from == "longest" else [row]
-        end = min(max(map(len, counted)) + settings.tokens_to_generate, model.max_sequence_length)
+        together = rows[first : first + batch_size] if settings.count_from == "longest" else [row]
+        end = min(max(map(len, together)) + settings.tokens_to_generate, model.max_sequence_length)
         # The same prompt again is to get another text, and any prompt the same one wherever it stands.
         again = seen[prompt]
         seen[prompt] += 1
