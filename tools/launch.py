@@ -161,10 +161,11 @@ def _status(run: Path) -> list[str]:
     ]
     if not lines and (pid := writer_of(run)) is not None:
         lines = [f"process    {pid} of this machine"]
-    if not lines:
+    running = bool(lines)
+    if not running:
         last = jobs_of(run)
         lines = [f"job        {last[-1].job} is over" if last else "job        none is running here"]
-    return lines + (progress_lines(run) if kind_of_jobs(run) == PRETRAIN else job_progress(run))
+    return lines + (progress_lines(run) if kind_of_jobs(run) == PRETRAIN else job_progress(run, running))
 
 
 def _tail(logs: list[Path], lines: int, follow: bool) -> None:
