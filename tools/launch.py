@@ -95,10 +95,13 @@ def _launch(overrides: list[str]) -> None:
     from recipes.config.validate import validate_pretrain
     from recipes.config.validate_launch import validate_launch
     from recipes.data.tokenizer.vocabulary import with_vocab_size
+    from recipes.launch.slurm import check_directory
 
     config, cluster = described(overrides)
     config = with_vocab_size(config)
     validate_launch(cluster)
+    if cluster.launch.scheduler == "slurm":
+        check_directory()
     gpus = cluster.nodes * cluster.gpus_per_node
     planned = replace(config, dry_run=True, parallel=replace(config.parallel, world_size=gpus))
     validate_pretrain(planned)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import tools.launch
 from recipes.arguments import understood
 from recipes.errors import UserError
 from recipes.launch.job_kinds import KINDS, job_directory
@@ -131,6 +132,20 @@ def test_a_launched_job_is_followed_by_its_kind(tmp_path: Path) -> None:
     for name in ("9.0.node0.log", "12.0.0-0-node0.log", "12.0.1-2-node1.log"):
         (logs / name).touch()
     assert [path.name for path in log_files(tmp_path)] == ["12.0.0-0-node0.log", "12.0.1-2-node1.log"]
+
+
+def test_a_job_is_launched_from_the_project_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a job takes relative paths; what runs on this machine takes them from where the user is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    refused = f"a job of Slurm runs in the project directory.*: cd {ROOT}"
+    with pytest.raises(UserError, match=refused):
+        launch_job("download", ["cluster=cpu_nodes", "dry_run=true"], ["fineweb", "--out", "a"])
+    monkeypatch.setattr(sys, "argv", ["launch", "experiment=quickstart", "cluster=cpu_nodes", "dry_run=true"])
+    with pytest.raises(UserError, match=refused):
+        tools.launch.main()
 
 
 def test_how_a_job_has_ended(tmp_path: Path) -> None:
