@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,12 @@ TURN = "PARAM_RECIPES_BENCHMARK_TURN"
 """In the environment: a benchmark that has imported what it needs waits for a line on its standard input."""
 
 
-def measure(parser: Arguments, *, settings: Sequence[str] | None = A_MODEL) -> None:
+def measure(
+    parser: Arguments,
+    *,
+    settings: Sequence[str] | None = A_MODEL,
+    check: Callable[[Namespace], None] | None = None,
+) -> None:
     """Parses the command line, checks its settings, then loads the engine and measures.
 
     The measuring module has the door's name in benchmarks.measure; its ``run`` gets the options, when it is
@@ -31,6 +37,7 @@ def measure(parser: Arguments, *, settings: Sequence[str] | None = A_MODEL) -> N
         parser: with the benchmark's own options; ``--json`` is added.
         settings: of recipes.pretrain, before those of the command line in ``overrides``; empty: it checks
             them itself; None: it takes none.
+        check: of options and settings, in place of the check of settings of a run.
 
     Raises:
         UserError: a setting is wrong, or the model is not named.
@@ -43,7 +50,10 @@ def measure(parser: Arguments, *, settings: Sequence[str] | None = A_MODEL) -> N
         if settings != THE_QUICK_START and not options.overrides:
             raise UserError(f"no model; for example: {first_command(parser.epilog or '')}")
         options.overrides = [*settings, *options.overrides]
-        _check(options.overrides)
+        if check is None:
+            check_run(options.overrides)
+    if check is not None:
+        check(options)
     quiet_libraries()  # Before they are imported: some warn as they load.
     name = parser.prog.rpartition(".")[2]
     module = importlib.import_module(f"benchmarks.measure.{name}")
@@ -58,15 +68,21 @@ def add_run_options(parser: Arguments, *, every: int, processes: int) -> None:
     parser.add_argument(
         "--every", type=count, default=every, help="steps between saves (default %(default)s)"
     )
-    parser.add_argument("--processes", type=count, default=processes, help="of the run (default %(default)s)")
+    parser.add_argument(
+        "--processes", type=count, default=processes, help=f"of the run (default {processes})"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the schedule (default %(default)s)")
     parser.add_argument(
         "--data", type=Path, help="directory for corpus and runs, kept; by default a temporary one"
     )
 
 
-def _check(settings: list[str]) -> None:
-    """Whether the processes suit the layout, the run itself checks; so it does what a tokenizer decides."""
+def check_run(settings: list[str]) -> None:
+    """Whether the processes suit the layout, the run itself checks; so it does what a tokenizer decides.
+
+    Raises:
+        UserError: a setting does not exist, or has a wrong value.
+    """
     from recipes.config.hydra_app import compose
     from recipes.config.validate import validate_pretrain
     from recipes.families.model_config import AUTO

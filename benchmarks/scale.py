@@ -9,16 +9,15 @@ from recipes.cli import run_tool
 
 EXAMPLES = """\
 examples:
-  python -m benchmarks.scale                         # Param-1's layers, narrowed, on 512 and 4,096 ranks
+  python -m benchmarks.scale                         # Param-1 on 512 and 4,096 ranks
   python -m benchmarks.scale --ranks 4096 parallel.tensor_model_parallel_size=2 \\
       parallel.sequence_parallel=true parallel.pipeline_model_parallel_size=4
-  python -m benchmarks.scale --ranks 512 --full      # with the model's own width: needs its memory
+  python -m benchmarks.scale --ranks 2048 experiment=param2_17b_a2p4b
 
 One process takes the part of one rank after another, in process groups that send nothing (torch's fake ones),
 and builds what the trainer builds: groups, model, gradient buffers, optimizer, the state that a checkpoint
 holds. Built are all ranks that write to a checkpoint and some others; the shares of all are compared. Then
-rank 0 plans a checkpoint of all ranks. The model is narrow, since all of this depends on its tensors and
-ranks, not on their size.
+rank 0 plans a checkpoint of all ranks. The tensors have the model's own shapes but no memory.
 """
 
 
@@ -27,7 +26,6 @@ def main() -> None:
     parser.add_argument(
         "--ranks", default="512,4096", metavar="N,...", help="world sizes (default %(default)s)"
     )
-    parser.add_argument("--full", action="store_true", help="do not narrow the model")
     measure(parser, settings=())
 
 

@@ -95,10 +95,13 @@ def _launch(overrides: list[str]) -> None:
     from recipes.config.validate import validate_pretrain
     from recipes.config.validate_launch import validate_launch
     from recipes.data.tokenizer.vocabulary import with_vocab_size
+    from recipes.launch.slurm import check_directory
 
     config, cluster = described(overrides)
     config = with_vocab_size(config)
     validate_launch(cluster)
+    if cluster.launch.scheduler == "slurm":
+        check_directory()
     gpus = cluster.nodes * cluster.gpus_per_node
     planned = replace(config, dry_run=True, parallel=replace(config.parallel, world_size=gpus))
     validate_pretrain(planned)
@@ -161,10 +164,11 @@ def _status(run: Path) -> list[str]:
     ]
     if not lines and (pid := writer_of(run)) is not None:
         lines = [f"process    {pid} of this machine"]
-    if not lines:
+    running = bool(lines)
+    if not running:
         last = jobs_of(run)
         lines = [f"job        {last[-1].job} is over" if last else "job        none is running here"]
-    return lines + (progress_lines(run) if kind_of_jobs(run) == PRETRAIN else job_progress(run))
+    return lines + (progress_lines(run) if kind_of_jobs(run) == PRETRAIN else job_progress(run, running))
 
 
 def _tail(logs: list[Path], lines: int, follow: bool) -> None:

@@ -164,8 +164,8 @@ def undisturbed(launch: Callable[[], Life], directory: Path) -> Whole:
     Raises:
         UserError: the run failed.
     """
+    recorded, life = Recorded(directory / "metrics.jsonl"), launch()
     started = time.monotonic()
-    life, recorded = launch(), Recorded(directory / "metrics.jsonl")
     try:
         recorded.wait(1, life)
         first = time.monotonic()

@@ -14,10 +14,15 @@ ENDING = ("kill", "exception", "hang", "terminate", "full_disk", "damaged_checkp
 """The processes end, and the run is started again."""
 PASSING = ("slow", "nan", "spike")
 """They go on."""
+OF_CLUSTER = ("preempted", "unfit_node", "node_lost")
+"""Of a job: another one takes its nodes, one of them fails the health check, or its power fails."""
 SPIKE_WINDOW = 16
 SPIKE_SKIPS = 2
 """Steps whose samples a rollback leaves out: the spike's own, and the one before."""
 SLOW_STEPS = 3
+HELD_STEPS = 4
+"""Slowed, so that what comes from outside finds the run near the step that is meant."""
+HELD_S = 3
 HANG_TIMEOUT_S = 20
 FILE_LIMIT = 500_000
 """Metrics and logs stay below it, a rank's part of a checkpoint does not."""
@@ -44,12 +49,18 @@ class Planned:
     @property
     def mark(self) -> str:
         """The file in the run's logs/ that appears as it begins, of a kind that ends the run."""
-        kind = "kill" if self.kind == "damaged_checkpoint" else self.kind
+        begins_with = {"damaged_checkpoint": "kill", "unfit_node": "kill", "preempted": "slow"}
+        kind = begins_with.get(self.kind, "slow" if self.kind == "node_lost" else self.kind)
         return Fault(kind, self.step, self.step, self.rank).mark
 
 
 def schedule(
-    count: int, steps: int | None, every: int, seed: int, processes: int
+    count: int,
+    steps: int | None,
+    every: int,
+    seed: int,
+    processes: int,
+    of_kinds: Sequence[str] = ENDING + PASSING,
 ) -> tuple[list[Planned], int]:
     """Faults in the order of the run, and the run's steps. All kinds come equally often, in random order.
 
@@ -62,6 +73,7 @@ def schedule(
         every: steps between two saves.
         seed: of kinds, steps and ranks.
         processes: of the run.
+        of_kinds: from which to choose.
 
     Raises:
         UserError: the run is too short for so many.
@@ -69,7 +81,7 @@ def schedule(
     generator = random.Random(seed)
     kinds: list[str] = []
     while len(kinds) < count:
-        kinds += generator.sample(ENDING + PASSING, len(ENDING + PASSING))
+        kinds += generator.sample(of_kinds, len(of_kinds))
     begin, least = max(2 * every, SPIKE_WINDOW) + SPIKE_SKIPS, 2 * every + SLOW_STEPS
     shortest = begin + count * least + every
     if steps is None:
@@ -108,6 +120,8 @@ def faults_text(planned: Sequence[Planned], timeline: Timeline, kinds: Sequence[
         ranges = next(spikes) if fault.kind == "spike" else [0, 0]
         text = {
             "damaged_checkpoint": f"damaged_checkpoint:{at},once=1; kill:{at},once=1",
+            "unfit_node": f"kill:{at},once=1",
+            **dict.fromkeys(("preempted", "node_lost"), _held(fault, at)),
             "full_disk": f"full_disk:{at},bytes={FILE_LIMIT},once=1",
             "nan": f"nan:{at}",  # Not once: trained again, the step must be skipped again.
             "slow": f"slow:{at},until={fault.step + SLOW_STEPS - 1},seconds=0.5,once=1",
@@ -116,6 +130,10 @@ def faults_text(planned: Sequence[Planned], timeline: Timeline, kinds: Sequence[
         if fault.kind in kinds:
             texts.append(text)
     return "; ".join(texts)
+
+
+def _held(fault: Planned, at: str) -> str:
+    return f"slow:{at},until={fault.step + HELD_STEPS - 1},seconds={HELD_S},once=1"
 
 
 def _of_last_step(ranges: list[int], fault: Planned, timeline: Timeline) -> int:
@@ -134,6 +152,9 @@ def allowed(fault: Planned, every: int) -> int:
         # Up to the save that fails.
         "full_disk": every,
         "damaged_checkpoint": since + every,
+        # They come from outside, some steps later.
+        "preempted": every,
+        "node_lost": every,
         # The step itself, those left out before it, and those since the checkpoint before them.
         "spike": SPIKE_SKIPS + (fault.step - SPIKE_SKIPS) % every,
     }.get(fault.kind, since)

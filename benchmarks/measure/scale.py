@@ -10,11 +10,12 @@ import resource
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -34,6 +35,8 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     mcore_to_pyt_state_dict,
 )
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.distributed.checkpoint.planner import SavePlan
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -49,12 +52,6 @@ from recipes.model.build import build_gpt_model
 from recipes.parallel.setup import init_model_parallel, resolve_dtype
 from recipes.training.engine import build_engine
 
-NARROW = (
-    "model.hidden_size=128",
-    "model.ffn_hidden_size=448",
-    "model.kv_channels=8",
-    "model.vocab_size=4096",
-)
 COLLECTIVES = (
     *("all_reduce", "broadcast", "barrier", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor"),
     *("gather", "scatter", "all_to_all", "all_gather_object", "gather_object", "broadcast_object_list"),
@@ -114,11 +111,27 @@ def fake_world(config: PretrainConfig, rank: int, size: int) -> Iterator[Counter
 
 
 def _counted(name: str, function: Callable[..., Any], calls: Counter[str]) -> Callable[..., Any]:
+    # Objects go as tensors whose numbers are read.
+    sends = unset_fake_temporarily if "object" in name else nullcontext
+
     def call(*args: Any, **settings: Any) -> Any:
         calls[name] += 1
-        return function(*args, **settings)
+        with sends():
+            return function(*args, **settings)
 
     return call
+
+
+@contextmanager
+def without_numbers() -> Iterator[None]:
+    """Tensors have shapes and places, but no memory: a rank's gradients and the state that it gathers for a
+    checkpoint would take tens of gigabytes, and nothing here depends on their numbers."""
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        # It compares random states, which are numbers; and nothing is drawn.
+        patch.object(CudaRNGStatesTracker, "fork", lambda *_, **__: nullcontext()),
+    ):
+        yield
 
 
 def build_rank(config: PretrainConfig, rank: int, size: int) -> Rank:
@@ -129,7 +142,7 @@ def build_rank(config: PretrainConfig, rank: int, size: int) -> Rank:
         twice.
     """
     began = time.process_time()
-    with fake_world(config, rank, size) as calls:
+    with fake_world(config, rank, size) as calls, without_numbers():
         dtype = resolve_dtype(config.trainer.precision)
         gpt = build_gpt_model(config.model, config.parallel, dtype)
         engine = build_engine(gpt, config, dtype)
@@ -298,12 +311,16 @@ def _resident() -> int:
     return pages * resource.getpagesize()
 
 
-def described(overrides: list[str], size: int, *, full: bool) -> tuple[PretrainConfig, int]:
+def _peak() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def described(overrides: list[str], size: int) -> tuple[PretrainConfig, int]:
     """The run on ``size`` ranks, and its data-parallel size. The batch is one micro-batch for each
     replica."""
     settings = [f"parallel.world_size={size}", "dry_run=true"]
     settings += ["trainer.micro_batch_size=1", f"trainer.global_batch_size={4 * size}"]
-    settings += [*([] if full else NARROW), *overrides]
+    settings += overrides
     if not any(each.startswith(("experiment=", "name=")) for each in overrides):
         settings.insert(0, "experiment=param1_2p9b")
     config = compose("pretrain", settings)
@@ -320,7 +337,7 @@ def run(options: argparse.Namespace) -> None:
 
 def rehearse(options: argparse.Namespace, size: int) -> None:
     """One world size."""
-    config, data_parallel_size = described(options.overrides, size, full=options.full)
+    config, data_parallel_size = described(options.overrides, size)
     parallel = config.parallel
     layout = {
         "tensor": parallel.tensor_model_parallel_size,
@@ -329,7 +346,11 @@ def rehearse(options: argparse.Namespace, size: int) -> None:
         "expert": parallel.expert_model_parallel_size,
         "data": data_parallel_size,
     }
-    print(f"{size:,} ranks: " + " x ".join(f"{name} {count}" for name, count in layout.items()), flush=True)
+    print(
+        f"{config.name} on {size:,} ranks: "
+        + " x ".join(f"{name} {count}" for name, count in layout.items()),
+        flush=True,
+    )
     writing = writers(config, size)
     rest = sorted(set(range(size)) - set(writing))
     chosen = [*writing, *random.Random(config.seed).sample(rest, min(OTHERS, len(rest)))]
@@ -353,6 +374,7 @@ def rehearse(options: argparse.Namespace, size: int) -> None:
         "start-up": ", ".join(f"{name} {count}" for name, count in sorted(first.collectives.items()))
         or "none",
         "planning": f"{_of(planned)} on rank 0, {planned.items:,} items",
+        "memory": f"{_peak() / 2**30:.2f} GiB, the most that this process has taken",
         "comparing": f"{_of(compared)} on every rank to compare all {compared.items:,} shards",
     }
     for name, value in rows.items():

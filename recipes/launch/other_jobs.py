@@ -13,6 +13,7 @@ from recipes.console import say
 from recipes.errors import UserError
 from recipes.launch.check_job import check_cluster, check_evaluation, check_tool
 from recipes.launch.job_kinds import JobKind, job_directory, kind_of
+from recipes.launch.slurm import check_directory, job_submission
 
 DRY_RUN = {"dry_run=true": True, "dry_run=false": False}
 
@@ -30,6 +31,8 @@ def launch_job(job: str, arguments: list[str], of_tool: list[str]) -> None:
     kind = kind_of(job)
     cluster = described_cluster(arguments)
     validate_launch(cluster)
+    if cluster.launch.scheduler == "slurm":
+        check_directory()
     check_cluster(cluster, kind, arguments)
     settings = settings_of_run(arguments)
     if kind.settings and of_tool:
@@ -68,7 +71,6 @@ def _here(cluster: ClusterConfig, kind: JobKind, words: list[str], only_shown: b
 
 
 def _submit(cluster: ClusterConfig, job: str, words: list[str], only_shown: bool) -> None:
-    from recipes.launch.slurm import job_submission
     from recipes.launch.submit import submit
 
     kind, directory = kind_of(job), job_directory(job, words)

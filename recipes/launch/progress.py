@@ -2,23 +2,76 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from pathlib import Path
 
 from recipes.console import duration, printable
-from recipes.launch.launched import STATE
+from recipes.counts import counted
+from recipes.launch.launched import STATE, jobs_of
 from recipes.run_directory import read_metrics
 
+AGAIN = "launched again, it goes on after what is done"
+ENDED = re.compile(r": srun ended, exit code (\d+)$", re.MULTILINE)
 
-def job_progress(directory: Path) -> list[str]:
-    """Of any other job: the last line that its newest script has said, and a cleaning job's result."""
+
+def job_progress(directory: Path, running: bool) -> list[str]:
+    """Of any other job: what its newest script has said last and how it ended; of a cleaning job, the stage
+    that is not complete, and the result.
+
+    Args:
+        running: or waiting.
+    """
     lines = []
-    if said := sorted((directory / STATE).glob("*.out"), key=lambda path: path.stat().st_mtime):
-        text = said[-1].read_text(encoding="utf-8", errors="replace").strip()
-        lines.append(f"log        {said[-1]}: {printable(text.rpartition(chr(10))[2]) or 'empty'}")
+    jobs = jobs_of(directory)
+    said = (
+        [path for name in (".out", "_*.out") for path in (directory / STATE).glob(jobs[-1].job + name)]
+        if jobs
+        else []
+    )
+    if said:
+        newest = max(said, key=lambda path: path.stat().st_mtime)
+        text = _text(newest).strip()
+        lines.append(f"log        {newest}: {printable(text.rpartition(chr(10))[2]) or 'empty'}")
+        if not running:
+            lines.append(f"result     {_result(list(map(_text, said)))}")
     if (directory / "report.json").exists():
-        lines.append(f"report     {directory / 'report.html'}: the job is complete")
+        return [*lines, f"report     {directory / 'report.html'}: the job is complete"]
+    if stage := _stage(directory):
+        lines.append(f"stage      {stage}")
+        if not running:
+            lines.append(f"report     none: the job has ended before; {AGAIN}")
     return lines or ["log        nothing yet"]
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _result(texts: list[str]) -> str:
+    """Of what the script of each part of a job has said."""
+    codes = [ENDED.findall(text) for text in texts]
+    bad = sorted({int(each[-1]) for each in codes if each and each[-1] != "0"})
+    cut = sum(not each for each in codes)
+    told = [f"exit code {', '.join(map(str, bad))}"] if bad else []
+    told += ["ended from outside: cancelled, or by a lost node or its time limit"] if cut else []
+    if not told:
+        return "complete"
+    parts = sum(each[-1:] != ["0"] for each in codes)
+    of = f"{parts:,} of {len(codes):,} parts: " if len(codes) > 1 else ""
+    return f"{of}{'; '.join(told)}; {AGAIN}"
+
+
+def _stage(directory: Path) -> str | None:
+    """The first of cleaning's stages, in the order of their submission, with tasks that are not done."""
+    asked = sorted(directory.glob("logs/*/ranks_to_run.json"), key=lambda path: path.stat().st_mtime_ns)
+    for path in asked:
+        stage, ranks = path.parent, json.loads(path.read_text(encoding="utf-8"))
+        done = sum((stage / f"completions/{rank:05d}").exists() for rank in ranks)
+        if done < len(ranks):
+            return f"{stage.name}: {done:,} of {counted(len(ranks), 'task')} done; {stage / 'slurm_logs'}"
+    return None
 
 
 def progress_lines(run: Path) -> list[str]:

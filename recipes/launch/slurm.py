@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from recipes.config.cluster_schema import ClusterConfig
-from recipes.launch.command import Command
+from recipes.errors import UserError
+from recipes.launch.command import PROJECT, Command
 from recipes.launch.job_kinds import JobKind
 from recipes.launch.launched import STATE
 
@@ -18,6 +19,19 @@ CLEARED = (
     *("HEALTH_NODE_ALL_REDUCE_GB_PER_S", "HEALTH_PAIR_ALL_REDUCE_GB_PER_S"),
 )
 """Variables of the scripts. What an earlier trial has left in the shell must not reach it."""
+
+
+def check_directory() -> None:
+    """Jobs run in the project directory, where their relative paths are looked for.
+
+    Raises:
+        UserError: this is another one, where the paths that the user has typed may mean other files.
+    """
+    if not Path.cwd().samefile(PROJECT):
+        raise UserError(
+            f"{Path.cwd()}: a job of Slurm runs in the project directory, and so it takes relative paths: "
+            f"cd {PROJECT}"
+        )
 
 
 def submission(cluster: ClusterConfig, run: Path, overrides: list[str]) -> Command:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
+import tools.launch
 from recipes.arguments import understood
 from recipes.errors import UserError
 from recipes.launch.job_kinds import KINDS, job_directory
@@ -123,13 +125,62 @@ def test_a_launched_job_is_followed_by_its_kind(tmp_path: Path) -> None:
     assert kind_of_jobs(tmp_path) == "pretrain"
     remember(tmp_path, Launched("12", 1.0, "sbatch x", "preprocess"))
     assert kind_of_jobs(tmp_path) == "preprocess"
-    assert job_progress(tmp_path) == ["log        nothing yet"]
+    assert job_progress(tmp_path, True) == ["log        nothing yet"]
     logs = tmp_path / "logs/slurm"
     (logs / "12_0.out").write_text("one\ntwo\n", encoding="utf-8")
-    assert job_progress(tmp_path) == [f"log        {logs / '12_0.out'}: two"]
+    assert job_progress(tmp_path, True) == [f"log        {logs / '12_0.out'}: two"]
     for name in ("9.0.node0.log", "12.0.0-0-node0.log", "12.0.1-2-node1.log"):
         (logs / name).touch()
     assert [path.name for path in log_files(tmp_path)] == ["12.0.0-0-node0.log", "12.0.1-2-node1.log"]
+
+
+def test_a_job_is_launched_from_the_project_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a job takes relative paths; what runs on this machine takes them from where the user is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    refused = f"a job of Slurm runs in the project directory.*: cd {ROOT}"
+    with pytest.raises(UserError, match=refused):
+        launch_job("download", ["cluster=cpu_nodes", "dry_run=true"], ["fineweb", "--out", "a"])
+    monkeypatch.setattr(sys, "argv", ["launch", "experiment=quickstart", "cluster=cpu_nodes", "dry_run=true"])
+    with pytest.raises(UserError, match=refused):
+        tools.launch.main()
+
+
+def test_how_a_job_has_ended(tmp_path: Path) -> None:
+    """Each part's script says its code last; one that says none was ended from outside."""
+    remember(tmp_path, Launched("12", 1.0, "sbatch x", "preprocess"))
+    logs = tmp_path / "logs/slurm"
+    (logs / "123.out").write_text("of another job", encoding="utf-8")
+
+    def result(*codes: int | None) -> str:
+        for part, code in enumerate(codes):
+            ended = "" if code is None else f"[now] job 12, restart 0: srun ended, exit code {code}\n"
+            (logs / f"12_{part}.out").write_text(f"starting\n{ended}", encoding="utf-8")
+        return job_progress(tmp_path, False)[1]
+
+    again = "launched again, it goes on after what is done"
+    assert result(0) == "result     complete"
+    assert result(2) == f"result     exit code 2; {again}"
+    outside = "ended from outside: cancelled, or by a lost node or its time limit"
+    assert result(0, 1, None) == f"result     2 of 3 parts: exit code 1; {outside}; {again}"
+
+
+def test_the_stage_in_which_cleaning_has_stopped(tmp_path: Path) -> None:
+    for stage, ranks, done in (("b_first", 1, 1), ("a_second", 2, 1), ("c_third", 1, 0)):
+        (tmp_path / f"logs/{stage}/completions").mkdir(parents=True)
+        (tmp_path / f"logs/{stage}/ranks_to_run.json").write_text(str([*range(ranks)]), encoding="utf-8")
+        for rank in range(done):
+            (tmp_path / f"logs/{stage}/completions/{rank:05d}").touch()
+    for stage, time in (("b_first", 1), ("a_second", 2), ("c_third", 3)):
+        os.utime(tmp_path / f"logs/{stage}/ranks_to_run.json", (time, time))
+    stage = f"stage      a_second: 1 of 2 tasks done; {tmp_path}/logs/a_second/slurm_logs"
+    assert job_progress(tmp_path, True) == [stage]
+    ended = "report     none: the job has ended before; launched again, it goes on after what is done"
+    assert job_progress(tmp_path, False) == [stage, ended]
+    (tmp_path / "report.json").touch()
+    assert job_progress(tmp_path, False) == [f"report     {tmp_path}/report.html: the job is complete"]
 
 
 def test_logs_of_a_cleaning_job(tmp_path: Path) -> None:

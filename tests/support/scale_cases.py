@@ -26,7 +26,7 @@ class Rehearsed:
 def rehearse(overrides: list[str], size: int) -> Rehearsed:
     from benchmarks.measure import scale
 
-    config, data_parallel_size = scale.described(overrides, size, full=True)
+    config, data_parallel_size = scale.described(overrides, size)
     writing = scale.writers(config, size)
     others = [number for number in (size // 2 - 1, size - 1) if number not in writing]
     ranks = [scale.build_rank(config, number, size) for number in [*writing, *others]]
