@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.corpus import TinyData
-from tests.support.paths import ROOT
+from tests.support.slurm_cluster import on_throwaway_slurm
 
 CASES = (
     "undisturbed",
@@ -30,9 +27,6 @@ CASES = (
     "node_lost",
 )
 STEPS = 12
-NOT_STARTED = 75
-"""cluster.sh's exit code, if it never got to the cases."""
-NAMESPACES = ("unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc")
 
 # The first test waits for all cases, on a machine that may be busy.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -41,10 +35,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 @pytest.fixture(scope="module")
 def outcomes(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
     """What tests/support/slurm_rehearsal.py tells of each case; one cluster for all."""
-    if os.geteuid() != 0 or not all(map(shutil.which, ("slurmctld", "munged", "unshare", "ip"))):
-        pytest.skip("needs root, slurm-wlm, munge and iproute2")
-    if subprocess.run([*NAMESPACES, "true"], capture_output=True).returncode:
-        pytest.skip("namespaces are not permitted here")
     directory = tmp_path_factory.mktemp("rehearsal")
     settings = tiny_data.overrides(
         trainer__max_steps=str(STEPS),
@@ -54,18 +44,8 @@ def outcomes(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> M
     )
     settings = [each for each in settings if not each.startswith("name=")]
     (directory / "data.json").write_text(json.dumps(settings), encoding="utf-8")
-    done = subprocess.run(
-        [
-            str(ROOT / "tests/support/slurm_lab/cluster.sh"),
-            *("3", str(directory / "slurm")),
-            *(sys.executable, "-m", "tests.support.slurm_rehearsal", str(directory), *CASES),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode == NOT_STARTED:
-        pytest.skip(f"a throwaway Slurm does not start here: {done.stdout[-500:]}{done.stderr[-500:]}")
+    module = ("-m", "tests.support.slurm_rehearsal", str(directory), *CASES)
+    done = on_throwaway_slurm(3, directory / "slurm", sys.executable, *module)
     told: dict[str, Any] = {}
     for line in done.stdout.splitlines():
         if line.startswith("{"):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,26 +12,17 @@ import pytest
 
 from tests.support.clean_text import stories, write_jsonl
 from tests.support.paths import ROOT
+from tests.support.slurm_cluster import on_throwaway_slurm
 
 TOKENIZER = ROOT / "tests/fixtures/nemo/nemo2_local/ckpt/context/tiny_sp.model"
-NAMESPACES = ("unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
 def done_on_slurm(directory: Path, job: str) -> dict[str, Any]:
     """What tests/support/slurm_jobs.py tells of a job."""
-    if os.geteuid() != 0 or not all(map(shutil.which, ("slurmctld", "munged", "unshare", "ip"))):
-        pytest.skip("needs root, slurm-wlm, munge and iproute2")
-    if subprocess.run([*NAMESPACES, "true"], capture_output=True).returncode:
-        pytest.skip("namespaces are not permitted here")
-    module = (sys.executable, "-m", "tests.support.slurm_jobs", str(directory), str(TOKENIZER), job)
-    done = subprocess.run(
-        [str(ROOT / "tests/support/slurm_lab/cluster.sh"), "2", str(directory / "slurm"), *module],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    module = ("-m", "tests.support.slurm_jobs", str(directory), str(TOKENIZER), job)
+    done = on_throwaway_slurm(2, directory / "slurm", sys.executable, *module)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     told: dict[str, Any] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     outcome: dict[str, Any] = told[job]
