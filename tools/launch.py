@@ -158,10 +158,13 @@ def _status(run: Path) -> list[str]:
     from recipes.launch.launched import jobs_of, kind_of_jobs, queued, writer_of
     from recipes.launch.progress import job_progress, progress_lines
 
-    lines = [
-        f"job        {job.job} {job.state.lower()} for {job.elapsed} of {job.limit}, nodes {job.where}"
-        for job in queued(run)
-    ]
+    try:
+        lines = [
+            f"job        {job.job} {job.state.lower()} for {job.elapsed} of {job.limit}, nodes {job.where}"
+            for job in queued(run)
+        ]
+    except UserError as error:  # What the run has written is there all the same.
+        lines = [f"job        unknown: {error}"]
     if not lines and (pid := writer_of(run)) is not None:
         lines = [f"process    {pid} of this machine"]
     running = bool(lines)

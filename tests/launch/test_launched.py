@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import tools.launch
 from recipes.errors import UserError
 from recipes.launch.launched import Launched, jobs_of, log_files, remember, stop, writer_of
 from recipes.launch.progress import progress_lines
@@ -55,6 +56,28 @@ def test_the_logs_of_the_newest_start(tmp_path: Path) -> None:
     for name in ("9.3.node0.log", "10.0.node0.log", "10.2.node0.log", "10.2.node1.log", "x.y.z.log"):
         (directory / name).touch()
     assert [path.name for path in log_files(tmp_path)] == ["10.2.node0.log", "10.2.node1.log"]
+
+
+def test_status_without_an_answer_of_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the run has written is told; whether it runs is not guessed."""
+    squeue = tmp_path / "bin/squeue"
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n", encoding="utf-8")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(squeue.parent), prepend=os.pathsep)
+    run = tmp_path / "run"
+    remember(run, Launched("12", 1.0, "sbatch x"))
+    RunDirectory(run).append_metrics({"step": 7, "loss": 2.5})
+    monkeypatch.setattr(sys, "argv", ["launch", "status", str(run)])
+    tools.launch.main()
+    job, step, _ = capsys.readouterr().out.splitlines()
+    assert job == "job        unknown: squeue ended with 1: Unable to contact slurm controller"
+    assert step.startswith("step       7, loss 2.5")
+    monkeypatch.setattr(sys, "argv", ["launch", "stop", str(run)])
+    with pytest.raises(UserError, match="squeue ended with 1"):
+        tools.launch.main()
 
 
 def test_progress(tmp_path: Path) -> None:
