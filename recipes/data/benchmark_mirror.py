@@ -11,16 +11,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from recipes.console import shown
 from recipes.data.hub import setting, without_hub
 from recipes.errors import UserError
 from recipes.files import atomic_write, sha256_file
 
 MANIFEST = "manifest.json"
+PROGRAMS = (".py", ".pyc", ".so")
+"""Where a mirror is the current directory, libraries may take such files in it for their own: Hugging Face's
+evaluate runs accuracy/accuracy.py for the metric of that name."""
 
 Manifest = dict[str, dict[str, Any]]
 """{"<org>/<name>/<config>/<split>": {"rows": int, "sha256": str, "tasks": [str], "revision": str or null,
@@ -81,9 +86,12 @@ def verified_hash(mirror: Path) -> str:
     """One SHA-256 over a mirror's whole content, having checked every file against the manifest.
 
     Raises:
-        UserError: a file is missing or differs.
+        UserError: a file is missing or differs, or is a program.
     """
     manifest = read_manifest(mirror)
+    for _, _, names in os.walk(mirror):
+        if programs := sorted(name for name in names if name.endswith(PROGRAMS)):
+            raise UserError(f"{mirror} holds a program, {shown(programs[0])}; a mirror is nothing but data")
     for entry, facts in manifest.items():
         file = split_file(mirror, entry)
         again = f"fetch it again with {prefetch_command(mirror, facts['tasks'])}"

@@ -11,8 +11,8 @@ from recipes.errors import UserError
 from recipes.files import check_writable, make_directory
 from recipes.report.evaluation_result import EvaluationResult
 
-SEEDS = {"random_seed": 0, "numpy_seed": 1234, "torch_seed": 1234, "fewshot_seed": 1234}
-"""lm-eval's own; only the last is used here, for nothing else is drawn."""
+SEEDS = {"random_seed": 0, "numpy_seed": 1234, "torch_seed": 1234}
+"""lm-eval's own, for what is not drawn here."""
 
 
 def write_lm_eval_files(
@@ -75,6 +75,7 @@ def _description(result: EvaluationResult) -> dict[str, Any]:
             "bootstrap_iters": settings["bootstrap_iters"],
             "gen_kwargs": None,
             **SEEDS,
+            "fewshot_seed": settings["seed"],
         },
         "git_hash": None,
         "date": datetime.fromisoformat(made["started"]).timestamp(),

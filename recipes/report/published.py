@@ -138,13 +138,12 @@ def agreement_table(found: Sequence[Agreement]) -> str:
         distance = MISSING if entry.distance is None else f"{entry.distance:+.1f}"
         lines.append([entry.row.name, _verdict(entry), ours, str(entry.row.figure), distance])
     header = ["row", "agrees", "ours", "published", "standard errors"]
-    notes = [
-        f"\n{entry.row.name}: all documents scored the same, so the standard error is that of the published "
-        "share over as many documents."
-        for entry in found
-        if entry.alike and entry.stderr
-    ]
-    return "\n".join([*markdown_table(header, lines), *notes]) + "\n"
+    alike = [entry.row.name for entry in found if entry.alike and entry.stderr]
+    note = (
+        "\nAll documents scored the same, so the standard error is that of the published share over as many: "
+        f"{', '.join(alike)}."
+    )
+    return "\n".join([*markdown_table(header, lines), *([note] if alike else [])]) + "\n"
 
 
 def _verdict(entry: Agreement) -> str:

@@ -66,6 +66,12 @@ def test_they_are_those_of_lm_eval(model: LlamaTextModel, evaluation: Evaluation
     assert theirs["config"].keys() <= ours["config"].keys()
 
 
+def test_the_seed_is_the_one_that_drew_the_examples(model: LlamaTextModel, tmp_path: Path) -> None:
+    found = evaluate_documents(model, ["arc_easy"], mirror=FIXTURE, limit=1, num_fewshot=1, seed=7)
+    write_files(found, tmp_path, TableSpec([]), log_samples=False)
+    assert by_kind(tmp_path)[0]["config"]["fewshot_seed"] == 7
+
+
 def test_what_is_beside_them(evaluation: Evaluation, tmp_path: Path) -> None:
     write_files(evaluation, tmp_path / "x", TableSpec([]), log_samples=False)
     names = sorted(re.sub(r"_2.*\.json", "", path.name) for path in (tmp_path / "x").iterdir())

@@ -119,6 +119,22 @@ def test_a_damaged_mirror_is_told_with_the_command_that_mends_it(tmp_path: Path)
         load_tasks(["boolq"], mirror=mirror)
 
 
+def test_a_mirror_runs_no_program(tmp_path: Path) -> None:
+    """Some of lm-eval's tasks load their metric by its name while the mirror is the current directory."""
+    mirror = build_mirror(tmp_path / "mirror")
+    (mirror / "accuracy").mkdir()
+    (mirror / "accuracy" / "accuracy.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (mirror.parent / "tasks").mkdir()
+    (mirror.parent / "tasks" / "loud.yaml").write_text(
+        "task: loud\ndataset_path: aps/super_glue\ndataset_name: boolq\nvalidation_split: validation\n"
+        "output_type: generate_until\ndoc_to_text: question\ndoc_to_target: passage\n"
+        "metric_list: [{metric: accuracy, hf_evaluate: true, aggregation: mean, higher_is_better: true}]\n"
+    )
+    with pytest.raises(UserError, match=r"mirror holds a program, 'accuracy.py'; a mirror is"):
+        load_tasks(["loud"], mirror=mirror, task_path=[str(mirror.parent / "tasks")])
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_mirror_for_another_version_of_a_task_is_refused(tmp_path: Path) -> None:
     mirror = tmp_path / "mirror"
     prefetch(mirror, ["boolq", "wic"], source=FIXTURE)
