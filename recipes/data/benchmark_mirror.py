@@ -82,6 +82,21 @@ def write_index(mirror: Path, manifest: Manifest) -> None:
         json.dump(manifest, stream, indent=1)
 
 
+def _program(mirror: Path) -> str | None:
+    """One that lies in it, behind links too."""
+    seen = set()
+    for directory, inside, names in os.walk(mirror, followlinks=True):
+        place = os.path.realpath(directory)
+        if place in seen:  # A link that leads back.
+            inside.clear()
+            continue
+        seen.add(place)
+        for name in sorted(names):
+            if name.endswith(PROGRAMS):
+                return name
+    return None
+
+
 def verified_hash(mirror: Path) -> str:
     """One SHA-256 over a mirror's whole content, having checked every file against the manifest.
 
@@ -89,9 +104,8 @@ def verified_hash(mirror: Path) -> str:
         UserError: a file is missing or differs, or is a program.
     """
     manifest = read_manifest(mirror)
-    for _, _, names in os.walk(mirror):
-        if programs := sorted(name for name in names if name.endswith(PROGRAMS)):
-            raise UserError(f"{mirror} holds a program, {shown(programs[0])}; a mirror is nothing but data")
+    if (program := _program(mirror)) is not None:
+        raise UserError(f"{mirror} holds a program, {shown(program)}; a mirror is nothing but data")
     for entry, facts in manifest.items():
         file = split_file(mirror, entry)
         again = f"fetch it again with {prefetch_command(mirror, facts['tasks'])}"

@@ -119,11 +119,16 @@ def test_a_damaged_mirror_is_told_with_the_command_that_mends_it(tmp_path: Path)
         load_tasks(["boolq"], mirror=mirror)
 
 
-def test_a_mirror_runs_no_program(tmp_path: Path) -> None:
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_mirror_runs_no_program(linked: bool, tmp_path: Path) -> None:
     """Some of lm-eval's tasks load their metric by its name while the mirror is the current directory."""
     mirror = build_mirror(tmp_path / "mirror")
-    (mirror / "accuracy").mkdir()
-    (mirror / "accuracy" / "accuracy.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    programs = (tmp_path if linked else mirror) / "accuracy"
+    programs.mkdir()
+    (programs / "accuracy.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    if linked:
+        (mirror / "accuracy").symlink_to(programs)
+        (mirror / "again").symlink_to(mirror)
     (mirror.parent / "tasks").mkdir()
     (mirror.parent / "tasks" / "loud.yaml").write_text(
         "task: loud\ndataset_path: aps/super_glue\ndataset_name: boolq\nvalidation_split: validation\n"
