@@ -21,6 +21,7 @@ from recipes.checkpoint.save.disk import NOTHING_LEFT
 from recipes.checkpoint.save.in_place import in_place
 from recipes.checkpoint.save.publish import new_partial, publish
 from recipes.checkpoint.save.sharded_save import ShardedSave
+from recipes.checkpoint.save.shared_out import SharedOut
 from recipes.errors import UserError
 from recipes.families.tensors import AVERAGE
 from recipes.optim.adamw import AdamW
@@ -74,7 +75,9 @@ def _to_host(state: Any) -> None:
             _to_host(part)
 
 
-def save_sharded(directory: Path, state: dict[str, Any], facts: Mapping[str, Any]) -> None:
+def save_sharded(
+    directory: Path, state: dict[str, Any], facts: Mapping[str, Any], shares: SharedOut
+) -> None:
     """Writes a sharded state dict; ``directory`` appears complete or not at all.
 
     ``facts`` go into its manifest.
@@ -83,7 +86,7 @@ def save_sharded(directory: Path, state: dict[str, Any], facts: Mapping[str, Any
         UserError: the disk is full or refuses; nothing is left behind. Every rank raises it.
     """
     partial = new_partial(directory, NOTHING_LEFT)
-    save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=False)
+    save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=False, shares=shares)
     save.write()
     publish(save, partial, directory, facts)
 

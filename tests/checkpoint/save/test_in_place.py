@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
+from tests.support.run_cases import Outcome, run_case
 
 Part = tuple[str, tuple[int, ...], tuple[int, ...], Tensor]
 """Key, the whole's shape, offset, numbers."""
@@ -116,3 +119,41 @@ def test_all_parts_together_are_what_megatron_core_gathers(
     assert [key for key, whole in own.items() if not whole.equal(gathered[key])] == []
     assert all(in_memory for _, _, in_memory in ranks)
     assert all(parts for _, parts, _ in ranks), "every rank writes"
+
+
+def gathering_case(overrides: list[str]) -> Outcome:
+    """A run whose checkpoints are as megatron-core gathers and writes them, and ours were once."""
+    from recipes.parallel import cpu_stand_in
+
+    cpu_stand_in.install()
+    from recipes.checkpoint.save import training_state
+    from recipes.checkpoint.save.shared_out import SharedOut
+
+    with (
+        patch.object(training_state, "in_place", lambda _: nullcontext()),
+        patch.object(SharedOut, "apply", lambda *_: None),
+    ):
+        return run_case(overrides)
+
+
+def test_a_gathered_checkpoint_is_resumed_to_the_bit(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Any
+) -> None:
+    def settings(directory: str, steps: int) -> list[str]:
+        return tiny_data.overrides(
+            output_dir=str(tmp_path / directory),
+            save_nemo="false",
+            data__valid="{}",
+            trainer__max_steps=str(steps),
+            trainer__micro_batch_size="1",
+        )
+
+    whole = gloo_pool.run(2, run_case, settings("whole", 6))[0]
+    gathered = gloo_pool.run(2, gathering_case, settings("resumed", 3))[0]
+    assert gathered.code == 0
+    (checkpoint,) = (tmp_path / "resumed" / "tiny" / "checkpoints").iterdir()
+    assert [file.name for file in checkpoint.glob("*.distcp")] == ["__0_0.distcp"], "one rank writes all of it"
+    resumed = gloo_pool.run(2, run_case, settings("resumed", 6))[0]
+    assert len(resumed.losses) == 6 and resumed.losses == whole.losses
+    names = {file.name for file in (checkpoint.parent / "step_00000006").glob("*.distcp")}
+    assert names == {"__0_0.distcp", "__1_0.distcp"}
