@@ -88,7 +88,7 @@ class Ema:
     # Checkpoints
 
     def sharded_state_dict(self, model_state: ShardedStateDict) -> ShardedStateDict:
-        """``{number: its parts}`` of the averages that this rank has, to be saved or to be loaded in place."""
+        """``{number: its parts}`` of the averages that this rank has, to be saved or loaded in place."""
         described = described_parameters(model_state)
         return {
             str(index): own_parts(described[id(parameter)], PREFIX, average.flatten(), own)

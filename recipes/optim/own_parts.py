@@ -1,8 +1,8 @@
-"""What a data-parallel rank has of a parameter's optimizer state, as parts of the whole tensor in a checkpoint.
+"""What a data-parallel rank has of a parameter's optimizer state, as parts of the tensor in a checkpoint.
 
-The distributed optimizer gives every rank a range of a parameter's numbers in the order of memory. Such a range
-is at most two boxes more than the parameter has axes, and boxes are what torch_dist files are made of: so every
-rank can save and load what it has, without asking another one, and the file is one that any layout reads.
+The distributed optimizer gives every rank a range of a parameter's numbers in the order of memory. Such a
+range of a matrix is three boxes or fewer, and boxes are what torch_dist files are made of. So every rank can
+save and load what it has without asking another one, and any layout can read it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import (
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 Shape = tuple[int, ...]
-Described = ShardedTensor | ShardedTensorFactory
+Described: TypeAlias = ShardedTensor | ShardedTensorFactory
 
 
 def described_parameters(model_state: ShardedStateDict) -> dict[int, Described]:
@@ -66,8 +67,8 @@ def own_parts(parameter: Described, prefix: str, data: Tensor, own: range) -> li
 
 
 def boxes(shape: Iterable[int], start: int, stop: int) -> Iterator[tuple[Shape, Shape]]:
-    """Offsets and shapes of the boxes that the numbers ``start`` to ``stop`` of a tensor make up, in order."""
-    first, *inner = shape
+    """Offsets and shapes of the boxes that a tensor's numbers ``start`` to ``stop`` make up, in order."""
+    _, *inner = shape
     if start >= stop:
         return
     if not inner:

@@ -18,9 +18,9 @@ from recipes.optim.own_parts import described_parameters, own_parts, owned_range
 def in_place(optimizer: MegatronOptimizer) -> Iterator[None]:
     """``sharded_state_dict`` and ``load_state_dict`` in the form ``fully_reshardable`` ask no other rank.
 
-    megatron-core gathers the whole state on every data-parallel rank, in host memory, while training waits (12
-    bytes for each parameter of a model-parallel rank), and the first of these ranks writes it alone. To load it,
-    every rank reads all of it.
+    megatron-core gathers the whole state in the host memory of every data-parallel rank, 12 bytes for each
+    parameter of a model-parallel rank, while training waits. The first of these ranks writes it, alone. To
+    load it, every rank reads all of it.
     """
     parts = [part for part in optimizer.chained_optimizers if isinstance(part, DistributedOptimizer)]
     for part in parts:

@@ -75,9 +75,7 @@ def _to_host(state: Any) -> None:
             _to_host(part)
 
 
-def save_sharded(
-    directory: Path, state: dict[str, Any], facts: Mapping[str, Any], shares: SharedOut
-) -> None:
+def save_sharded(directory: Path, state: dict[str, Any], facts: Mapping[str, Any], shares: SharedOut) -> None:
     """Writes a sharded state dict; ``directory`` appears complete or not at all.
 
     ``facts`` go into its manifest.

@@ -152,7 +152,9 @@ def test_a_gathered_checkpoint_is_resumed_to_the_bit(
     gathered = gloo_pool.run(2, gathering_case, settings("resumed", 3))[0]
     assert gathered.code == 0
     (checkpoint,) = (tmp_path / "resumed" / "tiny" / "checkpoints").iterdir()
-    assert [file.name for file in checkpoint.glob("*.distcp")] == ["__0_0.distcp"], "one rank writes all of it"
+    assert [file.name for file in checkpoint.glob("*.distcp")] == ["__0_0.distcp"], (
+        "one rank writes all of it"
+    )
     resumed = gloo_pool.run(2, run_case, settings("resumed", 6))[0]
     assert len(resumed.losses) == 6 and resumed.losses == whole.losses
     names = {file.name for file in (checkpoint.parent / "step_00000006").glob("*.distcp")}
