@@ -149,8 +149,8 @@ def _saving_bytes(
 ) -> int:
     """Host memory for a save, of all ranks together that hold the same weights.
 
-    Measured on the CPU as twice the state and once the weights, while one of them gathered the state: now that
-    each writes its own part, this is more than they need.
+    Measured on the CPU as twice the state and once the weights, while one of them gathered the state; now
+    that each writes its own part, this is more than they need.
     """
     held = sum(
         spec.stored_numbers() * (width + 2 * _saved_state_bytes(spec, optim, bf16=width == 2, ema=ema))
