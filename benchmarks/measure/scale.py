@@ -49,6 +49,7 @@ from recipes.config.validate import validate_pretrain
 from recipes.data.samples.loader import StepSampler
 from recipes.errors import UserError
 from recipes.model.build import build_gpt_model
+from recipes.optim.own_parts import described_parameters, own_parts
 from recipes.parallel.setup import init_model_parallel, resolve_dtype
 from recipes.training.engine import build_engine
 
@@ -72,7 +73,12 @@ class Rank:
 
     number: int
     written: list[tuple[str, tuple[int, ...], Box]]
-    """What it writes to a checkpoint: a tensor, the whole's shape, and its own part."""
+    """What it writes to a checkpoint besides optimizer state, before replicas share it: a tensor, the whole's
+    shape, and its own part."""
+    states: list[tuple[str, tuple[int, ...], Box]]
+    """The same of optimizer state, of all replicas, if it is the first."""
+    state_plans: list[bytes]
+    """What each of these replicas sends to rank 0 for it to plan a checkpoint."""
     weights: int
     """Numbers in its parameters."""
     buckets: list[int]
@@ -80,7 +86,7 @@ class Rank:
     optimizer_shares: int
     """Numbers whose optimizer state is held by exactly one data-parallel rank: all, or NotOnce is raised."""
     plan: bytes
-    """What it sends to rank 0 to plan a checkpoint."""
+    """What it sends to rank 0 to plan a checkpoint, without optimizer state."""
     metadata: bytes
     """What it sends to all ranks to have the shards of all compared."""
     groups: int
@@ -151,20 +157,23 @@ def build_rank(config: PretrainConfig, rank: int, size: int) -> Rank:
         engine.optimizer.sharded_state_dict(
             gpt.sharded_state_dict(), is_loading=True, metadata=OPTIMIZER_METADATA
         )
-        sharded, _ = save_preprocess(training_state(gpt, engine.optimizer, {}), False)
-        shards = [shard for shard in nested_values(sharded) if isinstance(shard, ShardedTensor)]
+        state = training_state(gpt, engine.optimizer, {})
+        sharded, _ = save_preprocess(state, False)
+        others, _ = save_preprocess({"model": state["model"]}, False)
+        shards = [shard for shard in nested_values(others) if isinstance(shard, ShardedTensor)]
         buffers = [*engine.ddp.buffers, *engine.ddp.expert_parallel_buffers]
+        described = described_parameters(gpt.sharded_state_dict())
+        first_of = [buffer for buffer in buffers if buffer.data_parallel_group.rank() == 0]
+        states = [parts for buffer in first_of for parts in _states(buffer, described)]
         return Rank(
             number=rank,
-            written=[
-                (shard.key, tuple(shard.global_shape), (tuple(shard.global_offset), _shape(shard)))
-                for shard in shards
-                if is_main_replica(shard.replica_id)
-            ],
+            written=[_written(shard) for shard in shards if is_main_replica(shard.replica_id)],
+            states=[_written(part) for parts in states for part in parts],
+            state_plans=[pickle.dumps(_local_plan({"parts": parts})) for parts in states],
             weights=sum(parameter.numel() for parameter in gpt.parameters()),
             buckets=[bucket.numel_unpadded for buffer in buffers for bucket in buffer.buckets],
             optimizer_shares=sum(map(_shared_out_once, buffers)),
-            plan=pickle.dumps(_local_plan(sharded)),
+            plan=pickle.dumps(_local_plan(others)),
             metadata=pickle.dumps([shard.without_data() for shard in nested_values(sharded)]),
             groups=groups,
             collectives=collectives,
@@ -172,26 +181,48 @@ def build_rank(config: PretrainConfig, rank: int, size: int) -> Rank:
         )
 
 
-def _shape(shard: ShardedTensor) -> tuple[int, ...]:
-    """With the axes that local tensors lack: layers."""
-    return (1,) * shard.prepend_axis_num + tuple(shard.local_shape)
+def _written(shard: ShardedTensor) -> tuple[str, tuple[int, ...], Box]:
+    # With the axes that local tensors lack: layers.
+    shape = (1,) * shard.prepend_axis_num + tuple(shard.local_shape)
+    return shard.key, tuple(shard.global_shape), (tuple(shard.global_offset), shape)
+
+
+def _states(buffer: Any, described: dict[int, Any]) -> Iterator[list[ShardedTensor]]:
+    """What each data-parallel rank writes of the state of a buffer's parameters, without the numbers."""
+    for rank in range(buffer.data_parallel_group.size()):
+        yield [
+            shard
+            for parameter, own in _ranges(buffer, rank)
+            for kind in ("param", "exp_avg", "exp_avg_sq")
+            for shard in own_parts(
+                described[id(parameter)],
+                f"optimizer.state.{kind}",
+                torch.empty(len(own), dtype=torch.float32, device="meta"),
+                own,
+            )
+            if is_main_replica(shard.replica_id)
+        ]
+
+
+def _ranges(buffer: Any, rank: int) -> Iterator[tuple[Any, range]]:
+    """What a data-parallel rank updates of a gradient buffer's parameters, by megatron-core's own rule."""
+    as_rank = SimpleNamespace(
+        data_parallel_group=SimpleNamespace(rank=lambda: rank, size=buffer.data_parallel_group.size),
+        buckets=buffer.buckets,
+        param_index_map=buffer.param_index_map,
+    )
+    for bucket in range(len(buffer.buckets)):
+        shares = DistributedOptimizer._build_model_gbuf_range(as_rank, bucket)["param_map"]
+        for parameter, places in shares.items():
+            yield parameter, range(places["param"].start, places["param"].end)
 
 
 def _shared_out_once(buffer: Any) -> int:
-    """Numbers of a gradient buffer, each with one data-parallel rank that updates it, by megatron-core's own
-    rule."""
-    size = buffer.data_parallel_group.size()
+    """Numbers of a gradient buffer, each with one data-parallel rank that updates it."""
     ranges: dict[Any, list[tuple[int, int]]] = defaultdict(list)
-    for rank in range(size):
-        as_rank = SimpleNamespace(
-            data_parallel_group=SimpleNamespace(rank=lambda rank=rank: rank, size=lambda: size),
-            buckets=buffer.buckets,
-            param_index_map=buffer.param_index_map,
-        )
-        for bucket in range(len(buffer.buckets)):
-            shares = DistributedOptimizer._build_model_gbuf_range(as_rank, bucket)["param_map"]
-            for parameter, places in shares.items():
-                ranges[parameter].append((places["param"].start, places["param"].end))
+    for rank in range(buffer.data_parallel_group.size()):
+        for parameter, own in _ranges(buffer, rank):
+            ranges[parameter].append((own.start, own.stop))
     for parameter in buffer.params:
         reached = 0
         for start, end in sorted(ranges[parameter]):
@@ -212,7 +243,7 @@ def _local_plan(sharded: dict[str, Any]) -> SavePlan:
 
 
 def writers(config: PretrainConfig, size: int) -> list[int]:
-    """The ranks that write to a checkpoint: the first replica of every part, of experts too."""
+    """The first replica of every part of the model, of experts too."""
     parallel = config.parallel
     tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     experts = (parallel.expert_tensor_parallel_size or tp) * parallel.expert_model_parallel_size
@@ -229,16 +260,27 @@ def check_written_once(ranks: list[Rank]) -> int:
     parts: dict[str, list[Box]] = defaultdict(list)
     shapes: dict[str, tuple[int, ...]] = {}
     for rank in ranks:
-        for key, shape, box in rank.written:
+        for key, shape, box in [*rank.written, *rank.states]:
             if shapes.setdefault(key, shape) != shape:
                 raise NotOnce(f"{key}: ranks disagree about its shape")
             parts[key].append(box)
     for key, boxes in parts.items():
         if sum(math.prod(shape) for _, shape in boxes) != math.prod(shapes[key]):
             raise NotOnce(f"{key}: {len(boxes)} parts do not make up the whole")
-        if any(_overlap(a, b) for number, a in enumerate(boxes) for b in boxes[:number]):
+        if _overlap_somewhere(boxes):
             raise NotOnce(f"{key}: two ranks write the same part")
     return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _overlap_somewhere(boxes: list[Box]) -> bool:
+    axis = max(range(len(boxes[0][0])), key=lambda axis: max(offset[axis] for offset, _ in boxes))
+    near: list[Box] = []
+    for box in sorted(boxes, key=lambda box: box[0][axis]):
+        near = [(offset, shape) for offset, shape in near if offset[axis] + shape[axis] > box[0][axis]]
+        if any(_overlap(box, other) for other in near):
+            return True
+        near.append(box)
+    return False
 
 
 def _overlap(a: Box, b: Box) -> bool:
@@ -279,12 +321,12 @@ class Planned:
     items: int
 
 
-def plan_checkpoint(ranks: list[Rank], size: int) -> Planned:
+def plan_checkpoint(ranks: list[Rank]) -> Planned:
     """Rank 0's part of planning: it gets every rank's plan and merges them into the checkpoint's metadata."""
-    plans = {rank.number: rank.plan for rank in ranks}
-    other = next(rank.plan for rank in ranks if not rank.written)
+    plans = [rank.plan for rank in ranks]
+    plans += [plan for rank in ranks for plan in rank.state_plans]
     before, began = _resident(), time.process_time()
-    received = [pickle.loads(plans.get(number, other)) for number in range(size)]
+    received = [pickle.loads(plan) for plan in plans]
     planner = MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
     merged, _ = planner.create_global_plan(received)
     seconds = time.process_time() - began
@@ -363,12 +405,12 @@ def rehearse(options: argparse.Namespace, size: int) -> None:
         "numbers": check_written_once(ranks),
         "optimizer numbers": sum(rank.optimizer_shares for rank in ranks if rank.written),
     }
-    planned, compared = plan_checkpoint(ranks, size), compare_shards(ranks, size)
+    planned, compared = plan_checkpoint(ranks), compare_shards(ranks, size)
     first = ranks[0]
     rows = {
         "built": f"{len(ranks)} ranks, {max(rank.seconds for rank in ranks):.1f} s each at the most",
         "samples": f"{figures['samples']:,} of 4 steps, each read by one rank",
-        "checkpoint": f"{figures['numbers']:,} numbers, each written by one of {len(writing)} ranks",
+        "checkpoint": f"{figures['numbers']:,} numbers, each written by one rank",
         "optimizer": f"the state of every number is on one of {data_parallel_size:,} ranks",
         "groups": f"{first.groups:,} process groups are made",
         "start-up": ", ".join(f"{name} {count}" for name, count in sorted(first.collectives.items()))

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from megatron.core.dist_checkpointing.mapping import ShardedStateDict
-from megatron.core.dist_checkpointing.optimizer import (
-    get_param_id_to_sharded_param_map,
-    make_sharded_optimizer_tensor,
-)
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
@@ -19,6 +13,7 @@ from torch import Tensor
 from recipes.config.trainer_schema import EmaConfig
 from recipes.families.tensors import AVERAGE
 from recipes.optim.layer_wise import MuonAdamW
+from recipes.optim.own_parts import described_parameters, own_parts, owned_ranges
 
 PREFIX = AVERAGE.removesuffix(".")
 
@@ -37,7 +32,10 @@ class Ema:
     def __init__(self, optimizer: MegatronOptimizer, config: EmaConfig) -> None:
         assert config.decay is not None
         self.optimizer, self.step_weight, self.every = optimizer, 1.0 - config.decay, config.every_n_steps
-        self.mains = [main for _, main in _owned(optimizer)]
+        owned = list(_owned(optimizer))
+        self.places = [(parameter, own) for parameter, own, _ in owned]
+        """The parameters, and which of their numbers in the order of memory are averaged here."""
+        self.mains = [main for _, _, main in owned]
         self.averages = [main.detach().clone() for main in self.mains]
         self.steps = 0
         """Of the run, skipped ones included."""
@@ -89,106 +87,32 @@ class Ema:
 
     # Checkpoints
 
-    def sharded_state_dict(self, model_state: ShardedStateDict, *, loading: bool) -> ShardedStateDict:
-        """``{number: sharded tensor}`` of this rank's part of the model, whole over data-parallel ranks."""
-        if isinstance(self.optimizer, MuonAdamW):
-            return self._sharded_by_owner(self.optimizer, model_state)
-        of = {id(main): average for main, average in zip(self.mains, self.averages, strict=True)}
-        sharded: dict[str, Any] = {}
-        for part in _distributed(self.optimizer):
-            whole = _empty(part) if loading else dict(_gathered(part, of))
-            shards = get_param_id_to_sharded_param_map(model_state, whole)
-            for index, tensor in enumerate(whole.values()):
-                sharded[str(len(sharded))] = make_sharded_optimizer_tensor(shards[index], tensor, PREFIX)
-        return sharded
-
-    def _sharded_by_owner(self, optimizer: MuonAdamW, model_state: ShardedStateDict) -> ShardedStateDict:
-        shards = get_param_id_to_sharded_param_map(model_state, [p for p, _ in optimizer.owned])
-        sharded: dict[str, Any] = {}
-        for index, average in enumerate(self.averages):
-            shard = shards[index]
-            sharded[str(index)] = make_sharded_optimizer_tensor(shard, average, PREFIX)
-            # The data-parallel part of the replica id is 0: no other rank has this average.
-            sharded[str(index)].replica_id = (*shard.replica_id[:2], 0)
-        return sharded
-
-    @torch.no_grad()
-    def load_state_dict(self, loaded: dict[str, Tensor]) -> None:
-        """Takes over what was read for :meth:`sharded_state_dict`."""
-        if isinstance(self.optimizer, MuonAdamW):
-            for index, average in enumerate(self.averages):
-                average.copy_(loaded[str(index)])
-            return
-        of = {id(main): average for main, average in zip(self.mains, self.averages, strict=True)}
-        index = 0
-        for part in _distributed(self.optimizer):
-            ranges = {p: found for _, found_here in _buckets(part) for p, found in found_here.items()}
-            for parameter in _empty(part):
-                if parameter in ranges:
-                    own = ranges[parameter]["param"]
-                    average = of[id(_main(part, parameter))]
-                    average.copy_(loaded[str(index)].flatten()[own.start : own.end])
-                index += 1
+    def sharded_state_dict(self, model_state: ShardedStateDict) -> ShardedStateDict:
+        """``{number: its parts}`` of the averages that this rank has, to be saved or loaded in place."""
+        described = described_parameters(model_state)
+        return {
+            str(index): own_parts(described[id(parameter)], PREFIX, average.flatten(), own)
+            for index, ((parameter, own), average) in enumerate(zip(self.places, self.averages, strict=True))
+        }
 
 
 def _distributed(optimizer: MegatronOptimizer) -> list[DistributedOptimizer]:
     return [part for part in optimizer.chained_optimizers if isinstance(part, DistributedOptimizer)]
 
 
-def _owned(optimizer: MegatronOptimizer) -> Iterator[tuple[Tensor, Tensor]]:
-    """The parameters of which this rank updates a part, each with the fp32 numbers of that part."""
+def _owned(optimizer: MegatronOptimizer) -> Iterator[tuple[Tensor, range, Tensor]]:
+    """The parameters of which this rank updates numbers, which ones, and these in fp32."""
     if isinstance(optimizer, MuonAdamW):
-        yield from optimizer.owned
+        for parameter, main in optimizer.owned:
+            yield parameter, range(parameter.numel()), main
         return
     for part in _distributed(optimizer):
+        ranges = dict(owned_ranges(part))
         for parameter in part.model_param_group_index_map:
-            yield parameter, _main(part, parameter)
+            yield parameter, ranges[parameter], _main(part, parameter)
 
 
 def _main(part: DistributedOptimizer, parameter: Tensor) -> Tensor:
     group, place = part.model_param_group_index_map[parameter]
     main: Tensor = part.optimizer.param_groups[group]["params"][place]
     return main
-
-
-def _buckets(part: DistributedOptimizer) -> Iterator[tuple[tuple[Any, Any], dict[Tensor, Any]]]:
-    """Each of DDP's buckets with its buffer, and where in it this rank's parts of parameters lie."""
-    for buffer, by_type in zip(part.buffers, part.gbuf_ranges, strict=True):
-        for ranges in by_type.values():
-            for bucket, found in zip(buffer.buckets, ranges, strict=True):
-                yield (buffer, bucket), found["param_map"]
-
-
-def _empty(part: DistributedOptimizer) -> dict[Tensor, Tensor]:
-    """Parameters, in the order of :func:`_gathered` -> room for their whole averages."""
-    return {
-        parameter: torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
-        for (buffer, bucket), _ in _buckets(part)
-        for parameter in _inside(buffer, bucket)
-    }
-
-
-def _gathered(part: DistributedOptimizer, of: dict[int, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every parameter with its whole average, which each data-parallel rank has a part of."""
-    ranks = part.data_parallel_group.size()
-    for (buffer, bucket), ranges in _buckets(part):
-        if ranks == 1:  # Nothing to gather: the averages themselves.
-            for parameter in _inside(buffer, bucket):
-                yield parameter, of[id(_main(part, parameter))].view(parameter.shape)
-            continue
-        size = bucket.grad_data.numel()
-        own = torch.zeros(size // ranks, dtype=torch.float32, device=bucket.grad_data.device)
-        for parameter, found in ranges.items():
-            place = found["gbuf_local"]
-            own[place.start : place.end].copy_(of[id(_main(part, parameter))])
-        whole = torch.empty(size, dtype=torch.float32, device=own.device)
-        dist.all_gather_into_tensor(whole, own, group=part.data_parallel_group)
-        whole = whole.cpu()
-        for parameter in _inside(buffer, bucket):
-            begin, end, _ = buffer.param_index_map[parameter]
-            yield parameter, whole[begin - bucket.offset : end - bucket.offset].view(parameter.shape)
-
-
-def _inside(buffer: Any, bucket: Any) -> list[Tensor]:
-    """A bucket's parameters in the order of their places."""
-    return sorted(bucket.params_list, key=lambda parameter: buffer.param_index_map[parameter][0])

@@ -20,7 +20,7 @@ from recipes.plan.run_plan import RunPlan
 from recipes.report.figures import format_duration
 
 WRITTEN_PER_SECOND = 2e9
-"""Bytes of a checkpoint that one of its writers is assumed to gather and write."""
+"""Bytes of a checkpoint that are assumed to be written for each tensor- and pipeline-parallel rank."""
 RECOVERY_S = 300.0
 """Assumed; runs of this size report medians below 4 minutes, without the search for a new node."""
 RUNS = 100

@@ -147,9 +147,10 @@ def _saved_state_bytes(spec: TensorSpec, optim: OptimConfig, *, bf16: bool, ema:
 def _saving_bytes(
     table: list[TensorSpec], optim: OptimConfig, parallel: ParallelConfig, width: int, ema: bool
 ) -> int:
-    """Host memory for a save, on one of the ranks that hold the same weights: it gathers the others' state.
+    """Host memory for a save, of all ranks together that hold the same weights.
 
-    Measured on the CPU as twice the state and once the weights.
+    Measured on the CPU as twice the state and once the weights, while one of them gathered the state; now
+    that each writes its own part, this is more than they need.
     """
     held = sum(
         spec.stored_numbers() * (width + 2 * _saved_state_bytes(spec, optim, bf16=width == 2, ema=ema))

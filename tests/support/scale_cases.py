@@ -39,7 +39,7 @@ def rehearse(overrides: list[str], size: int) -> Rehearsed:
         weights=[rank.weights for rank in writers],
         optimizer_numbers=[rank.optimizer_shares for rank in writers],
         buckets=[rank.buckets for rank in writers],
-        planned_items=scale.plan_checkpoint(ranks, size).items,
+        planned_items=scale.plan_checkpoint(ranks).items,
         written_items=sum(len(rank.written) for rank in writers),
         compared=scale.compare_shards(ranks, size).items,
     )
@@ -52,7 +52,7 @@ def refused_shares() -> list[str]:
     from benchmarks.measure import scale
 
     def rank(*written: tuple[str, tuple[int, ...], tuple[tuple[int, ...], tuple[int, ...]]]) -> scale.Rank:
-        return scale.Rank(0, list(written), 0, [], 0, b"", b"", 0, Counter(), 0.0)
+        return scale.Rank(0, list(written), [], [], 0, [], 0, b"", b"", 0, Counter(), 0.0)
 
     whole, upper, lower = ((0, 0), (4, 2)), ((0, 0), (2, 2)), ((2, 0), (2, 2))
     middle = ((1, 0), (2, 2))

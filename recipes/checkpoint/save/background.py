@@ -12,6 +12,7 @@ from recipes.checkpoint.save.disk import NOTHING_LEFT
 from recipes.checkpoint.save.publish import discard_partial, new_partial, publish
 from recipes.checkpoint.save.ranks import all_agree
 from recipes.checkpoint.save.sharded_save import ShardedSave
+from recipes.checkpoint.save.shared_out import SharedOut
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class BackgroundSave:
     in shared memory, and something to end it when we are killed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shares: SharedOut) -> None:
+        self._shares = shares
         self._pending: _Pending | None = None
 
     @property
@@ -50,7 +52,7 @@ class BackgroundSave:
         """
         assert self._pending is None, "the earlier save is finished first"
         partial = new_partial(directory, NOTHING_LEFT)
-        save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=True)
+        save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=True, shares=self._shares)
         writer = threading.Thread(target=save.write, name="checkpoint writer")
         self._pending = _Pending(directory, partial, facts, save, writer)
         writer.start()

@@ -1,64 +1,49 @@
-"""The state of a distributed optimizer that is not distributed: where it lies, instead of gathered."""
+"""The distributed optimizer's state in checkpoints: every rank describes what it has, where it lies."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from megatron.core.dist_checkpointing.mapping import ShardedStateDict
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
-from torch import Tensor
 
-KINDS = ("param", "exp_avg", "exp_avg_sq")
-
-
-class _WholeParameters:
-    """Stands for megatron-core's flat tensor of a buffer's parameters; its slices are what lies there."""
-
-    def __init__(self, by_start: dict[int, Tensor]) -> None:
-        self.by_start = by_start
-
-    def __getitem__(self, place: slice) -> Tensor:
-        tensor = self.by_start[place.start]
-        assert tensor.numel() == place.stop - place.start, "a parameter is asked for as a whole"
-        return tensor.detach().flatten()
+from recipes.optim.own_parts import described_parameters, own_parts, owned_ranges
 
 
 @contextmanager
 def in_place(optimizer: MegatronOptimizer) -> Iterator[None]:
-    """``sharded_state_dict`` describes the tensors themselves, if a data-parallel rank has no others to ask.
+    """``sharded_state_dict`` and ``load_state_dict`` in the form ``fully_reshardable`` ask no other rank.
 
-    megatron-core copies all of it to the host, to the device, and twice to the host, while training waits:
-    12 bytes per parameter.
+    megatron-core gathers the whole state in the host memory of every data-parallel rank, 12 bytes for each
+    parameter of a model-parallel rank, while training waits. The first of these ranks writes it, alone. To
+    load it, every rank reads all of it.
     """
-    parts = [
-        part
-        for part in optimizer.chained_optimizers
-        if isinstance(part, DistributedOptimizer) and part.data_parallel_group.size() == 1
-    ]
+    parts = [part for part in optimizer.chained_optimizers if isinstance(part, DistributedOptimizer)]
     for part in parts:
-        part.get_parameter_state_dp_zero = lambda part=part, **_: _state_of(part)
+        part.sharded_param_state_fully_reshardable = partial(_own_state, part)
+        part.load_parameter_state_from_fully_reshardable = _already_in_place
     try:
         yield
     finally:
         for part in parts:
-            del part.get_parameter_state_dp_zero
+            del part.sharded_param_state_fully_reshardable
+            del part.load_parameter_state_from_fully_reshardable
 
 
-def _state_of(part: DistributedOptimizer) -> dict[int, Any]:
-    """As ``get_parameter_state_dp_zero`` returns it: buffer -> type -> kind -> flat tensor."""
-    state: dict[int, Any] = {}
-    for index, buffer in enumerate(part.buffers):
-        (dtype,) = part.gbuf_ranges[index]
-        tensors = {
-            start: part._get_main_param_and_optimizer_states(parameter)
-            for parameter, (start, _, _) in buffer.param_index_map.items()
+def _own_state(part: DistributedOptimizer, model_state: ShardedStateDict, *_: Any) -> dict[str, Any]:
+    described = described_parameters(model_state)
+    return {
+        str(number): {
+            kind: own_parts(described[id(parameter)], f"optimizer.state.{kind}", tensor, own)
+            for kind, tensor in part._get_main_param_and_optimizer_states(parameter).items()
         }
-        state[index] = {
-            dtype: {
-                kind: _WholeParameters({start: found[kind] for start, found in tensors.items()})
-                for kind in KINDS
-            }
-        }
-    return state
+        for number, (parameter, own) in enumerate(owned_ranges(part))
+    }
+
+
+def _already_in_place(loaded: dict[str, Any]) -> None:
+    """What was read is where it belongs: the parts share the optimizer's memory."""

@@ -36,6 +36,7 @@ from recipes.checkpoint.save.disk import failure_of
 from recipes.checkpoint.save.host import HostCopies
 from recipes.checkpoint.save.manifest import describe_file
 from recipes.checkpoint.save.ranks import gathered, raise_together
+from recipes.checkpoint.save.shared_out import SharedOut
 from recipes.errors import UserError
 
 BACKEND, VERSION = "torch_dist", 1
@@ -78,10 +79,18 @@ class ShardedSave:
         label: What messages call the save.
         advice: What messages end with.
         copied: Copy the tensors that training goes on to change.
+        shares: How data-parallel ranks share what all of them have; without it the first of them writes it.
     """
 
     def __init__(
-        self, state: dict[str, Any], directory: Path, label: Path, advice: str, *, copied: bool
+        self,
+        state: dict[str, Any],
+        directory: Path,
+        label: Path,
+        advice: str,
+        *,
+        copied: bool,
+        shares: SharedOut | None = None,
     ) -> None:
         self._directory, self._label, self._advice = directory, label, advice
         self._cancelled = threading.Event()
@@ -91,6 +100,8 @@ class ShardedSave:
         # It compares what all ranks have on all ranks: 0.5 GB of objects on each of 4,096, at every save.
         validate = dist.get_world_size() <= VALIDATED_UP_TO
         sharded, common = save_preprocess(state, validate)
+        if shares is not None:
+            shares.apply(sharded)
         planner = _Planner(BACKEND, VERSION, thread_count=1)
         planner.async_save(sharded, directory)
         self._writer, self._metadata = planner.writer, planner.metadata

@@ -21,6 +21,7 @@ from recipes.checkpoint.save.disk import NOTHING_LEFT
 from recipes.checkpoint.save.in_place import in_place
 from recipes.checkpoint.save.publish import new_partial, publish
 from recipes.checkpoint.save.sharded_save import ShardedSave
+from recipes.checkpoint.save.shared_out import SharedOut
 from recipes.errors import UserError
 from recipes.families.tensors import AVERAGE
 from recipes.optim.adamw import AdamW
@@ -51,7 +52,7 @@ def training_state(
     finally:
         gc.unfreeze()
     _to_host(optimizer_state)
-    averages = {} if ema is None else {PREFIX: ema.sharded_state_dict(model_state, loading=False)}
+    averages = {} if ema is None else {PREFIX: ema.sharded_state_dict(model_state)}
     return {"model": model_state, "optimizer": optimizer_state, **averages, **plain}
 
 
@@ -74,7 +75,7 @@ def _to_host(state: Any) -> None:
             _to_host(part)
 
 
-def save_sharded(directory: Path, state: dict[str, Any], facts: Mapping[str, Any]) -> None:
+def save_sharded(directory: Path, state: dict[str, Any], facts: Mapping[str, Any], shares: SharedOut) -> None:
     """Writes a sharded state dict; ``directory`` appears complete or not at all.
 
     ``facts`` go into its manifest.
@@ -83,7 +84,7 @@ def save_sharded(directory: Path, state: dict[str, Any], facts: Mapping[str, Any
         UserError: the disk is full or refuses; nothing is left behind. Every rank raises it.
     """
     partial = new_partial(directory, NOTHING_LEFT)
-    save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=False)
+    save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=False, shares=shares)
     save.write()
     publish(save, partial, directory, facts)
 
@@ -120,12 +121,13 @@ def load_training_checkpoint(
     # First, as already the next call gives groups the settings of others with the same wd_mult.
     settings = [_settings(group) for group in optimizer.param_groups]
     model_state = gpt.sharded_state_dict()
-    state = {
-        "model": model_state,
-        "optimizer": optimizer.sharded_state_dict(model_state, is_loading=True, metadata=OPTIMIZER_METADATA),
-    }
+    with in_place(optimizer):
+        optimizer_state = optimizer.sharded_state_dict(
+            model_state, is_loading=True, metadata=OPTIMIZER_METADATA
+        )
+    state = {"model": model_state, "optimizer": optimizer_state}
     if ema is not None and has_average:
-        state[PREFIX] = ema.sharded_state_dict(model_state, loading=True)
+        state[PREFIX] = ema.sharded_state_dict(model_state)
     try:
         with only_plain_data():
             loaded = dist_checkpointing.load(state, str(directory))
@@ -134,14 +136,15 @@ def load_training_checkpoint(
     gpt.load_state_dict(loaded.pop("model"))
     stored = loaded.pop("optimizer")
     _regroup(stored, settings)
-    optimizer.load_state_dict(stored)
+    with in_place(optimizer):
+        optimizer.load_state_dict(stored)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         kept = {key: group[key] for key in STATE_OF_GROUPS if key in group}
         group.clear()
         group.update(own | kept)
     if ema is not None:
         if has_average:
-            ema.load_state_dict(loaded.pop(PREFIX))
+            loaded.pop(PREFIX)  # Read into place.
         else:
             ema.begin_again()
     return loaded

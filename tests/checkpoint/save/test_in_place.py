@@ -1,23 +1,34 @@
-"""The state of an optimizer of one data-parallel rank: as megatron-core gathers it, but where it lies."""
+"""The optimizer's state as every rank describes its own part of it, against what megatron-core gathers."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from contextlib import nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+import torch
 from torch import Tensor
 
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
+from tests.support.run_cases import Outcome, run_case
+
+Part = tuple[str, tuple[int, ...], tuple[int, ...], Tensor]
+"""Key, the whole's shape, offset, numbers."""
 
 
-def described(overrides: list[str]) -> list[tuple[str, bool, bool]]:
-    """Of each tensor of an optimizer after two steps: its key; as gathered; in the optimizer's memory."""
+def described(overrides: list[str]) -> tuple[list[Part], list[Part], bool]:
+    """After two steps: what this rank would write, as gathered and by itself; whether the latter lies in the
+    optimizer's memory."""
     from recipes.parallel import cpu_stand_in
 
     cpu_stand_in.install()
     from lightning.pytorch import Callback
     from megatron.core.dist_checkpointing.dict_utils import nested_values
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor, is_main_replica
+    from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
 
     import recipes.training.fit as training
     from recipes.checkpoint.save.in_place import in_place
@@ -25,14 +36,20 @@ def described(overrides: list[str]) -> list[tuple[str, bool, bool]]:
     from recipes.config.hydra_app import compose
     from recipes.training.run import pretrain
 
-    found: list[tuple[str, bool, bool]] = []
+    found: list[Any] = []
 
     class Look(Callback):
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             optimizer, model = pl_module.megatron_optimizer, pl_module.gpt.sharded_state_dict()
-            gathered = list(nested_values(optimizer.sharded_state_dict(model, metadata=OPTIMIZER_METADATA)))
+
+            def written() -> list[ShardedTensor]:
+                state = optimizer.sharded_state_dict(model, metadata=OPTIMIZER_METADATA)
+                shards = nested_values(save_preprocess(state, True)[0])
+                return [s for s in shards if isinstance(s, ShardedTensor) and is_main_replica(s.replica_id)]
+
+            found.append([as_part(shard) for shard in written()])
             with in_place(optimizer):
-                own = list(nested_values(optimizer.sharded_state_dict(model, metadata=OPTIMIZER_METADATA)))
+                own = written()
             inner = [part.optimizer for part in optimizer.chained_optimizers]
             memory = {
                 tensor.untyped_storage().data_ptr()
@@ -40,11 +57,12 @@ def described(overrides: list[str]) -> list[tuple[str, bool, bool]]:
                 for parameter, state in each.state.items()
                 for tensor in (parameter, *state.values())
             }
-            for ours, theirs in zip(own, gathered, strict=True):
-                if isinstance(getattr(ours, "data", None), Tensor):
-                    same = ours.data.dtype == theirs.data.dtype and ours.data.equal(theirs.data)
-                    same = same and (ours.key, ours.replica_id) == (theirs.key, theirs.replica_id)
-                    found.append((ours.key, same, ours.data.untyped_storage().data_ptr() in memory))
+            found.append([as_part(shard) for shard in own])
+            found.append(all(shard.data.untyped_storage().data_ptr() in memory for shard in own))
+
+    def as_part(shard: Any) -> Part:
+        data = shard.data.detach().clone().view((1,) * shard.prepend_axis_num + tuple(shard.local_shape))
+        return shard.key, tuple(shard.global_shape), tuple(shard.global_offset), data
 
     make = training._trainer
 
@@ -55,21 +73,89 @@ def described(overrides: list[str]) -> list[tuple[str, bool, bool]]:
 
     training._trainer = with_look
     assert pretrain(compose("pretrain", overrides)) == 0
-    return found
+    gathered, own, in_memory = found
+    return gathered, own, in_memory
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_whole_state_is_described_where_it_lies(
-    precision: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Any
+def assembled(ranks: list[list[Part]]) -> dict[str, Tensor]:
+    """Key -> the whole tensor, of which every number is written once."""
+    wholes: dict[str, Tensor] = {}
+    times: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
+    for key, shape, offset, data in (part for parts in ranks for part in parts):
+        whole = wholes.setdefault(key, torch.full(shape, torch.nan))
+        box = tuple(slice(a, a + size) for a, size in zip(offset, data.shape, strict=True))
+        whole[box] = data
+        times[key] = times[key].expand(shape).clone()
+        times[key][box] += 1
+    assert all(bool((count == 1).all()) for count in times.values())
+    return wholes
+
+
+@pytest.mark.parametrize(
+    "world, changes",
+    [
+        (1, {}),
+        (1, {"trainer__precision": "bf16"}),
+        (2, {"trainer__precision": "bf16"}),
+        (3, {"trainer__global_batch_size": "6"}),
+        pytest.param(4, {"parallel__tensor_model_parallel_size": "2"}, marks=pytest.mark.slow),
+        pytest.param(4, {"parallel__pipeline_model_parallel_size": "2"}, marks=pytest.mark.slow),
+    ],
+)
+def test_all_parts_together_are_what_megatron_core_gathers(
+    world: int, changes: dict[str, str], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Any
 ) -> None:
     settings = tiny_data.overrides(
         output_dir=str(tmp_path),
         save_nemo="false",
         trainer__max_steps="2",
-        trainer__precision=precision,
         optim__groups="[{pattern: '*norm*', weight_decay: 0.0}]",
+        **changes,
     )
-    (found,) = gloo_pool.run(1, described, settings)
-    assert {key.split(".")[2] for key, _, _ in found} == {"param", "exp_avg", "exp_avg_sq"}
-    assert len(found) > 3 * 10
-    assert [key for key, same, own in found if not (same and own)] == []
+    ranks = gloo_pool.run(world, described, settings)
+    gathered, own = assembled([rank[0] for rank in ranks]), assembled([rank[1] for rank in ranks])
+    assert {key.split(".")[2] for key in own} == {"param", "exp_avg", "exp_avg_sq"}
+    assert own.keys() == gathered.keys() and len(own) > 3 * 5
+    assert [key for key, whole in own.items() if not whole.equal(gathered[key])] == []
+    assert all(in_memory for _, _, in_memory in ranks)
+    assert all(parts for _, parts, _ in ranks), "every rank writes"
+
+
+def gathering_case(overrides: list[str]) -> Outcome:
+    """A run whose checkpoints are as megatron-core gathers and writes them, and ours were once."""
+    from recipes.parallel import cpu_stand_in
+
+    cpu_stand_in.install()
+    from recipes.checkpoint.save import training_state
+    from recipes.checkpoint.save.shared_out import SharedOut
+
+    with (
+        patch.object(training_state, "in_place", lambda _: nullcontext()),
+        patch.object(SharedOut, "apply", lambda *_: None),
+    ):
+        return run_case(overrides)
+
+
+def test_a_gathered_checkpoint_is_resumed_to_the_bit(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Any
+) -> None:
+    def settings(directory: str, steps: int) -> list[str]:
+        return tiny_data.overrides(
+            output_dir=str(tmp_path / directory),
+            save_nemo="false",
+            data__valid="{}",
+            trainer__max_steps=str(steps),
+            trainer__micro_batch_size="1",
+        )
+
+    whole = gloo_pool.run(2, run_case, settings("whole", 6))[0]
+    gathered = gloo_pool.run(2, gathering_case, settings("resumed", 3))[0]
+    assert gathered.code == 0
+    (checkpoint,) = (tmp_path / "resumed" / "tiny" / "checkpoints").iterdir()
+    assert [file.name for file in checkpoint.glob("*.distcp")] == ["__0_0.distcp"], (
+        "one rank writes all of it"
+    )
+    resumed = gloo_pool.run(2, run_case, settings("resumed", 6))[0]
+    assert len(resumed.losses) == 6 and resumed.losses == whole.losses
+    names = {file.name for file in (checkpoint.parent / "step_00000006").glob("*.distcp")}
+    assert names == {"__0_0.distcp", "__1_0.distcp"}
