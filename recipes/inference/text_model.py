@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from recipes.inference.light_imports import without_loggers
 from recipes.parallel import cpu_stand_in
+from recipes.parallel.light_imports import LOGGERS, without
 
-with without_loggers():
+with without(*LOGGERS):
     if not torch.cuda.is_available():  # Before megatron-core is imported: it looks at CUDA as it loads.
         cpu_stand_in.install()
 

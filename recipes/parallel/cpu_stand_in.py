@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch.utils._device import _device_constructors
 
+from recipes.parallel.host_memory import keep_freed_memory
+
 CPU = torch.device("cpu")
 
 # Factory functions through which megatron-core asks for CUDA memory.
@@ -61,6 +63,7 @@ def install() -> None:
     _redirect_factories()
     _redirect_tensor_methods()
     _redirect_random_state()
+    keep_freed_memory()
     _installed = True
     _patch_megatron()
 

@@ -12,13 +12,16 @@ import torch.distributed as dist
 
 from recipes.counts import counted
 from recipes.parallel import cpu_stand_in
+from recipes.parallel.light_imports import LOGGERS, OF_METRICS, without
 
-if not torch.cuda.is_available():  # Before megatron-core is imported, as it looks for CUDA on import.
-    cpu_stand_in.install()
+with without(*LOGGERS, *OF_METRICS):
+    if not torch.cuda.is_available():  # Before megatron-core is imported, as it looks for CUDA on import.
+        cpu_stand_in.install()
 
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.plugins.precision import Precision
-from megatron.core import parallel_state
+    from lightning.pytorch import Callback, Trainer
+    from lightning.pytorch.plugins.precision import Precision
+    from megatron.core import parallel_state
+
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from omegaconf import OmegaConf
 

@@ -6,14 +6,18 @@ Templates come with checkpoints: transformers' own sandbox runs them, and they s
 from __future__ import annotations
 
 import re
+import signal
+import threading
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from recipes.console import printable
 from recipes.data.chat.conversations import ASSISTANT, Message
 from recipes.data.tokenizer import TextTokenizer
+from recipes.errors import UserError
 
 DEFAULT = (
     "{% for message in messages %}"
@@ -24,6 +28,9 @@ DEFAULT = (
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 """For tokenizers without tokens of their own for turns: an answer ends with the end of a text."""
+
+LONGEST_S = 10.0
+"""Processor time that a conversation's text may take. Published templates take milliseconds."""
 
 # A noncharacter: it is in no text, and breaks up what only looks like a special token.
 _BREAK = "\ufdd0"
@@ -153,12 +160,42 @@ class Template:
             "eos_token": self._name(self.tokenizer.eos_id),
         }
         try:
-            texts, _ = render_jinja_template(  # type: ignore[str-unpack] # It says that it returns a text.
-                [messages], chat_template=self.text, add_generation_prompt=prompt, **names
-            )
+            with _limited():
+                texts, _ = render_jinja_template(  # type: ignore[str-unpack] # It says that it returns a text.
+                    [messages], chat_template=self.text, add_generation_prompt=prompt, **names
+                )
+        except UserError:
+            raise
         except Exception as error:  # A template can raise anything.
             raise TemplateError(printable(str(error))[:300]) from None
         return str(texts[0])
 
     def _name(self, token: int | None) -> str:
         return "" if token is None else self.tokenizer.id_to_piece(token)
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Ends what a template computes after LONGEST_S, for jinja bounds one loop, but not loops in loops.
+
+    Only in the main thread, which alone can be interrupted. Of processor time, as a machine may be busy.
+
+    Raises:
+        UserError: it took longer.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> NoReturn:
+        raise UserError(
+            f"the chat template computes for over {LONGEST_S:g} s at one conversation: does it loop for ever?"
+        )
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, LONGEST_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer
 from recipes.data.chat.template import DEFAULT, Template, TemplateError
 from recipes.data.tokenizer import load_tokenizer
 from recipes.data.tokenizer.train_byte_bpe import train_byte_bpe
+from recipes.errors import UserError
 from tests.support.corpus import TinyData
 
 CHATML = (
@@ -96,3 +98,11 @@ def test_templates_that_write_earlier_turns_otherwise(byte_bpe: Path) -> None:
     forgetful = "{% for m in messages %}{{ m.role }}{% if loop.last %}{{ m.content }}{% endif %}{% endfor %}"
     with pytest.raises(TemplateError, match="otherwise once others follow"):
         Template(forgetful, load_tokenizer(byte_bpe)).ids_and_answers(MESSAGES)
+
+
+def test_loops_in_loops_end(tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.data.chat.template.LONGEST_S", 0.2)
+    text = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(UserError, match=r"computes for over 0\.2 s at one conversation: does it loop"):
+        Template(text, load_tokenizer(tiny_data.tokenizer)).ids(PLAIN[:1])
+    assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
