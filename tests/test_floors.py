@@ -31,6 +31,7 @@ FLOORS = (
         "arguments",
         "code_version",
         "counts",
+        "rounding",
         "run_directory",
     ),
     ("families",),

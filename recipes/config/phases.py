@@ -13,6 +13,7 @@ from recipes.config.schema import PretrainConfig
 from recipes.config.timeline import timeline_of
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
+from recipes.rounding import sum_in_order
 
 
 class Share(Protocol):
@@ -186,5 +187,5 @@ def _weights(key: str, shares: Mapping[str, Share], available: int, step: int) -
     if requested >= available:
         raise UserError(f"{key}: {sums}: nothing is left for the sources with weights; lower the tokens")
     others = {name: share.weight for name, share in used.items() if name not in counted}
-    unit = (available - requested) / sum(others.values())
+    unit = (available - requested) / sum_in_order(others.values())
     return {name: counted[name] if name in counted else unit * others[name] for name in used}

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recipes.rounding import sum_in_order
+
 WINDOW = 1 << 21
 STEPS = 1 << 11
 """Samples per lane."""
@@ -67,7 +69,7 @@ class GreedyOrder:
     """
 
     def __init__(self, weights: list[float], end: int, known: tuple[int, list[int]] | None = None) -> None:
-        self.shares: NDArray[np.float64] = np.array(weights, dtype=np.float64) / sum(weights)
+        self.shares: NDArray[np.float64] = np.array(weights, dtype=np.float64) / sum_in_order(weights)
         self.end = end
         self._counts = {0: [0] * len(weights)} | dict([known] if known else [])
         self._begins = sorted(self._counts)

@@ -8,6 +8,7 @@ from pathlib import Path
 from recipes.data.text.documents import check_input, read_texts
 from recipes.errors import UserError
 from recipes.files import sha256_file
+from recipes.rounding import sum_in_order
 
 _LONGEST_LINE = 16_000  # characters; 4 bytes each at most, within SentencePiece's max_sentence_length
 
@@ -50,7 +51,7 @@ def budgets(
     wanted = shares if shares is not None else [float(size) for size in sizes]
     unit = min(size / share for size, share in zip(sizes, wanted, strict=True))
     if max_bytes is not None:
-        unit = min(unit, max_bytes / sum(wanted))
+        unit = min(unit, max_bytes / sum_in_order(wanted))
     return [unit * share for share in wanted]
 
 
@@ -58,7 +59,8 @@ def temperature_shares(sources: Sequence[TrainingInput], temperature: float) -> 
     """Shares proportional to size^(1/temperature), which sum to 1 (Conneau and Lample 2019, section 3.1)."""
     largest = max(source.text_bytes for source in sources)
     raised = [(source.text_bytes / largest) ** (1 / temperature) for source in sources]
-    return [share / sum(raised) for share in raised]
+    total = sum_in_order(raised)
+    return [share / total for share in raised]
 
 
 def sample_lines(

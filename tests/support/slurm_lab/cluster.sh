@@ -13,9 +13,11 @@ fi
 nodes=$1 root=$2
 shift 2
 started=
-trap '[ -n "$started" ] || exit 75' EXIT
+# The name of a Unix socket has at most 107 bytes, and a test's directory alone may have 90.
+sockets=$(mktemp -d /tmp/slurm.XXXXXX)
+trap 'rm -rf "$sockets"; [ -n "$started" ] || exit 75' EXIT
 export SLURM_CONF=$root/slurm.conf
-mkdir -p "$root"/{munge,state,log,pids,spool,small}
+mkdir -p "$root"/{munge,state,log,pids,small}
 # A disk that a test can fill; all nodes share it.
 mount -t tmpfs -o size=24m small "$root/small"
 
@@ -33,7 +35,7 @@ ip link set br0 up
 
 head -c 128 /dev/urandom >"$root/munge/munge.key"
 chmod 400 "$root/munge/munge.key"
-munged --force --key-file="$root/munge/munge.key" --socket="$root/munge/socket" --pid-file="$root/pids/munged" \
+munged --force --key-file="$root/munge/munge.key" --socket="$sockets/munge" --pid-file="$root/pids/munged" \
   --log-file="$root/log/munged.log" --seed-file="$root/munge/seed"
 cat >"$SLURM_CONF" <<CONF
 ClusterName=throwaway
@@ -42,10 +44,10 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 # Short-lived credentials: a requeued job waits until its old one has expired.
-AuthInfo=socket=$root/munge/socket,cred_expire=6
+AuthInfo=socket=$sockets/munge,cred_expire=6
 CredType=cred/munge
 StateSaveLocation=$root/state
-SlurmdSpoolDir=$root/spool/%n
+SlurmdSpoolDir=$sockets/%n
 SlurmctldPidFile=$root/pids/slurmctld
 SlurmdPidFile=$root/pids/slurmd-%n
 SlurmctldLogFile=$root/log/slurmctld.log
