@@ -26,6 +26,7 @@ NOISY = (
     "nemo_logger",
     "nv_one_logger",
     "torch.distributed",
+    "torch.utils.cpp_extension",  # On a login node: CUDA is installed, and there is no GPU.
 )
 
 # Seconds between two updates of a progress bar, and before the first.

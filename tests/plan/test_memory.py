@@ -139,25 +139,37 @@ def test_checkpoint_size(
     assert sum(file.stat().st_size for file in files) == pytest.approx(planned, rel=0.03)
 
 
+ACTIVATIONS = (256, 256, 8, 8)
+SEVERAL_MICRO_BATCHES = (256, 256, 8, 32)
+STATE = (1024, 64, 1, 8)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak that Linux counts")
-def test_peak_of_a_process(tiny_data: TinyData, tmp_path: Path) -> None:
-    """A model whose activations are most of its memory. malloc's gaps vary: a quarter."""
+@pytest.mark.parametrize(
+    ("largest", "sizes"),
+    [("activations", ACTIVATIONS), ("activations", SEVERAL_MICRO_BATCHES), ("saving", STATE)],
+    ids=["activations", "several_micro_batches", "state"],
+)
+def test_peak_of_a_process(
+    largest: str, sizes: tuple[int, int, int, int], tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """Models of which one part takes most memory. malloc's gaps vary: a fifth."""
+    hidden_size, seq_length, micro_batch_size, global_batch_size = sizes
     width = [
-        "model.hidden_size=256",
-        "model.ffn_hidden_size=1024",
-        "model.num_layers=8",
-        "data.seq_length=256",
-    ]
-    width += ["model.max_position_embeddings=256", "trainer.micro_batch_size=8", "trainer.precision=fp32"]
+        f"model.hidden_size={hidden_size}", f"model.ffn_hidden_size={4 * hidden_size}", "model.num_layers=8",
+        f"data.seq_length={seq_length}", f"model.max_position_embeddings={seq_length}",
+        f"trainer.micro_batch_size={micro_batch_size}", f"trainer.global_batch_size={global_batch_size}",
+        "trainer.precision=fp32",
+    ]  # fmt: skip
     overrides = settings(tiny_data, tmp_path, *width)
     config = compose("pretrain", overrides)
     parts = run_memory(config, validate_pretrain(config), on_cuda=False)
-    assert parts["activations"] > 0.4 * sum(parts.values())
+    assert max(parts, key=lambda part: parts[part]) == largest
     process = start(overrides)
     assert process.stdout is not None and process.stderr is not None
     output = process.stdout.read() + process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, output
-    assert 1024 * usage.ru_maxrss == pytest.approx(sum(parts.values()), rel=0.25)
+    assert 1024 * usage.ru_maxrss == pytest.approx(sum(parts.values()), rel=0.2)

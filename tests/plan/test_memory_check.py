@@ -35,7 +35,7 @@ def known_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def of_gib(data: TinyData, gib: float) -> PretrainConfig:
-    """A run whose output head alone takes the memory: with fp32 weights, 44 bytes a parameter."""
+    """A run whose output head alone takes the memory: with fp32 weights, 28 bytes a parameter."""
     config: PretrainConfig = compose("pretrain", data.overrides())
     columns = 1024
     return changed(
@@ -44,7 +44,7 @@ def of_gib(data: TinyData, gib: float) -> PretrainConfig:
         model__num_layers=1,
         model__num_attention_heads=8,
         model__num_query_groups=1,
-        model__vocab_size=int(gib * 2**30 / 44 / columns),
+        model__vocab_size=int(gib * 2**30 / 28 / columns),
         model__share_embeddings_and_output_weights=True,
         trainer__micro_batch_size=1,
     )
