@@ -150,6 +150,24 @@ def test_text_json_and_scores_on_the_terminal(capsys: pytest.CaptureFixture[str]
             ["prompts=[A]", "inference.greedy=true", "inference.tokens_to_generate=64"],
             "inference.tokens_to_generate=64: texts end before, with the 64 tokens that the model reads",
         ),
+        (
+            [
+                f"prompts=[A,{' a' * 40}]",
+                "inference.tokens_to_generate=50",
+                "inference.greedy=true",
+                "inference.count_from=each",
+            ],
+            "inference.tokens_to_generate=50: 1 of 2 prompts leave room for",
+        ),
+        (
+            [
+                f"prompts=[{' a' * 40}]",
+                "inference.tokens_to_generate=50",
+                "inference.greedy=true",
+                "stream=true",
+            ],
+            "inference.tokens_to_generate=50: a prompt leaves room for",
+        ),
     ],
 )
 def test_surprises_are_said_once(

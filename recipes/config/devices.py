@@ -1,8 +1,9 @@
-"""Devices that a run can be planned for. No torch here."""
+"""Devices that a run can be planned for, and whether this machine has one of them. No torch here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,8 @@ PEAK_FLOPS = {gpu.name: gpu.peak_flops for gpu in GPUS.values()}
 BANDWIDTH = {gpu.name: gpu.bandwidth for gpu in GPUS.values()}
 DEVICES = ("cpu", *GPUS)
 """What plan.device can be."""
+
+
+def has_gpu() -> bool:
+    """Whether there is an NVIDIA driver, so that torch, which takes seconds to import, is worth asking."""
+    return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from recipes.cli import run_tool
+from recipes.config.devices import has_gpu
 from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.jobs import SCHEMAS
 from recipes.config.meanings import settings_of
 from recipes.config.overrides import in_quotes
+from recipes.console import warn
 from recipes.errors import UserError
 
 ASSIGNMENT = re.compile(r"\+{0,2}~?([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
@@ -47,6 +49,7 @@ def _become(arguments: list[str]) -> None:
     model, *written = arguments
     os.environ["NEMO_MODEL"] = model  # Its characters mean nothing to Hydra there.
     sys.argv = ["nemo_inference.sh", "gpt_model_file=${oc.env:NEMO_MODEL}", *as_settings(written)]
+    _choose_accelerator(written)
     runpy.run_module("recipes.generate", run_name="__main__")
 
 
@@ -77,6 +80,14 @@ def as_settings(written: Iterable[str]) -> list[str]:
     if prompts:
         settings.append(f"prompts=[{','.join(in_quotes(prompt) for prompt in prompts)}]")
     return settings
+
+
+def _choose_accelerator(written: list[str]) -> None:
+    """Before torch is imported: the setting of NeMo's that may ask for what would not happen anyway."""
+    if "trainer.accelerator=cpu" in written:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif "trainer.accelerator=gpu" in written and not has_gpu():
+        warn("trainer.accelerator=gpu: there is no GPU here; the CPU computes")
 
 
 def _is_setting(argument: str, key: str) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recipes.config.schema import InferenceConfig
+from recipes.config.world import launched_world
 from recipes.counts import counted
 from recipes.data.chat.conversations import USER
 from recipes.errors import UserError
@@ -18,6 +19,7 @@ from recipes.inference.check_request import check_prompt
 from recipes.inference.engine import Engine, in_order
 from recipes.inference.growing_text import GrowingText
 from recipes.inference.requests import Event, Request, Sampling
+from recipes.inference.surprises import say_cut
 from recipes.inference.text_generator import TextGenerator
 from recipes.inference.token_bias import token_biases
 from recipes.inference.token_text import offsets
@@ -94,6 +96,8 @@ def complete(
     """
     rows = rows_of(model, prompts, settings, chat)
     requests = requests_for(model, rows, settings, batch_size=batch_size, seed=seed, chat=chat)[first:]
+    if launched_world().rank == 0:
+        say_cut(settings, requests, model.max_sequence_length)
     return _completed(model, prompts[first:], rows[first:], requests, settings, batch_size)
 
 
@@ -133,6 +137,8 @@ def stream(
         UserError: as complete().
     """
     (request,) = requests_for(model, [row], settings, batch_size=1, seed=seed, chat=chat)
+    if launched_world().rank == 0:
+        say_cut(settings, [request], model.max_sequence_length)
     return _streamed(model, row, request, GrowingText(model, row, settings))
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from recipes.config.schema import InferenceConfig
 from recipes.console import warn_once
+
+if TYPE_CHECKING:
+    from recipes.inference.requests import Request
 
 
 def say_surprises(settings: InferenceConfig, max_length: int) -> None:
@@ -33,4 +39,18 @@ def say_surprises(settings: InferenceConfig, max_length: int) -> None:
         warn_once(
             f"inference.repetition_penalty={settings.repetition_penalty}: as in NeMo, it divides negative "
             f"logits too, which makes their tokens likelier; {usual} is the usual penalty, 1 is none"
+        )
+
+
+def say_cut(settings: InferenceConfig, requests: Sequence[Request], max_length: int) -> None:
+    """Prompts that leave the model no room for the tokens that were asked for."""
+    if settings.tokens_to_generate >= max_length:  # say_surprises() has said it.
+        return
+    room = [max_length - len(request.prompt) for request in requests]
+    cut = [tokens for tokens in room if tokens < settings.tokens_to_generate]
+    if cut:
+        who = "a prompt leaves" if len(requests) == 1 else f"{len(cut):,} of {len(requests):,} prompts leave"
+        warn_once(
+            f"inference.tokens_to_generate={settings.tokens_to_generate:,}: {who} room for {min(cut):,} "
+            f"of the {max_length:,} tokens that the model reads; the text ends there"
         )

@@ -7,14 +7,9 @@ from pathlib import Path
 
 import psutil
 
-from recipes.config.devices import GPUS, PEAK_FLOPS, Device
+from recipes.config.devices import GPUS, PEAK_FLOPS, Device, has_gpu
 from recipes.config.schema import PretrainConfig
 from recipes.config.world import launched_world
-
-
-def has_gpu() -> bool:
-    """Whether there is an NVIDIA driver, so that torch, which takes seconds to import, is worth asking."""
-    return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()
 
 
 def planned_device(config: PretrainConfig) -> Device:

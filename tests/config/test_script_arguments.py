@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from recipes.config.hydra_app import compose
 from recipes.config.script_arguments import as_settings
 from recipes.errors import UserError
+from tests.support.paths import ROOT
 
 SENTENCES = [
     "भारत में",
@@ -89,3 +94,18 @@ def test_mistakes_are_not_completed(written: str, message: str) -> None:
 def test_prompts_in_two_ways_are_refused() -> None:
     with pytest.raises(UserError, match=r"prompts=\[B\]: prompts are given as words, too \('A' ...\)"):
         as_settings(["A", "prompts=[B]"])
+
+
+def test_the_accelerator_that_nemo_is_told() -> None:
+    """In a process, as it decides what torch sees."""
+    program = "import os, sys; from recipes.config import script_arguments as s\n"
+    program += "s.has_gpu = lambda: False; s._choose_accelerator(sys.argv[1:])\n"
+    program += "print(os.environ.get('CUDA_VISIBLE_DEVICES'))"
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    said = {}
+    for kind in ("cpu", "gpu", "auto"):
+        command = [sys.executable, "-c", program, f"trainer.accelerator={kind}"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        said[kind] = (done.stdout.strip(), done.stderr.strip())
+    assert said["cpu"] == ("", "") and said["auto"] == ("None", "")
+    assert said["gpu"] == ("None", "warning: trainer.accelerator=gpu: there is no GPU here; the CPU computes")
