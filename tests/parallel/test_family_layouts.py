@@ -15,7 +15,7 @@ from tests.support.pool import GlooPool
 
 FAMILIES = {
     "llama": ["optim.lr=3e-3"],
-    "gemma3": ["model=tiny_gemma3"],
+    "gemma3": ["model=tiny_gemma3", "optim.lr=1e-2"],
     # Most of the model has no effect until its output projections, zero at first, have grown.
     "nano_hindi": ["model=tiny_nano_hindi", "optim.lr=5e-3"],
 }
