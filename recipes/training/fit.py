@@ -54,13 +54,15 @@ from recipes.training.callbacks.loggers import Loggers
 from recipes.training.callbacks.metrics import Metrics, known_peak_flops
 from recipes.training.callbacks.replicas import Replicas
 from recipes.training.callbacks.samples import Samples
-from recipes.training.callbacks.stop import OUT_OF_TIME, SIGNALLED, StopControl
+from recipes.training.callbacks.stop import NOT_STOPPED, SIGNALLED, StopControl
 from recipes.training.callbacks.stragglers import Stragglers
 from recipes.training.callbacks.validation import FinalValidation, ValidationProgress
 from recipes.training.cuda_graph import captures_steps, stream_for_training, warn_if_ignored
 from recipes.training.deterministic import set_deterministic
 from recipes.training.engine import compiles_layers
 from recipes.training.faults import Fault
+from recipes.training.fit_loop import end_only
+from recipes.training.lacking import BENCHMARK, NEMO, VALIDATION
 from recipes.training.local_start import layout_of, local_directory
 from recipes.training.module import ParamGPT
 from recipes.training.rollback import LossSpikeError, go_back
@@ -124,6 +126,8 @@ def fit(
             if model is None:
                 model = _model(config, directory, steps, trainer, document_start, start_up)
                 model.init_from, model.skip = start.init_from, Skip(start.skip)
+            if start.checkpoint is not None and start.step >= steps:
+                end_only(trainer)
             try:
                 with stream_for_training(config, world):
                     trainer.fit(model, ckpt_path=str(start.checkpoint) if start.checkpoint else None)
@@ -140,14 +144,13 @@ def fit(
         if world.rank == 0:
             print(f"stopped by a guard: {error}", file=sys.stderr)
         return _leave(STOPPED_BY_GUARD)
-    unfinished = trainer.global_step < steps
-    if stop.stopped_by == SIGNALLED or (stop.stopped_by == OUT_OF_TIME and unfinished):
+    if stop.stopped_by != NOT_STOPPED:
         reason = "stopped by a signal" if stop.stopped_by == SIGNALLED else "time limit"
         if world.rank == 0:
             reached = f"step {trainer.global_step:,} of {steps:,}"
             say(f"{reason} at {reached}; the same command continues from there")
         return _leave(STOPPED_BY_SIGNAL)
-    if config.save_nemo:
+    if config.save_nemo and (start.step < steps or NEMO in start.lacks):
         model.save_to(str(directory.nemo_file))
     if world.rank == 0:
         if trainer.global_step > 0:  # An untrained model has no curves.
@@ -218,6 +221,8 @@ def _announce(config: PretrainConfig, directory: RunDirectory, start: Start) -> 
         directory.append_metrics(
             {"event": "resumed", "step": start.step, "checkpoint": start.checkpoint.name}
         )
+        if start.lacks:
+            say(f"finish all {counted(start.step, 'step')} are trained; missing: {', '.join(start.lacks)}")
         return
     started: dict[str, Any] = {"event": "started", "step": 0}
     if start.init_from is not None:
@@ -270,10 +275,10 @@ def _trainer(
             Loggers(config, directory, start.step if start.checkpoint is not None else None),
             *_guards(config, directory, world.rank),
             stop,
-            FinalValidation(),
+            FinalValidation(-1 if VALIDATION in start.lacks else start.step),
             ValidationProgress(),
             Samples(config, metrics, document_start),
-            Evaluation(config, metrics, document_start, stop),
+            Evaluation(config, metrics, document_start, stop, -1 if BENCHMARK in start.lacks else start.step),
             checkpoints,
             *_local_checkpoints(config, world, start, checkpoints),
             stragglers,
