@@ -61,8 +61,8 @@ from recipes.training.cuda_graph import captures_steps, stream_for_training, war
 from recipes.training.deterministic import set_deterministic
 from recipes.training.engine import compiles_layers
 from recipes.training.faults import Fault
-from recipes.training.fit_loop import end_only
-from recipes.training.lacking import BENCHMARK, NEMO, VALIDATION
+from recipes.training.fit_loop import set_loops
+from recipes.training.lacking import BENCHMARK, NEMO
 from recipes.training.local_start import layout_of, local_directory
 from recipes.training.module import ParamGPT
 from recipes.training.rollback import LossSpikeError, go_back
@@ -126,8 +126,6 @@ def fit(
             if model is None:
                 model = _model(config, directory, steps, trainer, document_start, start_up)
                 model.init_from, model.skip = start.init_from, Skip(start.skip)
-            if start.checkpoint is not None and start.step >= steps:
-                end_only(trainer)
             try:
                 with stream_for_training(config, world):
                     trainer.fit(model, ckpt_path=str(start.checkpoint) if start.checkpoint else None)
@@ -252,7 +250,8 @@ def _trainer(
     checkpoints = Checkpoints(config, metrics, directory.checkpoints, stop, shared_step=start.shared_step)
     valid_every = config.trainer.val_check_interval
     validates = bool(config.data.valid)
-    return Trainer(
+    validated_step = start.step if start.validated else -1
+    trainer = Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=world.local_size,
         num_nodes=max(1, world.size // world.local_size),
@@ -275,7 +274,7 @@ def _trainer(
             Loggers(config, directory, start.step if start.checkpoint is not None else None),
             *_guards(config, directory, world.rank),
             stop,
-            FinalValidation(-1 if VALIDATION in start.lacks else start.step),
+            FinalValidation(validated_step),
             ValidationProgress(),
             Samples(config, metrics, document_start),
             Evaluation(config, metrics, document_start, stop, -1 if BENCHMARK in start.lacks else start.step),
@@ -284,6 +283,9 @@ def _trainer(
             stragglers,
         ],
     )
+    trained = start.checkpoint is not None and start.step >= steps
+    set_loops(trainer, validated_step=validated_step, trained=trained)
+    return trainer
 
 
 def _model(

@@ -17,7 +17,7 @@ def lacking(config: PretrainConfig, directory: RunDirectory, step: int) -> list[
     An untrained model, of step 0, is neither measured nor reported on.
     """
     there = {
-        VALIDATION: not (config.data.valid and step) or _measured(directory, step, "valid."),
+        VALIDATION: not (config.data.valid and step) or validated(directory, step),
         BENCHMARK: not (_scores(config) and step) or _measured(directory, step, "eval."),
         NEMO: _has_nemo_of(config, directory, step),
         REPORT: not step or _has_report(directory),
@@ -27,6 +27,11 @@ def lacking(config: PretrainConfig, directory: RunDirectory, step: int) -> list[
 
 def _scores(config: PretrainConfig) -> bool:
     return config.trainer.evaluation.every_n_steps is not None
+
+
+def validated(directory: RunDirectory, step: int) -> bool:
+    """Whether the run has a validation of ``step``."""
+    return _measured(directory, step, "valid.")
 
 
 def _measured(directory: RunDirectory, step: int, prefix: str) -> bool:

@@ -33,7 +33,7 @@ from recipes.report import write_report
 from recipes.run_directory import RunDirectory
 from recipes.training.changed_settings import announce_changes, refuse_another_run
 from recipes.training.faults import parse_faults
-from recipes.training.lacking import REPORT, lacking
+from recipes.training.lacking import REPORT, lacking, validated
 from recipes.training.loss_spikes import read_rollbacks, samples_left_out
 from recipes.training.resume import check_resume, step_of
 from recipes.training.run_lock import RunLock
@@ -165,6 +165,7 @@ def _prepare(
         consumed_tokens,
         init_from,
         left_out,
+        validated=checkpoint is not None and validated(directory, done),
         lacks=lacks,
         is_local=local is not None,
         local_id=_local_id(config, directory, checkpoint),
