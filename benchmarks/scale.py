@@ -16,7 +16,8 @@ examples:
 
 One process takes the part of one rank after another, in process groups that send nothing (torch's fake ones),
 and builds what the trainer builds: groups, model, gradient buffers, optimizer, the state that a checkpoint
-holds. Built are all ranks that write to a checkpoint and some others; the shares of all are compared. Then
+holds. Built are the first replicas of every part of the model, with what all of their replicas save, and some
+other ranks; the shares of all are compared. Then
 rank 0 plans a checkpoint of all ranks. The tensors have the model's own shapes but no memory.
 """
 

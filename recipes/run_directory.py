@@ -32,6 +32,7 @@ class RunDirectory:
         self.path = path
         self.checkpoints = self.path / "checkpoints"
         self.nemo_file = self.path / "model.nemo"
+        self.report_file = self.path / "report.html"
         self.metrics_file = self.path / "metrics.jsonl"
         self.config_file = self.path / "config.yaml"
         self.chat_template = self.path / CHAT_TEMPLATE

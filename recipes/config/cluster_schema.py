@@ -25,6 +25,8 @@ class HardwareConfig:
     network_latency_us: float = 70.0
     """The same for a hop between nodes, with what collectives lose to contention and to slow nodes: published
     runs on up to 2,048 H100 fit 70 to 85."""
+    storage_gb_per_s: float = 20.0
+    """What the shared file system takes from all nodes together: gigabytes per second."""
     gpu_power_w: float | None = None
     """Draw of one GPU in training, in watts; None: energy is not told."""
     node_power_w: float = 0.0

@@ -58,7 +58,14 @@ def explain(error: Exception, job: str) -> str:
     if full_key:
         beginnings = ("Value", "Invalid", "Incompatible", "Cannot", "field")
         reason = next((line for line in lines if line.startswith(beginnings)), lines[0])
-        return _not_of_its_type(settings_of(schema).get(full_key.group(1)), full_key.group(1), reason)
+        settings = settings_of(schema)
+        given = re.search(r"Error merging override \+*([^\s=]+)=(.*)", text)
+        if given and (wanted := _wanted_shape(reason, settings.get(given[1]))):
+            return f"{given[1]}={given[2]}: must be {wanted}{_meaning(settings.get(given[1]))}"
+        where = full_key.group(1)
+        refusal = _not_of_its_type(settings.get(where), where, reason)
+        # Of an entry OmegaConf says only where in the entry it is.
+        return refusal if not given or where.startswith(given[1]) else f"{given[1]}: {refusal}"
     return " ".join(lines)
 
 
@@ -100,8 +107,24 @@ def _not_of_its_type(setting: Setting | None, key: str, reason: str) -> str:
     value = re.match(r"Value '(.*?)' (?:of type '\w+' )?(?:is not|could not be converted to) (.*)", reason)
     if value is None:
         return f"{key}=null: must have a value" if reason.endswith("is not Optional") else f"{key}: {reason}"
-    meaning = f" ({setting.meaning.rstrip('.')})" if setting is not None and setting.meaning else ""
-    return f"{key}={value[1]}: must be {_WANTED.get(value[2], value[2])}{meaning}"
+    return f"{key}={value[1]}: must be {_WANTED.get(value[2], value[2])}{_meaning(setting)}"
+
+
+def _wanted_shape(reason: str, setting: Setting | None) -> str | None:
+    """What should stand in place of a value that is no list, or no settings, where one is wanted."""
+    shapes = "is not a ListConfig|is not a subclass of|Cannot assign|Cannot merge|incompatible with type hint"
+    if not re.search(shapes, reason):
+        return None
+    kind = setting.kind if setting is not None else ""
+    if kind.startswith("list of list"):
+        return "a list of lists of whole numbers, [[1,2],[5,7]]"
+    if kind.startswith("list of settings"):
+        return "a list of settings, [{key:value,...},...]"
+    return "a list, [a,b]" if kind.startswith("list") else "settings, {key:value,...}"
+
+
+def _meaning(setting: Setting | None) -> str:
+    return f" ({setting.meaning.rstrip('.')})" if setting is not None and setting.meaning else ""
 
 
 def _entry_types(schema: type, prefix: str = "") -> dict[str, tuple[str, Any]]:

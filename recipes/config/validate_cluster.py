@@ -17,7 +17,7 @@ def validate_cluster(cluster: ClusterConfig) -> int:
     positive("cluster.gpus_per_node", cluster.gpus_per_node)
     hardware, key = cluster.hardware, "cluster.hardware"
     one_of(f"{key}.gpu", hardware.gpu, tuple(GPUS))
-    for name in ("nvlink_gb_per_s", "network_gb_per_s", "kernel_speed"):
+    for name in ("nvlink_gb_per_s", "network_gb_per_s", "storage_gb_per_s", "kernel_speed"):
         positive(f"{key}.{name}", getattr(hardware, name))
     for name in ("nvlink_latency_us", "network_latency_us", "node_power_w"):
         not_negative(f"{key}.{name}", getattr(hardware, name))

@@ -15,12 +15,10 @@ from recipes.plan.failures import (
     simulate,
     young_interval,
 )
-from recipes.plan.memory import checkpoint_bytes
 from recipes.plan.run_plan import RunPlan
+from recipes.plan.saves import expected_save
 from recipes.report.figures import format_duration
 
-WRITTEN_PER_SECOND = 2e9
-"""Bytes of a checkpoint that are assumed to be written for each tensor- and pipeline-parallel rank."""
 RECOVERY_S = 300.0
 """Assumed; runs of this size report medians below 4 minutes, without the search for a new node."""
 RUNS = 100
@@ -42,15 +40,19 @@ def duration(text: str) -> float:
 def failures_of(plan: RunPlan, mtbf: float, save: float | None, recovery: float | None) -> Failures:
     """The run's failures; what is not given is assumed.
 
+    Args:
+        save: for which one holds training up.
+
     Raises:
         UserError: a time is impossible.
     """
-    if save is None:
-        parallel = plan.config.parallel
-        writers = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
-        size = checkpoint_bytes(plan.config.model, plan.config.optim, bf16=True)
-        save = size / writers / WRITTEN_PER_SECOND
-    failures = Failures(mtbf, save, RECOVERY_S if recovery is None else recovery)
+    expected = expected_save(plan.config, plan.cluster.hardware, plan.gpus)
+    failures = Failures(
+        mtbf,
+        expected.held if save is None else save,
+        RECOVERY_S if recovery is None else recovery,
+        expected.written_after,
+    )
     failures.check()
     return failures
 
@@ -62,6 +64,7 @@ def failure_data(plan: RunPlan, failures: Failures) -> dict[str, Any]:
     found: dict[str, Any] = {
         "mtbf_s": failures.mtbf,
         "save_s": failures.save,
+        "written_after_s": failures.written_after,
         "recovery_s": failures.recovery,
         "young_interval_s": young_interval(failures),
         "daly_interval_s": daly_interval(failures),
@@ -101,11 +104,14 @@ def _at(plan: RunPlan, failures: Failures, interval: float) -> dict[str, Any]:
 
 def failure_text(plan: RunPlan, data: dict[str, Any]) -> str:
     """The same in words."""
+    later = data["written_after_s"]
+    written = f" and is written {format_duration(later)} later" if later else ""
     rows = [
         (
             "failures",
             f"one in {format_duration(data['mtbf_s'])}; a save holds training up for "
-            f"{format_duration(data['save_s'])}, a recovery takes {format_duration(data['recovery_s'])}",
+            f"{format_duration(data['save_s'])}{written}, a recovery takes "
+            f"{format_duration(data['recovery_s'])}",
         )
     ]
     names = {"best": "save every", "configured": "as configured"}

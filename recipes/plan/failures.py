@@ -24,12 +24,15 @@ class Failures:
     recovery: float
     """From a failure to the first step after it: noticing it, a new node, start-up, reading the
     checkpoint."""
+    written_after: float = 0.0
+    """From the end of ``save`` until the checkpoint can be used, while training goes on."""
 
     def check(self) -> None:
         """Raises UserError for times that cannot be."""
         positive("mean time between failures", self.mtbf)
         positive("seconds of a save", self.save)
         not_negative("seconds of a recovery", self.recovery)
+        not_negative("seconds until a save is written", self.written_after)
 
 
 def young_interval(failures: Failures) -> float:
@@ -51,10 +54,12 @@ def expected_goodput(failures: Failures, interval: float) -> float:
     """Share of the time that goes into steps that stay, saving after every ``interval`` seconds of training.
 
     Daly 2006, eq. 20: with exponential failures, which strike in recoveries and saves too, a segment of
-    ``interval`` and a save takes ``M exp(R / M) (exp((interval + C) / M) - 1)`` on average.
+    ``interval`` and a save takes ``M exp(R / M) (exp((interval + C) / M) - 1)`` on average. A save that is
+    written later makes each failure lose so much more, on average: it is a longer recovery.
     """
     mtbf = failures.mtbf
-    passed = mtbf * math.exp(failures.recovery / mtbf) * math.expm1((interval + failures.save) / mtbf)
+    recovery = failures.recovery + failures.written_after
+    passed = mtbf * math.exp(recovery / mtbf) * math.expm1((interval + failures.save) / mtbf)
     return interval / passed
 
 
@@ -74,19 +79,24 @@ def simulate(failures: Failures, interval: float, training: float, seed: int = 0
     """Plays a run of ``training`` seconds of steps through, failure by failure.
 
     Times between failures are exponential; one that strikes in a recovery begins it again, one in a save
-    loses what the save was of.
+    loses what the save was of, and so does one that strikes before it is written. The next save waits for
+    that, and so does the end of the run.
     """
     draw = random.Random(seed)
-    now = saved = lost = 0.0
+    now = reached = saved = written_at = lost = 0.0
     count = 0
     fails_at = draw.expovariate(1 / failures.mtbf)
-    while saved < training:
-        segment = min(interval, training - saved)
-        ends_at = now + segment + failures.save
+    while reached < training or now < written_at:
+        segment = min(interval, training - reached)
+        ends_at = max(now + segment, written_at) + (failures.save if segment else 0.0)
+        if written_at <= min(ends_at, fails_at):
+            saved = reached
         if ends_at <= fails_at:
-            now, saved = ends_at, saved + segment
+            now, reached = ends_at, reached + segment
+            written_at = now + failures.written_after if segment else now
             continue
-        lost += min(segment, fails_at - now)
+        lost += min(segment, fails_at - now) + reached - saved
+        reached, written_at = saved, 0.0
         while True:
             count += 1
             now = fails_at

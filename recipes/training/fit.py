@@ -54,13 +54,15 @@ from recipes.training.callbacks.loggers import Loggers
 from recipes.training.callbacks.metrics import Metrics, known_peak_flops
 from recipes.training.callbacks.replicas import Replicas
 from recipes.training.callbacks.samples import Samples
-from recipes.training.callbacks.stop import OUT_OF_TIME, SIGNALLED, StopControl
+from recipes.training.callbacks.stop import NOT_STOPPED, SIGNALLED, StopControl
 from recipes.training.callbacks.stragglers import Stragglers
 from recipes.training.callbacks.validation import FinalValidation, ValidationProgress
 from recipes.training.cuda_graph import captures_steps, stream_for_training, warn_if_ignored
 from recipes.training.deterministic import set_deterministic
 from recipes.training.engine import compiles_layers
 from recipes.training.faults import Fault
+from recipes.training.fit_loop import set_loops
+from recipes.training.lacking import BENCHMARK, NEMO
 from recipes.training.local_start import layout_of, local_directory
 from recipes.training.module import ParamGPT
 from recipes.training.rollback import LossSpikeError, go_back
@@ -140,14 +142,13 @@ def fit(
         if world.rank == 0:
             print(f"stopped by a guard: {error}", file=sys.stderr)
         return _leave(STOPPED_BY_GUARD)
-    unfinished = trainer.global_step < steps
-    if stop.stopped_by == SIGNALLED or (stop.stopped_by == OUT_OF_TIME and unfinished):
+    if stop.stopped_by != NOT_STOPPED:
         reason = "stopped by a signal" if stop.stopped_by == SIGNALLED else "time limit"
         if world.rank == 0:
             reached = f"step {trainer.global_step:,} of {steps:,}"
             say(f"{reason} at {reached}; the same command continues from there")
         return _leave(STOPPED_BY_SIGNAL)
-    if config.save_nemo:
+    if config.save_nemo and (start.step < steps or NEMO in start.lacks):
         model.save_to(str(directory.nemo_file))
     if world.rank == 0:
         if trainer.global_step > 0:  # An untrained model has no curves.
@@ -218,6 +219,8 @@ def _announce(config: PretrainConfig, directory: RunDirectory, start: Start) -> 
         directory.append_metrics(
             {"event": "resumed", "step": start.step, "checkpoint": start.checkpoint.name}
         )
+        if start.lacks:
+            say(f"finish all {counted(start.step, 'step')} are trained; missing: {', '.join(start.lacks)}")
         return
     started: dict[str, Any] = {"event": "started", "step": 0}
     if start.init_from is not None:
@@ -247,7 +250,8 @@ def _trainer(
     checkpoints = Checkpoints(config, metrics, directory.checkpoints, stop, shared_step=start.shared_step)
     valid_every = config.trainer.val_check_interval
     validates = bool(config.data.valid)
-    return Trainer(
+    validated_step = start.step if start.validated else -1
+    trainer = Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=world.local_size,
         num_nodes=max(1, world.size // world.local_size),
@@ -270,15 +274,18 @@ def _trainer(
             Loggers(config, directory, start.step if start.checkpoint is not None else None),
             *_guards(config, directory, world.rank),
             stop,
-            FinalValidation(),
+            FinalValidation(validated_step),
             ValidationProgress(),
             Samples(config, metrics, document_start),
-            Evaluation(config, metrics, document_start, stop),
+            Evaluation(config, metrics, document_start, stop, -1 if BENCHMARK in start.lacks else start.step),
             checkpoints,
             *_local_checkpoints(config, world, start, checkpoints),
             stragglers,
         ],
     )
+    trained = start.checkpoint is not None and start.step >= steps
+    set_loops(trainer, validated_step=validated_step, trained=trained)
+    return trainer
 
 
 def _model(

@@ -14,6 +14,7 @@ from recipes.checkpoint.save.manifest import finished_checkpoints, set_aside_new
 from recipes.checkpoint.save.retention import forget_missing_best
 from recipes.console import warn
 from recipes.errors import UserError
+from recipes.training.lacking import validated
 from recipes.training.local_start import new_id
 from recipes.training.loss_spikes import Spike, read_rollbacks, samples_left_out, write_rollbacks
 from recipes.training.module import ParamGPT
@@ -91,6 +92,7 @@ def _go_back(model: ParamGPT, spike: Spike) -> Start:
         step,
         int(load_plain(checkpoint / "common.pt")["recipes"]["consumed_tokens"]),
         skip=samples_left_out(model.run.data.skip, rollbacks),
+        validated=validated(directory, step),
         local_id=local_id,
         shared_step=step,
     )

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from recipes.checkpoint.nemo.stored_step import stored_step
 from recipes.checkpoint.save.manifest import (
     finished_checkpoints,
     newest_whole_checkpoint,
@@ -30,9 +29,11 @@ from recipes.files import atomic_write
 from recipes.parallel.first_rank import close_process_group, decided_by_first_rank
 from recipes.plan.memory_check import check_memory
 from recipes.plan.opening import opening
+from recipes.report import write_report
 from recipes.run_directory import RunDirectory
 from recipes.training.changed_settings import announce_changes, refuse_another_run
 from recipes.training.faults import parse_faults
+from recipes.training.lacking import REPORT, lacking, validated
 from recipes.training.loss_spikes import read_rollbacks, samples_left_out
 from recipes.training.resume import check_resume, step_of
 from recipes.training.run_lock import RunLock
@@ -123,9 +124,13 @@ def _prepare(
     rollbacks = read_rollbacks(directory.rollbacks_file) if checkpoint else []
     left_out = samples_left_out(config.data.skip, rollbacks)
     consumed_tokens = check_resume(config, checkpoint, left_out) if checkpoint else 0
+    lacks: list[str] = []
     if done >= steps:
         ignored = refuse_another_run(config, directory, done, steps) if checkpoint else ""
-        if _has_nemo_of(config, directory, done):
+        lacks = lacking(config, directory, done)
+        if lacks == [REPORT]:
+            say(f"report {write_report(directory.path)}")
+        if lacks in ([], [REPORT]):
             written = directory.nemo_file if config.save_nemo else "no model.nemo wanted"
             unused = f"; not run again for {ignored}" if ignored else ""
             say(f"{directory.path} is complete: {counted(done, 'step')}, {written}{unused}")
@@ -160,6 +165,8 @@ def _prepare(
         consumed_tokens,
         init_from,
         left_out,
+        validated=checkpoint is not None and validated(directory, done),
+        lacks=lacks,
         is_local=local is not None,
         local_id=_local_id(config, directory, checkpoint),
         shared_step=step_of(shared[-1]) if shared else None,
@@ -191,15 +198,3 @@ def _checkpoint_to_resume(config: PretrainConfig, directory: RunDirectory) -> Pa
             "choose another name, or resume=auto to continue it"
         )
     return checkpoint
-
-
-def _has_nemo_of(config: PretrainConfig, directory: RunDirectory, step: int) -> bool:
-    """Whether model.nemo holds the weights of ``step``, not of an earlier end (max_time, fewer max_steps)."""
-    if not config.save_nemo:
-        return step > 0
-    if not directory.nemo_file.exists():
-        return False
-    try:
-        return stored_step(directory.nemo_file) in (step, None)
-    except UserError:
-        return False

@@ -29,6 +29,10 @@ class Start:
     """Another run's, to start from; None if this run has a checkpoint to resume from."""
     skip: list[list[int]] = field(default_factory=list)
     """Samples that are left out: data.skip and those of loss spikes."""
+    validated: bool = False
+    """Whether the run has a validation of the checkpoint's step."""
+    lacks: list[str] = field(default_factory=list)
+    """Of the end of a run whose checkpoint is that of its last step: see ``lacking.py``."""
     complete: bool = False
     """Whether nothing is left to do."""
     is_local: bool = False

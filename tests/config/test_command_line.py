@@ -107,6 +107,11 @@ REFUSED = [
         ["name=x", "optim.lr=fast"],
         "optim.lr=fast: must be a number (Peak learning rate; with muon, of the matrices)",
     ),
+    ("pretrain", ["name=x", "data.skip=[5]"], "data.skip=[5]: must be a list of lists of whole numbers, [["),
+    ("pretrain", ["name=x", "data.skip=[[a,b]]"], "data.skip=[[a,b]]: must be a list of lists of whole"),
+    ("pretrain", ["name=x", "optim.groups=3"], "optim.groups=3: must be a list of settings, [{key:value"),
+    ("pretrain", ["name=x", "optim.groups=[{lr_mult:a}]"], "optim.groups: lr_mult=a: must be a number"),
+    ("pretrain", ["name=x", "data.train=3"], "data.train=3: must be settings, {key:value,...} (Name of"),
     (
         "pretrain",
         ["name=x", "trainer.gradient_clip_val=1"],

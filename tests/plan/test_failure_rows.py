@@ -8,6 +8,7 @@ from recipes.config.hydra_app import compose
 from recipes.errors import UserError
 from recipes.plan.failure_rows import duration, failure_data, failure_text, failures_of
 from recipes.plan.run_plan import RunPlan, plan_run
+from recipes.plan.saves import PLANNED_S
 
 HOUR = 3600.0
 
@@ -20,8 +21,9 @@ def plan(*overrides: str) -> RunPlan:
 def test_formula_and_simulation_agree_for_the_run() -> None:
     found = plan()
     failures = failures_of(found, 6 * HOUR, None, None)
-    # Rank 0 writes everything: 14 bytes a parameter at 2 GB/s.
-    assert failures.save == pytest.approx(14 * 2_860_648_448 / 2e9)
+    # In the background. All ranks write: 14 bytes a parameter, as fast as the file system takes it.
+    assert failures.save == PLANNED_S
+    assert failures.written_after == pytest.approx(14 * 2_860_648_448 / 20e9)
     data = failure_data(found, failures)
     for key in ("best", "configured"):
         each = data[key]
@@ -35,18 +37,13 @@ def test_formula_and_simulation_agree_for_the_run() -> None:
     assert data["best"]["goodput"] > data["configured"]["goodput"]
     text = failure_text(found, data)
     assert f"{100 * data['best']['goodput']:.1f} %" in text and "as configured" in text
-
-
-def test_more_writers_save_sooner() -> None:
-    layout = ["parallel.tensor_model_parallel_size=2", "parallel.pipeline_model_parallel_size=4"]
-    assert failures_of(plan(*layout), HOUR, None, None).save == pytest.approx(
-        failures_of(plan(), HOUR, None, None).save / 8
-    )
+    assert "a save holds training up for 3.0 s and is written 2.0 s later" in text
 
 
 def test_given_times_and_no_checkpoint() -> None:
     found = plan("trainer.checkpoint.every_minutes=null")
     failures = failures_of(found, HOUR, 7.0, 0.0)
+    assert failures.written_after == pytest.approx(14 * 2_860_648_448 / 20e9)
     assert (failures.save, failures.recovery) == (7, 0)
     data = failure_data(found, failures)
     assert "configured" not in data

@@ -19,6 +19,7 @@ from recipes.plan.failures import (
 HOUR = 3600.0
 USUAL = Failures(mtbf=6 * HOUR, save=30, recovery=300)
 BAD = Failures(mtbf=0.5 * HOUR, save=120, recovery=600)
+LATER = Failures(mtbf=HOUR, save=2, recovery=300, written_after=100)
 
 
 def played(failures: Failures, interval: float) -> Simulated:
@@ -26,10 +27,10 @@ def played(failures: Failures, interval: float) -> Simulated:
     return simulate(failures, interval, 3000 * failures.mtbf, seed=1)
 
 
-@pytest.mark.parametrize("failures", [USUAL, BAD])
+@pytest.mark.parametrize("failures", [USUAL, BAD, LATER])
 @pytest.mark.parametrize("factor", [0.3, 1, 3])
 def test_goodput_is_that_of_the_simulation(failures: Failures, factor: float) -> None:
-    interval = factor * daly_interval(failures)
+    interval = max(factor * daly_interval(failures), failures.written_after)
     run = played(failures, interval)
     assert run.failures > 2500
     assert run.goodput == pytest.approx(expected_goodput(failures, interval), rel=0.02)
@@ -70,6 +71,18 @@ def test_a_failure_loses_what_is_not_saved() -> None:
     assert run.failures == pytest.approx(run.seconds / failures.mtbf, rel=0.05)
 
 
+def test_until_it_is_written_a_checkpoint_is_of_no_use() -> None:
+    """A failure loses half of an interval, and what is trained while a save is written."""
+    failures = Failures(mtbf=100_000, save=1, recovery=1, written_after=300)
+    run = simulate(failures, 1000, 3e8, seed=2)
+    assert run.lost / run.failures == pytest.approx(500 + 300, rel=0.05)
+
+
+def test_a_save_waits_until_the_last_is_written_and_so_does_the_end() -> None:
+    slow = Failures(mtbf=1e15, save=10, recovery=60, written_after=200)
+    assert simulate(slow, 90, 180).seconds == 90 + 10 + 200 + 10 + 200
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     assert simulate(USUAL, 600, 1e6, seed=3) == simulate(USUAL, 600, 1e6, seed=3)
     assert simulate(USUAL, 600, 1e6, seed=3) != simulate(USUAL, 600, 1e6, seed=4)
@@ -81,6 +94,7 @@ def test_the_same_seed_is_the_same_run() -> None:
         (Failures(0, 1, 1), "mean time between failures=0: must be positive"),
         (Failures(1, 0, 1), "seconds of a save=0: must be positive"),
         (Failures(1, 1, -1), "seconds of a recovery=-1: must not be negative"),
+        (Failures(1, 1, 1, -1), "seconds until a save is written=-1: must not be negative"),
     ],
 )
 def test_impossible_times(failures: Failures, message: str) -> None:

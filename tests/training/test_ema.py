@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,6 +22,7 @@ from recipes.errors import UserError
 from recipes.run_directory import read_metrics
 from tests.support.corpus import TinyData
 from tests.support.fault_cases import faulty_case
+from tests.support.gathered_form import gathering_case
 from tests.support.layouts import LAYOUTS
 from tests.support.pool import GlooPool
 from tests.support.run_cases import Outcome, run_case
@@ -40,14 +42,23 @@ RUNS = {
 
 
 def run(
-    pool: GlooPool, data: TinyData, output_dir: Path, layout: str = "dp2", faults: str = "", **changes: str
+    pool: GlooPool,
+    data: TinyData,
+    output_dir: Path,
+    layout: str = "dp2",
+    faults: str = "",
+    case: Callable[..., Outcome] | None = None,
+    **changes: str,
 ) -> Path:
     """The directory of its checkpoints, one for each step."""
     settings = {"output_dir": str(output_dir), "save_nemo": "false", "data__valid": "{}"}
     settings |= {"trainer__max_steps": str(STEPS), "optim__lr": "3e-3", "trainer__ema__decay": str(DECAY)}
     settings |= {"trainer__checkpoint__every_n_steps": "1", "trainer__checkpoint__keep_last": "99"}
     size, parallel = LAYOUTS[layout] if layout != "single" else (1, [])
-    (outcome, *_) = pool.run(size, faulty_case, [*data.overrides(**settings | changes), *parallel], faults)
+    overrides = [*data.overrides(**settings | changes), *parallel]
+    (outcome, *_) = (
+        pool.run(size, case, overrides) if case else pool.run(size, faulty_case, overrides, faults)
+    )
     assert outcome.code == 0, outcome.message
     return output_dir / "tiny" / "checkpoints"
 
@@ -99,6 +110,30 @@ def test_it_is_the_average_and_resumes_are_exact(
     resumed = run(gloo_pool, tiny_data, tmp_path / "whole", **changes)
     assert "resumed" in [record.get("event") for record in read_metrics(resumed.parent / "metrics.jsonl")]
     assert_equal(averages(resumed, STEPS), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "resumed_by"),
+    [
+        ("adamw, bf16", "dp2"),
+        pytest.param("adamw", "dp2", marks=pytest.mark.slow),
+        pytest.param("adamw, bf16", "single", marks=pytest.mark.slow),
+        pytest.param("muon, bf16", "dp2", marks=pytest.mark.slow),
+    ],
+)
+def test_averages_that_one_rank_has_gathered_and_saved(
+    kind: str, resumed_by: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """As before every rank saved its own part; Muon's were already saved by the ranks that own them."""
+    changes = RUNS[kind] | {"trainer__max_steps": "3"}
+    run(gloo_pool, tiny_data, tmp_path / "own", **changes)
+    gathered = run(gloo_pool, tiny_data, tmp_path / "gathered", case=gathering_case, **changes)
+    files = {file.name for file in (gathered / "step_00000003").glob("*.distcp")}
+    assert files == {"__0_0.distcp"} or "muon" in kind
+    own = run(gloo_pool, tiny_data, tmp_path / "own", resumed_by, **RUNS[kind])
+    run(gloo_pool, tiny_data, tmp_path / "gathered", resumed_by, **RUNS[kind])
+    for step in (3, STEPS):
+        assert_equal(averages(gathered, step), averages(own, step))
 
 
 @pytest.mark.slow

@@ -34,13 +34,21 @@ class Evaluation(Callback):
     """Scores the model every n steps and after the last one; prints and records the scores on rank 0.
 
     It may take longer than the sender of a signal waits, so a signal or the end of trainer.max_time ends it:
-    there are no scores of that step.
+    there are no scores of that step. Those of the last one are made up for by the same command.
+
+    Args:
+        scored_step: the last one of which the run has scores from before; -1: none.
     """
 
     def __init__(
-        self, config: PretrainConfig, metrics: Metrics, document_start: DocumentStart, stop: StopControl
+        self,
+        config: PretrainConfig,
+        metrics: Metrics,
+        document_start: DocumentStart,
+        stop: StopControl,
+        scored_step: int,
     ) -> None:
-        self.stop = stop
+        self.stop, self.scored_step = stop, scored_step
         self.config, self.metrics, self.document_start = config.trainer.evaluation, metrics, document_start
         self.planned = with_table(self.config)
         self.loaded: TaskDict | None = None
@@ -87,11 +95,20 @@ class Evaluation(Callback):
         )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        model: ParamGPT = pl_module
         step, every = trainer.global_step, self.config.every_n_steps
-        due = every is not None and (step % every == 0 or step == model.total_steps)
-        if not due or trainer.should_stop:  # Whoever stops the run is waiting for its checkpoint.
+        if every is not None and (step % every == 0 or step == pl_module.total_steps):
+            self._score(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Scores the last step if an earlier process was stopped after it."""
+        due = self.config.every_n_steps is not None and trainer.global_step == pl_module.total_steps
+        if due and self.scored_step != trainer.global_step:
+            self._score(trainer, pl_module)
+
+    def _score(self, trainer: Trainer, model: ParamGPT) -> None:
+        if trainer.should_stop:  # Whoever stops the run is waiting for its checkpoint.
             return
+        step = trainer.global_step
         self.metrics.check_all()
         with self.metrics.pause("evaluation"), undisturbed(model):
             try:
@@ -100,7 +117,9 @@ class Evaluation(Callback):
                 scores = None
         if scores is None:
             self.stop.stop_now(trainer)
-        elif trainer.is_global_zero:
+            return
+        self.scored_step = step
+        if trainer.is_global_zero:
             tokens = model.timeline.tokens(step)
             record = {"step": step, "consumed_tokens": tokens}
             self.metrics.directory.append_metrics(

@@ -66,7 +66,7 @@ class Metrics(Callback):
         most = self.config.trainer.guards.max_skipped_steps
         self.spikes = pl_module.spikes
         self.skipped = SkippedSteps(pl_module, most, trainer.is_global_zero)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self.first_step < self.total_steps:
             say(f"train  from step {self.first_step}")
             self.lines = StepLines(self.total_steps, self.first_step, trainer.world_size)
 

@@ -120,9 +120,7 @@ class StopControl(Callback):
 
     def _reason_to_hurry(self, trainer: Trainer) -> int:
         reason = self._own_reason()
-        # A complete run is measured to the end.
-        complete = trainer.global_step >= trainer.max_steps
-        return NOT_STOPPED if reason == OUT_OF_TIME and complete else reason
+        return NOT_STOPPED if reason == OUT_OF_TIME and _is_complete(trainer) else reason
 
     def _own_reason(self) -> int:
         """Why this rank would stop."""
@@ -135,6 +133,8 @@ class StopControl(Callback):
 
     def _stop(self, reason: int, trainer: Trainer) -> bool:
         """Stops if there is a reason to; returns whether there is."""
+        if reason == OUT_OF_TIME and _is_complete(trainer):
+            reason = NOT_STOPPED
         self.stopped_by = reason
         if reason == NOT_STOPPED:
             return False
@@ -142,3 +142,8 @@ class StopControl(Callback):
         # Lightning validates when it stops early; a signal or a time limit leaves no time for that.
         trainer.limit_val_batches = 0
         return True
+
+
+def _is_complete(trainer: Trainer) -> bool:
+    """Whether all steps are trained: then no time limit keeps the run from being measured to the end."""
+    return trainer.global_step >= trainer.max_steps

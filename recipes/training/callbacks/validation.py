@@ -10,13 +10,20 @@ from recipes.console import Progress
 
 
 class FinalValidation(Callback):
-    """Also validates after the last step, unless the interval has just done so."""
+    """Also validates after the last step, unless the interval has just done so.
+
+    Args:
+        validated_step: the last one of which the run has a validation from before; -1: none.
+    """
+
+    def __init__(self, validated_step: int) -> None:
+        self.validated_step = validated_step
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.validated_step = trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if not trainer.limit_val_batches or getattr(self, "validated_step", -1) == trainer.global_step:
+        if not trainer.limit_val_batches or self.validated_step == trainer.global_step:
             return
         # As Lightning's own training loop does between two steps.
         trainer.validating = True

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import nullcontext
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.support.corpus import TinyData
+from tests.support.gathered_form import gathering_case
 from tests.support.pool import GlooPool
-from tests.support.run_cases import Outcome, run_case
+from tests.support.run_cases import run_case
 
 Part = tuple[str, tuple[int, ...], tuple[int, ...], Tensor]
 """Key, the whole's shape, offset, numbers."""
@@ -119,21 +118,6 @@ def test_all_parts_together_are_what_megatron_core_gathers(
     assert [key for key, whole in own.items() if not whole.equal(gathered[key])] == []
     assert all(in_memory for _, _, in_memory in ranks)
     assert all(parts for _, parts, _ in ranks), "every rank writes"
-
-
-def gathering_case(overrides: list[str]) -> Outcome:
-    """A run whose checkpoints are as megatron-core gathers and writes them, and ours were once."""
-    from recipes.parallel import cpu_stand_in
-
-    cpu_stand_in.install()
-    from recipes.checkpoint.save import training_state
-    from recipes.checkpoint.save.shared_out import SharedOut
-
-    with (
-        patch.object(training_state, "in_place", lambda _: nullcontext()),
-        patch.object(SharedOut, "apply", lambda *_: None),
-    ):
-        return run_case(overrides)
 
 
 def test_a_gathered_checkpoint_is_resumed_to_the_bit(

@@ -1,0 +1,63 @@
+"""What a run still lacks that is trained, because its process was stopped before its end. No torch here."""
+
+from __future__ import annotations
+
+from recipes.checkpoint.nemo.stored_step import stored_step
+from recipes.config.schema import PretrainConfig
+from recipes.errors import UserError
+from recipes.run_directory import RunDirectory, read_metrics
+
+VALIDATION, BENCHMARK = "the final validation", "the final benchmark"
+NEMO, REPORT = "model.nemo", "report.html"
+
+
+def lacking(config: PretrainConfig, directory: RunDirectory, step: int) -> list[str]:
+    """Of the end of a run whose last step is ``step``: what the settings ask for and is not there.
+
+    An untrained model, of step 0, is neither measured nor reported on.
+    """
+    there = {
+        VALIDATION: not (config.data.valid and step) or validated(directory, step),
+        BENCHMARK: not (_scores(config) and step) or _measured(directory, step, "eval."),
+        NEMO: _has_nemo_of(config, directory, step),
+        REPORT: not step or _has_report(directory),
+    }
+    return [part for part, made in there.items() if not made]
+
+
+def _scores(config: PretrainConfig) -> bool:
+    return config.trainer.evaluation.every_n_steps is not None
+
+
+def validated(directory: RunDirectory, step: int) -> bool:
+    """Whether the run has a validation of ``step``."""
+    return _measured(directory, step, "valid.")
+
+
+def _measured(directory: RunDirectory, step: int, prefix: str) -> bool:
+    """A validation or a benchmark that was interrupted has no record."""
+    return any(
+        record["step"] == step and any(key.startswith(prefix) for key in record)
+        for record in read_metrics(directory.metrics_file)
+    )
+
+
+def _has_nemo_of(config: PretrainConfig, directory: RunDirectory, step: int) -> bool:
+    """Whether model.nemo holds the weights of ``step``, not of an earlier end (max_time, fewer max_steps)."""
+    if not config.save_nemo:
+        return step > 0
+    if not directory.nemo_file.exists():
+        return False
+    try:
+        return stored_step(directory.nemo_file) in (step, None)
+    except UserError:
+        return False
+
+
+def _has_report(directory: RunDirectory) -> bool:
+    """Of all that was measured."""
+    if not directory.metrics_file.exists():  # Then there is nothing to report on.
+        return True
+    if not directory.report_file.exists():
+        return False
+    return directory.report_file.stat().st_mtime_ns >= directory.metrics_file.stat().st_mtime_ns
