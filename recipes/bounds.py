@@ -29,7 +29,8 @@ BY_TYPE = AtMost(10**9)
 
 Tokens = Annotated[int, AtMost(10**15)]
 """Of a run: 1,000 trillion."""
-Samples = Annotated[int, AtMost(10**13)]
+Samples = Annotated[int, AtMost(10**10)]
+"""Of a run: three times those of 7.5 trillion tokens. Where a blend stands after so many takes minutes to find."""
 Bytes = Annotated[int, AtMost(2**50)]
 Width = Annotated[int, AtMost(10**7)]
 """Of a layer, in channels."""
