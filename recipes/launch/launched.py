@@ -21,6 +21,8 @@ STATE = Path("logs/slurm")
 LAUNCHED = STATE / "launched.jsonl"
 STOP_FILE = STATE / "stop"
 """While it is there, a job that has stopped is not requeued."""
+CLEAN, CLEANING = "clean", "job.json"
+"""The kind of a cleaning job, and the record that it makes in its directory."""
 SQUEUE_FIELDS = "%i|%T|%M|%l|%D|%R"
 
 
@@ -74,9 +76,11 @@ def jobs_of(run: Path) -> list[Launched]:
 
 
 def kind_of_jobs(run: Path) -> str:
-    """What the newest job does; a run that was not launched is pretraining."""
+    """What the newest job does; what was not launched is cleaning, if it has its record, or pretraining."""
     jobs = jobs_of(run)
-    return jobs[-1].kind if jobs else PRETRAIN
+    if jobs:
+        return jobs[-1].kind
+    return CLEAN if (run / CLEANING).exists() else PRETRAIN
 
 
 def queued(run: Path) -> list[Queued]:

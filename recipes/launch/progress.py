@@ -9,10 +9,16 @@ from pathlib import Path
 
 from recipes.console import duration, printable
 from recipes.counts import counted
-from recipes.launch.launched import STATE, jobs_of
+from recipes.launch.launched import STATE, jobs_of, log_files
 from recipes.run_directory import read_metrics
 
 AGAIN = "launched again, it goes on after what is done"
+CORRECTED = "correct that first; launched again, it goes on after what is done"
+FOR_GOOD = {2, 4}
+"""Exit codes that another start would end with, too."""
+ERROR = re.compile(r"^ *(?:\d+: )?(error: .*|stopped by a guard: .*)$", re.MULTILINE)
+"""A line of a task, with or without its number."""
+SHOWN_ERRORS = 3
 ENDED = re.compile(r": srun ended, exit code (\d+)$", re.MULTILINE)
 
 
@@ -36,6 +42,7 @@ def job_progress(directory: Path, running: bool) -> list[str]:
         lines.append(f"log        {newest}: {printable(text.rpartition(chr(10))[2]) or 'empty'}")
         if not running:
             lines.append(f"result     {_result(list(map(_text, said)))}")
+            lines += [f"said       {each}" for each in _errors(directory)]
     if (directory / "report.json").exists():
         return [*lines, f"report     {directory / 'report.html'}: the job is complete"]
     if stage := _stage(directory):
@@ -60,7 +67,16 @@ def _result(texts: list[str]) -> str:
         return "complete"
     parts = sum(each[-1:] != ["0"] for each in codes)
     of = f"{parts:,} of {len(codes):,} parts: " if len(codes) > 1 else ""
-    return f"{of}{'; '.join(told)}; {AGAIN}"
+    return f"{of}{'; '.join(told)}; {CORRECTED if FOR_GOOD & set(bad) else AGAIN}"
+
+
+def _errors(directory: Path) -> list[str]:
+    """What the tasks of the newest start have refused with, each line once."""
+    found: dict[str, None] = {}
+    for log in log_files(directory):
+        for line in ERROR.findall(_text(log)):
+            found[printable(line)] = None
+    return list(found)[-SHOWN_ERRORS:]
 
 
 def _stage(directory: Path) -> str | None:
