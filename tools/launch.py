@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
-from recipes.console import say
+from recipes.console import say, warn
 from recipes.counts import count, counted
 from recipes.errors import UserError
 from recipes.launch.job_kinds import PRETRAIN
@@ -123,9 +123,12 @@ def _here(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str]) 
 
 
 def _submit(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str], run: Path) -> None:
+    from recipes.launch.check_job import not_here
     from recipes.launch.slurm import submission
     from recipes.launch.submit import submit
 
+    for text in not_here(config):
+        warn(text)
     command = submission(cluster, run, overrides)
     if config.dry_run:
         print(command)
@@ -159,10 +162,7 @@ def _status(run: Path) -> list[str]:
     from recipes.launch.progress import job_progress, progress_lines
 
     try:
-        lines = [
-            f"job        {job.job} {job.state.lower()} for {job.elapsed} of {job.limit}, nodes {job.where}"
-            for job in queued(run)
-        ]
+        lines = [f"job        {job}" for job in queued(run)]
     except UserError as error:  # What the run has written is there all the same.
         lines = [f"job        unknown: {error}"]
     if not lines and (pid := writer_of(run)) is not None:
@@ -171,7 +171,9 @@ def _status(run: Path) -> list[str]:
     if not running:
         last = jobs_of(run)
         lines = [f"job        {last[-1].job} is over" if last else "job        none is running here"]
-    return lines + (progress_lines(run) if kind_of_jobs(run) == PRETRAIN else job_progress(run, running))
+    return lines + (
+        progress_lines(run, running) if kind_of_jobs(run) == PRETRAIN else job_progress(run, running)
+    )
 
 
 def _tail(logs: list[Path], lines: int, follow: bool) -> None:

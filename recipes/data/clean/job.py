@@ -154,8 +154,8 @@ def submit(config: CleanConfig, stages: list[Stage], out: Path) -> str:
             executors[-1].run()  # Submits those it depends on first.
     except subprocess.CalledProcessError as error:
         raise UserError(
-            f"sbatch refused a job of {out}/logs (exit code {error.returncode}), see above: slurm.* asks for "
-            f"{counted(config.slurm.cpus_per_task, 'processor')} and {config.slurm.mem_per_cpu_gb} GB for each"
+            f"sbatch refused a job of {out}/logs (exit code {error.returncode}), see above: slurm.* asks "
+            f"for {counted(config.slurm.cpus_per_task, 'processor')}, {config.slurm.mem_per_cpu_gb} GB each"
         ) from error
     finally:
         # Of a stage that is done, nothing is submitted; of one that was, the next may have been refused.
