@@ -138,7 +138,7 @@ def _submit(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str]
 
 
 def _run_and(verb: str, options: Namespace) -> None:
-    from recipes.launch.launched import log_files, stop
+    from recipes.launch.launched import jobs_of, log_files, stop
 
     if len(options.arguments) != 2:
         example = f"python -m tools.launch {verb} outputs/mine"
@@ -153,8 +153,11 @@ def _run_and(verb: str, options: Namespace) -> None:
     else:
         logs = log_files(run)
         if not logs:
+            if not jobs_of(run):
+                figures = "its lines are where it was started, its figures in metrics.jsonl"
+                raise UserError(f"{run}: was not launched on Slurm: {figures}")
             raise UserError(f"{run / 'logs/slurm'}: no logs of tasks yet")
-        _tail(logs, options.lines or 20, options.follow)
+        _tail(logs, 20 if options.lines is None else options.lines, options.follow)
 
 
 def _status(run: Path) -> list[str]:

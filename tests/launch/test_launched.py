@@ -113,3 +113,12 @@ def test_why_a_job_waits() -> None:
     assert str(replace(waits, where="(Other)")) == "7 pending: Other"
     runs = Queued("7", "RUNNING", "0:31", "10:00", "2", "node[0-1]")
     assert str(runs) == "7 running for 0:31 of 10:00, nodes node[0-1]"
+
+
+def test_logs_of_a_run_in_the_foreground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["launch", "logs", str(tmp_path)])
+    with pytest.raises(UserError, match="was not launched on Slurm: its lines are where it was started"):
+        tools.launch.main()
+    remember(tmp_path, Launched("12", 1.0, "sbatch x"))
+    with pytest.raises(UserError, match="no logs of tasks yet"):
+        tools.launch.main()
