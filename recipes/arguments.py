@@ -74,6 +74,13 @@ class Arguments(argparse.ArgumentParser):
             raise _Understood(options)
         return options
 
+    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """The same; argparse's own does not come by ``parse_args``."""
+        options = super().parse_intermixed_args(args, namespace)
+        if _only_read:
+            raise _Understood(options)
+        return options
+
     def _check_flag(self, flag: str) -> None:
         known = self._option_string_actions
         if not flag.startswith("--") or flag in known:

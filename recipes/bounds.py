@@ -30,7 +30,7 @@ BY_TYPE = AtMost(10**9)
 Tokens = Annotated[int, AtMost(10**15)]
 """Of a run: 1,000 trillion."""
 Samples = Annotated[int, AtMost(10**10)]
-"""Of a run: three times those of 7.5 trillion tokens. Finding where a blend stands after so many takes minutes."""
+"""Of a run: three times those of 7.5 trillion tokens. To find where a blend stands then takes minutes."""
 Bytes = Annotated[int, AtMost(2**50)]
 Width = Annotated[int, AtMost(10**7)]
 """Of a layer, in channels."""

@@ -70,6 +70,47 @@ def size_in_words(size: int) -> str:
     return f"{amount / 1000:,.1f} GB"
 
 
+TIME_UNITS = (
+    *(("years", 365 * 86_400.0, 2), ("days", 86_400.0, 2), ("hours", 3600.0, 1), ("min", 60.0, 1)),
+    *(("s", 1.0, 1), ("ms", 1e-3, 1), ("µs", 1e-6, 0)),
+)
+"""Each with its seconds, and how many of it there are at least where it is used."""
+
+
+def time_unit(seconds: float) -> tuple[str, float]:
+    """The unit that fits, and its seconds; for times that stand below each other, the largest one's."""
+    if not seconds:
+        return "s", 1.0
+    return next(
+        (name, size)
+        for name, size, least in TIME_UNITS
+        if round(seconds / size, 1 if least == 1 else 6) >= least
+    )
+
+
+def time_in_words(seconds: float) -> str:
+    """An estimate in the unit that fits: ``5.8 days``, ``30.9 min``, ``280.8 ms``."""
+    name, size = time_unit(seconds)
+    return f"{seconds / size:,.1f} {name}"
+
+
+def energy_in_words(kwh: float) -> str:
+    """``118.4 MWh``, ``1.10 kWh``, ``20.4 Wh``, ``0.0097 Wh``."""
+    if kwh >= 1000:
+        return f"{kwh / 1000:,.1f} MWh"
+    if kwh >= 1:
+        return f"{kwh:,.2f} kWh"
+    return f"{1000 * kwh:.1f} Wh" if kwh >= 0.001 else f"{1000 * kwh:.2g} Wh"
+
+
+def amount_in_words(amount: float, small_digits: int = 2) -> str:
+    """What has no smaller unit, such as a price: ``71,416``, ``3.94``; never 0 for what is not."""
+    if amount >= 100:
+        return f"{amount:,.0f}"
+    least = 10.0**-small_digits
+    return f"under {least:g}" if 0 < amount < least else f"{amount:.{small_digits}f}"
+
+
 def count(text: str) -> int:
     """An argument that counts something; argparse's ``type``."""
     return _argument(text, COUNT_UNITS, COUNT_FORMS)

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.counts import BYTE_UNITS, byte_count, count, counted, size_in_words, whole_number
+from recipes.counts import (
+    BYTE_UNITS,
+    amount_in_words,
+    byte_count,
+    count,
+    counted,
+    energy_in_words,
+    size_in_words,
+    time_in_words,
+    whole_number,
+)
 from tests.support.paths import ROOT
 
 
@@ -114,6 +124,37 @@ def test_several_may_have_a_form_of_their_own() -> None:
 )
 def test_sizes_have_the_unit_that_fits(size: int, words: str) -> None:
     assert size_in_words(size) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0.0 s"),
+        (41.2e-6, "41.2 µs"),
+        (0.0003, "300.0 µs"),
+        (0.99996, "1.0 s"),
+        (9.63, "9.6 s"),
+        (59.97, "1.0 min"),
+        (5400, "1.5 hours"),
+        (47.8 * 3600, "47.8 hours"),
+        (48 * 3600, "2.0 days"),
+        (700 * 86_400, "700.0 days"),
+        (3_910 * 86_400, "10.7 years"),
+    ],
+)
+def test_times_have_the_unit_that_fits(seconds: float, words: str) -> None:
+    assert time_in_words(seconds) == words
+
+
+def test_small_amounts_are_not_nothing() -> None:
+    energies = [energy_in_words(kwh) for kwh in (118_400, 1.1, 0.0204, 9.6e-6)]
+    assert energies == ["118.4 MWh", "1.10 kWh", "20.4 Wh", "0.0096 Wh"]
+    assert [amount_in_words(each) for each in (71_416, 3.944, 1.4e-5, 0)] == [
+        "71,416",
+        "3.94",
+        "under 0.01",
+        "0.00",
+    ]
 
 
 SEVERAL = re.compile(r"\((?:s|es)\)(?![\w(])")

@@ -8,8 +8,8 @@ import shlex
 import pytest
 
 from recipes.config.described_run import described
+from recipes.counts import time_in_words
 from recipes.plan.memory_check import GIB
-from recipes.plan.plan_rows import duration_of
 from recipes.plan.run_plan import RunPlan, plan_run
 from tests.support.paths import ROOT
 
@@ -23,7 +23,7 @@ ROWS = [
 
 def cell(plan: RunPlan) -> str:
     memory = sum(plan.memory.values()) / GIB
-    return f"{memory:.1f} GiB, {duration_of(plan.hours)}" if plan.fits else "too large"
+    return f"{memory:.1f} GiB, {time_in_words(plan.seconds)}" if plan.fits else "too large"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])

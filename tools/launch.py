@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
-from recipes.console import say
+from recipes.console import say, warn
 from recipes.counts import count, counted
 from recipes.errors import UserError
 from recipes.launch.job_kinds import PRETRAIN
@@ -123,9 +123,12 @@ def _here(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str]) 
 
 
 def _submit(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str], run: Path) -> None:
+    from recipes.launch.check_job import not_here
     from recipes.launch.slurm import submission
     from recipes.launch.submit import submit
 
+    for text in not_here(config):
+        warn(text)
     command = submission(cluster, run, overrides)
     if config.dry_run:
         print(command)
@@ -135,7 +138,7 @@ def _submit(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str]
 
 
 def _run_and(verb: str, options: Namespace) -> None:
-    from recipes.launch.launched import log_files, stop
+    from recipes.launch.launched import jobs_of, log_files, stop
 
     if len(options.arguments) != 2:
         example = f"python -m tools.launch {verb} outputs/mine"
@@ -150,8 +153,11 @@ def _run_and(verb: str, options: Namespace) -> None:
     else:
         logs = log_files(run)
         if not logs:
+            if not jobs_of(run):
+                figures = "its lines are where it was started, its figures in metrics.jsonl"
+                raise UserError(f"{run}: was not launched on Slurm: {figures}")
             raise UserError(f"{run / 'logs/slurm'}: no logs of tasks yet")
-        _tail(logs, options.lines or 20, options.follow)
+        _tail(logs, 20 if options.lines is None else options.lines, options.follow)
 
 
 def _status(run: Path) -> list[str]:
@@ -159,10 +165,7 @@ def _status(run: Path) -> list[str]:
     from recipes.launch.progress import job_progress, progress_lines
 
     try:
-        lines = [
-            f"job        {job.job} {job.state.lower()} for {job.elapsed} of {job.limit}, nodes {job.where}"
-            for job in queued(run)
-        ]
+        lines = [f"job        {job}" for job in queued(run)]
     except UserError as error:  # What the run has written is there all the same.
         lines = [f"job        unknown: {error}"]
     if not lines and (pid := writer_of(run)) is not None:
@@ -171,7 +174,9 @@ def _status(run: Path) -> list[str]:
     if not running:
         last = jobs_of(run)
         lines = [f"job        {last[-1].job} is over" if last else "job        none is running here"]
-    return lines + (progress_lines(run) if kind_of_jobs(run) == PRETRAIN else job_progress(run, running))
+    return lines + (
+        progress_lines(run, running) if kind_of_jobs(run) == PRETRAIN else job_progress(run, running)
+    )
 
 
 def _tail(logs: list[Path], lines: int, follow: bool) -> None:

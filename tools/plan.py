@@ -63,7 +63,10 @@ def main() -> None:
     config, cluster = described(options.overrides)
     config = with_vocab_size(config)
     if options.measure:
-        cluster = _measured(config, cluster)
+        measured = _measured(config, cluster)
+        if measured is None:
+            return
+        cluster = measured
     if options.search:
         _search(config, cluster, options)
     else:
@@ -82,13 +85,18 @@ def _check(options: Namespace) -> None:
         raise UserError("--search: does not go with --simulate-failures, which is about one layout")
 
 
-def _measured(config: PretrainConfig, cluster: ClusterConfig) -> ClusterConfig:
-    """The cluster as this machine's GPU says it is; what was measured goes to standard error."""
+def _measured(config: PretrainConfig, cluster: ClusterConfig) -> ClusterConfig | None:
+    """The cluster as this machine's GPU says it is; what was measured goes to standard error.
+
+    None: a cluster without known GPUs, for which nothing is planned.
+    """
+    from recipes.config.cluster_schema import UNKNOWN
     from recipes.plan.machine import free_bytes, this_machines_device
     from recipes.plan.measured import STEPS, calibrated, measurable, measured_of, measured_text
     from recipes.plan.run_plan import plan_run
 
-    plan_run(config, cluster)  # What is impossible is refused before anything is measured.
+    if cluster.hardware.gpu != UNKNOWN:
+        plan_run(config, cluster)  # What is impossible is refused before anything is measured.
     device = this_machines_device()
     small = measurable(config, device, free_bytes(device, 0))
     quiet_libraries()
@@ -97,7 +105,7 @@ def _measured(config: PretrainConfig, cluster: ClusterConfig) -> ClusterConfig:
     found = measured_of(small, device, time_steps(small, STEPS))
     fitted = calibrated(found, cluster)
     print(measured_text(found, config, fitted), file=sys.stderr, flush=True)
-    return fitted or cluster
+    return None if cluster.hardware.gpu == UNKNOWN else fitted or cluster
 
 
 def _plan(config: PretrainConfig, cluster: ClusterConfig, options: Namespace) -> None:

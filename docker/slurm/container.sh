@@ -126,3 +126,22 @@ choose_runtime() { # PROJECT DRY_RUN
     [ "$dry_run" = 1 ] || [ -x "$python" ] || fail "$python: no such program; set VENV or CONTAINER_IMAGE"
   fi
 }
+
+# Whether somebody has cancelled this job. While its tasks end, Slurm shows of a job no more than COMPLETING, whatever
+# ended it: its time limit, preemption, or Slurm's own requeueing, after which it counts one more restart.
+is_cancelled() { # JOB RESTART
+  local shown restarts ran limit
+  shown=$(scontrol --oneliner show job "$1" 2>/dev/null)
+  case $shown in *JobState=CANCELLED*) return 0 ;; *JobState=COMPLETING*) ;; *) return 1 ;; esac
+  restarts=$(sed -n 's/.* Restarts=\([0-9]*\).*/\1/p' <<<"$shown")
+  [ "${restarts:-0}" -le "$2" ] || return 1
+  case $shown in *" PreemptTime=None"*) ;; *" PreemptTime="*) return 1 ;; esac
+  ran=$(seconds_of "$(sed -n 's/.* RunTime=\([^ ]*\).*/\1/p' <<<"$shown")")
+  limit=$(seconds_of "$(sed -n 's/.* TimeLimit=\([^ ]*\).*/\1/p' <<<"$shown")")
+  [ -z "$limit" ] || [ "${ran:-0}" -lt "$limit" ]
+}
+seconds_of() { # DAYS-HH:MM:SS, or something else: nothing
+  if [[ $1 =~ ^(([0-9]+)-)?([0-9]+):([0-9]+):([0-9]+)$ ]]; then
+    echo $((10#0${BASH_REMATCH[2]} * 86400 + 10#${BASH_REMATCH[3]} * 3600 + 10#${BASH_REMATCH[4]} * 60 + 10#${BASH_REMATCH[5]}))
+  fi
+}

@@ -8,13 +8,15 @@ from omegaconf import MISSING
 
 from recipes.config.launch_schema import LaunchConfig
 
+UNKNOWN = "unknown"
+
 
 @dataclass(frozen=True)
 class HardwareConfig:
     """What the machines can do, for tools.plan, which needs the first three. Speeds are those of data sheets;
     see the three measured ones at the end."""
 
-    gpu: str = "unknown"
+    gpu: str = UNKNOWN
     """h200, h100, a100_80gb, a100_40gb, l40s, rtx4090 or rtx3090."""
     nvlink_gb_per_s: float = 0.0
     """Between GPUs of a node: gigabytes per second of one GPU in one direction (H100: 450; PCIe 5: 64)."""

@@ -54,6 +54,10 @@ def explain(error: Exception, job: str) -> str:
         if parent:
             where = parent.group(1)
             return f"{where}.{entry}: give a new entry as a whole, '{where}={{{entry}:{{key:value,...}}}}'"
+        keys = [key for key in settings_of(schema) if key.startswith(f"{entry}.")]
+        given = re.search(r"\bvalue: (.*)$", text, re.M)
+        if keys and given:
+            return f"{entry}={given[1]}: holds several settings: give one of them, such as {keys[0]}=..."
     lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if full_key:
         beginnings = ("Value", "Invalid", "Incompatible", "Cannot", "field")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recipes.checks import not_negative, one_of, positive, refuse
-from recipes.config.cluster_schema import ClusterConfig
+from recipes.config.cluster_schema import UNKNOWN, ClusterConfig
 from recipes.config.devices import GPUS
 
 
@@ -16,6 +16,11 @@ def validate_cluster(cluster: ClusterConfig) -> int:
     positive("cluster.nodes", cluster.nodes)
     positive("cluster.gpus_per_node", cluster.gpus_per_node)
     hardware, key = cluster.hardware, "cluster.hardware"
+    if hardware.gpu == UNKNOWN:
+        fix = f"plans are for GPUs: set it to one of {', '.join(GPUS)}; of a CPU, "
+        refuse(
+            f"{key}.gpu", UNKNOWN, f"{fix}--measure says the speed and recipes.pretrain dry_run=true the time"
+        )
     one_of(f"{key}.gpu", hardware.gpu, tuple(GPUS))
     for name in ("nvlink_gb_per_s", "network_gb_per_s", "storage_gb_per_s", "kernel_speed"):
         positive(f"{key}.{name}", getattr(hardware, name))

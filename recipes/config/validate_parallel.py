@@ -64,7 +64,11 @@ def validate_parallel(parallel: ParallelConfig, model: ModelConfig, *, check_lau
             "parallel",
             f"tensor {tp} x pipeline {pp} x context {cp}",
             f"needs a multiple of {tp * pp * cp} processes, there are {world_size}; "
-            f"launch with torchrun --nproc-per-node {tp * pp * cp}",
+            + (
+                f"launch with torchrun --nproc-per-node {tp * pp * cp}"
+                if parallel.world_size is None
+                else "take as many (parallel.world_size; cluster.nodes of a cluster), or split the model less"
+            ),
         )
     data_parallel_size = world_size // (tp * pp * cp)
     _validate_expert_layout(parallel, model, world_size)

@@ -12,6 +12,7 @@ from recipes.arguments import understood
 from recipes.checks import refuse
 from recipes.config.cluster_schema import ClusterConfig
 from recipes.config.hydra_app import compose
+from recipes.config.schema import PretrainConfig
 from recipes.config.validate_launch import KEY
 from recipes.errors import UserError
 from recipes.launch.job_kinds import JobKind
@@ -80,6 +81,19 @@ def check_tool(kind: JobKind, arguments: list[str], nodes: int) -> None:
 
         check_stored(options["source"])
         check_new(options["target"])
+
+
+def not_here(config: PretrainConfig) -> list[str]:
+    """Data of a run that this machine does not have. The job's nodes may."""
+    from recipes.data.samples.source_files import are_there, find_prefixes
+
+    paths = {f"data.train.{name}.path": source.path for name, source in config.data.train.items()}
+    paths |= {f"data.valid.{name}": path for name, path in config.data.valid.items()}
+    return [
+        f"{key}={path}: not found on this machine; if the nodes lack it too, the job ends with exit code 2"
+        for key, path in paths.items()
+        if not are_there(find_prefixes(path))
+    ]
 
 
 @contextmanager

@@ -21,6 +21,8 @@ STATE = Path("logs/slurm")
 LAUNCHED = STATE / "launched.jsonl"
 STOP_FILE = STATE / "stop"
 """While it is there, a job that has stopped is not requeued."""
+CLEAN, CLEANING = "clean", "job.json"
+"""The kind of a cleaning job, and the record that it makes in its directory."""
 SQUEUE_FIELDS = "%i|%T|%M|%l|%D|%R"
 
 
@@ -48,6 +50,31 @@ class Queued:
     where: str
     """The nodes, or why it waits."""
 
+    def __str__(self) -> str:
+        if self.state != "PENDING":
+            return f"{self.job} {self.state.lower()} for {self.elapsed} of {self.limit}, nodes {self.where}"
+        reason = self.where.strip("()")
+        meaning = next((text for start, text in REASONS.items() if reason.startswith(start)), None)
+        return f"{self.job} pending: {reason}" + (f", {meaning}" if meaning else "")
+
+
+REASONS = {
+    "Resources": "its nodes are busy",
+    "Priority": "other jobs are before it",
+    "Dependency": "it follows another job",
+    "BeginTime": "it begins in a moment, as after every requeue",
+    "PartitionDown": "the partition is closed; nothing starts until its administrators open it",
+    "PartitionInactive": "the partition is closed; nothing starts until its administrators open it",
+    "PartitionNodeLimit": "the partition does not give so many nodes: it will not start",
+    "PartitionTimeLimit": "the partition does not give so much time: it will not start",
+    "ReqNodeNotAvail": "nodes are down, drained or reserved",
+    "JobHeld": "it is held: scontrol release JOB",
+    "launch failed requeued held": "its node could not start it: scontrol release JOB",
+    "Assoc": "a limit of your account or project",
+    "QOS": "a limit of the quality of service",
+}
+"""What Slurm's reasons for waiting mean, by their beginnings."""
+
 
 def remember(run: Path, launched: Launched) -> None:
     """Adds a job to the run's own list.
@@ -74,9 +101,11 @@ def jobs_of(run: Path) -> list[Launched]:
 
 
 def kind_of_jobs(run: Path) -> str:
-    """What the newest job does; a run that was not launched is pretraining."""
+    """What the newest job does; what was not launched is cleaning, if it has its record, or pretraining."""
     jobs = jobs_of(run)
-    return jobs[-1].kind if jobs else PRETRAIN
+    if jobs:
+        return jobs[-1].kind
+    return CLEAN if (run / CLEANING).exists() else PRETRAIN
 
 
 def queued(run: Path) -> list[Queued]:

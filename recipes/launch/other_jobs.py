@@ -106,10 +106,12 @@ def _clean(cluster: ClusterConfig, settings: list[str]) -> None:
     out = Path(config.output_dir)
     refuse_second(out)
     before = submitted(out)
-    clean(config, plan)
-    for number in submitted(out):
-        if number not in before:
-            remember(out, Launched(number, time.time(), "python -m tools.clean", "clean"))
+    try:
+        clean(config, plan)
+    finally:  # Also of the stages before one that was refused.
+        for number in submitted(out):
+            if number not in before:
+                remember(out, Launched(number, time.time(), "python -m tools.clean", "clean"))
 
 
 def _as_cleaning_settings(cluster: ClusterConfig) -> list[str]:

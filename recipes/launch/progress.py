@@ -9,10 +9,16 @@ from pathlib import Path
 
 from recipes.console import duration, printable
 from recipes.counts import counted
-from recipes.launch.launched import STATE, jobs_of
+from recipes.launch.launched import STATE, jobs_of, log_files
 from recipes.run_directory import read_metrics
 
 AGAIN = "launched again, it goes on after what is done"
+CORRECTED = "correct that first; launched again, it goes on after what is done"
+FOR_GOOD = {2, 4}
+"""Exit codes that another start would end with, too."""
+ERROR = re.compile(r"^ *(?:\d+: )?(error: .*|stopped by a guard: .*)$", re.MULTILINE)
+"""A line of a task, with or without its number."""
+SHOWN_ERRORS = 3
 ENDED = re.compile(r": srun ended, exit code (\d+)$", re.MULTILINE)
 
 
@@ -23,19 +29,10 @@ def job_progress(directory: Path, running: bool) -> list[str]:
     Args:
         running: or waiting.
     """
-    lines = []
-    jobs = jobs_of(directory)
-    said = (
-        [path for name in (".out", "_*.out") for path in (directory / STATE).glob(jobs[-1].job + name)]
-        if jobs
-        else []
-    )
-    if said:
-        newest = max(said, key=lambda path: path.stat().st_mtime)
-        text = _text(newest).strip()
-        lines.append(f"log        {newest}: {printable(text.rpartition(chr(10))[2]) or 'empty'}")
-        if not running:
-            lines.append(f"result     {_result(list(map(_text, said)))}")
+    lines = last_words(directory)
+    if (said := _said(directory)) and not running:
+        lines.insert(1, f"result     {_result(list(map(_text, said)))}")
+        lines += _errors(directory)
     if (directory / "report.json").exists():
         return [*lines, f"report     {directory / 'report.html'}: the job is complete"]
     if stage := _stage(directory):
@@ -43,6 +40,21 @@ def job_progress(directory: Path, running: bool) -> list[str]:
         if not running:
             lines.append(f"report     none: the job has ended before; {AGAIN}")
     return lines or ["log        nothing yet"]
+
+
+def last_words(directory: Path) -> list[str]:
+    """The newest line of the newest script; nothing without one."""
+    if not (said := _said(directory)):
+        return []
+    newest = max(said, key=lambda path: path.stat().st_mtime)
+    return [f"log        {newest}: {printable(_text(newest).strip().rpartition(chr(10))[2]) or 'empty'}"]
+
+
+def _said(directory: Path) -> list[Path]:
+    """What the scripts of the newest job write, each for a part of it."""
+    if not (jobs := jobs_of(directory)):
+        return []
+    return [path for name in (".out", "_*.out") for path in (directory / STATE).glob(jobs[-1].job + name)]
 
 
 def _text(path: Path) -> str:
@@ -60,7 +72,16 @@ def _result(texts: list[str]) -> str:
         return "complete"
     parts = sum(each[-1:] != ["0"] for each in codes)
     of = f"{parts:,} of {len(codes):,} parts: " if len(codes) > 1 else ""
-    return f"{of}{'; '.join(told)}; {AGAIN}"
+    return f"{of}{'; '.join(told)}; {CORRECTED if FOR_GOOD & set(bad) else AGAIN}"
+
+
+def _errors(directory: Path) -> list[str]:
+    """What the tasks of the newest start have refused with, each line once."""
+    found: dict[str, None] = {}
+    for log in log_files(directory):
+        for line in ERROR.findall(_text(log)):
+            found[printable(line)] = None
+    return [f"said       {each}" for each in list(found)[-SHOWN_ERRORS:]]
 
 
 def _stage(directory: Path) -> str | None:
@@ -74,9 +95,13 @@ def _stage(directory: Path) -> str | None:
     return None
 
 
-def progress_lines(run: Path) -> list[str]:
-    """The newest step, and the newest checkpoint."""
-    lines = []
+def progress_lines(run: Path, running: bool) -> list[str]:
+    """The newest step, and the newest checkpoint; of a run that has ended on Slurm also how.
+
+    Args:
+        running: or waiting.
+    """
+    lines = [] if running else [*last_words(run), *_errors(run)]
     steps = [record for record in read_metrics(run / "metrics.jsonl") if "loss" in record]
     if steps:
         newest = steps[-1]

@@ -8,7 +8,7 @@ from recipes.config.lengths import total_steps
 from recipes.config.schema import PretrainConfig
 from recipes.config.timeline import timeline_of
 from recipes.config.world import launched_world
-from recipes.counts import counted
+from recipes.counts import counted, time_in_words
 from recipes.plan.accounting import flops_by_length, flops_until
 from recipes.plan.machine import planned_device
 from recipes.plan.memory import checkpoint_bytes, run_memory, uses_bf16
@@ -36,7 +36,7 @@ def device_rows(config: PretrainConfig, data_parallel_size: int, world_size: int
     return [
         ("device", f"{device.name}, {device.memory / GIB:,.1f} GiB (plan.device)"),
         *_memory_rows(config, device, data_parallel_size, world_size),
-        ("time", f"{_in_days(run_s)}, {_seconds(step_s)} per step, {per_device}"),
+        ("time", f"about {time_in_words(run_s)}, {time_in_words(step_s)} per step, {per_device}"),
         ("  assumed", assumption),
         *_checkpoint_rows(config, device, step_s),
     ]
@@ -91,7 +91,7 @@ def _checkpoint_rows(config: PretrainConfig, device: Device, step_s: float) -> R
     when = []
     if checkpoint.every_n_steps is not None:
         seconds = checkpoint.every_n_steps * step_s
-        when.append(f"every {counted(checkpoint.every_n_steps, 'step')}, {_in_days(seconds)}")
+        when.append(f"every {counted(checkpoint.every_n_steps, 'step')}, about {time_in_words(seconds)}")
     if checkpoint.every_minutes is not None:
         steps = max(1, round(60 * checkpoint.every_minutes / step_s))
         when.append(f"every {checkpoint.every_minutes:g} minutes, about {counted(steps, 'step')}")
@@ -101,15 +101,3 @@ def _checkpoint_rows(config: PretrainConfig, device: Device, step_s: float) -> R
 
 def _size(size: int) -> str:
     return f"{size / GIB:,.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:,.1f} MiB"
-
-
-def _in_days(seconds: float) -> str:
-    """The largest unit that is not below 1."""
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"about {seconds / length:,.1f} {unit}"
-    return f"about {seconds:,.0f} s"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 100 else f"{seconds:,.0f} s"

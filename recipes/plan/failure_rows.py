@@ -7,6 +7,7 @@ import statistics
 from typing import Any
 
 from recipes.config.schema import PretrainConfig
+from recipes.counts import amount_in_words
 from recipes.errors import UserError
 from recipes.plan.failures import (
     Failures,
@@ -124,7 +125,10 @@ def failure_text(plan: RunPlan, data: dict[str, Any]) -> str:
         rows += [
             (name, f"{format_duration(each['interval_s'])} of training, {each['interval_steps']:,} steps"),
             ("  goodput", f"{100 * each['goodput']:.1f} %; of {RUNS} simulated runs {simulated}"),
-            ("  time", f"{format_duration(3600 * each['hours'])}, {each['gpu_hours']:,.0f} GPU-hours"),
+            (
+                "  time",
+                f"{format_duration(3600 * each['hours'])}, {amount_in_words(each['gpu_hours'])} GPU-hours",
+            ),
             ("  failures", f"{each['simulated_failures']:,.0f}"),
         ]
     if "configured" not in data:

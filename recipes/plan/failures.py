@@ -9,7 +9,10 @@ import math
 import random
 from dataclasses import dataclass
 
-from recipes.checks import not_negative, positive
+from recipes.checks import not_negative, positive, refuse
+
+MOST_RATIO = 5
+"""Of a save and a recovery over the mean time between failures: one try in 150 succeeds then."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Failures:
         positive("seconds of a save", self.save)
         not_negative("seconds of a recovery", self.recovery)
         not_negative("seconds until a save is written", self.written_after)
+        save = self.save + self.written_after
+        if save + self.recovery > MOST_RATIO * self.mtbf:
+            ends = f"a save of {save:,.0f} s and a recovery of {self.recovery:,.0f} s"
+            refuse("mean time between failures", f"{self.mtbf:g} s", f"{ends} hardly ever end by then")
 
 
 def young_interval(failures: Failures) -> float:

@@ -5,32 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from recipes.counts import time_unit
 from recipes.plan.memory_check import GIB
 from recipes.plan.run_plan import RunPlan
 from recipes.plan.search import Found, settings_of
 from recipes.report.charts import COLOURS, Bar, BarChart, BarGroup, Curve, LineChart, bar_chart, line_chart
 from recipes.report.rendering import write_page
 
-HEADER = (
-    *("TP", "PP", "CP", "EP", "DP", "micro", "recompute", "GiB"),
-    *("step ms", "waits", "tokens/s/GPU", "MFU", "days"),
-)
 BARS = 12
 
 
 def table_lines(plans: Sequence[RunPlan]) -> list[tuple[str, ...]]:
-    """A line for each layout, under HEADER."""
-    return [
+    """The header, and a line for each layout, the fastest first; times in the units that fit it."""
+    if not plans:
+        return []
+    (of_step, step), (of_run, run) = time_unit(plans[0].step.seconds), time_unit(plans[0].seconds)
+    header = (
+        *("TP", "PP", "CP", "EP", "DP", "micro", "recompute", "GiB"),
+        *(f"step {of_step}", "waits", "tokens/s/GPU", "MFU", of_run),
+    )
+    return [header] + [
         (
             *(str(size) for size in _sizes(plan)),
             str(plan.config.trainer.micro_batch_size),
             plan.config.parallel.recompute_granularity or "-",
             f"{sum(plan.memory.values()) / GIB:.1f}",
-            f"{1e3 * plan.step.seconds:,.1f}",
+            f"{plan.step.seconds / step:,.1f}",
             f"{100 * (plan.step.communication + plan.step.bubble) / plan.step.seconds:.1f} %",
             f"{plan.step.tokens_per_second:,.0f}",
             f"{100 * plan.step.mfu:.1f} %",
-            f"{plan.hours / 24:,.1f}",
+            f"{plan.seconds / run:,.1f}",
         )
         for plan in plans
     ]
@@ -53,8 +57,10 @@ def found_text(found: Found, top: int) -> str:
         f"{len(found.plans):,} layouts fit, {found.too_large:,} are too large, {found.refused:,} are refused"
     )
     if not found.plans:
-        return count
-    lines = [HEADER, *table_lines(found.plans[:top])]
+        assert found.smallest is not None
+        least, there = sum(found.smallest.memory.values()) / GIB, found.smallest.capacity / GIB
+        return f"{count}; the smallest needs {least:,.1f} of {there:,.1f} GiB: take more GPUs, or larger ones"
+    lines = table_lines(found.plans[:top])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = ["  ".join(f"{cell:>{w}}" for cell, w in zip(line, widths, strict=True)) for line in lines]
     best = found.plans[0].config
@@ -69,6 +75,7 @@ def write_layouts(path: Path, found: Found, top: int, command: str) -> Path:
         UserError: it cannot be written.
     """
     name = found.plans[0].config.name if found.plans else "the run"
+    lines = table_lines(found.plans[:top])
     return write_page(
         path,
         "recipes.plan/layouts.html",
@@ -78,8 +85,8 @@ def write_layouts(path: Path, found: Found, top: int, command: str) -> Path:
         frontier=_frontier(found.plans),
         fastest=_bars(found.plans[:BARS]),
         note="waits: communication that nothing hides, and the pipeline's bubble.",
-        header=HEADER,
-        lines=table_lines(found.plans[:top]),
+        header=lines[0] if lines else (),
+        lines=lines[1:],
         command=command,
     )
 

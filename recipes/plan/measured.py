@@ -11,6 +11,7 @@ from recipes.config.cluster_schema import ClusterConfig
 from recipes.config.devices import GPUS, Device
 from recipes.config.schema import ParallelConfig, PretrainConfig
 from recipes.config.validate import validate_pretrain
+from recipes.counts import time_in_words
 from recipes.errors import UserError
 from recipes.plan.accounting import flops_per_token
 from recipes.plan.calibration import calibrate_kernels
@@ -98,7 +99,7 @@ def measured_text(measured: Measured, whole: PretrainConfig, cluster: ClusterCon
         (
             "measured",
             f"{measured.device.name}: {of}{MICRO_BATCHES} x {trainer.micro_batch_size} x "
-            f"{measured.config.data.seq_length:,} tokens in {1e3 * measured.seconds:,.1f} ms, "
+            f"{measured.config.data.seq_length:,} tokens in {time_in_words(measured.seconds)}, "
             f"{measured.tokens_per_second:,.0f} tokens/s, {measured.flops / 1e12:,.3g} TFLOP/s",
         )
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recipes.counts import counted
+from recipes.counts import amount_in_words, counted, energy_in_words, time_in_words, time_unit
 from recipes.plan.accounting import count_parameters, flops_per_token
 from recipes.plan.dry_run import layout
 from recipes.plan.memory_check import GIB
@@ -12,6 +12,8 @@ from recipes.plan.run_plan import RunPlan
 from recipes.plan.step_time import bubble_share
 from recipes.plan.traffic import Traffic
 
+LAUNCHED_S = 0.02
+"""A slow host takes so long to launch the kernels of a small model's micro-batch, which no plan knows of."""
 PART_NAMES = {
     "gradients": "main gradients (fp32)",
     "optimizer": "optimizer shard",
@@ -57,8 +59,16 @@ def _memory_rows(plan: RunPlan) -> list[tuple[str, str]]:
     rows = [("memory per GPU", f"{total / GIB:,.1f} of {plan.capacity / GIB:,.1f} GiB, {share}")]
     for part, size in plan.memory.items():
         if size:  # Not an average that is not kept.
-            rows.append((f"  {PART_NAMES.get(part, part)}", f"{size / GIB:6,.2f} GiB"))
+            rows.append((f"  {PART_NAMES.get(part, part)}", _memory(size)))
     return [*rows, ("  key-value cache", "  none in training")]
+
+
+def _memory(size: int) -> str:
+    return f"{size / GIB:6,.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:6,.1f} MiB"
+
+
+def _sent(size: float) -> str:
+    return f"{size / 1e9:6,.2f} GB" if size >= 1e8 else f"{size / 1e6:6,.1f} MB"
 
 
 def _traffic_rows(plan: RunPlan) -> list[tuple[str, str]]:
@@ -67,15 +77,17 @@ def _traffic_rows(plan: RunPlan) -> list[tuple[str, str]]:
         return [("sent per GPU, step", "nothing")]
     total = sum(traffic.bytes for traffic in found)
     return [
-        ("sent per GPU, step", f"{total / 1e9:,.2f} GB"),
+        ("sent per GPU, step", _sent(total).strip()),
         *((f"  {traffic.name}", _of_traffic(traffic)) for traffic in found),
     ]
 
 
 def _of_traffic(traffic: Traffic) -> str:
+    name, size = time_unit(traffic.seconds)
     return (
-        f"{traffic.bytes / 1e9:6,.2f} GB  {traffic.operation} over {traffic.group.size:,} "
-        f"({traffic.group.link}): {1e3 * traffic.seconds:,.1f} ms, {1e3 * traffic.exposed:,.1f} waited for"
+        f"{_sent(traffic.bytes)}  {traffic.operation} over {traffic.group.size:,} "
+        f"({traffic.group.link}): {traffic.seconds / size:,.1f} {name}, "
+        f"{traffic.exposed / size:,.1f} waited for"
     )
 
 
@@ -88,14 +100,18 @@ def _time_rows(plan: RunPlan) -> list[tuple[str, str]]:
         "pipeline bubble": step.bubble,
         "optimizer": step.optimizer,
     }
-    rows = [("step", f"{1e3 * step.seconds:,.1f} ms")]
+    units = {name: time_unit(seconds) for name, seconds in parts.items()}
+    longest = max(len(units[name][0]) for name, seconds in parts.items() if seconds)
+    rows = [("step", time_in_words(step.seconds))]
     for name, seconds in parts.items():
         if seconds:
             note = _bubble(plan) if name == "pipeline bubble" else ""
-            rows.append(
-                (f"  {name}", f"{1e3 * seconds:8,.1f} ms  {100 * seconds / step.seconds:4.1f} %{note}")
-            )
+            unit, size = units[name]
+            share = f"{100 * seconds / step.seconds:4.1f} %{note}"
+            rows.append((f"  {name}", f"{seconds / size:8,.1f} {unit:<{longest}}  {share}"))
     rows.append(("speed", f"{step.tokens_per_second:,.0f} tokens/s per GPU, {100 * step.mfu:.1f} % MFU"))
+    if (each := step.kernels / plan.micro_batches) < LAUNCHED_S:
+        rows.append(("  at most", f"launching {time_in_words(each)} of kernels may take longer: --measure"))
     return rows
 
 
@@ -110,26 +126,14 @@ def _bubble(plan: RunPlan) -> str:
 def _cost_rows(plan: RunPlan) -> list[tuple[str, str]]:
     rows = [
         ("steps", f"{plan.steps:,}, {plan.tokens:,} tokens"),
-        ("time", duration_of(plan.hours)),
-        ("GPU-hours", f"{plan.gpu_hours:,.0f}" if plan.gpu_hours >= 10 else f"{plan.gpu_hours:.2g}"),
+        ("time", time_in_words(plan.seconds)),
+        ("GPU-hours", amount_in_words(plan.gpu_hours)),
     ]
     if plan.energy_kwh is not None:
-        size = plan.energy_kwh
-        rows.append(("energy", f"{size / 1000:,.1f} MWh" if size >= 1000 else f"{size:,.2f} kWh"))
+        rows.append(("energy", energy_in_words(plan.energy_kwh)))
     if plan.price is not None:
-        rows.append(("price", f"{plan.price:,.0f}"))
+        rows.append(("price", amount_in_words(plan.price)))
     return rows
-
-
-def duration_of(hours: float) -> str:
-    """Days from two on, hours, or minutes."""
-    return (
-        f"{hours / 24:,.1f} days"
-        if hours >= 48
-        else f"{hours:,.1f} hours"
-        if hours >= 1
-        else f"{60 * hours:,.1f} min"
-    )
 
 
 def plan_data(plan: RunPlan) -> dict[str, Any]:

@@ -26,19 +26,23 @@ class Found:
     """Layouts that memory is too small for."""
     refused: int
     """Layouts that the trainer does not accept."""
+    smallest: RunPlan | None = None
+    """Of those that are too large."""
 
 
 def search(config: PretrainConfig, cluster: ClusterConfig) -> Found:
     """Every layout of the run on the cluster.
 
     Sizes of parallel groups are powers of two: tensor parallelism inside a node, up to 16 stages, up to 8
-    parts of a sequence, every expert-parallel size that divides the experts; micro-batches of 1 to 16;
-    nothing, or whole layers recomputed. The global batch, the overlaps and all other settings are the run's.
+    parts of a sequence, every expert-parallel size that divides the experts; micro-batches of 1 to 16
+    and the run's own; nothing, or whole layers recomputed. The global batch, the overlaps and all other
+    settings are the run's.
 
     Raises:
         UserError: the cluster, or a setting that is not part of the layout, is impossible.
     """
     plans, too_large, refused = [], 0, 0
+    smallest: RunPlan | None = None
     first: UserError | None = None
     for candidate in _candidates(config, cluster):
         try:
@@ -50,9 +54,10 @@ def search(config: PretrainConfig, cluster: ClusterConfig) -> Found:
             plans.append(plan)
         else:
             too_large += 1
+            smallest = min(smallest or plan, plan, key=lambda each: sum(each.memory.values()))
     if not plans and not too_large and first is not None:
         raise first
-    return Found(sorted(plans, key=lambda plan: plan.step.seconds), too_large, refused)
+    return Found(sorted(plans, key=lambda plan: plan.step.seconds), too_large, refused, smallest)
 
 
 def _candidates(config: PretrainConfig, cluster: ClusterConfig) -> Iterator[PretrainConfig]:
@@ -62,7 +67,7 @@ def _candidates(config: PretrainConfig, cluster: ClusterConfig) -> Iterator[Pret
         _powers(min(MOST_STAGES, config.model.num_layers, gpus)),
         _powers(min(MOST_CONTEXT, gpus)),
         _expert_sizes(config.model, gpus),
-        (1, 2, 4, 8, 16),
+        sorted({1, 2, 4, 8, 16, config.trainer.micro_batch_size}),
         (False, True),
     )
     for tp, pp, cp, ep, micro_batch_size, recompute in sizes:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from recipes.counts import time_in_words
 from recipes.errors import UserError
 
 
@@ -33,14 +34,14 @@ def format_percent(share: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Two units at most: 41 s, 3 min 20 s, 5 h 12 min, 9 d 4 h."""
+    """Two units at most: 3.2 ms, 41 s, 3 min 20 s, 5 h 12 min, 9 d 4 h."""
     total = round(seconds)
     units = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")]
     for (size, name), (small, small_name) in pairwise(units):
         if total >= size:
             rest = total % size // small
             return f"{total // size:,} {name}" + (f" {rest} {small_name}" if rest else "")
-    return f"{seconds:.1f} s" if seconds < 10 else f"{total} s"
+    return time_in_words(seconds) if seconds < 10 else f"{total} s"
 
 
 def distinct_labels(paths: Sequence[Path], label: Callable[[Path], str]) -> list[str]:

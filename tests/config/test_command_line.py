@@ -58,6 +58,12 @@ REFUSED = [
         ["experiment=quickstart", "+data.train.de.path=x"],
         "data.train.de: give a new entry as a whole",
     ),
+    (
+        "pretrain",
+        ["experiment=quickstart", "plan=measure"],
+        "plan=measure: holds several settings: give one of them, such as plan.device=...",
+    ),
+    ("pretrain", ["experiment=quickstart", "trainer.guards=3"], "trainer.guards=3: holds several settings"),
     ("pretrain", ["name=x"], "data.seq_length has no value: set it on the command line, data.seq_length=..."),
     (
         "pretrain",

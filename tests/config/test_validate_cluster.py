@@ -15,7 +15,8 @@ from tests.support.configs import options
 def test_shipped_clusters(name: str) -> None:
     cluster = compose("cluster", [f"cluster={name}"]).cluster
     if cluster.hardware == HardwareConfig():  # Runs are started there, whatever it is made of.
-        with pytest.raises(UserError, match=r"cluster\.hardware\.gpu=unknown: choose one of"):
+        refusal = r"cluster\.hardware\.gpu=unknown: plans are for GPUs: set it to one of"
+        with pytest.raises(UserError, match=refusal):
             validate_cluster(cluster)
     else:
         assert validate_cluster(cluster) == cluster.nodes * cluster.gpus_per_node

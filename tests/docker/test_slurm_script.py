@@ -414,3 +414,65 @@ def test_task_killed_before_it_could_handle_the_signal(tmp_path: Path) -> None:
     task.send_signal(signal.SIGUSR1)
     assert task.wait() == 0
     assert (tmp_path / "5").read_text(encoding="utf-8") == "3\n"
+
+
+@pytest.mark.parametrize(
+    ("shown", "cancelled"),
+    [
+        (
+            "JobState=RUNNING Reason=None Restarts=0 RunTime=00:00:31 TimeLimit=00:10:00 PreemptTime=None",
+            False,
+        ),
+        (
+            "JobState=CANCELLED Reason=None Restarts=0 RunTime=00:00:31 TimeLimit=00:10:00 PreemptTime=None",
+            True,
+        ),
+        # While the tasks end: scancel, the time limit twice, requeued by Slurm, preempted.
+        ("JobState=COMPLETING Restarts=0 RunTime=00:00:31 TimeLimit=00:10:00 PreemptTime=None", True),
+        ("JobState=COMPLETING Restarts=0 RunTime=1-00:00:31 TimeLimit=UNLIMITED PreemptTime=None", True),
+        ("JobState=COMPLETING Restarts=0 RunTime=00:10:08 TimeLimit=00:10:00 PreemptTime=None", False),
+        ("JobState=COMPLETING Restarts=0 RunTime=2-00:00:01 TimeLimit=2-00:00:00 PreemptTime=None", False),
+        ("JobState=COMPLETING Restarts=1 RunTime=00:00:31 TimeLimit=00:10:00 PreemptTime=None", False),
+        (
+            "JobState=COMPLETING Restarts=0 RunTime=00:00:31 TimeLimit=00:10:00 PreemptTime=2026-11-27",
+            False,
+        ),
+        ("", False),
+    ],
+)
+def test_a_cancelled_job_is_recognised_while_its_tasks_end(shown: str, cancelled: bool) -> None:
+    script = f". docker/slurm/container.sh; scontrol() {{ echo 'JobId=7 {shown} '; }}; is_cancelled 7 0"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode == 0) is cancelled, done.stderr
+
+
+SEES = """#!/bin/bash
+case "$*" in *SLURMD_NODENAME*) printf '%s\\n' $SEEING; exit ;; esac
+exec "${0%/*}/srun_of_tasks" "$@"
+"""
+
+
+@pytest.mark.parametrize(
+    ("seeing", "said"),
+    [
+        ("n0 n1 n2", None),
+        ("n0", "is not there on n1, n2; output_dir must be on a file system that all nodes share"),
+        ("n0 n2", "node n1 is left out: "),
+        ("", None),
+    ],
+)
+def test_every_node_sees_the_run_directory(
+    project: Path, start: Start, tmp_path: Path, seeing: str, said: str | None
+) -> None:
+    (tmp_path / "bin/srun").rename(tmp_path / "bin/srun_of_tasks")
+    (tmp_path / "bin/srun").write_text(SEES, encoding="utf-8")
+    (tmp_path / "bin/srun").chmod(0o755)
+    job = {"SLURM_JOB_NODELIST": "n0\nn1\nn2", "SLURM_JOB_NUM_NODES": "3", "SEEING": seeing}
+    done = start(0, **job)
+    if said is None:
+        assert done.returncode == 3 and "not there" not in done.stdout + done.stderr
+    else:
+        assert said in done.stdout + done.stderr
+        assert done.returncode == (
+            2 if "output_dir" in said else 0
+        )  # 0: Slurm has it again, without the node

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import tools.launch
 from recipes.errors import UserError
-from recipes.launch.launched import Launched, jobs_of, log_files, remember, stop, writer_of
+from recipes.launch.launched import Launched, Queued, jobs_of, log_files, remember, stop, writer_of
 from recipes.launch.progress import progress_lines
 from recipes.run_directory import RunDirectory
 
@@ -81,13 +82,43 @@ def test_status_without_an_answer_of_slurm(
 
 
 def test_progress(tmp_path: Path) -> None:
-    assert progress_lines(tmp_path) == ["step       none yet", "checkpoint none yet"]
+    assert progress_lines(tmp_path, False) == ["step       none yet", "checkpoint none yet"]
     run = RunDirectory(tmp_path)
     run.append_metrics({"step": 1200, "loss": 2.5, "tokens_per_second": 12345.0})
     (tmp_path / "checkpoints/step_00001000").mkdir(parents=True)
     (tmp_path / "checkpoints/step_00001000/manifest.json").touch()
     (tmp_path / "checkpoints/step_00001100").mkdir()
     os.utime(run.metrics_file)
-    step, checkpoint = progress_lines(tmp_path)
+    step, checkpoint = progress_lines(tmp_path, True)
     assert step.startswith("step       1,200, loss 2.5000, 12,345 tokens/s, written ")
     assert checkpoint == f"checkpoint {tmp_path / 'checkpoints/step_00001000'}"
+
+
+def test_how_a_run_has_ended_is_told(tmp_path: Path) -> None:
+    remember(tmp_path, Launched("12", 1.0, "sbatch x"))
+    log = tmp_path / "logs/slurm/12.out"
+    log.write_text("[now] starting\n[now] srun ended, exit code 2\n", encoding="utf-8")
+    (log.parent / "12.0.node0.log").write_text("0: error: no data\n", encoding="utf-8")
+    told = [f"log        {log}: [now] srun ended, exit code 2", "said       error: no data"]
+    assert progress_lines(tmp_path, False) == [*told, "step       none yet", "checkpoint none yet"]
+    assert progress_lines(tmp_path, True) == ["step       none yet", "checkpoint none yet"]
+
+
+def test_why_a_job_waits() -> None:
+    waits = Queued("7", "PENDING", "0:00", "10:00", "4", "(PartitionNodeLimit)")
+    assert (
+        str(waits)
+        == "7 pending: PartitionNodeLimit, the partition does not give so many nodes: it will not start"
+    )
+    assert str(replace(waits, where="(Other)")) == "7 pending: Other"
+    runs = Queued("7", "RUNNING", "0:31", "10:00", "2", "node[0-1]")
+    assert str(runs) == "7 running for 0:31 of 10:00, nodes node[0-1]"
+
+
+def test_logs_of_a_run_in_the_foreground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["launch", "logs", str(tmp_path)])
+    with pytest.raises(UserError, match="was not launched on Slurm: its lines are where it was started"):
+        tools.launch.main()
+    remember(tmp_path, Launched("12", 1.0, "sbatch x"))
+    with pytest.raises(UserError, match="no logs of tasks yet"):
+        tools.launch.main()

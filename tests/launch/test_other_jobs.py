@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tools.launch
@@ -162,9 +164,46 @@ def test_how_a_job_has_ended(tmp_path: Path) -> None:
 
     again = "launched again, it goes on after what is done"
     assert result(0) == "result     complete"
-    assert result(2) == f"result     exit code 2; {again}"
+    assert result(3) == f"result     exit code 3; {again}"
+    assert result(2) == f"result     exit code 2; correct that first; {again}"
     outside = "ended from outside: cancelled, or by a lost node or its time limit"
     assert result(0, 1, None) == f"result     2 of 3 parts: exit code 1; {outside}; {again}"
+
+
+def test_what_a_job_has_refused_with_is_told(tmp_path: Path) -> None:
+    remember(tmp_path, Launched("12", 1.0, "sbatch x", "convert"))
+    logs = tmp_path / "logs/slurm"
+    (logs / "12.out").write_text("[now] job 12, restart 0: srun ended, exit code 2\n", encoding="utf-8")
+    (logs / "12.0.node0.log").write_text("0: reading\n0: error: no room\n", encoding="utf-8")
+    (logs / "12.0.node1.log").write_text("1: error: no room\n1: no error: fine\n", encoding="utf-8")
+    assert job_progress(tmp_path, False)[2:] == ["said       error: no room"]
+    assert len(job_progress(tmp_path, True)) == 1
+
+
+@pytest.mark.parametrize("name", sorted(name for name, kind in KINDS.items() if not kind.settings))
+def test_a_tool_is_only_read_before_it_is_launched(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever way of reading a command line it uses, it does not begin."""
+    needed = {
+        "average": ["run"],
+        "convert": ["a.nemo", "b", "--to", "hf"],
+        "download": ["wikipedia_hi", "--out", "a"],
+        "pack": ["a", "b.nemo"],
+        "prefetch_benchmarks": ["mirror", "eval=minibench"],
+        "prepare_chats": ["a.jsonl", "--tokenizer", "t.model", "--out", "b"],
+        "preprocess": ["a.jsonl", "--tokenizer", "t.model", "--out", "b"],
+        "release": ["run", "out", "--licence", "mit"],
+        "tokenizer_report": ["t.model", "--text", "a.txt"],
+        "train_tokenizer": ["a.jsonl", "--out", "t"],
+    }
+    main = importlib.import_module(KINDS[name].module).main
+    options = vars(understood(main, needed[name]))
+    assert needed[name][0] in (word for value in options.values() for word in np.ravel([value]).astype(str))
+
+
+def test_a_cleaning_job_that_was_refused_is_one(tmp_path: Path) -> None:
+    assert kind_of_jobs(tmp_path) == "pretrain"
+    (tmp_path / "job.json").write_text("{}", encoding="utf-8")
+    assert kind_of_jobs(tmp_path) == "clean"
 
 
 def test_the_stage_in_which_cleaning_has_stopped(tmp_path: Path) -> None:

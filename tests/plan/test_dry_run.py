@@ -80,12 +80,14 @@ def test_days_and_saves() -> None:
     rows = plan([*PARAM1, *changes, "trainer.checkpoint.every_n_steps=10000"])
     rate = 0.5 * 989e12 / 15.628e9
     step = 4_194_304 / (512 * rate)
-    assert rows["time"].startswith(f"about {7.5e12 / (512 * rate) / 86400:.1f} days, {step:.2g} s per step, ")
+    assert rows["time"].startswith(
+        f"about {7.5e12 / (512 * rate) / 86400:.1f} days, {1e3 * step:.1f} ms per step, "
+    )
     assert rows["assumed"] == "50 % of 989 TFLOP/s (plan.mfu)"
     size, kept, often = re.split(r", (?=\d+ kept)|; ", rows["checkpoint"])
     assert size == f"{14 * 2_860_648_448 / 1e9:.2f} GB" and kept == "2 kept"
     by_steps, by_time = often.split(" and ")
-    assert by_steps == f"every 10,000 steps, about {10_000 * step / 60:.1f} minutes"
+    assert by_steps == f"every 10,000 steps, about {10_000 * step / 60:.1f} min"
     assert by_time.startswith("every 30 minutes, about ") and by_time.endswith(" steps")
     assert int(by_time.split()[-2].replace(",", "")) == pytest.approx(1800 / step, rel=1e-3)
     assert plan(PARAM1)["checkpoint"].endswith("; only at the end and when the run is stopped")

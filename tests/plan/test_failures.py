@@ -100,3 +100,10 @@ def test_the_same_seed_is_the_same_run() -> None:
 def test_impossible_times(failures: Failures, message: str) -> None:
     with pytest.raises(UserError, match=message):
         failures.check()
+
+
+def test_failures_that_no_recovery_survives_are_refused() -> None:
+    """Else the simulation would not end."""
+    with pytest.raises(UserError, match=r"^mean time between failures=1 s: .*hardly ever end"):
+        Failures(mtbf=1, save=5, recovery=300).check()
+    Failures(mtbf=100, save=5, recovery=300).check()

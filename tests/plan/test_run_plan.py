@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from recipes.config.cluster_schema import ClusterConfig
+from recipes.config.described_run import described
 from recipes.config.hydra_app import compose
 from recipes.config.schema import PretrainConfig
 from recipes.errors import UserError
@@ -90,6 +93,21 @@ def test_text_and_data_agree() -> None:
 def test_runs_that_the_trainer_refuses(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan(*overrides)
+
+
+def test_figures_of_a_tiny_run_have_units_that_fit() -> None:
+    tiny = ("experiment=quickstart", "cluster=one_h200")
+    text = plan_text(plan_run(*described(list(tiny))))
+    for line in text.splitlines():
+        shown = re.search(r"(?<![\d.])0\.0+ (?:GiB|GB|min|s|ms|kWh|Wh)\b", line)
+        assert shown is None, line
+    assert "launching" in text and "--measure" in text
+    assert "launching" not in plan_text(plan())
+
+
+def test_a_year_has_no_thousand_days() -> None:
+    long = plan_text(plan_run(*described(["experiment=param1_5b", "cluster=one_h200"])))
+    assert re.search(r"^time +\d+\.\d years$", long, re.M) and re.search(r"^step +\d+\.\d min$", long, re.M)
 
 
 def test_a_run_in_phases_takes_the_time_of_its_steps_of_every_size() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from recipes.config.hydra_app import compose
 from recipes.config.validate import validate_pretrain
 from recipes.errors import UserError
-from recipes.plan.layouts_table import HEADER, found_text, table_lines, write_layouts
+from recipes.plan.layouts_table import found_text, table_lines, write_layouts
 from recipes.plan.run_plan import plan_run
 from recipes.plan.search import Found, search, settings_of
 
@@ -77,6 +78,16 @@ def test_memory_leaves_layouts_out() -> None:
     assert small.too_large > large.too_large and len(small.plans) < len(large.plans)
     none = search(compose("pretrain", RUN), compose("cluster", ["cluster=one_rtx4090"]).cluster)
     assert not none.plans and found_text(none, 5).startswith("0 layouts fit, ")
+    assert re.search(r"; the smallest needs [\d.]+ of 24\.0 GiB: take more GPUs", found_text(none, 5))
+
+
+def test_the_runs_own_micro_batch_is_among_them_and_units_fit() -> None:
+    small = ["experiment=quickstart", "trainer.global_batch_size=64", "trainer.micro_batch_size=64"]
+    found = search(compose("pretrain", small), compose("cluster", ["cluster=one_h200"]).cluster)
+    assert {plan.config.trainer.micro_batch_size for plan in found.plans} == {1, 2, 4, 8, 16, 64}
+    header, first, *_ = table_lines(found.plans)
+    assert header[8] == "step µs" and header[-1] == "ms"
+    assert float(first[8].replace(",", "")) > 1 and float(first[-1].replace(",", "")) > 1
 
 
 def test_a_run_that_is_refused_in_every_layout() -> None:
@@ -89,6 +100,6 @@ def test_the_page(found: Found, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
 
     _, _, table = text.partition('class="figures"')
-    assert table.count("<td") == 7 * len(HEADER) and text.count("<path") >= 3
+    assert table.count("<td") == 7 * len(table_lines(found.plans)[0]) and text.count("<path") >= 3
     assert "&lt;x&gt;" in text
-    assert len(table_lines(found.plans[:7])) == 7
+    assert len(table_lines(found.plans[:7])) == 1 + 7

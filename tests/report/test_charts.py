@@ -30,7 +30,8 @@ def test_numbers_and_ticks() -> None:
     for low, high in ((0.4, 12.0), (1.0, 1.0), (1e-8, 1e8), (3.0, 400.0)):
         values = log_ticks(low, high)
         assert values[0] <= low and values[-1] >= high and len(values) >= 2
-    assert [format_duration(s) for s in (3.21, 41, 200, 18_720, 792_000)] == [
+    assert [format_duration(s) for s in (0.0321, 3.21, 41, 200, 18_720, 792_000)] == [
+        "32.1 ms",
         "3.2 s",
         "41 s",
         "3 min 20 s",

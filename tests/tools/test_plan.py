@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support.spy import ENGINE, spy
+from tools import plan
 
 RUN = ["experiment=param1_2p9b", "cluster=shakti_512xh100"]
 
@@ -49,6 +52,21 @@ def test_answers(tmp_path: Path) -> None:
     assert 0.9 < failures["best"]["goodput"] < 1
 
 
+def test_a_cpu_is_measured_and_nothing_is_planned_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "experiment=quickstart",
+        "model.vocab_size=512",
+        "model.num_layers=1",
+        "trainer.micro_batch_size=1",
+    ]
+    monkeypatch.setattr("sys.argv", ["tools.plan", *words, "cluster=local", "plan.device=cpu", "--measure"])
+    plan.main()
+    printed = capsys.readouterr()
+    assert printed.out == "" and "to use it  trainer.peak_tflops=" in printed.err
+
+
 def test_mistakes_are_one_line() -> None:
     mistakes = {
         ("experiment=param1_2p9b",): "error: no cluster: add cluster=NAME, one of cpu_nodes, docker, local, ",
@@ -63,6 +81,16 @@ def test_mistakes_are_one_line() -> None:
         (*RUN, "--save-time", "5s"): "error: --save-time=5s: would be ignored",
         (*RUN, "--simulate-failures", "6"): "error: 6: write a time as",
         (*RUN, "--simulate-failures", "6h", "--search"): "error: --search: does not go with",
+        (
+            "experiment=quickstart",
+            "cluster=local",
+        ): "error: cluster.hardware.gpu=unknown: plans are for GPUs: set it to one of h200, ",
+        (
+            "experiment=param2_17b_a2p4b",
+            "cluster=one_h200",
+        ): "error: parallel=tensor 1 x pipeline 1 x context 4: needs a multiple of 4 processes, there are 1; "
+        "take as many",
+        (*RUN, "--simulate-failures", "30s"): "error: mean time between failures=30 s: a save of 5 s and",
         (*RUN, "cluster.hardware.gpu=h1000"): "error: cluster.hardware.gpu=h1000: choose one of h200, h100",
     }
     answers = spy(*(["tools.plan", *arguments] for arguments in mistakes), preload="recipes.config.hydra_app")

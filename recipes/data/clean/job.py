@@ -153,10 +153,14 @@ def submit(config: CleanConfig, stages: list[Stage], out: Path) -> str:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
             executors[-1].run()  # Submits those it depends on first.
     except subprocess.CalledProcessError as error:
-        raise UserError(f"sbatch refused a job of {out}/logs (exit code {error.returncode})") from error
-    # Of a stage that is done, nothing is submitted.
-    numbers = [str(executor.job_id) for executor in executors if executor.job_id not in (None, -1)]
-    (out / "slurm_job").write_text("\n".join([*numbers, ""]))
+        raise UserError(
+            f"sbatch refused a job of {out}/logs (exit code {error.returncode}), see above: slurm.* asks "
+            f"for {counted(config.slurm.cpus_per_task, 'processor')}, {config.slurm.mem_per_cpu_gb} GB each"
+        ) from error
+    finally:
+        # Of a stage that is done, nothing is submitted; of one that was, the next may have been refused.
+        numbers = [str(executor.job_id) for executor in executors if executor.job_id not in (None, -1)]
+        (out / "slurm_job").write_text("\n".join([*numbers, ""]))
     return str(executors[-1].job_id)
 
 
