@@ -14,7 +14,15 @@ from recipes.config.evaluation_schema import EvaluationConfig, TextsConfig
 from recipes.config.evaluation_tables import with_table
 from recipes.counts import counted
 from recipes.data.benchmark_mirror import config_entry, in_place_of_hub, prefetch_command, read_manifest
-from recipes.data.hub import hub_error, hub_obstacle, is_cached, network_errors, setting, without_hub
+from recipes.data.hub import (
+    hub_error,
+    hub_obstacle,
+    is_cached,
+    network_errors,
+    setting,
+    without_bars,
+    without_hub,
+)
 from recipes.data.text.json_lines import as_text, checked_text, read_records, text_of
 from recipes.errors import UserError
 from recipes.evaluation.own_tasks import check_own_tasks, fault_in_program
@@ -36,6 +44,19 @@ if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict, TaskManager
 
 CHOICES = 4
+
+
+class OutOfReach(UserError):
+    """A task's data is on the hub, which cannot be used.
+
+    Args:
+        reason: what the message begins with.
+        remedy: how to evaluate all the same.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}{remedy}")
+        self.reason = reason
 
 
 def check_tasks(names: Sequence[str], mirror: Path | None = None, task_path: Sequence[str] = ()) -> None:
@@ -269,7 +290,7 @@ def _load_stock(names: Sequence[str], mirror: Path | None, task_path: Sequence[s
 def _place_of_data(mirror: Path | None, obstacle: str | None) -> AbstractContextManager[None]:
     if mirror is not None:
         return in_place_of_hub(mirror)
-    return without_hub() if obstacle else contextlib.nullcontext()
+    return without_hub() if obstacle else without_bars()
 
 
 @functools.cache  # reading the index of lm-eval's 14,000 task files takes seconds
@@ -317,7 +338,7 @@ def _load_one(
         if not obstacle and isinstance(error, hub_error()):
             obstacle = f"the Hugging Face hub fails: {_reason(error)}"
         if obstacle:
-            raise UserError(f"cannot load task {name}: {obstacle}{_ask_for_mirror([name])}") from error
+            raise OutOfReach(f"cannot load task {name}: {obstacle}", _ask_for_mirror([name])) from error
         source = f"the mirror {mirror}" if mirror else "the Hugging Face hub"
         remedy = _fetch_into(mirror, name) if mirror else ""
         raise UserError(f"cannot load task {name} from {source}: {_reason(error)}{remedy}") from error

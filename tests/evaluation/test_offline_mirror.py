@@ -192,9 +192,10 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
         evaluate(tiny_model(), ["mmlu_anatomy"], mirror=mirror)
     with pytest.raises(UserError, match="is not a benchmark mirror"):
         evaluate(tiny_model(), ["boolq"], mirror=tmp_path)
-    (mirror / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
-        evaluate(tiny_model(), ["boolq"], mirror=mirror)
+    for damaged in ("{", "[]", '{"aps/super_glue/boolq/test": 3}', '{"aps/super_glue/boolq/test": {}}'):
+        (mirror / "manifest.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"is damaged: .*; delete it, and fetch the mirror again"):
+            evaluate(tiny_model(), ["boolq"], mirror=mirror)
 
 
 def test_all_that_a_mirror_lacks_is_fetched_with_one_command() -> None:
