@@ -187,10 +187,11 @@ def _prepare(config: EvaluateConfig, published: list[PublishedRow], in_curve: bo
         return place.path
     check_writable(place.path)
     check_tasks(config.tasks, Path(config.mirror) if config.mirror else None, config.task_path)
+    # Before the model is read, in case its file is replaced meanwhile. Checks the mirror's files.
+    settings = settings_of(config)
     if config.dry_run:
         print(f"would evaluate {config.gpt_model_file} on {', '.join(config.tasks)} and write {place.path}")
         return None
-    settings = settings_of(config)  # Before the model is read, in case its file is replaced meanwhile.
     journal = journal_directory(place.path, identity_of(config, settings))
     known = read_journal(journal)
     if known:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.checkpoint.save.held import hold
 from recipes.checkpoint.save.manifest import finished_checkpoints
 from recipes.checkpoint.save.retention import prune
 from recipes.config.hydra_app import compose
@@ -111,7 +112,8 @@ def test_a_run_that_goes_on_deletes_none_that_is_to_be_scored(
 
     def as_it_saves(config: EvaluateConfig) -> Place:
         asked.append(Path(config.gpt_model_file).name)
-        prune(directory / "checkpoints", keep_last=1)
+        with hold(Path(config.gpt_model_file)):
+            prune(directory / "checkpoints", keep_last=1)
         return find_place(config)
 
     monkeypatch.setattr("recipes.evaluate.find_place", as_it_saves)

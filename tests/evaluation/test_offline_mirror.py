@@ -16,6 +16,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
+from recipes.config.hydra_app import compose
 from recipes.data.benchmark_mirror import (
     in_place_of_hub,
     read_manifest,
@@ -25,6 +26,7 @@ from recipes.data.benchmark_mirror import (
     write_index,
 )
 from recipes.errors import UserError
+from recipes.evaluate import run as evaluate_job
 from recipes.evaluation.run import evaluate
 from recipes.evaluation.tasks import check_tasks, load_tasks
 from recipes.report.evaluation_result import EvaluationResult
@@ -117,6 +119,17 @@ def test_a_damaged_mirror_is_told_with_the_command_that_mends_it(tmp_path: Path)
     file.unlink()
     with pytest.raises(UserError, match=f"{file} is missing, which manifest.json names: .*{mend}"):
         load_tasks(["boolq"], mirror=mirror)
+
+
+def test_a_dry_run_checks_the_files_of_a_mirror(tmp_path: Path) -> None:
+    mirror = build_mirror(tmp_path / "mirror")
+    model = FIXTURES / "classic_te_torch_dist" / "model.nemo"
+    settings = [f"gpt_model_file={model}", "tasks=[boolq]", f"mirror={mirror}", "dry_run=true"]
+    config = compose("evaluate", [*settings, f"output={tmp_path / 'x.json'}"])
+    assert evaluate_job(config) == 0
+    split_file(mirror, "aps/super_glue/boolq/validation").write_bytes(b"")
+    with pytest.raises(UserError, match=r"differs from manifest\.json"):
+        evaluate_job(config)
 
 
 @pytest.mark.parametrize("linked", [False, True])
