@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from recipes.checkpoint.formats.recognise import check_stored
+from recipes.checkpoint.save.held import hold
+from recipes.checkpoint.save.manifest import MANIFEST
 from recipes.config.hydra_app import run_job
 from recipes.config.schema import EvaluateConfig, ParallelConfig
 from recipes.config.validate_jobs import validate_evaluate
 from recipes.config.world import World, launched_world
 from recipes.console import quiet_libraries, say
 from recipes.counts import counted
+from recipes.errors import UserError
 from recipes.evaluation.checkpoint_curve import of_checkpoints, render_curve
 from recipes.evaluation.journal import (
     Answers,
@@ -54,6 +58,16 @@ RENDEZVOUS_TIMEOUT_S = 1800.0
 
 
 @dataclasses.dataclass(frozen=True)
+class _Scored:
+    """What became of one model."""
+
+    began: bool
+    """Whether there was anything to do."""
+    results: Path | None
+    """The file with its results, if there is one; on the first rank."""
+
+
+@dataclasses.dataclass(frozen=True)
 class _Start:
     """Where an evaluation begins, and where its results go."""
 
@@ -81,26 +95,43 @@ def _score_model(config: EvaluateConfig, world: World) -> bool:
     """Returns whether there was anything to do."""
     check_stored(Path(config.gpt_model_file))
     published = read_published(Path(config.check), config.check_column, config.rows) if config.check else []
-    return _score(config, published, world, [], in_curve=False)
+    return _score(config, published, world, [], in_curve=False).began
 
 
 def _score_checkpoints(config: EvaluateConfig, world: World) -> bool:
     """The same, for those of a run's checkpoints that have not been scored yet; shows all in the end."""
     loaded: list[TaskDict] = []
     ones = of_checkpoints(config)
-    began = [_score(one, [], world, loaded, in_curve=True) for one in ones]
+    with contextlib.ExitStack() as stack:
+        # A run that goes on deletes old ones, of which the last is scored much later than it was found.
+        held = _held(ones, stack) if world.rank == 0 else {}
+        scored = []
+        for one in ones:
+            scored.append(_score(one, [], world, loaded, in_curve=True))
+            if one.gpt_model_file in held:
+                held[one.gpt_model_file].close()
+    began = any(one.began for one in scored)
     if world.rank != 0:
-        return any(began)
-    places = [find_place(dataclasses.replace(one, repeat=False)) for one in ones]
-    results = [read_results(place.path) for place in places if place.finished]
+        return began
+    results = [read_results(one.results) for one in scored if one.results]
     if config.dry_run:
         tasks = ", ".join(config.tasks)
         print(f"{len(ones) - len(results):,} of {counted(len(ones), 'checkpoint')}, on {tasks}")
         return False
     run = Path(str(config.run))
-    print(render_curve(run, results, TableSpec(config.rows)), flush=True)
-    say(f"as curves: python -m tools.report {run}")
-    return any(began)
+    if results:
+        print(render_curve(run, results, TableSpec(config.rows)), flush=True)
+        say(f"as curves: python -m tools.report {run}")
+    return began
+
+
+def _held(ones: list[EvaluateConfig], stack: contextlib.ExitStack) -> dict[str, BinaryIO]:
+    """The checkpoints, kept from being deleted; not those that are gone already."""
+    held = {}
+    for one in ones:
+        with contextlib.suppress(UserError):
+            held[one.gpt_model_file] = stack.enter_context(hold(Path(one.gpt_model_file)))
+    return held
 
 
 def _score(
@@ -110,38 +141,42 @@ def _score(
     loaded: list[TaskDict],
     *,
     in_curve: bool,
-) -> bool:
-    """Scores one model; returns whether there was anything to do.
+) -> _Scored:
+    """Scores one model.
 
     Args:
         loaded: the tasks, as soon as they are loaded; for the next call with the same ones.
         in_curve: prints no table, for it is a line of one.
     """
 
-    def prepare() -> _Start | None:
+    def prepare() -> _Start | Path | None:
         start = _prepare(config, published, in_curve)
-        if start is not None and not loaded:
+        if isinstance(start, _Start) and not loaded:
             loaded.append(_load(config))
         return start
 
     start = decided_by_first_rank(world, RENDEZVOUS_TIMEOUT_S, prepare)
-    if start is None:
-        return False
+    if not isinstance(start, _Start):
+        return _Scored(began=False, results=start)
     # The others find what the first rank has put into the cache.
     if not loaded:
         loaded.append(_load(config))
     evaluation = _evaluate(config, start, loaded[0], world)
+    results = None
     if world.rank == 0:
         if not in_curve:  # First, so that hours are not lost if the write fails.
             _print_table(evaluation.result, config)
-        _write(evaluation, start.place, config)
+        results = _write(evaluation, start.place, config)
         remove_journal(start.journal)
         _check(evaluation.result, published, config)
-    return True
+    return _Scored(began=True, results=results)
 
 
-def _prepare(config: EvaluateConfig, published: list[PublishedRow], in_curve: bool) -> _Start | None:
-    """None: there is nothing to do."""
+def _prepare(config: EvaluateConfig, published: list[PublishedRow], in_curve: bool) -> _Start | Path | None:
+    """Returns the file where the results are already, or None where there is nothing to do."""
+    if in_curve and not Path(config.gpt_model_file, MANIFEST).exists():
+        say(f"passed over: {config.gpt_model_file}, which its run has deleted meanwhile")
+        return None
     place = find_place(config)
     if place.finished:
         if not in_curve:
@@ -149,13 +184,14 @@ def _prepare(config: EvaluateConfig, published: list[PublishedRow], in_curve: bo
             _print_table(found, config)
             say(f"results: {place.path}, evaluated before; repeat=true evaluates again, into another file")
             _check(found, published, config)
-        return None
+        return place.path
     check_writable(place.path)
     check_tasks(config.tasks, Path(config.mirror) if config.mirror else None, config.task_path)
+    # Before the model is read, in case its file is replaced meanwhile. Checks the mirror's files.
+    settings = settings_of(config)
     if config.dry_run:
         print(f"would evaluate {config.gpt_model_file} on {', '.join(config.tasks)} and write {place.path}")
         return None
-    settings = settings_of(config)  # Before the model is read, in case its file is replaced meanwhile.
     journal = journal_directory(place.path, identity_of(config, settings))
     known = read_journal(journal)
     if known:
@@ -229,8 +265,8 @@ def _print_table(result: EvaluationResult, config: EvaluateConfig) -> None:
     print(render([result], TableSpec(config.rows, config.columns)), flush=True)
 
 
-def _write(evaluation: Evaluation, place: Place, config: EvaluateConfig) -> None:
-    """Another evaluation may have taken the place meanwhile."""
+def _write(evaluation: Evaluation, place: Place, config: EvaluateConfig) -> Path:
+    """Returns the results' file: another evaluation may have taken the place meanwhile."""
     from recipes.evaluation.files import write_files
 
     path = free_path(place.path)
@@ -238,6 +274,7 @@ def _write(evaluation: Evaluation, place: Place, config: EvaluateConfig) -> None
     write_files(evaluation, path.with_suffix(""), TableSpec(config.rows, config.columns), config.log_samples)
     say(f"results: {path}")
     say(f"beside them: table, chart and lm-eval's own files in {path.with_suffix('')}")
+    return path
 
 
 def _check(result: EvaluationResult, published: list[PublishedRow], config: EvaluateConfig) -> None:

@@ -9,12 +9,13 @@ examples:
   python -m tools.prefetch_benchmarks /scratch/benchmarks --tasks mmlu --source /shared/benchmarks
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.console import say
 from recipes.counts import counted
 from recipes.errors import UserError
 
@@ -90,47 +91,93 @@ def prefetch(
 ) -> tuple[int, int]:
     """Write every split of every data set that the tasks load, and add them to the mirror's index.
 
+    A task whose data the hub does not give keeps none of the others from being fetched.
+
     Returns:
         The number of files written and of rows in them.
 
     Raises:
         UserError: an unknown task, data that cannot be loaded, a mirror that cannot be written.
     """
-    from recipes.data.benchmark_mirror import MANIFEST, read_manifest, split_file, write_index
-    from recipes.evaluation.task_data import hub_revision, made_for
-    from recipes.evaluation.task_files import reads_only_files
-    from recipes.evaluation.tasks import load_tasks, out_of_reach
+    from recipes.data.benchmark_mirror import MANIFEST, read_manifest, write_index
+    from recipes.evaluation.task_files import check_task_names, reads_only_files
+    from recipes.evaluation.tasks import OutOfReach, load_tasks, out_of_reach
     from recipes.files import check_writable
 
+    check_task_names(names, task_path)
     names = [name for name in names if not reads_only_files(name, task_path)]
     check_writable(mirror / MANIFEST)
     if source is None and (reason := out_of_reach(names, task_path)):
         fix = "run this where there is network, or copy from another mirror with --source DIR"
         raise UserError(f"{reason}; {fix}")
     manifest = read_manifest(mirror) if (mirror / MANIFEST).exists() else {}
-    tasks = load_tasks(names, mirror=source, task_path=task_path)["tasks"]
     copied = read_manifest(source) if source else {}
     written: Manifest = {}
+    failed: dict[str, str] = {}
+    # From the hub one by one: what is fetched stays if a later one fails, or all is interrupted.
+    for some in [names] if source else [[name] for name in names]:
+        try:
+            tasks = load_tasks(some, mirror=source, task_path=task_path)["tasks"]
+            fetched = _write_splits(mirror, tasks, copied, written)
+        except UserError as error:
+            if source:
+                raise
+            failed[some[0]] = error.reason if isinstance(error, OutOfReach) else str(error)
+            continue
+        for entry in fetched:
+            manifest[entry] = _joined(manifest.get(entry, {}), written[entry])
+        write_index(mirror, manifest)
+        if len(names) > 1 and not source:
+            say(f"{some[0]}: {counted(len(fetched), 'file')} in {mirror}")
+    if failed:
+        raise UserError(_of_failed(failed, len(names), mirror))
+    return len(written), sum(facts["rows"] for facts in written.values())
+
+
+def _write_splits(
+    mirror: Path, tasks: Mapping[str, Any], copied: "Manifest", written: "Manifest"
+) -> list[str]:
+    """Writes those splits of the tasks that are not among the `written`, which it adds to; returns all.
+
+    Args:
+        copied: the manifest of the mirror from which they were loaded; empty: they come from the hub.
+    """
+    from recipes.data.benchmark_mirror import split_file
+    from recipes.evaluation.task_data import hub_revision, made_for
+
+    fetched = []
     for name, task in tasks.items():
         for entry, split in _splits(name, task):
             if entry not in written:
                 written[entry] = {
                     **_write_parquet(split, split_file(mirror, entry)),
                     "tasks": [],
-                    "revision": copied[entry].get("revision") if source else hub_revision(task),
+                    "revision": copied[entry].get("revision") if copied else hub_revision(task),
                     "made_for": {},
                 }
             written[entry]["tasks"].append(name)
             written[entry]["made_for"][name] = made_for(task)
-    for entry, facts in written.items():
-        before = manifest.get(entry, {})
-        manifest[entry] = {
-            **facts,
-            "tasks": sorted({*before.get("tasks", []), *facts["tasks"]}),
-            "made_for": {**before.get("made_for", {}), **facts["made_for"]},
-        }
-    write_index(mirror, manifest)
-    return len(written), sum(facts["rows"] for facts in written.values())
+            fetched.append(entry)
+    return sorted(set(fetched))
+
+
+def _joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """An entry of the manifest that says for which tasks it was fetched, now and earlier."""
+    return {
+        **now,
+        "tasks": sorted({*before.get("tasks", []), *now["tasks"]}),
+        "made_for": {**before.get("made_for", {}), **now["made_for"]},
+    }
+
+
+def _of_failed(failed: dict[str, str], asked: int, mirror: Path) -> str:
+    from recipes.data.benchmark_mirror import prefetch_command
+
+    (_, reason), *others = failed.items()
+    also = f" (and {', '.join(name for name, _ in others)})" if others else ""
+    kept = asked - len(failed)
+    rest = f"what the {counted(kept, 'other task')} need is in {mirror}; " if kept else ""
+    return f"{reason}{also}; {rest}again: {prefetch_command(mirror, failed)}"
 
 
 def _splits(name: str, task: Any) -> list[tuple[str, Any]]:
@@ -146,10 +193,11 @@ def _splits(name: str, task: Any) -> list[tuple[str, Any]]:
 
 
 def _write_parquet(table: Any, path: Path) -> dict[str, Any]:
+    from recipes.data.hub import without_bars
     from recipes.files import atomic_write, make_directory, sha256_file
 
     make_directory(path.parent)
-    with atomic_write(path) as stream:
+    with without_bars(), atomic_write(path) as stream:
         table.to_parquet(stream)
     return {"rows": len(table), "sha256": sha256_file(path)}
 

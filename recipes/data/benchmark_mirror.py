@@ -53,15 +53,34 @@ def read_manifest(mirror: Path) -> Manifest:
     Raises:
         UserError: the directory is not a mirror, or its manifest is damaged.
     """
+    file = mirror / MANIFEST
     try:
-        manifest: Manifest = json.loads((mirror / MANIFEST).read_text(encoding="utf-8"))
+        manifest: Any = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
             f"{mirror} is not a benchmark mirror (no {MANIFEST}): tools.prefetch_benchmarks makes one"
         ) from error
     except ValueError as error:
-        raise UserError(f"{mirror / MANIFEST} is damaged: {error}") from error
-    return manifest
+        raise UserError(f"{file} is damaged: {error}; {_MAKE_AGAIN}") from error
+    if not isinstance(manifest, dict) or not all(map(_is_entry, manifest.values())):
+        raise UserError(
+            f"{file} is damaged: it does not list files with rows, sha256 and tasks; {_MAKE_AGAIN}"
+        )
+    checked: Manifest = manifest
+    return checked
+
+
+_MAKE_AGAIN = "delete it, and fetch the mirror again with tools.prefetch_benchmarks"
+
+
+def _is_entry(facts: Any) -> bool:
+    return (
+        isinstance(facts, dict)
+        and isinstance(facts.get("rows"), int)
+        and isinstance(facts.get("sha256"), str)
+        and isinstance(facts.get("tasks"), list)
+        and isinstance(facts.get("made_for", {}), dict)
+    )
 
 
 def write_index(mirror: Path, manifest: Manifest) -> None:
@@ -133,7 +152,4 @@ def in_place_of_hub(mirror: Path) -> Iterator[None]:
         stack.enter_context(without_hub())
         stack.enter_context(setting(datasets.config, "HF_DATASETS_CACHE", cache))
         stack.enter_context(contextlib.chdir(mirror))
-        if not datasets.are_progress_bars_disabled():  # one for each of MMLU's 171 files
-            datasets.disable_progress_bars()
-            stack.callback(datasets.enable_progress_bars)
         yield

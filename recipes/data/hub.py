@@ -98,6 +98,22 @@ def without_hub() -> Iterator[None]:
         # A warning for every table that comes from the cache.
         datasets.logging.set_verbosity_error()
         stack.callback(datasets.logging.set_verbosity, verbosity)
+        stack.enter_context(without_bars())
+        yield
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """While inside, `datasets` shows no progress: it has bars for every split, of seconds at most.
+
+    Those of downloads are huggingface_hub's, and stay.
+    """
+    import datasets
+
+    with contextlib.ExitStack() as stack:
+        if not datasets.are_progress_bars_disabled():
+            datasets.disable_progress_bars()
+            stack.callback(datasets.enable_progress_bars)
         yield
 
 

@@ -21,7 +21,7 @@ from recipes.config.evaluation_schema import TextsConfig
 from recipes.config.schema import EvaluateConfig
 from recipes.data.benchmark_mirror import verified_hash
 from recipes.errors import UserError
-from recipes.evaluation.task_files import MINIBENCH_FILES
+from recipes.evaluation.task_files import MINIBENCH_FILES, data_files_of, is_made_here
 from recipes.files import path_errors, sha256_file
 from recipes.report.evaluation_result import read_results
 from recipes.run_directory import RunDirectory
@@ -107,7 +107,7 @@ def settings_of(config: EvaluateConfig) -> dict[str, Any]:
         "model_files": model_files(Path(config.gpt_model_file)),
         "minibench_sha256": {file: _sha256(Path(config.minibench or "", file)) for file in own},
         "texts": _texts(config.texts),
-        "task_files": _task_files(config.task_path),
+        "task_files": _task_files(config),
         "mirror_sha256": verified_hash(Path(config.mirror)) if config.mirror else None,
         "versions": versions(FIGURES_DEPEND_ON),
     }
@@ -169,9 +169,14 @@ def _texts(texts: TextsConfig) -> dict[str, Any]:
     return {**dataclasses.asdict(texts), "files": sha256}
 
 
-def _task_files(task_path: list[str]) -> dict[str, str]:
-    """Of every file in the directories, a change of which may change figures."""
-    files = [path for directory in task_path for path in sorted(Path(directory).rglob("*"))]
+def _task_files(config: EvaluateConfig) -> dict[str, str]:
+    """Of every file in the directories, and of the data that tasks read from this machine: a change of any
+    may change figures.
+    """
+    files = [path for directory in config.task_path for path in sorted(Path(directory).rglob("*"))]
+    if config.task_path:
+        names = [name for name in config.tasks if not is_made_here(name)]
+        files += data_files_of(names, config.task_path)
     return {str(path): _sha256(path) for path in files if path.is_file() and "__pycache__" not in path.parts}
 
 

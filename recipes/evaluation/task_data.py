@@ -12,8 +12,7 @@ from recipes.data.benchmark_mirror import Manifest, config_entry, prefetch_comma
 from recipes.errors import UserError
 from recipes.evaluation.task_files import configuration_of
 
-# hf://datasets/<org>/<name>@<commit>/<file>
-_REVISION = re.compile(r"@([0-9a-f]{40})/")
+_REVISION = re.compile(r"[0-9a-f]{40}")
 
 
 def data_of(task: Any, manifest: Manifest) -> dict[str, Any]:
@@ -38,11 +37,16 @@ def data_of(task: Any, manifest: Manifest) -> dict[str, Any]:
 
 
 def hub_revision(task: Any) -> str | None:
-    """The hub's commit that a task's data set was loaded at; None if it did not come from the hub."""
+    """The hub's commit that a task's data set was loaded at; None if it did not come from the hub.
+
+    `datasets` keeps a table of the hub in a directory that has the name of the commit, one of local files
+    in one that has another digest's.
+    """
     for split in task.dataset.values():
-        for url in split.info.download_checksums or {}:
-            if found := _REVISION.search(url):
-                return found[1]
+        for file in split.cache_files:
+            directory = Path(file["filename"]).parent.name
+            if _REVISION.fullmatch(directory):
+                return directory
     return None
 
 

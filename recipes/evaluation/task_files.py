@@ -10,10 +10,11 @@ import ast
 import dataclasses
 import difflib
 import functools
+import glob
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import yaml
 
 from recipes.config.schema import EvaluateConfig
 from recipes.errors import UserError
+from recipes.files import path_errors
 
 MINIBENCH_FILES = {"minibench_en": "en.jsonl", "minibench_hi": "hi.jsonl"}
 """This project's own benchmark, and the file that each of its tasks reads."""
@@ -89,6 +91,42 @@ def reads_only_files(name: str, task_path: Sequence[str]) -> bool:
     return bool(sources) and all(local for *_, local in sources)
 
 
+def own_file(name: str, task_path: Sequence[str]) -> Path | None:
+    """The file of a user's own that defines a task or group, if it is one of these."""
+    for directory in reversed(task_path):
+        if files := _files_of_names.__wrapped__(Path(directory)).get(name):
+            return files[0]
+    return None
+
+
+def data_files_of(names: Iterable[str], task_path: Sequence[str]) -> list[Path]:
+    """The files of this machine that tasks read: documents that may change while the task file does not."""
+    found: set[Path] = set()
+    for file in _task_files_of(names, task_path):
+        task = _read(file)
+        source, kwargs = task.get("dataset_path"), task.get("dataset_kwargs") or {}
+        if not isinstance(source, str) or not _is_local(task):
+            continue
+        directory = Path(kwargs.get("data_dir") or ("" if source in _FILE_READERS else source))
+        patterns = list(_texts_in(kwargs.get("data_files")))
+        if not patterns and directory != Path():
+            patterns = ["**/*"]
+        for pattern in patterns:
+            # Path.glob takes no absolute pattern.
+            paths = glob.glob(str(directory / pattern), recursive=True)  # noqa: PTH207
+            found.update(map(Path, paths))
+    return sorted(path for path in found if path.is_file())
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """All texts in lists and mappings of them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts_in(part)
+
+
 def _is_local(task: dict[str, Any]) -> bool:
     source = task["dataset_path"]
     if source in _FILE_READERS:
@@ -98,24 +136,32 @@ def _is_local(task: dict[str, Any]) -> bool:
 
 def _sources_of(names: Iterable[str], task_path: Sequence[str]) -> list[tuple[str, str, str | None, bool]]:
     """Every task with its data set, its configuration, and whether that is files of this machine."""
+    found = []
+    for file in _task_files_of(names, task_path):
+        task = _read(file)
+        if isinstance(task.get("class"), str):
+            task |= _class_facts(file, task["class"])
+        if isinstance(task.get("dataset_path"), str):
+            found.append(
+                (str(task.get("task")), task["dataset_path"], configuration_of(task), _is_local(task))
+            )
+    return found
+
+
+def _task_files_of(names: Iterable[str], task_path: Sequence[str]) -> Iterator[Path]:
+    """The file of every task, those of groups included, each once."""
     files = _files(task_path)
     waiting, seen = list(reversed(list(names))), set[Path]()
-    found = []
     while waiting:
         for file in files.get(waiting.pop(), []):
             if file in seen:
                 continue
             seen.add(file)
-            task = _read(file)
-            members = task.get("task")
+            members = _read(file).get("task")
             if isinstance(members, list):
                 waiting += [member for member in reversed(members) if isinstance(member, str)]
-                continue
-            if isinstance(task.get("class"), str):
-                task |= _class_facts(file, task["class"])
-            if isinstance(task.get("dataset_path"), str):
-                found.append((str(members), task["dataset_path"], configuration_of(task), _is_local(task)))
-    return found
+            else:
+                yield file
 
 
 def configuration_of(task: Mapping[str, Any]) -> str | None:
@@ -195,8 +241,21 @@ def _plain(value: bytes) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A task's file over those that it includes."""
-    own: dict[str, Any] = yaml.load(file.read_bytes(), _TaskLoader)
+    """A task's file over those that it includes.
+
+    Raises:
+        UserError: it cannot be read, or is no mapping in YAML.
+    """
+    with path_errors(file):
+        text = file.read_bytes()
+    try:
+        own: dict[str, Any] = yaml.load(text, _TaskLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{file}{line}: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(own, dict):
+        raise UserError(f"{file}: defines no task: it must hold keys and values")
     includes = own.get("include") or []
     for include in includes if isinstance(includes, list) else [includes]:
         own = {**_read(file.parent / include), **own}

@@ -14,9 +14,18 @@ from recipes.config.evaluation_schema import EvaluationConfig, TextsConfig
 from recipes.config.evaluation_tables import with_table
 from recipes.counts import counted
 from recipes.data.benchmark_mirror import config_entry, in_place_of_hub, prefetch_command, read_manifest
-from recipes.data.hub import hub_error, hub_obstacle, is_cached, network_errors, setting, without_hub
+from recipes.data.hub import (
+    hub_error,
+    hub_obstacle,
+    is_cached,
+    network_errors,
+    setting,
+    without_bars,
+    without_hub,
+)
 from recipes.data.text.json_lines import as_text, checked_text, read_records, text_of
 from recipes.errors import UserError
+from recipes.evaluation.own_tasks import check_own_tasks, fault_in_program
 from recipes.evaluation.task_data import check_versions
 from recipes.evaluation.task_files import (
     MINIBENCH_FILES,
@@ -25,6 +34,7 @@ from recipes.evaluation.task_files import (
     check_task_names,
     data_sets_of,
     is_made_here,
+    own_file,
     reads_only_files,
     unknown_task,
 )
@@ -34,6 +44,19 @@ if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict, TaskManager
 
 CHOICES = 4
+
+
+class OutOfReach(UserError):
+    """A task's data is on the hub, which cannot be used.
+
+    Args:
+        reason: what the message begins with.
+        remedy: how to evaluate all the same.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}{remedy}")
+        self.reason = reason
 
 
 def check_tasks(names: Sequence[str], mirror: Path | None = None, task_path: Sequence[str] = ()) -> None:
@@ -147,6 +170,8 @@ def load_tasks(
             _merge(loaded, TaskManager(include_defaults=False).load(made))
         if stock:
             _merge(loaded, _load_stock(stock, mirror, task_path))
+        own = {name: task for name, task in loaded["tasks"].items() if own_file(name, task_path)}
+        check_own_tasks(own, task_path)
     if mirror is not None:
         check_versions(loaded["tasks"], mirror)
     return loaded
@@ -239,7 +264,8 @@ def _checked_item(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load_stock(names: Sequence[str], mirror: Path | None, task_path: Sequence[str]) -> TaskDict:
-    manager = _task_files(tuple(task_path))
+    # A mirror is the current directory while its tasks load.
+    manager = _task_files(tuple(str(Path(directory).absolute()) for directory in task_path))
     for name in names:
         if name not in manager.task_index:
             raise unknown_task(name, manager.all_tasks)
@@ -251,7 +277,10 @@ def _load_stock(names: Sequence[str], mirror: Path | None, task_path: Sequence[s
     for some, place in ((own_files, without_hub()), (others, _place_of_data(mirror, obstacle))):
         with place if some else contextlib.nullcontext():
             for name in some:
-                one = _load_one(manager, name, mirror, obstacle)
+                if name in own_files:
+                    one = _load_own(manager, name, task_path)
+                else:
+                    one = _load_one(manager, name, mirror, obstacle, task_path)
                 if name not in one["tasks"] and name not in one["groups"]:
                     one["group_map"][name] = list(one["tasks"])
                 _merge(loaded, one)
@@ -261,7 +290,7 @@ def _load_stock(names: Sequence[str], mirror: Path | None, task_path: Sequence[s
 def _place_of_data(mirror: Path | None, obstacle: str | None) -> AbstractContextManager[None]:
     if mirror is not None:
         return in_place_of_hub(mirror)
-    return without_hub() if obstacle else contextlib.nullcontext()
+    return without_hub() if obstacle else without_bars()
 
 
 @functools.cache  # reading the index of lm-eval's 14,000 task files takes seconds
@@ -271,26 +300,52 @@ def _task_files(task_path: tuple[str, ...]) -> TaskManager:
     return TaskManager(include_path=[str(TASK_YAML), *task_path])
 
 
-def _load_one(manager: TaskManager, name: str, mirror: Path | None, obstacle: str | None) -> TaskDict:
+def _load(manager: TaskManager, name: str, task_path: Sequence[str]) -> TaskDict:
     from lm_eval.config import task as task_config
 
     try:
         with setting(task_config, "default_gen_kwargs", _without_limit):
             return manager.load([name])
     except ImportError as error:
-        package = error.name.partition(".")[0] if error.name else None
-        needed = f"the Python package {package}, which is not installed" if package else _reason(error)
-        raise UserError(f"task {name} needs {needed}") from error
+        if not error.name:
+            raise UserError(f"cannot load task {name}: {_reason(error)}") from error
+        package = error.name.partition(".")[0]
+        raise UserError(f"task {name} needs the Python package {package}, which is not installed") from error
+    except Exception as error:
+        if place := fault_in_program(error, task_path):
+            raise UserError(f"task {name}: {place}") from error
+        raise
+
+
+def _load_own(manager: TaskManager, name: str, task_path: Sequence[str]) -> TaskDict:
+    """A task that reads nothing but files of this machine."""
+    try:
+        return _load(manager, name, task_path)
+    except UserError:
+        raise
+    except Exception as error:  # lm-eval checks little of a task file: any may come of a mistake in it.
+        raise UserError(f"cannot load task {name} from its files: {_reason(error)}") from error
+
+
+def _load_one(
+    manager: TaskManager, name: str, mirror: Path | None, obstacle: str | None, task_path: Sequence[str]
+) -> TaskDict:
+    try:
+        return _load(manager, name, task_path)
     # What datasets raises for missing data: ConnectionError, FileNotFoundError, ValueError
     # (configuration), KeyError (split). A hub that answers may still fail later.
     except (*network_errors(), ValueError, KeyError) as error:
         if not obstacle and isinstance(error, hub_error()):
             obstacle = f"the Hugging Face hub fails: {_reason(error)}"
         if obstacle:
-            raise UserError(f"cannot load task {name}: {obstacle}{_ask_for_mirror([name])}") from error
+            raise OutOfReach(f"cannot load task {name}: {obstacle}", _ask_for_mirror([name])) from error
         source = f"the mirror {mirror}" if mirror else "the Hugging Face hub"
         remedy = _fetch_into(mirror, name) if mirror else ""
         raise UserError(f"cannot load task {name} from {source}: {_reason(error)}{remedy}") from error
+    except (AttributeError, TypeError) as error:
+        if file := own_file(name, task_path):  # Of a key that there is not, and the like.
+            raise UserError(f"{file}: {_reason(error)}") from error
+        raise
 
 
 def _without_limit(until: str | list[str] | None) -> dict[str, Any]:
@@ -305,6 +360,8 @@ def _without_limit(until: str | list[str] | None) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from recipes.checkpoint.save.held import hold
+from recipes.checkpoint.save.manifest import finished_checkpoints
+from recipes.checkpoint.save.retention import prune
 from recipes.config.hydra_app import compose
+from recipes.config.schema import EvaluateConfig
 from recipes.errors import UserError
 from recipes.evaluate import run as evaluate_job
+from recipes.evaluation.kept_results import Place, find_place
 from recipes.report import write_report
 from recipes.report.evaluation_result import read_results
 from tests.support.cases import evaluate_case
@@ -88,3 +94,33 @@ def test_dry_run_says_which(run: tuple[Path, list[str]], capsys: pytest.CaptureF
     out = capsys.readouterr().out
     assert out.count("would evaluate") == 4
     assert out.endswith("4 of 4 checkpoints, on minibench_en, minibench_hi\n")
+
+
+@pytest.mark.parametrize(("locks", "steps"), [(True, (2, 4, 6, 8)), (False, (2, 8))])
+def test_a_run_that_goes_on_deletes_none_that_is_to_be_scored(
+    locks: bool,
+    steps: tuple[int, ...],
+    run: tuple[Path, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where the file system has locks; where it has none, they are passed over."""
+    directory = tmp_path / "tiny"
+    shutil.copytree(run[0], directory, ignore=shutil.ignore_patterns("evaluation"))
+    asked: list[str] = []
+
+    def as_it_saves(config: EvaluateConfig) -> Place:
+        asked.append(Path(config.gpt_model_file).name)
+        with hold(Path(config.gpt_model_file)):
+            prune(directory / "checkpoints", keep_last=1)
+        return find_place(config)
+
+    monkeypatch.setattr("recipes.evaluate.find_place", as_it_saves)
+    if not locks:
+        monkeypatch.setattr("recipes.evaluate._held", lambda *_: {})
+    settings = [*run[1], f"run={directory}", "limit=1", "dry_run=true"]
+    assert evaluate_job(compose("evaluate", settings)) == 0
+    assert asked == [f"step_0000000{step}" for step in steps]
+    assert capsys.readouterr().out.count("which its run has deleted meanwhile") == 4 - len(steps)
+    assert [path.name for path in finished_checkpoints(directory / "checkpoints")] == ["step_00000008"]

@@ -16,6 +16,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
+from recipes.config.hydra_app import compose
 from recipes.data.benchmark_mirror import (
     in_place_of_hub,
     read_manifest,
@@ -25,6 +26,7 @@ from recipes.data.benchmark_mirror import (
     write_index,
 )
 from recipes.errors import UserError
+from recipes.evaluate import run as evaluate_job
 from recipes.evaluation.run import evaluate
 from recipes.evaluation.tasks import check_tasks, load_tasks
 from recipes.report.evaluation_result import EvaluationResult
@@ -119,6 +121,17 @@ def test_a_damaged_mirror_is_told_with_the_command_that_mends_it(tmp_path: Path)
         load_tasks(["boolq"], mirror=mirror)
 
 
+def test_a_dry_run_checks_the_files_of_a_mirror(tmp_path: Path) -> None:
+    mirror = build_mirror(tmp_path / "mirror")
+    model = FIXTURES / "classic_te_torch_dist" / "model.nemo"
+    settings = [f"gpt_model_file={model}", "tasks=[boolq]", f"mirror={mirror}", "dry_run=true"]
+    config = compose("evaluate", [*settings, f"output={tmp_path / 'x.json'}"])
+    assert evaluate_job(config) == 0
+    split_file(mirror, "aps/super_glue/boolq/validation").write_bytes(b"")
+    with pytest.raises(UserError, match=r"differs from manifest\.json"):
+        evaluate_job(config)
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_mirror_runs_no_program(linked: bool, tmp_path: Path) -> None:
     """Some of lm-eval's tasks load their metric by its name while the mirror is the current directory."""
@@ -192,9 +205,10 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
         evaluate(tiny_model(), ["mmlu_anatomy"], mirror=mirror)
     with pytest.raises(UserError, match="is not a benchmark mirror"):
         evaluate(tiny_model(), ["boolq"], mirror=tmp_path)
-    (mirror / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
-        evaluate(tiny_model(), ["boolq"], mirror=mirror)
+    for damaged in ("{", "[]", '{"aps/super_glue/boolq/test": 3}', '{"aps/super_glue/boolq/test": {}}'):
+        (mirror / "manifest.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"is damaged: .*; delete it, and fetch the mirror again"):
+            evaluate(tiny_model(), ["boolq"], mirror=mirror)
 
 
 def test_all_that_a_mirror_lacks_is_fetched_with_one_command() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from recipes.config.hydra_app import compose
 from recipes.errors import UserError
 from recipes.evaluate import run as evaluate_job
+from recipes.evaluation.kept_results import settings_of
 from recipes.evaluation.run import evaluate, set_fewshot
 from recipes.evaluation.tasks import load_tasks
 from recipes.report.evaluation_result import read_results
@@ -129,3 +131,84 @@ def test_the_command_line_and_a_changed_task_file(capsys: pytest.CaptureFixture[
     Path("tasks/rivers.yaml").write_text(TASK.replace("{{question}}", "Q: {{question}}"))
     with pytest.raises(Exception, match="holds the results of another evaluation"):
         evaluate_job(compose("evaluate", settings))
+
+
+WITH_PROGRAM = TASK.replace('"{{question}}"', "!function utils.doc_to_text")
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("def other(doc): ...", r"^cannot load task rivers from its files: .* has no function 'doc_to_text'"),
+        ("import no_such_package", r"^task rivers needs the Python package no_such_package, which is not"),
+        ("\ndef (", r"^task rivers: .*tasks/utils\.py:2: SyntaxError: invalid syntax"),
+        ("def doc_to_text(doc):\n    return doc['none']", r"^task rivers: .*utils\.py:2: KeyError: 'none'$"),
+        (None, r"^cannot load task rivers: Cannot import module 'utils' for function 'doc_to_text'"),
+    ],
+)
+def test_faults_of_functions_are_one_line(program: str | None, message: str) -> None:
+    Path("tasks/rivers.yaml").write_text(WITH_PROGRAM)
+    if program:
+        Path("tasks/utils.py").write_text(program)
+    with pytest.raises(UserError, match=message):
+        load_tasks(["rivers"], task_path=["tasks"])
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        (
+            "task: rivers",
+            "task: rivers\n  x: [",
+            r"^tasks/rivers\.yaml:2: mapping values are not allowed here",
+        ),
+        ("task: rivers", "include: none.yaml\ntask: rivers", r"^tasks/none\.yaml: No such file or directory"),
+        ("doc_to_choice", "doc_to_choise", r"^cannot load task rivers from its files: .*'doc_to_choise'"),
+        ("questions.jsonl", "none.jsonl", r"^cannot load task rivers from its files: .*none\.jsonl"),
+        ("test_split: test", "test_split: tst", r"^cannot load task rivers from its files: it has no 'tst'"),
+        ("multiple_choice", "choices", r"^cannot load task rivers from its files: .*output_type 'choices'"),
+        (
+            "{{answer}}",
+            "answerr",
+            r"^task rivers: doc_to_target gives 'answerr', which is neither one of the",
+        ),
+        (
+            "metric: acc",
+            "{metric: acu, aggregation: mean, higher_is_better: true}",
+            r"^task rivers: metric_list: lm-eval has no metric 'acu'",
+        ),
+    ],
+)
+def test_faults_of_task_files_are_one_line_and_not_the_hubs(right: str, wrong: str, message: str) -> None:
+    assert right in TASK
+    Path("tasks/rivers.yaml").write_text(TASK.replace(right, wrong))
+    with pytest.raises(UserError, match=message):
+        load_tasks(["rivers"], task_path=["tasks"])
+
+
+def test_data_of_a_mirror_and_functions_beside_the_task_file() -> None:
+    """The mirror is the current directory while they load: the relative path is meant from here."""
+    Path("tasks/own_boolq.yaml").write_text(
+        "task: own_boolq\ndataset_path: aps/super_glue\ndataset_name: boolq\n"
+        "output_type: multiple_choice\ntest_split: validation\ndoc_to_text: !function utils.doc_to_text\n"
+        "doc_to_target: label\ndoc_to_choice: ['no', 'yes']\nmetric_list: [{metric: acc}]\n"
+    )
+    Path("tasks/utils.py").write_text("def doc_to_text(doc):\n    return 'Own: ' + doc['question']\n")
+    loaded = load_tasks(["own_boolq"], mirror=FIXTURE, task_path=["tasks"])
+    task = loaded["tasks"]["own_boolq"]
+    assert task.doc_to_text(task.eval_docs[0]).startswith("Own: ")
+
+
+@pytest.mark.parametrize("files", ["rivers/questions.jsonl", "rivers/q*.jsonl"])
+def test_changed_data_is_another_evaluation(files: str) -> None:
+    Path("tasks/rivers.yaml").write_text(TASK.replace("rivers/questions.jsonl", files))
+    settings = [f"gpt_model_file={MAIN / 'model.nemo'}", "tasks=[rivers]", "task_path=[tasks]"]
+
+    def seen() -> Any:
+        return settings_of(compose("evaluate", settings))["task_files"]
+
+    before = seen()
+    assert before == seen() and "tasks/rivers.yaml" in before
+    questions = Path("rivers/questions.jsonl")
+    questions.write_text(questions.read_text().replace("river 3", "river 33"))
+    assert {path for path, sha256 in seen().items() if before.get(path) != sha256} == {str(questions)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -132,12 +133,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(entries[start:following], headers)
 
     def _file(self, path: str, content: bytes | None, commit: str) -> None:
-        if content is None:
-            self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
-            return
         hub = self.server_hub
+        if content is None:
+            asked_of = re.match(r"/datasets/([^/]+/[^/]+)/", path)
+            unknown = asked_of is not None and asked_of[1] not in hub.repositories
+            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound" if unknown else "EntryNotFound"})
+            return
         time.sleep(hub.seconds_per_answer)
-        headers = {"ETag": f'"{len(content)}"', "Accept-Ranges": "bytes", "X-Repo-Commit": commit}
+        etag = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+        headers = {"ETag": f'"{etag}"', "Accept-Ranges": "bytes", "X-Repo-Commit": commit}
         status, asked = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked and hub.ranges:
             begin, end = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)

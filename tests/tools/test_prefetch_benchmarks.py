@@ -1,6 +1,9 @@
 """The command line that fills a benchmark mirror, run with a mirror as its source: no network."""
 
 import json
+import os
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from recipes.data.benchmark_mirror import (
     write_index,
 )
 from recipes.errors import UserError
+from tests.support.hub import StandInHub
 from tests.support.paths import ROOT
 from tests.support.spy import spy
 from tools.prefetch_benchmarks import main, prefetch
@@ -157,3 +161,42 @@ def test_the_command_line_imports_nothing_heavy_and_ends_with_one_line(tmp_path:
         2,
         "error: name a table, eval=param1_table, or tasks with --tasks\n",
     )
+
+
+def test_what_one_task_lacks_keeps_none_of_the_others(tmp_path: Path) -> None:
+    """From a hub that has two of four data sets, as without the permission for one that is gated."""
+    with StandInHub() as hub:
+        for repository in ("aps/super_glue", "truthfulqa/truthful_qa"):
+            files = [path for path in sorted((FIXTURE / repository).rglob("*")) if path.is_file()]
+            hub.add(repository, {str(p.relative_to(FIXTURE / repository)): p.read_bytes() for p in files})
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "tools.prefetch_benchmarks", str(tmp_path / "mirror")),
+                *("--tasks", "arc_hi,boolq,winogrande,truthfulqa_mc1"),
+            ],
+            env={
+                **{key: value for key, value in os.environ.items() if "OFFLINE" not in key},
+                **{"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"},
+            },
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert done.stdout.splitlines() == [
+        f"boolq: 3 files in {tmp_path / 'mirror'}",
+        f"truthfulqa_mc1: 1 file in {tmp_path / 'mirror'}",
+    ]
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: cannot load task arc_hi from the Hugging Face hub: ")
+    assert last.endswith(
+        f" (and winogrande); what the 2 other tasks need is in {tmp_path / 'mirror'}; again: "
+        f"python -m tools.prefetch_benchmarks {tmp_path / 'mirror'} --tasks arc_hi,winogrande"
+    )
+    assert "Creating parquet" not in done.stderr and "Generating" not in done.stderr
+    manifest = read_manifest(tmp_path / "mirror")
+    assert {facts["revision"] for facts in manifest.values()} == {"a" * 40}
+    assert verified_hash(tmp_path / "mirror")
+    assert {entry: facts["rows"] for entry, facts in manifest.items()} == {
+        entry: facts["rows"] for entry, facts in read_manifest(FIXTURE).items() if entry in manifest
+    }
