@@ -10,10 +10,10 @@ from recipes.plan.memory import checkpoint_bytes
 
 WRITTEN_PER_SECOND = 2e9
 """Bytes that one rank is assumed to hash and to write."""
-PLANNED_S = 3.0
-"""For which training is assumed to wait in any case: all ranks describe what they have, the first one plans
-the checkpoint of all (for Param-1 0.6 to 2.7 s of a core on 512 ranks, 4.2 to 5.9 s on 4,096), and a
-background save is published."""
+AGREED_S = 3.0
+"""For which training is assumed to wait in any case: all ranks describe what they have and agree that the
+first save's plan still holds (making it took rank 0, for Param-1, 0.6 to 2.7 s of a core on 512 ranks, 4.2 to
+5.9 s on 4,096), and a background save is published."""
 
 
 @dataclass(frozen=True)
@@ -35,5 +35,5 @@ def expected_save(config: PretrainConfig, hardware: HardwareConfig, ranks: int) 
     size = checkpoint_bytes(config.model, config.optim, bf16=True, ema=ema)
     writing = size / min(ranks * WRITTEN_PER_SECOND, hardware.storage_gb_per_s * 1e9)
     if config.trainer.checkpoint.async_save is False:
-        return Save(PLANNED_S + writing, 0.0)
-    return Save(PLANNED_S, writing)  # On a GPU "auto" is in the background, too.
+        return Save(AGREED_S + writing, 0.0)
+    return Save(AGREED_S, writing)  # On a GPU "auto" is in the background, too.

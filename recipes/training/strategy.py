@@ -21,7 +21,7 @@ from recipes.checkpoint.local.files import is_local
 from recipes.checkpoint.local.save import LocalSaves
 from recipes.checkpoint.local.state import load_local, rank_state
 from recipes.checkpoint.save.background import BackgroundSave
-from recipes.checkpoint.save.shared_out import SharedOut
+from recipes.checkpoint.save.between import BetweenSaves
 from recipes.checkpoint.save.training_state import load_training_checkpoint, save_sharded, training_state
 from recipes.code_version import code_version
 from recipes.config.run_directory import config_sha256
@@ -97,8 +97,8 @@ class MegatronStrategy(ParallelStrategy):
     def __init__(self, world: World, parallel: ParallelConfig, seed: int, *, has_groups: bool) -> None:
         super().__init__(cluster_environment=LaunchedEnvironment(world))
         self.world, self.parallel, self.seed, self.has_groups = world, parallel, seed, has_groups
-        self._shares = SharedOut()
-        self.background = BackgroundSave(self._shares)
+        self._between = BetweenSaves()
+        self.background = BackgroundSave(self._between)
         self.local: LocalSaves | None = None
 
     @property
@@ -181,7 +181,9 @@ class MegatronStrategy(ParallelStrategy):
         }
         if self.world.rank == 0:  # It writes the manifest; many ranks would all ask git.
             facts["code"] = code_version()
-        save = self.background.start if options.in_background else partial(save_sharded, shares=self._shares)
+        save = (
+            self.background.start if options.in_background else partial(save_sharded, between=self._between)
+        )
         # The state is not kept in a variable: it is as large as the model in memory.
         save(Path(filepath), training_state(gpt, optimizer, plain, ema), facts)
 

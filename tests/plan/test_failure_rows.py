@@ -8,7 +8,7 @@ from recipes.config.hydra_app import compose
 from recipes.errors import UserError
 from recipes.plan.failure_rows import duration, failure_data, failure_text, failures_of
 from recipes.plan.run_plan import RunPlan, plan_run
-from recipes.plan.saves import PLANNED_S
+from recipes.plan.saves import AGREED_S
 
 HOUR = 3600.0
 
@@ -22,7 +22,7 @@ def test_formula_and_simulation_agree_for_the_run() -> None:
     found = plan()
     failures = failures_of(found, 6 * HOUR, None, None)
     # In the background. All ranks write: 14 bytes a parameter, as fast as the file system takes it.
-    assert failures.save == PLANNED_S
+    assert failures.save == AGREED_S
     assert failures.written_after == pytest.approx(14 * 2_860_648_448 / 20e9)
     data = failure_data(found, failures)
     for key in ("best", "configured"):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes.checkpoint.save.between import BetweenSaves
 from recipes.checkpoint.save.disk import NOTHING_LEFT
 from recipes.checkpoint.save.publish import discard_partial, new_partial, publish
 from recipes.checkpoint.save.ranks import all_agree
 from recipes.checkpoint.save.sharded_save import ShardedSave
-from recipes.checkpoint.save.shared_out import SharedOut
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class BackgroundSave:
     in shared memory, and something to end it when we are killed.
     """
 
-    def __init__(self, shares: SharedOut) -> None:
-        self._shares = shares
+    def __init__(self, between: BetweenSaves) -> None:
+        self._between = between
         self._pending: _Pending | None = None
 
     @property
@@ -52,7 +52,7 @@ class BackgroundSave:
         """
         assert self._pending is None, "the earlier save is finished first"
         partial = new_partial(directory, NOTHING_LEFT)
-        save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=True, shares=self._shares)
+        save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=True, between=self._between)
         writer = threading.Thread(target=save.write, name="checkpoint writer")
         self._pending = _Pending(directory, partial, facts, save, writer)
         writer.start()

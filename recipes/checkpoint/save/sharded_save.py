@@ -32,11 +32,11 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
+from recipes.checkpoint.save.between import BetweenSaves
 from recipes.checkpoint.save.disk import failure_of
 from recipes.checkpoint.save.host import HostCopies
 from recipes.checkpoint.save.manifest import describe_file
 from recipes.checkpoint.save.ranks import gathered, raise_together
-from recipes.checkpoint.save.shared_out import SharedOut
 from recipes.errors import UserError
 
 BACKEND, VERSION = "torch_dist", 1
@@ -79,7 +79,8 @@ class ShardedSave:
         label: What messages call the save.
         advice: What messages end with.
         copied: Copy the tensors that training goes on to change.
-        shares: How data-parallel ranks share what all of them have; without it the first of them writes it.
+        between: How data-parallel ranks share what all of them have, and the plan of the save before. Without
+            it the first of them writes it, and the save is planned anew.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class ShardedSave:
         advice: str,
         *,
         copied: bool,
-        shares: SharedOut | None = None,
+        between: BetweenSaves | None = None,
     ) -> None:
         self._directory, self._label, self._advice = directory, label, advice
         self._cancelled = threading.Event()
@@ -100,10 +101,13 @@ class ShardedSave:
         # It compares what all ranks have on all ranks: 0.5 GB of objects on each of 4,096, at every save.
         validate = dist.get_world_size() <= VALIDATED_UP_TO
         sharded, common = save_preprocess(state, validate)
-        if shares is not None:
-            shares.apply(sharded)
         planner = _Planner(BACKEND, VERSION, thread_count=1)
+        if between is not None:
+            between.shares.apply(sharded)
+            between.plan.offer(planner, sharded)
         planner.async_save(sharded, directory)
+        if between is not None:
+            between.plan.keep(planner, planner.metadata)
         self._writer, self._metadata = planner.writer, planner.metadata
         # The dictionaries in it change with the next step, so they are serialized now.
         self._common = _pickled(common) if dist.get_rank() == 0 else None

@@ -17,11 +17,11 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.nn import Parameter
 
 from recipes.checkpoint.formats.safety import check_metadata, load_plain, only_plain_data, reason
+from recipes.checkpoint.save.between import BetweenSaves
 from recipes.checkpoint.save.disk import NOTHING_LEFT
 from recipes.checkpoint.save.in_place import in_place
 from recipes.checkpoint.save.publish import new_partial, publish
 from recipes.checkpoint.save.sharded_save import ShardedSave
-from recipes.checkpoint.save.shared_out import SharedOut
 from recipes.errors import UserError
 from recipes.families.tensors import AVERAGE
 from recipes.optim.adamw import AdamW
@@ -75,7 +75,9 @@ def _to_host(state: Any) -> None:
             _to_host(part)
 
 
-def save_sharded(directory: Path, state: dict[str, Any], facts: Mapping[str, Any], shares: SharedOut) -> None:
+def save_sharded(
+    directory: Path, state: dict[str, Any], facts: Mapping[str, Any], between: BetweenSaves
+) -> None:
     """Writes a sharded state dict; ``directory`` appears complete or not at all.
 
     ``facts`` go into its manifest.
@@ -84,7 +86,7 @@ def save_sharded(directory: Path, state: dict[str, Any], facts: Mapping[str, Any
         UserError: the disk is full or refuses; nothing is left behind. Every rank raises it.
     """
     partial = new_partial(directory, NOTHING_LEFT)
-    save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=False, shares=shares)
+    save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=False, between=between)
     save.write()
     publish(save, partial, directory, facts)
 
