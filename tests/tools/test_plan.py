@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from tests.support.spy import ENGINE, spy
-from tools import plan
 
 RUN = ["experiment=param1_2p9b", "cluster=shakti_512xh100"]
 
@@ -52,19 +49,11 @@ def test_answers(tmp_path: Path) -> None:
     assert 0.9 < failures["best"]["goodput"] < 1
 
 
-def test_a_cpu_is_measured_and_nothing_is_planned_for_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [
-        "experiment=quickstart",
-        "model.vocab_size=512",
-        "model.num_layers=1",
-        "trainer.micro_batch_size=1",
-    ]
-    monkeypatch.setattr("sys.argv", ["tools.plan", *words, "cluster=local", "plan.device=cpu", "--measure"])
-    plan.main()
-    printed = capsys.readouterr()
-    assert printed.out == "" and "to use it  trainer.peak_tflops=" in printed.err
+def test_a_cpu_is_measured_and_nothing_is_planned_for_it() -> None:
+    model = ["model.vocab_size=512", "model.num_layers=1", "trainer.micro_batch_size=1"]
+    cpu = ["cluster=local", "plan.device=cpu", "--measure"]
+    (told,) = spy(["tools.plan", "experiment=quickstart", *model, *cpu])
+    assert told.code == 0 and told.out == "" and "to use it  trainer.peak_tflops=" in told.err
 
 
 def test_mistakes_are_one_line() -> None:
