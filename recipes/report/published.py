@@ -104,11 +104,18 @@ def read_published(path: Path, column: str | None, table: Sequence[TableRow]) ->
 
 
 def agreements(result: EvaluationResult, rows: Sequence[PublishedRow]) -> list[Agreement]:
-    """Each published figure beside the model's."""
+    """Each published figure beside the model's.
+
+    Raises:
+        UserError: a row's task was evaluated, and has no such metric.
+    """
     found = []
     for row in rows:
         task = result.tasks.get(row.task)
         figure = figure_of(task, row.metric)
+        if task is not None and task.scores and figure is None:
+            has = ", ".join(task.scores)
+            raise UserError(f"check: {row.name}: metric={row.metric}: {row.task} has {has}; name one of them")
         if task is None or figure is None:
             found.append(Agreement(row, None, None))
         elif figure.stderr == 0:

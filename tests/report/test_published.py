@@ -124,3 +124,11 @@ def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> Non
     assert str(refused.value).startswith(f"check={path}: {message}")
     with pytest.raises(UserError, match=r"^check_column=X: .* has 'a'"):
         read_published(file(tmp_path, "columns: [a]\nrows: {boolq: 3}"), "X", TABLE)
+
+
+def test_a_metric_that_the_task_does_not_have(tmp_path: Path) -> None:
+    """lm-eval's names end in their filter's."""
+    path = file(tmp_path, "rows: [{name: BoolQ, task: boolq, metric: acc, published: [70.6]}]")
+    ours = result(arc=Score(0.7, 0.01), boolq=Score(0.7, 0.01))
+    with pytest.raises(UserError, match=r"^check: BoolQ: metric=acc: boolq has acc,none; name one of them$"):
+        agreements(ours, read_published(path, None, TABLE))
