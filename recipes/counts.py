@@ -103,12 +103,11 @@ def energy_in_words(kwh: float) -> str:
     return f"{1000 * kwh:.1f} Wh" if kwh >= 0.001 else f"{1000 * kwh:.2g} Wh"
 
 
-def amount_in_words(amount: float, small_digits: int = 2) -> str:
+def amount_in_words(amount: float) -> str:
     """What has no smaller unit, such as a price: ``71,416``, ``3.94``; never 0 for what is not."""
     if amount >= 100:
         return f"{amount:,.0f}"
-    least = 10.0**-small_digits
-    return f"under {least:g}" if 0 < amount < least else f"{amount:.{small_digits}f}"
+    return "under 0.01" if 0 < amount < 0.01 else f"{amount:.2f}"
 
 
 def count(text: str) -> int:

@@ -58,7 +58,10 @@ def _memory_rows(config: PretrainConfig, device: Device, data_parallel_size: int
     verdict = (
         f"{needed / GIB:,.2f} GiB expected{shared} ({number}), {100 * needed / device.memory:.0f} %: {fits}"
     )
-    return [("memory", verdict), *((f"  {part}", _size(size)) for part, size in parts.items() if size)]
+    return [
+        ("memory", verdict),
+        *((f"  {part}", memory_in_words(size)) for part, size in parts.items() if size),
+    ]
 
 
 def assumed_speed(config: PretrainConfig, device: Device) -> tuple[float, str]:
@@ -99,5 +102,6 @@ def _checkpoint_rows(config: PretrainConfig, device: Device, step_s: float) -> R
     return [("checkpoint", f"{size / 1e9:,.2f} GB, {kept} kept; {often}")]
 
 
-def _size(size: int) -> str:
+def memory_in_words(size: int) -> str:
+    """``5.33 GiB``, or ``42.6 MiB`` below a tenth of one."""
     return f"{size / GIB:,.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:,.1f} MiB"

@@ -6,6 +6,7 @@ from typing import Any
 
 from recipes.counts import amount_in_words, counted, energy_in_words, time_in_words, time_unit
 from recipes.plan.accounting import count_parameters, flops_per_token
+from recipes.plan.device_rows import memory_in_words
 from recipes.plan.dry_run import layout
 from recipes.plan.memory_check import GIB
 from recipes.plan.run_plan import RunPlan
@@ -59,12 +60,8 @@ def _memory_rows(plan: RunPlan) -> list[tuple[str, str]]:
     rows = [("memory per GPU", f"{total / GIB:,.1f} of {plan.capacity / GIB:,.1f} GiB, {share}")]
     for part, size in plan.memory.items():
         if size:  # Not an average that is not kept.
-            rows.append((f"  {PART_NAMES.get(part, part)}", _memory(size)))
+            rows.append((f"  {PART_NAMES.get(part, part)}", f"{memory_in_words(size):>10}"))
     return [*rows, ("  key-value cache", "  none in training")]
-
-
-def _memory(size: int) -> str:
-    return f"{size / GIB:6,.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:6,.1f} MiB"
 
 
 def _sent(size: float) -> str:

@@ -16,9 +16,10 @@ def lacking(config: PretrainConfig, directory: RunDirectory, step: int) -> list[
 
     An untrained model, of step 0, is neither measured nor reported on.
     """
+    measured = _measured(directory, step)
     there = {
-        VALIDATION: not (config.data.valid and step) or validated(directory, step),
-        BENCHMARK: not (_scores(config) and step) or _measured(directory, step, "eval."),
+        VALIDATION: not (config.data.valid and step) or "valid" in measured,
+        BENCHMARK: not (_scores(config) and step) or "eval" in measured,
         NEMO: _has_nemo_of(config, directory, step),
         REPORT: not step or _has_report(directory),
     }
@@ -31,15 +32,15 @@ def _scores(config: PretrainConfig) -> bool:
 
 def validated(directory: RunDirectory, step: int) -> bool:
     """Whether the run has a validation of ``step``."""
-    return _measured(directory, step, "valid.")
+    return "valid" in _measured(directory, step)
 
 
-def _measured(directory: RunDirectory, step: int, prefix: str) -> bool:
-    """A validation or a benchmark that was interrupted has no record."""
-    return any(
-        record["step"] == step and any(key.startswith(prefix) for key in record)
-        for record in read_metrics(directory.metrics_file)
-    )
+def _measured(directory: RunDirectory, step: int) -> set[str]:
+    """The first parts of all names of figures of ``step``. What was interrupted has no record."""
+    records = read_metrics(directory.metrics_file)
+    return {
+        key.partition(".")[0] for record in records if record["step"] == step for key in record if "." in key
+    }
 
 
 def _has_nemo_of(config: PretrainConfig, directory: RunDirectory, step: int) -> bool:
