@@ -91,12 +91,13 @@ def reads_only_files(name: str, task_path: Sequence[str]) -> bool:
     return bool(sources) and all(local for *_, local in sources)
 
 
-def own_file(name: str, task_path: Sequence[str]) -> Path | None:
-    """The file of a user's own that defines a task or group, if it is one of these."""
-    for directory in reversed(task_path):
-        if files := _files_of_names.__wrapped__(Path(directory)).get(name):
-            return files[0]
-    return None
+def own_task_files(task_path: Sequence[str]) -> dict[str, Path]:
+    """The tasks and groups of a user's own, each with the file that defines it; of equals the last counts."""
+    found: dict[str, Path] = {}
+    for directory in task_path:
+        names = _files_of_names.__wrapped__(Path(directory))
+        found |= {name: files[0] for name, files in names.items() if files}
+    return found
 
 
 def data_files_of(names: Iterable[str], task_path: Sequence[str]) -> list[Path]:

@@ -34,7 +34,7 @@ from recipes.evaluation.task_files import (
     check_task_names,
     data_sets_of,
     is_made_here,
-    own_file,
+    own_task_files,
     reads_only_files,
     unknown_task,
 )
@@ -170,8 +170,8 @@ def load_tasks(
             _merge(loaded, TaskManager(include_defaults=False).load(made))
         if stock:
             _merge(loaded, _load_stock(stock, mirror, task_path))
-        own = {name: task for name, task in loaded["tasks"].items() if own_file(name, task_path)}
-        check_own_tasks(own, task_path)
+        own = own_task_files(task_path)
+        check_own_tasks({name: task for name, task in loaded["tasks"].items() if name in own}, task_path)
     if mirror is not None:
         check_versions(loaded["tasks"], mirror)
     return loaded
@@ -343,7 +343,7 @@ def _load_one(
         remedy = _fetch_into(mirror, name) if mirror else ""
         raise UserError(f"cannot load task {name} from {source}: {_reason(error)}{remedy}") from error
     except (AttributeError, TypeError) as error:
-        if file := own_file(name, task_path):  # Of a key that there is not, and the like.
+        if file := own_task_files(task_path).get(name):  # Of a key that there is not, and the like.
             raise UserError(f"{file}: {_reason(error)}") from error
         raise
 
