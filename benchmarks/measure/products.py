@@ -39,6 +39,7 @@ def measure_products(weights: Weights, rows: int, json: Path | None) -> None:
     def parted(values: Tensor, linear: Linear) -> tuple[Way, Way, int]:
         return lambda: product_parts(values, linear.weight), lambda: linear(values), linear.weight.nbytes
 
+    assert head is not None
     kinds: dict[str, tuple[Way, Way, int]] = {
         "qkv": parted(hidden, layer.qkv),
         "output": parted(heads, layer.output),

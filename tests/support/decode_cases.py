@@ -9,11 +9,13 @@ import torch
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
+from recipes.config.schema import ParallelConfig
+from recipes.config.world import launched_world
 from recipes.families.model_config import ModelConfig
 from recipes.inference.decode.forward import LeanDecoder
-from recipes.inference.decode.weights import read_weights
+from recipes.inference.decode.weights import Split, read_weights
 from recipes.inference.text_model import GPTTextModel
-from tests.support.engine import initialized
+from tests.support.engine import initialized, process_groups
 from tests.support.huggingface_models import shaken
 
 PROMPTS = (13, 4, 9)
@@ -67,7 +69,23 @@ def texts(model: ModelConfig, length: int) -> Tensor:
 
 
 def whole_logits(gpt: GPTModel, model: ModelConfig, tokens: Tensor) -> Tensor:
-    """``[b, s, vocab_size]`` in fp32."""
-    positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    logits: Tensor = gpt(tokens, positions, None, runtime_gather_output=True)
-    return logits[..., : model.vocab_size].float()
+    """``[b, s, vocab_size]`` in fp32, on every rank of a model that is split."""
+    return text_model(gpt, model).logits(tokens).float()
+
+
+def split_case(models: list[ModelConfig], parallel: ParallelConfig) -> None:
+    """This rank's parts of models, one after the other, each against the whole passes of all ranks."""
+    with process_groups(parallel, launched_world()):
+        for model in models:
+            gpt = shaken(initialized(model, parallel=parallel)).eval()
+            assert_every_position_agrees(gpt, model, chunk=6, tolerance=2e-5)
+
+
+def split_reason_case(model: ModelConfig, parallel: ParallelConfig) -> str | None:
+    """Why the decode path does not compute a model that is split so."""
+    with process_groups(parallel, launched_world()):
+        try:
+            read_weights(initialized(model, parallel=parallel), model.vocab_size)
+        except Split as reason:
+            return str(reason)
+        return None

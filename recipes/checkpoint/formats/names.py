@@ -71,6 +71,12 @@ def name_at(key: str, place: tuple[int, ...]) -> str:
     return key
 
 
+def with_layers_from(first: int, name: str) -> str:
+    """The name in the whole model of a pipeline stage's tensor; ``first`` numbers its first layer."""
+    match = LAYER.fullmatch(name)
+    return f"{STACKED_LAYERS}{first + int(match[1])}.{match[2]}" if match else name
+
+
 def names_of(key: str, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:
     """Every index on the leading axes, and the name of the tensor there."""
     for place in product(*map(range, shape[: leading_axes(key)])):

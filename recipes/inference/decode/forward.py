@@ -1,7 +1,8 @@
 """The lean forward pass: what a GPTModel computes, from its weights, with a static cache.
 
 No module of megatron-core is called. Tokens are flat ``[n, h]`` between attentions, whether they are one new
-token of each row or whole prompts.
+token of each row or whole prompts. Where a model is split over ranks, all make the same calls, each for the
+heads and layers that it has.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class LeanDecoder:
     """Reads prompts into slots of a cache, then makes steps of one token for all slots.
 
     Args:
-        weights: views of a GPTModel's.
+        weights: views of a GPTModel's, or of this rank's part of one.
         slots: rows of the cache.
         max_length: tokens that each row can hold.
     """
@@ -38,8 +39,8 @@ class LeanDecoder:
         self.cache = Cache(weights, slots, max_length)
         self.tables = RotaryTables(weights, max_length)
         self.fused = FusedStep(weights, self.cache, self.tables) if can_fuse(weights) else None
-        self.is_static = self.fused is not None or not any(
-            isinstance(layer.mlp, Experts) for layer in weights.layers
+        self.is_static = self.fused is not None or (
+            weights.share.is_whole and not any(isinstance(layer.mlp, Experts) for layer in weights.layers)
         )
         self.chunk = 2048
         """Tokens of a prompt that are read in one pass."""
@@ -152,6 +153,7 @@ class LeanDecoder:
         fused, layers = self.fused, self.weights.layers
         hidden = embedded = self._embed(tokens, positions)
         normed = fused.norm(hidden, layers[0].input_norm)
+        assert self.weights.final_norm is not None  # All is here.
         following = [*(layer.input_norm for layer in layers[1:]), self.weights.final_norm]
         for number, (layer, next_norm) in enumerate(zip(layers, following, strict=True)):
             if layer.stream_share is not None:
@@ -165,26 +167,38 @@ class LeanDecoder:
 
     def head(self, hidden: Tensor) -> Tensor:
         """The residual stream ``[n, h]`` -> logits ``[n, V]`` of the real vocabulary."""
-        weights = self.weights
-        return self._capped(step_product(weights.final_norm(hidden), weights.head))
+        weights, share = self.weights, self.weights.share
+        if weights.head is None or weights.final_norm is None:
+            return share.from_last(hidden.new_empty((len(hidden), weights.vocab_size), dtype=torch.float32))
+        logits = share.joined(step_product(weights.final_norm(hidden), weights.head))
+        logits = self._capped(logits[:, : weights.vocab_size])
+        return logits if share.pipeline is None else share.from_last(logits.float().contiguous())
 
     def _capped(self, logits: Tensor) -> Tensor:
         cap = self.weights.soft_cap
         return logits if cap is None else cap * torch.tanh(logits.float() / cap)
 
     def _layers(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """Tokens and positions ``[n]`` -> the residual stream ``[n, h]`` after the last layer."""
-        hidden = embedded = self._embed(tokens, positions)
+        """Tokens and positions ``[n]`` -> the residual stream ``[n, h]`` after this rank's last layer."""
+        share = self.weights.share
+        if share.is_first:
+            hidden = self._embed(tokens, positions)
+        else:
+            shape = (len(tokens), self.weights.hidden_size)
+            hidden = share.receive(torch.empty(shape, dtype=self.weights.dtype, device=tokens.device))
+        embedded = hidden
         angles = self.tables.at(positions, hidden.dtype)
         for number, layer in enumerate(self.weights.layers):
             hidden = _mixed(layer, hidden, embedded)
             hidden = self._attention(number, layer, hidden, tokens, angles, attend)
             hidden = self._mlp(layer, hidden)
+        share.send(hidden)
         return hidden
 
     def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         weights = self.weights
-        hidden = embedding(tokens, weights.words)
+        assert weights.words is not None
+        hidden = weights.share.rows(weights.words, tokens)
         if weights.positions is not None:
             hidden = hidden + embedding(positions, weights.positions)
         if weights.word_factor != 1.0:

@@ -20,8 +20,8 @@ from recipes.model.products import product
 
 
 def can_fuse(weights: Weights) -> bool:
-    """Whether this is a GPU with Triton, and every layer has parts that the kernels know."""
-    if not has_triton(weights.device):
+    """Whether this is a GPU with Triton, all is here, and every layer has parts that the kernels know."""
+    if not (weights.share.is_whole and has_triton(weights.device)):
         return False
     norms = [norm for layer in weights.layers for norm in (layer.query_norm, layer.key_norm) if norm]
     return not any(norm.is_layer_norm for norm in norms)
@@ -105,6 +105,7 @@ class FusedStep:
 
     def head(self, normed: Tensor) -> Tensor:
         """The output head, ``[b, h]`` -> ``[b, V]``."""
+        assert self.weights.head is not None
         return _whole(Linear(self.weights.head), normed)
 
 

@@ -1,7 +1,8 @@
 """A GPTModel's weights as the decode path reads them: views by canonical name, no second copy.
 
-Every tensor of the family's table is looked up exactly once. A family or setting that the decode path does
-not know is found here, before anything is computed: :class:`Unknown` says what it is.
+A rank reads its own part of a model that is split over ranks. Every tensor of the family's table is looked up
+exactly once. A family or setting that the decode path does not know is found here, before anything is
+computed: :class:`Unknown` says what it is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, rms_norm
 
-from recipes.checkpoint.formats.names import canonical_names
+from recipes.checkpoint.formats.names import canonical_names, with_layers_from
 from recipes.config.stored_options import STORED_OPTIONS
 from recipes.families.family import layer_windows, tensor_table
 from recipes.families.model_config import (
@@ -25,8 +26,9 @@ from recipes.families.model_config import (
     moe_layers,
     num_query_groups,
 )
-from recipes.families.tensors import OUTPUT_LAYER, WORD_EMBEDDINGS
+from recipes.families.tensors import OUTPUT_LAYER, WORD_EMBEDDINGS, TensorSpec
 from recipes.inference.decode.one_row import step_product
+from recipes.inference.decode.share import WHOLE, Share
 from recipes.model.build import ACTIVATIONS
 from recipes.model.families import layers_of
 
@@ -56,7 +58,7 @@ class Unknown(Exception):
 
 
 class Split(Unknown):
-    """This process has a part of the model."""
+    """The model is split over ranks in a way that the decode path does not know."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,15 @@ class Linear:
 
     weight: Tensor
     bias: Tensor | None = None
+    columns_of: Share = WHOLE
+    """Over whose tensor-parallel ranks the columns are spread."""
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """``[n, in]`` -> ``[n, out]``."""
-        return step_product(hidden, self.weight, self.bias)
+        if self.columns_of.tensor is None:
+            return step_product(hidden, self.weight, self.bias)
+        out = self.columns_of.summed(step_product(hidden, self.weight))
+        return out if self.bias is None else out + self.bias
 
 
 @dataclass(frozen=True)
@@ -172,18 +179,23 @@ class Layer:
 
 @dataclass(frozen=True)
 class Weights:
-    """The whole model."""
+    """The whole model, or this rank's share of it."""
 
-    words: Tensor
+    share: Share
+    words: Tensor | None
+    """``[V, h]``; None on all pipeline stages but the first."""
     positions: Tensor | None
     word_factor: float
     word_norm: Norm | None
     layers: tuple[Layer, ...]
-    final_norm: Norm
-    head: Tensor
-    """``[vocab_size, h]``: rows of the real vocabulary."""
+    final_norm: Norm | None
+    head: Tensor | None
+    """Rows of the real vocabulary, with padding where ranks share them out; None on all pipeline stages but
+    the last, as the norm before it."""
+    vocab_size: int
     soft_cap: float | None
     heads: int
+    """Of this rank, as the groups."""
     groups: int
     width: int
     """Of one head."""
@@ -195,21 +207,35 @@ class Weights:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.words.dtype
+        return self.layers[0].qkv.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.words.device
+        return self.layers[0].qkv.weight.device
+
+    @property
+    def hidden_size(self) -> int:
+        return self.layers[0].input_norm.width
 
 
 class _Reader:
-    """Looks up tensors by canonical name, and knows which were asked for."""
+    """Looks up tensors by their name in the whole model, and knows which were asked for."""
 
-    def __init__(self, gpt: Any, model: ModelConfig) -> None:
+    def __init__(self, gpt: Any, model: ModelConfig, share: Share) -> None:
+        self.numbers = [layer.layer_number - 1 for layer in gpt.decoder.layers]
+        """Of the layers that are here."""
         named = {**dict(gpt.named_parameters()), **dict(gpt.named_buffers())}
-        self.tensors = {short: named[name].data for name, short in canonical_names(named).items()}
-        self.left = {spec.name for spec in tensor_table(model)}
-        self.model, self.zero_centred = model, gpt.config.layernorm_zero_centered_gamma
+        self.tensors = {
+            with_layers_from(self.numbers[0], short): named[name].data
+            for name, short in canonical_names(named).items()
+        }
+        self.left = {spec.name for spec in tensor_table(model) if self._is_here(spec, share)}
+        self.model, self.share, self.zero_centred = model, share, gpt.config.layernorm_zero_centered_gamma
+
+    def _is_here(self, spec: TensorSpec, share: Share) -> bool:
+        if spec.layer is not None:
+            return spec.layer in self.numbers
+        return share.is_first if spec.name.startswith("embedding.") else share.is_last
 
     def __call__(self, name: str) -> Tensor:
         self.left.remove(name)
@@ -218,8 +244,8 @@ class _Reader:
     def maybe(self, name: str) -> Tensor | None:
         return self(name) if name in self.left else None
 
-    def linear(self, name: str, number: str = "") -> Linear:
-        return Linear(self(f"{name}weight{number}"), self.maybe(f"{name}bias{number}"))
+    def linear(self, name: str, number: str = "", columns_of: Share = WHOLE) -> Linear:
+        return Linear(self(f"{name}weight{number}"), self.maybe(f"{name}bias{number}"), columns_of)
 
     def norm(self, name: str, width: int) -> Norm:
         model = self.model
@@ -236,7 +262,7 @@ class _Reader:
 
 
 def read_weights(gpt: Any, vocab_size: int) -> Weights:
-    """The weights of a GPTModel in one process.
+    """The weights of a GPTModel, or of this rank's part of one.
 
     Raises:
         Unknown: the decode path does not compute this model.
@@ -246,24 +272,27 @@ def read_weights(gpt: Any, vocab_size: int) -> Weights:
     if model is None or decoding is None:
         raise Unknown(f"the family {model.family if model else type(gpt).__name__} has no decode path")
     _check(gpt, model)
-    read, hidden = _Reader(gpt, model), model.hidden_size
-    words = read(WORD_EMBEDDINGS)
+    share = _share(gpt)
+    read, hidden = _Reader(gpt, model, share), model.hidden_size
+    words = read(WORD_EMBEDDINGS) if share.is_first else None
     rotary = model.position_embedding_type == "rope"
-    factor = torch.tensor(math.sqrt(hidden), dtype=words.dtype).item() if decoding.scales_embedding else 1.0
+    dtype, windows = gpt.config.params_dtype, layer_windows(model)
+    factor = torch.tensor(math.sqrt(hidden), dtype=dtype).item() if decoding.scales_embedding else 1.0
     weights = Weights(
+        share=share,
         words=words,
-        positions=None if rotary else read("embedding.position_embeddings.weight"),
+        positions=None if rotary else read.maybe("embedding.position_embeddings.weight"),
         word_factor=factor,
         word_norm=Norm(hidden, model.layernorm_epsilon) if decoding.norms_embedding else None,
         layers=tuple(
-            _layer(read, f"decoder.layers.{number}.", number, window)
-            for number, window in enumerate(layer_windows(model))
+            _layer(read, f"decoder.layers.{number}.", number, windows[number]) for number in read.numbers
         ),
-        final_norm=read.norm("decoder.final_layernorm.", hidden),
-        head=(words if model.share_embeddings_and_output_weights else read(OUTPUT_LAYER))[:vocab_size],
+        final_norm=read.norm("decoder.final_layernorm.", hidden) if share.is_last else None,
+        head=_head(read, words, vocab_size) if share.is_last else None,
+        vocab_size=vocab_size,
         soft_cap=model.final_logit_softcapping,
-        heads=model.num_attention_heads,
-        groups=num_query_groups(model),
+        heads=model.num_attention_heads // share.parts,
+        groups=num_query_groups(model) // share.parts,
         width=kv_channels(model),
         scale=gpt.config.softmax_scale or kv_channels(model) ** -0.5,
         rotary_bases=_rotary_bases(model) if rotary else (),
@@ -275,12 +304,31 @@ def read_weights(gpt: Any, vocab_size: int) -> Weights:
     return weights
 
 
+def _share(gpt: Any) -> Share:
+    groups = gpt.pg_collection
+    return Share(
+        tensor=groups.tp if groups.tp.size() > 1 else None,
+        pipeline=groups.pp if groups.pp.size() > 1 else None,
+    )
+
+
+def _head(read: _Reader, words: Tensor | None, vocab_size: int) -> Tensor:
+    if not read.model.share_embeddings_and_output_weights:
+        head = read(OUTPUT_LAYER)
+    else:  # The last of several stages has a copy of the words, under the head's name.
+        head = read.tensors[OUTPUT_LAYER] if words is None else words
+    return head[:vocab_size] if read.share.tensor is None else head
+
+
 def _check(gpt: Any, model: ModelConfig) -> None:
     config = gpt.config
-    if config.tensor_model_parallel_size > 1 or config.pipeline_model_parallel_size > 1:
-        raise Split("the model is split over ranks")
-    if config.expert_model_parallel_size > 1 or config.context_parallel_size > 1:
-        raise Split("the model is split over ranks")
+    if config.context_parallel_size > 1:
+        raise Split("texts are split over ranks")
+    if (
+        model.num_moe_experts
+        and max(config.tensor_model_parallel_size, config.expert_model_parallel_size) > 1
+    ):
+        raise Split("experts are split over ranks")
     if model.moe_expert_capacity_factor is not None and any(moe_layers(model)):
         raise Unknown("experts have a capacity, so tokens depend on others")
     for name, value in model.megatron.items():
@@ -303,7 +351,7 @@ def _layer(read: _Reader, prefix: str, number: int, window: int | None) -> Layer
         qkv=read.linear(f"{attention}linear_qkv."),
         query_norm=read.norm(f"{attention}q_layernorm.", width) if model.qk_layernorm else None,
         key_norm=read.norm(f"{attention}k_layernorm.", width) if model.qk_layernorm else None,
-        output=read.linear(f"{attention}linear_proj."),
+        output=read.linear(f"{attention}linear_proj.", columns_of=read.share),
         after_attention=read.maybe_norm(f"{attention}linear_proj.post_layernorm.", hidden),
         mlp_norm=read.norm(
             f"{prefix}pre_mlp_layernorm." if is_mixture else f"{mlp}linear_fc1.layer_norm_", hidden
@@ -323,7 +371,7 @@ def _mlp(read: _Reader, prefix: str, number: str = "") -> MLP:
     activation = read.model.activation
     return MLP(
         read.linear(f"{prefix}linear_fc1.", number),
-        read.linear(f"{prefix}linear_fc2.", number),
+        read.linear(f"{prefix}linear_fc2.", number, columns_of=read.share),
         ACTIVATIONS[activation],
         activation in GATED_ACTIVATIONS,
     )

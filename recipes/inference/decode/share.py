@@ -1,0 +1,88 @@
+"""The part of a model that a rank holds, and what the ranks of one model tell each other while it decodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import embedding
+
+
+@dataclass(frozen=True)
+class Share:
+    """By default the whole model.
+
+    Tensor-parallel ranks hold rows of the word embeddings, of ``linear_qkv``, ``linear_fc1`` and the head,
+    and columns of ``linear_proj`` and ``linear_fc2``, as in Megatron-LM (arXiv 1909.08053, section 3).
+    Pipeline stages hold layers that follow each other. All ranks of a model make the same calls.
+    """
+
+    tensor: Any = None
+    """The process group of the ranks that have parts of the same matrices."""
+    pipeline: Any = None
+    """That of the stages."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is no other rank."""
+        return self.tensor is None and self.pipeline is None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this stage embeds the tokens."""
+        return self.pipeline is None or self.pipeline.rank() == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this stage has the output head."""
+        return self.pipeline is None or self.pipeline.rank() == self.pipeline.size() - 1
+
+    @property
+    def parts(self) -> int:
+        """In how many parts a matrix is."""
+        return 1 if self.tensor is None else self.tensor.size()
+
+    def rows(self, table: Tensor, ids: Tensor) -> Tensor:
+        """``[n, h]`` by token id, of a table of which this rank has ``[V / parts, h]``."""
+        if self.tensor is None:
+            return embedding(ids, table)
+        own = ids - self.tensor.rank() * len(table)
+        elsewhere = (own < 0) | (own >= len(table))
+        return self.summed(embedding(own.masked_fill(elsewhere, 0), table).masked_fill(elsewhere[:, None], 0))
+
+    def summed(self, partial: Tensor) -> Tensor:
+        """The sum over the ranks that have parts of the same matrices; ``partial`` is used up."""
+        if self.tensor is not None:
+            dist.all_reduce(partial, group=self.tensor)
+        return partial
+
+    def joined(self, columns: Tensor) -> Tensor:
+        """``[n, V / parts]`` of each rank -> ``[n, V]``."""
+        if self.tensor is None:
+            return columns
+        columns = columns.contiguous()
+        parts = [torch.empty_like(columns) for _ in range(self.parts)]
+        dist.all_gather(parts, columns, group=self.tensor)
+        return torch.cat(parts, dim=-1)
+
+    def receive(self, like: Tensor) -> Tensor:
+        """What the stage before sends, into ``like``."""
+        dist.recv(like, group=self.pipeline, group_src=self.pipeline.rank() - 1)
+        return like
+
+    def send(self, hidden: Tensor) -> None:
+        """To the stage that follows, if there is one."""
+        if not self.is_last:
+            dist.send(hidden.contiguous(), group=self.pipeline, group_dst=self.pipeline.rank() + 1)
+
+    def from_last(self, logits: Tensor) -> Tensor:
+        """The last stage's ``logits``; the other stages give room for them."""
+        if self.pipeline is not None:
+            dist.broadcast(logits, group=self.pipeline, group_src=self.pipeline.size() - 1)
+        return logits
+
+
+WHOLE = Share()
