@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import pickle
 import random
 import resource
@@ -40,13 +39,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.distributed.checkpoint.planner import SavePlan
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from benchmarks.measure.shared_out import NotOnce, Part, check_samples_once, check_written_once
 from benchmarks.records import record
 from recipes.checkpoint.save.training_state import OPTIMIZER_METADATA, training_state
 from recipes.config.hydra_app import compose
 from recipes.config.schema import PretrainConfig
-from recipes.config.timeline import timeline_of
 from recipes.config.validate import validate_pretrain
-from recipes.data.samples.loader import StepSampler
 from recipes.errors import UserError
 from recipes.model.build import build_gpt_model
 from recipes.optim.own_parts import described_parameters, own_parts
@@ -59,12 +57,6 @@ COLLECTIVES = (
 )
 OTHERS = 3
 """Ranks that are built beside those that write."""
-Box = tuple[tuple[int, ...], tuple[int, ...]]
-"""Offset and shape of a part of a tensor."""
-
-
-class NotOnce(Exception):
-    """Something is assigned to no rank, or to more than one."""
 
 
 @dataclass
@@ -72,10 +64,9 @@ class Rank:
     """What one rank has built."""
 
     number: int
-    written: list[tuple[str, tuple[int, ...], Box]]
-    """What it writes to a checkpoint besides optimizer state, before replicas share it: a tensor, the whole's
-    shape, and its own part."""
-    states: list[tuple[str, tuple[int, ...], Box]]
+    written: list[Part]
+    """What it writes to a checkpoint besides optimizer state, before replicas share it."""
+    states: list[Part]
     """The same of optimizer state, of all replicas, if it is the first."""
     state_plans: list[bytes]
     """What each of these replicas sends to rank 0 for it to plan a checkpoint."""
@@ -181,7 +172,7 @@ def build_rank(config: PretrainConfig, rank: int, size: int) -> Rank:
         )
 
 
-def _written(shard: ShardedTensor) -> tuple[str, tuple[int, ...], Box]:
+def _written(shard: ShardedTensor) -> Part:
     # With the axes that local tensors lack: layers.
     shape = (1,) * shard.prepend_axis_num + tuple(shard.local_shape)
     return shard.key, tuple(shard.global_shape), (tuple(shard.global_offset), shape)
@@ -251,63 +242,11 @@ def writers(config: PretrainConfig, size: int) -> list[int]:
     return [stage * (size // pp) + place for stage in range(pp) for place in range(first)]
 
 
-def check_written_once(ranks: list[Rank]) -> int:
-    """Every number of every tensor is written by exactly one rank; returns how many there are.
-
-    Raises:
-        NotOnce: with the tensor's name.
-    """
-    parts: dict[str, list[Box]] = defaultdict(list)
-    shapes: dict[str, tuple[int, ...]] = {}
+def parts_of(ranks: list[Rank]) -> Iterator[Part]:
+    """All that ranks write to a checkpoint."""
     for rank in ranks:
-        for key, shape, box in [*rank.written, *rank.states]:
-            if shapes.setdefault(key, shape) != shape:
-                raise NotOnce(f"{key}: ranks disagree about its shape")
-            parts[key].append(box)
-    for key, boxes in parts.items():
-        if sum(math.prod(shape) for _, shape in boxes) != math.prod(shapes[key]):
-            raise NotOnce(f"{key}: {len(boxes)} parts do not make up the whole")
-        if _overlap_somewhere(boxes):
-            raise NotOnce(f"{key}: two ranks write the same part")
-    return sum(math.prod(shape) for shape in shapes.values())
-
-
-def _overlap_somewhere(boxes: list[Box]) -> bool:
-    axis = max(range(len(boxes[0][0])), key=lambda axis: max(offset[axis] for offset, _ in boxes))
-    near: list[Box] = []
-    for box in sorted(boxes, key=lambda box: box[0][axis]):
-        near = [(offset, shape) for offset, shape in near if offset[axis] + shape[axis] > box[0][axis]]
-        if any(_overlap(box, other) for other in near):
-            return True
-        near.append(box)
-    return False
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    sides = zip(*a, *b, strict=True)
-    return all(start < other + length and other < start + size for start, size, other, length in sides)
-
-
-def check_samples_once(config: PretrainConfig, data_parallel_size: int, steps: int) -> int:
-    """Every sample of some steps is read by exactly one data-parallel rank; returns how many there are.
-
-    Raises:
-        NotOnce: with the step.
-    """
-    timeline = timeline_of(config)
-    samplers = [
-        iter(
-            StepSampler(
-                0, steps, timeline, data_parallel_rank=rank, data_parallel_size=data_parallel_size
-            )
-        )
-        for rank in range(data_parallel_size)
-    ]  # fmt: skip
-    for step in range(steps):
-        samples = sorted(index for sampler in samplers for index in next(sampler))
-        if samples != list(range(timeline.samples(step), timeline.samples(step + 1))):
-            raise NotOnce(f"step {step}: samples are read twice or not at all")
-    return timeline.samples(steps)
+        yield from rank.written
+        yield from rank.states
 
 
 @dataclass(frozen=True)
@@ -402,7 +341,7 @@ def rehearse(options: argparse.Namespace, size: int) -> None:
         raise NotOnce("a rank that is no first replica writes")
     figures: dict[str, Any] = {
         "samples": check_samples_once(config, data_parallel_size, 4),
-        "numbers": check_written_once(ranks),
+        "numbers": check_written_once(parts_of(ranks)),
         "optimizer numbers": sum(rank.optimizer_shares for rank in ranks if rank.written),
     }
     planned, compared = plan_checkpoint(ranks), compare_shards(ranks, size)

@@ -23,9 +23,9 @@ class TrainedText(TextGenerator):
     """The model in training as a text generator, to be used within :func:`.undisturbed`.
 
     The ranks of one replica (tensor and pipeline parallelism) make the same calls and get the same figures,
-    so any layout works except context parallelism. A model is completed as after training, by the lean forward
-    pass on each rank's weights where they are. Where experts are split over ranks the whole text is processed
-    again for every token: experts' ranks then work as they do in training.
+    so any layout works except context parallelism. A model is completed as after training, by the lean
+    forward pass on each rank's weights where they are. Where experts are split over ranks the whole text is
+    processed again for every token: experts' ranks then work as they do in training.
 
     Args:
         model: in training; its layers may be compiled.

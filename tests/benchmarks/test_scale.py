@@ -11,7 +11,7 @@ from recipes.config.stages import stage_sizes
 from recipes.families.family import tensor_table
 from recipes.plan.stages import stage_tables, state_numbers
 from recipes.plan.traffic import bucket_sizes
-from tests.support.scale_cases import Rehearsed, refused_shares, rehearse
+from tests.support.scale_cases import Rehearsed, rehearse
 
 SIZE = 32
 RUN = [
@@ -79,12 +79,3 @@ def test_ranks_hold_what_the_plan_says(rehearsed: tuple[list[str], Rehearsed]) -
             buckets += bucket_sizes(of_kind, parallel, replicas)
         # megatron-core lets every tensor begin at a multiple of 64.
         assert found.buckets[place] == pytest.approx(buckets, abs=64 * len(table), rel=0)
-
-
-def test_what_is_not_shared_out_once_is_refused(gloo_pool: Any) -> None:
-    assert gloo_pool.run(1, refused_shares)[0] == [
-        "w: 1 parts do not make up the whole",
-        "w: two ranks write the same part",
-        "w: ranks disagree about its shape",
-        "w: 2 parts do not make up the whole",
-    ]

@@ -25,15 +25,16 @@ class Rehearsed:
 
 def rehearse(overrides: list[str], size: int) -> Rehearsed:
     from benchmarks.measure import scale
+    from benchmarks.measure.shared_out import check_samples_once, check_written_once
 
     config, data_parallel_size = scale.described(overrides, size)
     writing = scale.writers(config, size)
     others = [number for number in (size // 2 - 1, size - 1) if number not in writing]
     ranks = [scale.build_rank(config, number, size) for number in [*writing, *others]]
     writers = ranks[: len(writing)]
-    scale.check_samples_once(config, data_parallel_size, 3)
+    check_samples_once(config, data_parallel_size, 3)
     return Rehearsed(
-        numbers=scale.check_written_once(ranks),
+        numbers=check_written_once(scale.parts_of(ranks)),
         writers=writing,
         others_write=sum(len(rank.written) for rank in ranks[len(writing) :]),
         weights=[rank.weights for rank in writers],
@@ -43,30 +44,3 @@ def rehearse(overrides: list[str], size: int) -> Rehearsed:
         written_items=sum(len(rank.written) for rank in writers),
         compared=scale.compare_shards(ranks, size).items,
     )
-
-
-def refused_shares() -> list[str]:
-    """What is said where a part is written twice, by none, and where shapes differ."""
-    from collections import Counter
-
-    from benchmarks.measure import scale
-
-    def rank(*written: tuple[str, tuple[int, ...], tuple[tuple[int, ...], tuple[int, ...]]]) -> scale.Rank:
-        return scale.Rank(0, list(written), [], [], 0, [], 0, b"", b"", 0, Counter(), 0.0)
-
-    whole, upper, lower = ((0, 0), (4, 2)), ((0, 0), (2, 2)), ((2, 0), (2, 2))
-    middle = ((1, 0), (2, 2))
-    wrong = (
-        [rank(("w", (4, 2), upper))],
-        [rank(("w", (4, 2), upper)), rank(("w", (4, 2), middle))],
-        [rank(("w", (4, 2), upper)), rank(("w", (6, 2), lower))],
-        [rank(("w", (4, 2), whole)), rank(("w", (4, 2), lower))],
-    )
-    messages = []
-    for ranks in wrong:
-        try:
-            scale.check_written_once(ranks)
-        except scale.NotOnce as error:
-            messages.append(str(error))
-    assert scale.check_written_once([rank(("w", (4, 2), upper)), rank(("w", (4, 2), lower))]) == 8
-    return messages
