@@ -22,12 +22,16 @@ if [[ $# -ge 1 && "$1" != gpt_model_file=* && ( "$1" == *.nemo || -e "$1" ) ]]; 
     gpt_model_file=$1
     shift
 fi
-if [[ $# -eq 0 || "$1" == -h || "$1" == --help ]]; then
+usage() {
     sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-    [[ $# -gt 0 ]] && exit 0 || exit 2
-fi
+    exit "$1"
+}
+
+[[ $# -gt 0 ]] || usage 2
+[[ "$1" != -h ]] || usage 0
 for argument in "$@"; do
     [[ "$argument" == -- ]] && break
+    [[ "$argument" == --help ]] && usage 0
     [[ "$argument" == gpt_model_file=* ]] && gpt_model_file=${argument#*=}
 done
 if [[ ! -e "$gpt_model_file" ]]; then

@@ -308,8 +308,12 @@ def test_settings_after_the_script(tmp_path: Path) -> None:
 def test_script_errors() -> None:
     done = script("A prompt", gpt_model_file="/nowhere.nemo")
     assert done.returncode == 2 and done.stderr.startswith("error: gpt_model_file=/nowhere.nemo")
-    done = script("--help")
-    assert done.returncode == 0 and "nemo_inference.sh [MODEL] PROMPT" in done.stdout
+    for asked in (["--help"], [MODEL, "A", "--help"]):
+        done = script(*asked)
+        assert done.returncode == 0 and "nemo_inference.sh [MODEL] PROMPT" in done.stdout
+    done = script(MODEL, "A", "--top-k", "5")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --top-k: settings are written without dashes: inference.top_k=5\n"
     assert script().returncode == 2
     done = script(MODEL, "A", PYTHON="/nowhere/python")
     assert done.returncode == 2 and done.stderr == "error: PYTHON=/nowhere/python: no such program\n"

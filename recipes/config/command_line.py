@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from typing import NoReturn
 
 from recipes.config.explain import known_key, no_such_key
@@ -36,9 +37,7 @@ def check_arguments(job: str, arguments: list[str]) -> None:
             if flag in COMPLETION:
                 _check_completion(arguments)
             if argument.startswith("--") and flag not in (*TAKE_A_WORD, *ALONE, *COMPLETION):
-                following = arguments[number + 1] if number + 1 < len(arguments) else ""
-                is_value = following and "=" not in following and not following.startswith("-")
-                _refuse_flag(job, flag, value or (following if is_value else ""))
+                refuse_flag(job, arguments, number)
         elif "=" not in argument:
             if not follows_option and not argument.startswith("~"):
                 _refuse_word(job, argument)
@@ -51,7 +50,12 @@ def check_arguments(job: str, arguments: list[str]) -> None:
         follows_option = argument in TAKE_A_WORD
 
 
-def _refuse_flag(job: str, flag: str, value: str) -> NoReturn:
+def refuse_flag(job: str, arguments: Sequence[str], number: int) -> NoReturn:
+    """Says how what begins with dashes is written here; its value may be the argument that follows."""
+    flag, _, value = arguments[number].partition("=")
+    following = arguments[number + 1] if number + 1 < len(arguments) else ""
+    if not value and "=" not in following and not following.startswith("-"):
+        value = following
     key = flag.removeprefix("--").replace("-", "_")
     options = [option for option in (*TAKE_A_WORD, *ALONE) if option.startswith("--")]
     ours = key if key in config_groups(job) else known_key(job, key)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from recipes.cli import run_tool
+from recipes.config.command_line import refuse_flag
 from recipes.config.devices import has_gpu
 from recipes.config.foreign_keys import FOREIGN_VALUES
 from recipes.config.jobs import SCHEMAS
@@ -18,6 +19,7 @@ from recipes.console import warn
 from recipes.errors import UserError
 
 ASSIGNMENT = re.compile(r"\+{0,2}~?([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
+FLAG = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 # Sections of NeMo's configuration beside ours: whoever writes one means a setting.
 SECTIONS = ("trainer", "hydra")
 AS_WE_DO = {
@@ -60,16 +62,20 @@ def as_settings(written: Iterable[str]) -> list[str]:
     everything is.
 
     Raises:
-        UserError: a word looks like a setting that does not exist, or prompts are given in two ways.
+        UserError: a word looks like a setting that does not exist or like an option, or prompts are given in
+            two ways.
     """
     settings: list[str] = []
     prompts: list[str] = []
     setting: str | None = None
-    rest = iter(written)
-    for argument in rest:
+    words = list(written)
+    for number, argument in enumerate(words):
         if argument == "--":
-            prompts += rest
-        elif (match := ASSIGNMENT.fullmatch(argument)) and _is_setting(argument, match[1]):
+            prompts += words[number + 1 :]
+            break
+        if FLAG.fullmatch(argument):
+            refuse_flag("generate", words, number)
+        if (match := ASSIGNMENT.fullmatch(argument)) and _is_setting(argument, match[1]):
             if match[1] == "prompts":
                 setting = argument
             settings += _ours(argument, match[1], match[2])

@@ -41,11 +41,13 @@ def test_settings_are_settings_wherever_they_stand() -> None:
 
 
 def test_after_two_dashes_everything_is_a_prompt() -> None:
-    assert composed("--", "precision=fp32", "--", "x=1").prompts == [  # type: ignore[attr-defined]
-        "precision=fp32",
-        "--",
-        "x=1",
-    ]
+    words = ["precision=fp32", "--", "x=1", "--top-k"]
+    assert composed("--", *words).prompts == words  # type: ignore[attr-defined]
+
+
+def test_an_options_value_is_not_a_prompt() -> None:
+    with pytest.raises(UserError, match=r"--top-k: settings are written without dashes: inference.top_k=5"):
+        as_settings(["A", "--top-k", "5"])
 
 
 def test_nemos_own_command_line() -> None:
@@ -83,6 +85,9 @@ def test_nemos_own_command_line() -> None:
         ("trainer.devices=2", "tensor_model_parallel_size"),
         ("trainer.num_nodes=2", "trainer.num_nodes: there is no such key"),
         ("checkpoint_dir=/a", "gpt_model_file"),
+        ("--temperature=0.5", "settings are written without dashes: inference.temperature=0.5"),
+        ("--batch-size", "--batch-size: settings are written without dashes: batch_size=..."),
+        ("--gredy", "--gredy: settings are key=value, without dashes; gredy: there is no such key"),
     ],
 )
 def test_mistakes_are_not_completed(written: str, message: str) -> None:
