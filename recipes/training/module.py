@@ -174,7 +174,8 @@ class ParamGPT(ModelPT):
         if self._reseeds:
             seed_random_states(step_seed)
         self._enter(self.timeline.at(self.trainer.global_step))
-        self.gpt.train()
+        if not self.gpt.training:  # It walks through all modules.
+            self.gpt.train()
         has_experts = self.run.model.num_moe_experts is not None
         if has_experts:
             reset_expert_usage(self.gpt)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from itertools import chain
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from recipes.config.timeline import even_timeline
 from recipes.data.samples.blend import continue_blend
 from recipes.data.samples.loader import (
     FIELDS,
+    SENT_WHOLE,
     StepSampler,
     collate,
+    collate_in_worker,
     training_loader,
     training_sources,
     validation_loader,
@@ -186,3 +190,17 @@ def test_collate() -> None:
     batch = collate(FIELDS, [sample, sample])
     assert batch.keys() == {"tokens", "labels", "loss_mask"}
     assert batch["labels"].tolist() == [[1, 2, 3], [1, 2, 3]]
+
+
+@pytest.mark.parametrize(("samples", "is_small"), [(2, True), (40, False)])
+def test_small_batches_come_through_the_pipe(samples: int, is_small: bool) -> None:
+    """Without a file in memory and a socket to ask for it; large ones are not copied through the pipe."""
+    sample = {"tokens": torch.arange(1024), "labels": torch.arange(1024) + 1, "loss_mask": torch.ones(1024)}
+    batch = collate_in_worker(FIELDS, [sample] * samples)
+    assert (sum(tensor.nbytes for tensor in batch.values()) <= SENT_WHOLE) == is_small
+    received = pickle.loads(ForkingPickler.dumps(batch))
+    assert type(received) is dict
+    for field, tensor in collate(FIELDS, [sample] * samples).items():
+        assert torch.equal(received[field], tensor) and received[field].dtype == tensor.dtype
+        assert received[field].is_shared() == (not is_small)
+        received[field][0, 0] = 7  # A trainer may write into its batch.
