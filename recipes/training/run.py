@@ -142,7 +142,11 @@ def _prepare(
     for line in opening(config, launched_world().size):
         say(line)
     init_from = (
-        find_start(config.init_from, sha256=config.trainer.checkpoint.compares_sha256)
+        find_start(
+            config.init_from,
+            full=config.init_from_state == "full",
+            sha256=config.trainer.checkpoint.compares_sha256,
+        )
         if config.init_from and checkpoint is None
         else None
     )
