@@ -40,7 +40,7 @@ class SkippedSteps:
         if self.overflows and scale is not None and self.is_first_rank:
             left = self.model.total_steps - step
             say(
-                f"scale  step {step:,} fits into fp16 with loss scale {scale.now:g}, after "
+                f"scale  step {step:,} fits into fp16 with loss scale {scale.now:,.10g}, after "
                 f"{counted(self.overflows, 'skipped step')}; {left:,} of {self.model.total_steps:,} are left"
             )
         self.overflows = 0
@@ -56,8 +56,8 @@ class SkippedSteps:
             self.model.run_directory.append_metrics(
                 {"event": "loss_scale", "step": step, "loss_scale": scale.now, "before": scale.before}
             )
-            moved = f" instead of {scale.before:g}" if scale.now < scale.before else ", as before"
-            say(f"scale  step {step:,} overflows in fp16 and is skipped; loss scale {scale.now:g}{moved}")
+            moved = f" instead of {scale.before:,.10g}" if scale.now < scale.before else ", as before"
+            say(f"scale  step {step:,} overflows in fp16 and is skipped; loss scale {scale.now:,.10g}{moved}")
         if scale.before > scale.now or not scale.at_minimum:
             self.in_a_row = 0
             return

@@ -51,7 +51,7 @@ def test_fp16_finds_its_scale_and_resumes_exactly(
     overflows = events(whole)
     assert overflows and [each["step"] for each in overflows[:2]] == [1, 2]
     assert all(each["loss_scale"] == each["before"] / 2 for each in overflows)
-    assert "step 1 overflows in fp16 and is skipped; loss scale 131072 instead of 262144" in whole.stdout
+    assert "step 1 overflows in fp16 and is skipped; loss scale 131,072 instead of 262,144" in whole.stdout
     scales = {record["step"]: record["loss_scale"] for record in whole.metrics if "loss" in record}
     assert len(set(scales.values())) > 1, "it also doubles"
     assert not [record for record in whole.metrics if record.get("event") == "skipped_step"]
