@@ -58,7 +58,9 @@ def _between_ranks(config: PretrainConfig, data_parallel_size: int) -> Iterator[
     )
     every, ratio = guards.compare_replicas_every_n_steps, guards.warn_of_stragglers_from
     if every is not None and data_parallel_size == 1:
-        key = "trainer.guards.compare_replicas_every_n_steps"
-        yield f"{key}={every:,}: there is only one replica of the weights"
+        yield (
+            f"trainer.guards.compare_replicas_every_n_steps={every:,}: there is only one replica of the "
+            "weights"
+        )
     if ratio is not None and ranks == 1:
         yield f"trainer.guards.warn_of_stragglers_from={ratio:g}: there is only one rank"
