@@ -37,6 +37,8 @@ Width = Annotated[int, AtMost(10**7)]
 Batch = Annotated[int, AtMost(10**7)]
 """Samples of one step."""
 Processes = Annotated[int, AtMost(10**6)]
+LossScale = Annotated[float, AtMost(2**40)]
+"""fp16's; elsewhere it begins at 2^32."""
 Rate = Annotated[float, AtMost(1000)]
 """A learning rate, or what multiplies one."""
 

@@ -16,6 +16,11 @@ def run(config: PretrainConfig) -> int:
     """Checks the configuration, then trains or, with ``dry_run=true``, describes the run."""
     config = with_vocab_size(config)
     data_parallel_size = validate_pretrain(config)
+    from recipes.plan.without_effect import without_effect
+
+    if launched_world().rank == 0:
+        for warning in without_effect(config, data_parallel_size):
+            warn(warning)
     if config.dry_run:
         from recipes.evaluation.tasks import check_training_tasks
         from recipes.plan.dry_run import describe_run

@@ -10,7 +10,7 @@ from recipes.checkpoint.formats.recognise import check_new, check_stored
 from recipes.checkpoint.save.manifest import finished_checkpoints
 from recipes.cli import run_tool
 from recipes.console import Progress
-from recipes.counts import count
+from recipes.counts import count, counted
 from recipes.errors import UserError
 from recipes.files import make_directory
 from recipes.run_directory import RunDirectory
@@ -21,8 +21,8 @@ EXAMPLES = """examples:
   python -m tools.average one.nemo another.nemo --out mean --dtype fp32
 
 The result is a checkpoint of weights, which everything reads: completion, evaluation, tools.convert and
-init_from. It is in RUN/averages/ unless --out names a new directory. All must be the same model. Neither a
-GPU nor memory for the whole model is needed.
+init_from. It is in RUN/averages/, named after its steps, unless --out names a new directory. All must be
+the same model, with the same tokenizer. Neither a GPU nor memory for the whole model is needed.
 
 Exit code 0: written; 2: not written.
 """
@@ -47,11 +47,11 @@ def main() -> None:
         if target is None:
             directory = options.paths[0] / "averages"
             make_directory(directory)
-            target = directory / f"{paths[0].name}_to_{paths[-1].name.removeprefix('step_')}"
+            target = directory / _name(paths, options.weights, options.dtype)
+    if len(paths) < 2:
+        raise UserError(f"{paths[0]}: one model is its own mean; give a run and --last K, or more models")
     if target is None:
         raise UserError("--out: name a new directory; only with --last there is a default")
-    if len(paths) < 2:
-        raise UserError(f"{paths[0]}: one model is its own mean; give --last K, or more models")
     check_new(target)
     from recipes.checkpoint.average import average
 
@@ -61,11 +61,25 @@ def main() -> None:
     print(f"wrote  {target}, the mean of {len(paths)}, in {time.monotonic() - started:,.1f} s")
 
 
+def _name(paths: list[Path], weights: str, dtype: str) -> str:
+    """Of a mean beside others of the same run."""
+    steps = f"{paths[0].name}_to_{paths[-1].name.removeprefix('step_')}"
+    return "_".join([steps, *(["ema"] if weights == "ema" else []), *([dtype] if dtype != "keep" else [])])
+
+
 def _newest(paths: list[Path], wanted: int) -> list[Path]:
     """The newest checkpoints of the run, oldest first."""
     if len(paths) > 1:
         raise UserError(f"--last={wanted}: belongs to one run, not to {len(paths)}")
-    found = finished_checkpoints(RunDirectory(paths[0]).checkpoints)
+    checkpoints = RunDirectory(paths[0]).checkpoints
+    if not checkpoints.is_dir():
+        raise UserError(f"--last={wanted}: {paths[0]} is no run; leave --last out, and name several models")
+    found = finished_checkpoints(checkpoints)
+    if len(found) < 2:
+        raise UserError(
+            f"--last={wanted}: {paths[0]} keeps {counted(len(found), 'checkpoint')}, a mean needs two; save "
+            "more often, or raise trainer.checkpoint.keep_last"
+        )
     if not 2 <= wanted <= len(found):
         raise UserError(f"--last={wanted}: must be 2 to {len(found)}, as many as {paths[0]} has checkpoints")
     return found[-wanted:]

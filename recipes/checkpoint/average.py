@@ -77,3 +77,15 @@ def _refuse_another(first: StoredModel, other: StoredModel) -> None:
             raise UserError(
                 f"{other.path}: is another model than {first.path}: {field.name} {theirs} instead of {ours}"
             )
+    if _tokenizers_differ(first, other):
+        raise UserError(f"{other.path}: is another model than {first.path}: its tokenizer is another one")
+
+
+def _tokenizers_differ(first: StoredModel, other: StoredModel) -> bool:
+    """Not known of two libraries, nor where a tokenizer is not there or cannot be read."""
+    if first.tokenizer.library != other.tokenizer.library:
+        return False
+    try:
+        return first.text_tokenizer.sha256 != other.text_tokenizer.sha256
+    except UserError:
+        return False

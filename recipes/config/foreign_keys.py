@@ -50,6 +50,7 @@ PRETRAIN = {
     "per_device_train_batch_size": Foreign("trainer.micro_batch_size"),
     "device_batch_size": Foreign("trainer.micro_batch_size"),
     "batch_size": Foreign("trainer.global_batch_size"),
+    "rampup_batch_size": Foreign("phases", "phases=[{rampup_batch_size:[256,256,1.5M]}]"),
     "log_interval": Foreign("trainer.log_every_n_steps"),
     "logging_steps": Foreign("trainer.log_every_n_steps"),
     "report_to": Foreign("logger"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from recipes.bounds import LossScale
+
 
 @dataclass(frozen=True)
 class LocalCheckpointConfig:
@@ -118,10 +120,10 @@ class EmaConfig:
 class Fp16Config:
     """trainer.precision=fp16: the loss scale, which keeps small gradients above fp16's smallest number."""
 
-    initial_loss_scale: float = 65536.0
+    initial_loss_scale: LossScale = 65536.0
     """Where it begins. Losses are summed over a micro-batch's tokens, not averaged: so it is smaller here
     than elsewhere."""
-    min_loss_scale: float = 1.0
+    min_loss_scale: LossScale = 1.0
     """It does not fall below; steps that overflow there count for trainer.guards.max_skipped_steps."""
     loss_scale_window: int = 1000
     """Steps without an overflow after which it doubles."""

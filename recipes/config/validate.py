@@ -208,6 +208,9 @@ def validate_guards(guards: GuardsConfig) -> None:
         value = getattr(guards, key)
         if value is not None:
             positive(f"trainer.guards.{key}", value)
+    ratio = guards.warn_of_stragglers_from
+    if ratio is not None and ratio <= 1:
+        refuse("trainer.guards.warn_of_stragglers_from", ratio, "must be above 1, the median rank; 1.3 say")
 
 
 def validate_ema(ema: EmaConfig) -> None:

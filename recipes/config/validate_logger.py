@@ -22,6 +22,10 @@ def validate_logger(config: PretrainConfig) -> None:
             refuse("logger", name, f"{name} is not installed: {install}")
     if "wandb" not in config.logger:
         refuse_ignored("wandb", config.wandb, "logger does not name wandb")
+    for key in ("project", "entity"):
+        value = getattr(config.wandb, key)
+        if value is not None and not value.strip():
+            refuse(f"wandb.{key}", repr(value), "is empty; give a name, or leave it out")
 
 
 def _installed(package: str) -> bool:

@@ -122,9 +122,11 @@ def _last(figures: Figures) -> int:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by their dotted keys."""
+    """Leaves by their dotted keys; entries of lists of settings by their number, phases.0.until_step."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
+        if isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
+            value = {str(number): each for number, each in enumerate(value)}
         if isinstance(value, Mapping) and value:
             flat |= _flat(value, f"{prefix}{key}.")
         else:
@@ -136,5 +138,10 @@ def _changes(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Change
     return [
         Change(key, first.get(key), second.get(key))
         for key in dict.fromkeys([*first, *second])
-        if first.get(key) != second.get(key)
+        if _there(first.get(key)) != _there(second.get(key))
     ]
+
+
+def _there(value: Any) -> Any:
+    """None also for an empty list or group: what the other run has in it has keys of its own."""
+    return None if value in ([], {}) else value

@@ -10,11 +10,13 @@ of this is loaded but this file. No torch here.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from recipes.checks import one_of
+from recipes.counts import counted
 from recipes.errors import UserError
 
 VARIABLE = "RECIPES_FAULTS"
@@ -31,6 +33,13 @@ KINDS = {
     "full_disk": "from the step on, no file of the rank can grow beyond `bytes`",
     "damaged_checkpoint": "before the step, a bit of the newest checkpoint is flipped on the disk",
 }
+WHEN_AND_WHERE = ("step", "until", "rank", "once")
+OPTIONS = {
+    "slow": (*WHEN_AND_WHERE, "seconds"),
+    "full_disk": ("step", "rank", "once", "bytes"),
+    "corrupted_samples": ("sample", "last"),
+}
+"""Of the kinds that do not have just those of all others."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +81,31 @@ def parse_faults(environment: Mapping[str, str]) -> list[Fault]:
     return [_parse(part.strip()) for part in text.split(";") if part.strip()]
 
 
+def refuse_those_that_never_come(faults: list[Fault], steps: int, processes: int) -> None:
+    """A guard would seem to have passed a trial that never was.
+
+    Raises:
+        UserError: a fault is of a step or a rank that the run does not have.
+    """
+    for fault in faults:
+        if fault.kind == "corrupted_samples":
+            continue
+        if fault.rank >= processes:
+            there = counted(processes, "process", "processes")
+            raise UserError(f"{VARIABLE}: {fault.kind}: rank={fault.rank:,}: the run has {there}, from 0 on")
+        if fault.step > steps:
+            there = counted(steps, "step")
+            raise UserError(f"{VARIABLE}: {fault.kind}: step={fault.step:,}: the run has {there}")
+
+
 def _parse(text: str) -> Fault:
     kind, _, options = text.partition(":")
     one_of(VARIABLE, kind.strip(), tuple(KINDS))
-    keys = [each.name for each in fields(Fault) if each.name != "kind"]
+    keys = OPTIONS.get(kind.strip(), WHEN_AND_WHERE)
     values: dict[str, float] = {}
     for option in filter(None, (each.strip() for each in options.split(","))):
         key, _, value = option.partition("=")
-        one_of(f"{VARIABLE}: {kind}: option", key.strip(), tuple(keys))
+        one_of(f"{VARIABLE}: {kind.strip()}: option", key.strip(), keys)
         try:
             number = float(value) if key.strip() == "seconds" else int(value)
         except ValueError:
@@ -87,6 +113,11 @@ def _parse(text: str) -> Fault:
         if number < 0:
             raise UserError(f"{VARIABLE}: {kind}: {option}: must not be negative")
         values[key.strip()] = number
+    for first, last, least in (("step", "until", 1), ("sample", "last", 0)):
+        if values.get(first, least) < least:
+            raise UserError(f"{VARIABLE}: {text}: {first}s count from {least}")
+        if values.get(last, math.inf) < values.get(first, 0):
+            raise UserError(f"{VARIABLE}: {text}: {last} comes before {first}")
     if values.get("once", 0) > 1:
         raise UserError(f"{VARIABLE}: {text}: write once=0 or once=1")
     if kind.strip() == "corrupted_samples":

@@ -45,7 +45,7 @@ from recipes.data.tokenizer.tokenizer_files import library_of
 from recipes.model.backend import describe_kernels
 from recipes.parallel.setup import device_of, resolve_dtype
 from recipes.report import write_report
-from recipes.run_directory import RunDirectory
+from recipes.run_directory import RunDirectory, read_metrics
 from recipes.training.callbacks.checkpoints import Checkpoints
 from recipes.training.callbacks.evaluation import Evaluation
 from recipes.training.callbacks.hang import Hang
@@ -66,7 +66,7 @@ from recipes.training.lacking import BENCHMARK, NEMO
 from recipes.training.local_start import layout_of, local_directory
 from recipes.training.module import ParamGPT
 from recipes.training.rollback import LossSpikeError, go_back
-from recipes.training.skipped_steps import GuardError
+from recipes.training.skipped_steps import STEP_SKIPPED, GuardError
 from recipes.training.start import Start
 from recipes.training.start_up import StartUp
 from recipes.training.strategy import MegatronStrategy
@@ -154,8 +154,14 @@ def fit(
         if trainer.global_step > 0:  # An untrained model has no curves.
             write_report(directory.path)
         took = duration(time.monotonic() - started)
-        say(f"done   {counted(trainer.global_step, 'step')} in {took}; {directory.path}")
+        say(f"done   {_trained_in_words(directory, trainer.global_step)} in {took}; {directory.path}")
     return _leave(DONE)
+
+
+def _trained_in_words(directory: RunDirectory, steps: int) -> str:
+    """The run's steps, and how many of them changed nothing."""
+    skipped = sum(each.get("event") in STEP_SKIPPED for each in read_metrics(directory.metrics_file))
+    return counted(steps, "step") + (f", {skipped:,} of them skipped," if skipped else "")
 
 
 def _guards(config: PretrainConfig, directory: RunDirectory, rank: int) -> list[Callback]:

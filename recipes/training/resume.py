@@ -82,7 +82,7 @@ def _refuse_other_sizes(saved: dict[str, Any], config: PretrainConfig, steps: in
 def _sizes_in_words(sizes: list[list[int]]) -> str:
     """Global batch sizes x sequence lengths, and since when."""
     return ", ".join(
-        f"{batch:,} x {length:,}" + (f" from step {first:,}" if first else "")
+        f"{batch:,} x {length:,}" + (f" from step {first + 1:,}" if first else "")
         for first, batch, length in sizes
     )
 
@@ -99,8 +99,8 @@ def _refuse_other_past(saved: dict[str, Any], left_out: list[list[int]]) -> None
     if before.before(reached) != Skip(left_out).before(reached):
         raise UserError(
             f"data.skip={left_out}: the run being resumed has read the samples before {reached:,} "
-            f"and left out {before.before(reached)} of them; keep these, or move checkpoints away to resume "
-            "earlier"
+            f"and left out {before.before(reached) or 'none'} of them; keep it so, or move checkpoints away "
+            "to resume earlier"
         )
 
 

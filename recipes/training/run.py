@@ -32,7 +32,7 @@ from recipes.plan.opening import opening
 from recipes.report import write_report
 from recipes.run_directory import RunDirectory
 from recipes.training.changed_settings import announce_changes, refuse_another_run
-from recipes.training.faults import parse_faults
+from recipes.training.faults import parse_faults, refuse_those_that_never_come
 from recipes.training.lacking import REPORT, lacking, validated
 from recipes.training.loss_spikes import read_rollbacks, samples_left_out
 from recipes.training.resume import check_resume, step_of
@@ -50,6 +50,7 @@ def pretrain(config: PretrainConfig) -> int:
     world = launched_world()
     directory = run_directory_of(config)
     steps = total_steps(config)
+    refuse_those_that_never_come(faults, steps, world.size)
     quiet_libraries()
     lock = RunLock(directory.path)
     if world.size > 1 and world.rank == 0:
@@ -141,7 +142,11 @@ def _prepare(
     for line in opening(config, launched_world().size):
         say(line)
     init_from = (
-        find_start(config.init_from, sha256=config.trainer.checkpoint.compares_sha256)
+        find_start(
+            config.init_from,
+            full=config.init_from_state == "full",
+            sha256=config.trainer.checkpoint.compares_sha256,
+        )
         if config.init_from and checkpoint is None
         else None
     )

@@ -6,9 +6,13 @@ from collections import defaultdict
 from typing import Any
 
 from recipes.console import say, warn
+from recipes.counts import counted
 from recipes.optim.loss_scale import LossScale
 from recipes.optim.non_finite import take_back_skipped_step
 from recipes.training.module import ParamGPT
+
+STEP_SKIPPED = ("skipped_step", "loss_scale")
+"""Events in metrics.jsonl: each is of a step that changed no weights."""
 
 
 class GuardError(RuntimeError):
@@ -27,10 +31,19 @@ class SkippedSteps:
     def __init__(self, model: ParamGPT, most_in_a_row: int, is_first_rank: bool) -> None:
         self.model, self.most_in_a_row, self.is_first_rank = model, most_in_a_row, is_first_rank
         self.in_a_row = 0
+        self.overflows = 0
+        """Steps in a row by which fp16's scaler looks for its scale."""
 
-    def sound(self) -> None:
-        """The host has learned that a step was none."""
+    def sound(self, step: int, scale: LossScale | None) -> None:
+        """The host has learned that ``step`` was none."""
         self.in_a_row = 0
+        if self.overflows and scale is not None and self.is_first_rank:
+            left = self.model.total_steps - step
+            say(
+                f"scale  step {step:,} fits into fp16 with loss scale {scale.now:,.10g}, after "
+                f"{counted(self.overflows, 'skipped step')}; {left:,} of {self.model.total_steps:,} are left"
+            )
+        self.overflows = 0
 
     def overflowed(self, step: int, scale: LossScale) -> None:
         """fp16's scaler has skipped ``step``, on all ranks: it looks for the scale that gradients bear.
@@ -38,11 +51,13 @@ class SkippedSteps:
         Raises:
             GuardError: it has found none down to the smallest, and it was one too many.
         """
+        self.overflows += 1
         if self.is_first_rank:
             self.model.run_directory.append_metrics(
                 {"event": "loss_scale", "step": step, "loss_scale": scale.now, "before": scale.before}
             )
-            say(f"scale  step {step:,} overflows in fp16 and is skipped; loss scale {scale.now:g}")
+            moved = f" instead of {scale.before:,.10g}" if scale.now < scale.before else ", as before"
+            say(f"scale  step {step:,} overflows in fp16 and is skipped; loss scale {scale.now:,.10g}{moved}")
         if scale.before > scale.now or not scale.at_minimum:
             self.in_a_row = 0
             return

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.checkpoint.formats.recognise import check_stored
+from recipes.checkpoint.formats.safety import load_plain
 from recipes.checkpoint.save.manifest import MANIFEST, newest_whole_checkpoint, verify
 from recipes.console import warn
 from recipes.errors import UserError
@@ -43,12 +44,35 @@ class Start:
     """Of the run's newest shared checkpoint."""
 
 
-def find_start(init_from: str, *, sha256: bool) -> Path:
+def find_start(init_from: str, *, full: bool, sha256: bool) -> Path:
     """The checkpoint, whole and verified, or the .nemo that ``init_from`` names.
 
+    Args:
+        init_from: of the settings.
+        full: the optimizer's state is wanted, too.
+        sha256: compare the contents of a checkpoint's files.
+
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is none, it is damaged, or it holds weights only and more is wanted.
     """
+    path = _stored_at(init_from, sha256=sha256)
+    if full and not _has_state(path):
+        raise UserError(
+            f"init_from_state=full: {path} holds weights only; name a checkpoint that a run has saved, or "
+            "leave init_from_state out"
+        )
+    return path
+
+
+def _has_state(path: Path) -> bool:
+    """A mean, or what tools.convert has written, is a checkpoint of no run: nothing was trained on."""
+    if not (path / MANIFEST).is_file():
+        return False
+    state = load_plain(path / "common.pt").get("recipes")
+    return isinstance(state, dict) and "consumed_tokens" in state
+
+
+def _stored_at(init_from: str, *, sha256: bool) -> Path:
     path = Path(init_from)
     if (path / MANIFEST).is_file():
         verify(path, sha256=sha256)

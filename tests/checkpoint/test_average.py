@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from recipes.checkpoint.average import MeanTensor, average
 from recipes.checkpoint.convert import convert
 from recipes.checkpoint.open import open_stored_model
+from recipes.data.tokenizer.train import train_tokenizer
 from recipes.errors import UserError
 from tests.support.cases import completions
 from tests.support.corpus import TinyData
@@ -25,7 +27,7 @@ def run(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path_factory: pytest.TempP
     directory = tmp_path_factory.mktemp("run")
     settings = {"output_dir": str(directory), "save_nemo": "false", "data__valid": "{}", "optim__lr": "3e-3"}
     settings |= {"trainer__max_steps": "3", "trainer__checkpoint__every_n_steps": "1"}
-    settings |= {"trainer__checkpoint__keep_last": "9"}
+    settings |= {"trainer__checkpoint__keep_last": "9", "trainer__ema__decay": "0.9"}
     (outcome,) = gloo_pool.run(1, run_case, tiny_data.overrides(**settings))
     assert outcome.code == 0, outcome.message
     return directory / "tiny"
@@ -77,8 +79,50 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ((run, "--last", 4), "--last=4: must be 2 to 3, as many as"),
         ((run, "--last", 1), "--last=1: must be 2 to 3, as many as"),
+        ((newest, "--last", 2), "--last=2: "),
+        ((newest, "--last", 2), " is no run; leave --last out, and name several models"),
         ((newest, "--out", tmp_path / "mean"), "one model is its own mean"),
+        ((run,), "one model is its own mean; give a run and --last K, or more models"),
         ((newest, newest), "--out: name a new directory"),
     ):
         done = tool(*arguments)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_means_of_the_same_checkpoints_do_not_share_a_name(run: Path) -> None:
+    for arguments, name in (
+        (("--last", 3), "step_00000001_to_00000003"),
+        (("--last", 3, "--dtype", "bf16"), "step_00000001_to_00000003_bf16"),
+        (("--last", 3, "--weights", "ema"), "step_00000001_to_00000003_ema"),
+    ):
+        done = tool(run, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"wrote  {run / 'averages' / name}, the mean of 3, in ")
+
+
+def test_a_run_with_too_few(run: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    shutil.copytree(run, short, symlinks=True)
+    for step in (1, 2):
+        shutil.rmtree(short / "checkpoints" / f"step_{step:08d}")
+    done = tool(short, "--last", 2)
+    assert done.returncode == 2 and done.stderr == (
+        f"error: --last=2: {short} keeps 1 checkpoint, a mean needs two; save more often, or raise "
+        "trainer.checkpoint.keep_last\n"
+    )
+
+
+def test_models_of_different_tokenizers(run: Path, tiny_data: TinyData, tmp_path: Path) -> None:
+    """Of the same size, so that only the tokenizers themselves tell."""
+    corpus = tiny_data.directory / "corpus" / "train.en.jsonl"
+    train_tokenizer([corpus], tmp_path / "other", vocab_size=400, model_type="unigram")
+    second = tmp_path / "second"
+    shutil.copytree(run, second, symlinks=True)
+    settings = (second / "config.yaml").read_text()
+    assert str(tiny_data.tokenizer) in settings
+    (second / "config.yaml").write_text(
+        settings.replace(str(tiny_data.tokenizer), str(tmp_path / "other.model"))
+    )
+    done = tool(run, second, "--out", tmp_path / "mean")
+    assert done.returncode == 2 and done.stderr.endswith(": its tokenizer is another one\n"), done.stderr
+    assert not (tmp_path / "mean").exists()

@@ -40,6 +40,12 @@ def test_refused(settings: str, line: str) -> None:
     assert refused(settings) == line
 
 
+@pytest.mark.parametrize("key", ["project", "entity"])
+def test_an_empty_name_at_weights_and_biases(key: str) -> None:
+    with pytest.raises(UserError, match=f"^wandb.{key}='': is empty; give a name, or leave it out$"):
+        validate_pretrain(compose("pretrain", [*RUN, "logger=wandb", f"wandb.{key}="]))
+
+
 def test_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))

@@ -57,6 +57,10 @@ REFUSED = [
         ["trainer.guards.max_rollbacks=5"],
         "trainer.guards.max_rollbacks=5: would be ignored: set trainer.guards.loss_spike_zscore",
     ),
+    (
+        ["trainer.guards.warn_of_stragglers_from=1"],
+        "trainer.guards.warn_of_stragglers_from=1.0: must be above 1, the median rank; 1.3 say",
+    ),
     (["trainer.guards.loss_spike_window=1"], "trainer.guards.loss_spike_window=1: must be at least 2"),
     (["trainer.guards.loss_spike_zscore=0"], "trainer.guards.loss_spike_zscore=0.0: must be positive"),
     (["trainer.ema.decay=1"], "trainer.ema.decay=1.0: must lie between 0 and 1, 0.999 for example"),
@@ -68,3 +72,11 @@ REFUSED = [
 def test_refused(changes: list[str], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         validate_pretrain(compose("pretrain", [*BASE, *changes]))
+
+
+def test_the_scale_that_others_begin_with() -> None:
+    """NeMo's and Megatron's 2^32."""
+    scale = "trainer.fp16.initial_loss_scale=4294967296"
+    config = compose("pretrain", ["experiment=quickstart", "data_dir=d", "trainer.precision=fp16", scale])
+    validate_pretrain(config)
+    assert config.trainer.fp16.initial_loss_scale == 2.0**32

@@ -92,3 +92,23 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     assert err.startswith(f"error: {tmp_path}: no metrics.jsonl here")
     code, _, err = compare(run, run)
     assert code == 2 and "is given twice" in err
+
+
+def test_settings_in_lists_are_named_one_by_one(tmp_path: Path) -> None:
+    """Whole entries would fill the screen, and hide that a micro-batch decides nothing."""
+    phase = "{until_step: 10, lr: null, micro_batch_size: %d}"
+    with_phases = CONFIG + f"phases: [{phase % 4}, {{train: {{hi: {{weight: 3.0}}}}}}]\n"
+    first = run_of(tmp_path / "a", losses(), with_phases)
+    second = run_of(
+        tmp_path / "b",
+        losses(),
+        with_phases.replace("weight: 3.0", "weight: 9.0").replace("size: 4", "size: 2"),
+    )
+    code, out, _ = compare(first, second)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if "|" in line]
+    assert code == 1 and ["phases.1.train.hi.weight", "3.0", "9.0"] in rows
+    assert "settings that figures do not depend on: phases.0.micro_batch_size differ" in out
+    none = run_of(tmp_path / "c", losses(), CONFIG + "phases: []\n")
+    code, out, _ = compare(first, none)
+    keys = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| phases")]
+    assert code == 1 and keys == ["phases.0.until_step", "phases.1.train.hi.weight"], out

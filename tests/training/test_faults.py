@@ -33,6 +33,12 @@ def test_spelling() -> None:
         ("nan:step", "write step=NUMBER"),
         ("nan:step=-1", "must not be negative"),
         ("nan:step=1,once=2", "once=0 or once=1"),
+        ("nan:step=0", "nan:step=0: steps count from 1"),
+        ("nan:step=3,until=2", "nan:step=3,until=2: until comes before step"),
+        ("corrupted_samples:sample=9,last=3", "last comes before sample"),
+        ("nan:step=3,seconds=4", "nan: option=seconds: choose one of step, until, rank, once"),
+        ("full_disk:step=3,until=5", "full_disk: option=until: choose one of step, rank, once, bytes"),
+        ("corrupted_samples:sample=1,last=3,rank=1", "option=rank: choose one of sample, last"),
     ],
 )
 def test_refusals(text: str, message: str) -> None:
@@ -50,6 +56,32 @@ def test_a_misspelled_one_starts_no_run(gloo_pool: GlooPool, tiny_data: TinyData
     (outcome,) = gloo_pool.run(1, faulty_case, settings(tiny_data, tmp_path), "explode:step=1")
     assert outcome.code == 2 and outcome.message.startswith(f"{VARIABLE}=explode: choose one of nan, ")
     assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("nan:step=6", "nan: step=6: the run has 5 steps"),
+        ("hang:step=3,rank=1", "hang: rank=1: the run has 1 process, from 0 on"),
+    ],
+)
+def test_one_that_would_never_come_starts_no_run(
+    text: str, why: str, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """Or the guard would seem to have passed."""
+    (outcome,) = gloo_pool.run(1, faulty_case, settings(tiny_data, tmp_path), text)
+    assert (outcome.code, outcome.message) == (2, f"{VARIABLE}: {why}")
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_checkpoint_that_is_not_there_cannot_be_damaged(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    (outcome,) = gloo_pool.run(1, faulty_case, settings(tiny_data, tmp_path), "damaged_checkpoint:step=2")
+    assert (outcome.code, outcome.message) == (
+        2,
+        f"{VARIABLE}: damaged_checkpoint: there is none yet; name a step after a save",
+    )
 
 
 def test_exception(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:

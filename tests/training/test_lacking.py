@@ -89,7 +89,8 @@ def test_killed_between_the_last_checkpoint_and_the_end(
     whole: Outcome, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     """In its final validation. The benchmark comes before the checkpoint, and is not made twice."""
-    command = settings(tiny_data, tmp_path, trainer__checkpoint__every_n_steps="5")
+    keep_best = {"trainer__checkpoint__keep_best": "1", "trainer__val_check_interval": "10"}
+    command = settings(tiny_data, tmp_path, trainer__checkpoint__every_n_steps="5", **keep_best)
     (tmp_path / "begun").mkdir()
     process = Forked("recipes.pretrain", command, partial(stand_still_in_validation, tmp_path / "begun"))
     try:
@@ -104,6 +105,10 @@ def test_killed_between_the_last_checkpoint_and_the_end(
     assert resumed.code == 0 and steps_shown(resumed.stdout) == []
     assert "trained; missing: the final validation, model.nemo, report.html\n" in resumed.stdout
     assert "\neval " not in resumed.stdout and figures(resumed.metrics) == figures(whole.metrics)
+    (best,) = [line for line in resumed.stdout.splitlines() if line.startswith("best ")]
+    last = figures(whole.metrics)[5]
+    loss = (last["valid.en.loss"] + last["valid.hi.loss"]) / 2
+    assert best == f"best   step_00000005, validation loss {loss:.4f}"
 
 
 def stand_still_in_validation(begun: Path) -> None:

@@ -156,6 +156,10 @@ def test_files_hold_the_model_of_their_phase(
     other = [setting.replace("rotary_base:50000", "rotary_base:70000") for setting in other]
     refused = gloo_pool.run(1, run_case, other)[0]
     assert refused.code == 2 and "rotary_base=70000: the run being resumed used 50000" in refused.message
+    longer = [each.replace("until_step:5", "until_step:6") for each in other]
+    refused = gloo_pool.run(1, run_case, longer)[0]
+    had = "4 x 32, 8 x 32 from step 4, 4 x 32 from step 6"  # Counted from 1, as everywhere.
+    assert refused.code == 2 and f" of the run being resumed had {had}, " in refused.message, refused.message
 
 
 def test_other_phases_from_a_restart_on(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:

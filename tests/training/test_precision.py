@@ -51,7 +51,7 @@ def test_fp16_finds_its_scale_and_resumes_exactly(
     overflows = events(whole)
     assert overflows and [each["step"] for each in overflows[:2]] == [1, 2]
     assert all(each["loss_scale"] == each["before"] / 2 for each in overflows)
-    assert "overflows in fp16 and is skipped; loss scale 131072" in whole.stdout
+    assert "step 1 overflows in fp16 and is skipped; loss scale 131,072 instead of 262,144" in whole.stdout
     scales = {record["step"]: record["loss_scale"] for record in whole.metrics if "loss" in record}
     assert len(set(scales.values())) > 1, "it also doubles"
     assert not [record for record in whole.metrics if record.get("event") == "skipped_step"]
@@ -62,6 +62,23 @@ def test_fp16_finds_its_scale_and_resumes_exactly(
     assert _scaler(load_plain(checkpoint(tmp_path, 7) / "common.pt"))["scale"].device.type == "cpu"
     resumed = run(gloo_pool, halves, "dp2")
     assert resumed.losses == whole.losses and events(resumed) == overflows
+
+
+def test_the_log_says_what_the_search_for_the_scale_costs(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """As in megatron-core, the first overflow moves nothing. None of them is a failure that guards count."""
+    one_is_too_many = {"trainer__max_steps": "6", "trainer__guards__max_skipped_steps": "1"}
+    settings = overrides(tiny_data, tmp_path, trainer__fp16__initial_loss_scale="16", **one_is_too_many)
+    (outcome,) = gloo_pool.run(1, faulty_case, settings, "nan:step=2,until=4")
+    assert outcome.code == 0
+    assert [line for line in outcome.stdout.splitlines() if line.startswith("scale ")] == [
+        "scale  step 2 overflows in fp16 and is skipped; loss scale 16, as before",
+        "scale  step 3 overflows in fp16 and is skipped; loss scale 8 instead of 16",
+        "scale  step 4 overflows in fp16 and is skipped; loss scale 4 instead of 8",
+        "scale  step 5 fits into fp16 with loss scale 4, after 3 skipped steps; 1 of 6 are left",
+    ]
+    assert "\ndone   6 steps, 3 of them skipped, in " in outcome.stdout
 
 
 def _scaler(state: Any) -> dict[str, Any]:

@@ -167,6 +167,10 @@ def test_a_signal_ends_a_validation_too(
     # The same command, but for the patience that a test has not.
     resumed = run(gloo_pool, overrides(tiny_data, tmp_path, **changes | {"trainer__max_steps": "8"}))
     assert resumed.code == 0
+    if not last_step:
+        made_up = next(each for each in resumed.metrics if each["step"] == 4 and "valid.en.loss" in each)
+        loss = (made_up["valid.en.loss"] + made_up["valid.hi.loss"]) / 2
+        assert f"best   step_00000004, validation loss {loss:.4f}" in resumed.stdout
     assert resumed.losses == {step: whole.losses[step] for step in range(1, 9)}
 
 

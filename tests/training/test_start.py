@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.checkpoint.convert import convert
 from tests.support.cases import nemo_logits
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
@@ -50,6 +51,21 @@ def test_weights(
     (ended,) = gloo_pool.run(1, nemo_logits, str(first_phase / "model.nemo"), TOKENS)
     np.testing.assert_allclose(started, ended, atol=1e-6)
     assert np.abs(ended).max() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["converted", "Hugging Face"])
+def test_no_full_state_in_a_model_of_weights(
+    kind: str, first_phase: Path, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """Nor in a mean, which is what tools.convert writes."""
+    convert(first_phase, tmp_path / "weights", "torch_dist" if kind == "converted" else "hf")
+    outcome = second_phase(gloo_pool, tiny_data, tmp_path, tmp_path / "weights", "full")
+    assert (outcome.code, outcome.message) == (
+        2,
+        f"init_from_state=full: {tmp_path / 'weights'} holds weights only; name a checkpoint that a run has "
+        "saved, or leave init_from_state out",
+    )
+    assert not (tmp_path / "second" / "config.yaml").exists()
 
 
 def adam_steps(checkpoint: Path) -> set[int]:

@@ -52,7 +52,9 @@ def open_training(
     if weights is None:
         raise UserError(f"{step / METADATA}: no such file; this is not a whole checkpoint")
     if averaged and not weights.tensors:
-        raise UserError(f"{step}: holds no average of the weights: the run had no trainer.ema.decay")
+        raise UserError(
+            f"{step}: holds no average of the weights beside them: no run with trainer.ema.decay has saved it"
+        )
     common = read_common(stored)
     config = common.get("recipes") if isinstance(common, dict) else None
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -11,10 +12,14 @@ from pathlib import Path
 from recipes.checkpoint.save.held import delete_unless_held
 from recipes.checkpoint.save.manifest import finished_checkpoints, read_manifest
 from recipes.errors import UserError
-from recipes.files import partial_path
+from recipes.files import atomic_write, partial_path
 
 BEST = "best"
 VALID_LOSS = "valid_loss"
+VALIDATED_LATER = "validated_later.json"
+"""Beside the manifest of a checkpoint whose step was validated after its save. The manifest stays as it is:
+readers hold it, and what has been measured of the checkpoint is kept under its SHA-256.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def prune(
 ) -> Best | None:
     """Deletes the finished checkpoints that need not stay, and points ``best`` to the best one.
 
-    Losses are read from the manifests, so a resumed run knows those of the processes before it.
+    Losses are read from the checkpoints, so a resumed run knows those of the processes before it.
 
     Returns:
         The best checkpoint, if ``keep_best`` asks for any and one has a validation loss.
@@ -73,13 +78,31 @@ def forget_missing_best(checkpoints: Path) -> None:
         _point_to(checkpoints / BEST, None)
 
 
+def record_valid_loss(checkpoint: Path, loss: float) -> None:
+    """Gives a finished checkpoint the loss of a validation that came after its save, for :func:`prune`.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    with atomic_write(checkpoint / VALIDATED_LATER) as file:
+        file.write(json.dumps({VALID_LOSS: loss}).encode())
+
+
 def _valid_loss(checkpoint: Path) -> float | None:
     try:
-        loss = read_manifest(checkpoint).get(VALID_LOSS)
+        facts = read_manifest(checkpoint)
     except UserError:
         # A damaged one counts among the newest until a resume sets it aside, but never as the best.
         return None
+    loss = facts.get(VALID_LOSS, _loss_of_later(checkpoint / VALIDATED_LATER))
     return float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None
+
+
+def _loss_of_later(record: Path) -> object:
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))[VALID_LOSS]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _point_to(link: Path, name: str | None) -> None:

@@ -10,9 +10,15 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from recipes.checkpoint.save.background import BackgroundSave
-from recipes.checkpoint.save.manifest import set_aside, step_directory
+from recipes.checkpoint.save.manifest import finished_checkpoints, set_aside, step_directory
 from recipes.checkpoint.save.ranks import decided_by_first_rank
-from recipes.checkpoint.save.retention import VALID_LOSS, Best, forget_missing_best, prune
+from recipes.checkpoint.save.retention import (
+    VALID_LOSS,
+    Best,
+    forget_missing_best,
+    prune,
+    record_valid_loss,
+)
 from recipes.checkpoint.save.verification import BackgroundVerification
 from recipes.config.schema import PretrainConfig
 from recipes.console import duration, say, warn
@@ -28,9 +34,10 @@ from recipes.training.strategy import SaveOptions
 class Checkpoints(Callback):
     """Saves every n steps or minutes and at the end, and keeps the newest, the best and every n-th.
 
-    If a step is also validated, its checkpoint is written after the validation, with the loss in the manifest
-    unless a signal interrupted the validation. A save that is written in the background becomes a checkpoint
-    at the end of a later step, once all ranks have written their files.
+    If a step is also validated, its checkpoint is written after the validation, with the loss in the
+    manifest. A validation that a signal interrupted, or the last step's outside of the interval, comes after
+    the save: its loss is then put beside the manifest. A save that is written in the background becomes a
+    checkpoint at the end of a later step, once all ranks have written their files.
     """
 
     def __init__(
@@ -82,6 +89,23 @@ class Checkpoints(Callback):
         if self.waits_for_validation:
             self.waits_for_validation = False
             self._save_if_sound(trainer)
+        elif losses and self.saved_step == trainer.global_step:
+            self._record_loss(trainer)
+
+    def _record_loss(self, trainer: Trainer) -> None:
+        """Of a validation that came after its step's save."""
+        self._finish(trainer, wait=True)
+        if not trainer.is_global_zero:
+            return
+        self._end_verification(trainer, wait=True)
+        path = step_directory(self.directory, trainer.global_step)
+        if path not in finished_checkpoints(self.directory):  # Found damaged.
+            return
+        try:
+            record_valid_loss(path, self.valid_loss)
+        except UserError as error:
+            warn(f"{error}; keep_best does not count {path.name}")
+        self._let_go()
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.waits_for_validation = False

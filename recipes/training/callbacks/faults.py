@@ -16,8 +16,9 @@ from torch import Tensor
 
 from recipes.checkpoint.save.manifest import finished_checkpoints
 from recipes.console import warn
+from recipes.errors import UserError
 from recipes.run_directory import RunDirectory
-from recipes.training.faults import Fault
+from recipes.training.faults import VARIABLE, Fault
 from recipes.training.module import ParamGPT
 
 
@@ -58,7 +59,7 @@ class Faults(Callback):
             "slow": lambda fault: time.sleep(fault.seconds),
             "corrupted_batch": lambda fault: _corrupt(batch, pl_module, fault),
             "full_disk": _fill_disk,
-            "damaged_checkpoint": lambda _: _damage(finished_checkpoints(self.directory.checkpoints)[-1]),
+            "damaged_checkpoint": lambda _: _damage(finished_checkpoints(self.directory.checkpoints)),
         }
         for fault in self._due(trainer.global_step + 1, *before):
             before[fault.kind](fault)
@@ -124,9 +125,11 @@ def _fill_disk(fault: Fault) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (fault.bytes, most))
 
 
-def _damage(checkpoint: Path) -> None:
-    """In the middle of its largest file, which is one of tensors."""
-    largest = max(checkpoint.glob("*.distcp"), key=lambda path: path.stat().st_size)
+def _damage(checkpoints: list[Path]) -> None:
+    """In the middle of the newest one's largest file, which is one of tensors."""
+    if not checkpoints:
+        raise UserError(f"{VARIABLE}: damaged_checkpoint: there is none yet; name a step after a save")
+    largest = max(checkpoints[-1].glob("*.distcp"), key=lambda path: path.stat().st_size)
     with largest.open("r+b") as file:
         middle = largest.stat().st_size // 2
         file.seek(middle)

@@ -65,6 +65,7 @@ class Metrics(Callback):
         self.first_step = self.last_step = trainer.global_step
         most = self.config.trainer.guards.max_skipped_steps
         self.spikes = pl_module.spikes
+        self.scale = pl_module.engine.loss_scale
         self.skipped = SkippedSteps(pl_module, most, trainer.is_global_zero)
         if trainer.is_global_zero and self.first_step < self.total_steps:
             say(f"train  from step {self.first_step}")
@@ -78,7 +79,7 @@ class Metrics(Callback):
 
     def _step_ended(self, trainer: Trainer, model: ParamGPT) -> None:
         step = trainer.global_step
-        scale = model.engine.loss_scale
+        scale = self.scale
         overflowed = scale is not None and scale.overflowed
         if scale is not None and overflowed:
             self.check_all()
@@ -171,7 +172,7 @@ class Metrics(Callback):
                 norm, loss = self._unchecked.pop(step)
                 self._grad_norm = norm.number()
                 if math.isfinite(self._grad_norm):
-                    self.skipped.sound()
+                    self.skipped.sound(step, self.scale)
                     if loss is not None:
                         self._look_at(step, loss.number())
                 else:

@@ -69,9 +69,9 @@ def test_without_checksums_only_sizes_are_compared(checkpoints: Path, warnings: 
     older, newer = make(checkpoints, 4), make(checkpoints, 8)
     (newer / ".metadata").write_bytes(b"atem")
     assert newest_whole_checkpoint(checkpoints, warnings.append) == older
-    assert find_start(str(checkpoints.parent), sha256=True) == older
+    assert find_start(str(checkpoints.parent), full=False, sha256=True) == older
     assert newest_whole_checkpoint(checkpoints, warnings.append, sha256=False) == newer
-    assert find_start(str(checkpoints.parent), sha256=False) == newer
+    assert find_start(str(checkpoints.parent), full=False, sha256=False) == newer
     (newer / ".metadata").write_bytes(b"metadata")
     assert newest_whole_checkpoint(checkpoints, warnings.append, sha256=False) == older
     assert ["SHA-256" in warnings[0], "8 bytes" in warnings[1]] == [True, True]

@@ -17,9 +17,17 @@ from recipes.checkpoint.save.manifest import (
     remove_partial,
     set_aside_newer,
     step_directory,
+    verify,
     write_manifest,
 )
-from recipes.checkpoint.save.retention import BEST, forget_missing_best, prune, steps_to_keep
+from recipes.checkpoint.save.retention import (
+    BEST,
+    VALIDATED_LATER,
+    forget_missing_best,
+    prune,
+    record_valid_loss,
+    steps_to_keep,
+)
 
 
 def make(checkpoints: Path, step: int, loss: float | None = None) -> Path:
@@ -125,6 +133,25 @@ def test_a_loss_that_is_no_number_is_no_best(loss: str, checkpoints: Path) -> No
     make(checkpoints, 3)
     best = prune(checkpoints, keep_last=1, keep_best=1)
     assert best is not None and best.path.name == "step_00000001" and steps(checkpoints) == [1, 3]
+
+
+def test_a_loss_that_comes_after_the_save_counts_and_leaves_the_manifest_alone(checkpoints: Path) -> None:
+    make(checkpoints, 1, 5.0)
+    later = make(checkpoints, 2)
+    manifest = (later / MANIFEST).read_bytes()
+    record_valid_loss(later, 1.0)
+    make(checkpoints, 3)
+    best = prune(checkpoints, keep_last=1, keep_best=1)
+    assert best is not None and (best.path, best.valid_loss) == (later, 1.0) and steps(checkpoints) == [2, 3]
+    assert verify(later) and (later / MANIFEST).read_bytes() == manifest
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1.0]", b'{"valid_loss": "1.0"}', b'{"valid_loss": NaN}'])
+def test_a_later_loss_that_cannot_be_read_is_none(content: bytes, checkpoints: Path) -> None:
+    make(checkpoints, 1, 5.0)
+    (make(checkpoints, 2) / VALIDATED_LATER).write_bytes(content)
+    best = prune(checkpoints, keep_last=1, keep_best=1)
+    assert best is not None and best.path.name == "step_00000001" and steps(checkpoints) == [1, 2]
 
 
 def test_a_manifest_that_cannot_be_read_is_no_best(checkpoints: Path) -> None:
