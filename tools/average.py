@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from recipes.arguments import Arguments
+from recipes.arguments import Arguments, work_begins
 from recipes.checkpoint.formats.recognise import check_new, check_stored
 from recipes.checkpoint.save.manifest import finished_checkpoints
 from recipes.cli import run_tool
@@ -45,20 +45,27 @@ def main() -> None:
     if options.last is not None:
         paths = _newest(paths, options.last)
         if target is None:
-            directory = options.paths[0] / "averages"
-            make_directory(directory)
-            target = directory / f"{paths[0].name}_to_{paths[-1].name.removeprefix('step_')}"
+            target = _default_target(options.paths[0], paths)
     if target is None:
         raise UserError("--out: name a new directory; only with --last there is a default")
     if len(paths) < 2:
         raise UserError(f"{paths[0]}: one model is its own mean; give --last K, or more models")
-    check_new(target)
+    if options.out is not None or target.exists():
+        check_new(target)
+    work_begins()
     from recipes.checkpoint.average import average
+
+    if options.out is None:
+        make_directory(target.parent)
 
     started = time.monotonic()
     with Progress() as progress:
         average(paths, target, options.dtype, options.weights, progress.update_to)
     print(f"wrote  {target}, the mean of {len(paths)}, in {time.monotonic() - started:,.1f} s")
+
+
+def _default_target(run: Path, paths: list[Path]) -> Path:
+    return run / "averages" / f"{paths[0].name}_to_{paths[-1].name.removeprefix('step_')}"
 
 
 def _newest(paths: list[Path], wanted: int) -> list[Path]:
