@@ -10,7 +10,7 @@ from recipes.checkpoint.formats.recognise import check_new, check_stored
 from recipes.checkpoint.save.manifest import finished_checkpoints
 from recipes.cli import run_tool
 from recipes.console import Progress
-from recipes.counts import count
+from recipes.counts import count, counted
 from recipes.errors import UserError
 from recipes.files import make_directory
 from recipes.run_directory import RunDirectory
@@ -73,6 +73,8 @@ def _newest(paths: list[Path], wanted: int) -> list[Path]:
     if len(paths) > 1:
         raise UserError(f"--last={wanted}: belongs to one run, not to {len(paths)}")
     found = finished_checkpoints(RunDirectory(paths[0]).checkpoints)
+    if len(found) < 2:
+        raise UserError(f"{paths[0]}: has {counted(len(found), 'checkpoint')}, a mean needs two or more")
     if not 2 <= wanted <= len(found):
         raise UserError(f"--last={wanted}: must be 2 to {len(found)}, as many as {paths[0]} has checkpoints")
     return found[-wanted:]

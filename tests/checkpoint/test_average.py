@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -74,11 +75,14 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
     ):
         average([newest, MAIN / "model.nemo"], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
+    single = tmp_path / "single"
+    shutil.copytree(newest, single / "checkpoints" / newest.name)
     for arguments, message in (
         ((run, "--last", 4), "--last=4: must be 2 to 3, as many as"),
         ((run, "--last", 1), "--last=1: must be 2 to 3, as many as"),
         ((newest, "--out", tmp_path / "mean"), "one model is its own mean"),
         ((newest, newest), "--out: name a new directory"),
+        ((single, "--last", 2), "single: has 1 checkpoint, a mean needs two or more"),
     ):
         done = tool(*arguments)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
