@@ -1,8 +1,8 @@
 """Published speeds of runs on H100s, and what the planner says of the same runs.
 
 Sources: MPT: mosaicml/llm-foundry, scripts/train/benchmarking/README.md (FSDP, sequence 2,048, bf16).
-Nemotron-4 15B: NVIDIA/dgxc-benchmarking v25.04 (Megatron, TP 2, micro-batch 2, 4 samples of 4,096 tokens for
-each GPU).
+NVIDIA/dgxc-benchmarking v25.04 (Megatron): Nemotron-4 15B (TP 2, micro-batch 2, 4 samples of 4,096 tokens for
+each GPU) and Llama 3.1 8B (CP 2, micro-batch 1, 16 samples of 8,192 tokens for each GPU).
 """
 
 from __future__ import annotations
@@ -56,6 +56,15 @@ MODELS = {
         normalization="LayerNorm",
         activation="squared_relu",
     ),
+    "Llama 3.1 8B": ModelConfig(
+        num_layers=32,
+        hidden_size=4096,
+        ffn_hidden_size=14_336,
+        num_attention_heads=32,
+        num_query_groups=8,
+        vocab_size=128_256,
+        max_position_embeddings=8192,
+    ),
 }
 
 
@@ -102,27 +111,25 @@ class ShardedRun:
 
 @dataclass(frozen=True)
 class MegatronRun:
-    """A run of Nemotron-4 15B under Megatron, as this project's trainer would do it."""
+    """A run under Megatron, as this project's trainer would do it, with two GPUs to a replica."""
 
     gpus: int
     measured: float
-    model: str = "Nemotron-4 15B"
+    model: str
+    parallel: ParallelConfig
+    micro_batch_size: int
+    samples_of_gpu: int
+    """In a step."""
+    seq_length: int
 
     def planned(self, hardware: HardwareConfig) -> float:
         """Tokens per second of one GPU."""
-        parallel = ParallelConfig(
-            tensor_model_parallel_size=2,
-            sequence_parallel=True,
-            overlap_grad_reduce=True,
-            overlap_param_gather=True,
+        trainer = TrainerConfig(
+            micro_batch_size=self.micro_batch_size, global_batch_size=self.samples_of_gpu * self.gpus
         )
-        config = PretrainConfig(
-            model=MODELS[self.model],
-            optim=ADAMW,
-            parallel=parallel,
-            trainer=TrainerConfig(micro_batch_size=2, global_batch_size=4 * self.gpus),
-        )
-        config = replace(config, data=replace(config.data, seq_length=4096))
+        parallel = replace(self.parallel, overlap_grad_reduce=True, overlap_param_gather=True)
+        config = PretrainConfig(model=MODELS[self.model], optim=ADAMW, parallel=parallel, trainer=trainer)
+        config = replace(config, data=replace(config.data, seq_length=self.seq_length))
         assert stage_sizes(config.model, parallel) == [32]
         cluster = ClusterConfig(self.gpus // GPUS_PER_NODE, GPUS_PER_NODE, hardware)
         return step_time(config, cluster, self.gpus // 2).tokens_per_second
@@ -146,6 +153,17 @@ MPT_1B = {
     512: ShardedRun("MPT 1B", 512, 12, 1, False, 39_837),
 }
 NEMOTRON = {
-    gpus: MegatronRun(gpus, measured)
+    gpus: MegatronRun(
+        gpus, measured, "Nemotron-4 15B",
+        ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True),
+        micro_batch_size=2, samples_of_gpu=4, seq_length=4096,
+    )
     for gpus, measured in {16: 6_159, 512: 6_046, 1_024: 5_980, 2_048: 5_894}.items()
-}
+}  # fmt: skip
+LLAMA_8B = {
+    gpus: MegatronRun(
+        gpus, measured, "Llama 3.1 8B", ParallelConfig(context_parallel_size=2),
+        micro_batch_size=1, samples_of_gpu=16, seq_length=8192,
+    )
+    for gpus, measured in {8: 10_682, 128: 10_630}.items()
+}  # fmt: skip

@@ -6,17 +6,18 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from recipes.errors import UserError
 
-_only_read = False
+_until: Literal["read", "checked"] | None = None
+"""How far a tool is run; None: to its end."""
 
 
-class _Understood(BaseException):
-    """Ends a tool as soon as it has read its command line."""
+class _Reached(BaseException):
+    """Ends a tool that has come as far as it should."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace | None = None) -> None:
         self.options = options
 
 
@@ -26,15 +27,41 @@ def understood(main: Callable[[], object], arguments: Sequence[str]) -> argparse
     Raises:
         UserError: as the tool itself would say.
     """
-    global _only_read
-    before, sys.argv, _only_read = sys.argv, [sys.argv[0], *arguments], True
+    options = _run(main, arguments, "read")
+    assert options is not None
+    return options
+
+
+def check(main: Callable[[], object], arguments: Sequence[str]) -> None:
+    """Runs a tool whose ``main`` this is as far as its own ``work_begins``.
+
+    Raises:
+        UserError: as the tool itself would say.
+    """
+    _run(main, arguments, "checked")
+
+
+def work_begins() -> None:
+    """Where a tool has looked at everything that is quickly looked at.
+
+    What comes before it has changed nothing; what comes after reads whole files, writes, or asks the network.
+    """
+    if _until == "checked":
+        raise _Reached
+
+
+def _run(
+    main: Callable[[], object], arguments: Sequence[str], until: Literal["read", "checked"]
+) -> argparse.Namespace | None:
+    global _until
+    before, sys.argv, _until = sys.argv, [sys.argv[0], *arguments], until
     try:
         main()
-    except _Understood as read:
-        return read.options
+    except _Reached as reached:
+        return reached.options
     finally:
-        sys.argv, _only_read = before, False
-    raise AssertionError(f"{main.__module__} reads no command line")
+        sys.argv, _until = before, None
+    raise AssertionError(f"{main.__module__} never comes to this: {until}")
 
 
 class Arguments(argparse.ArgumentParser):
@@ -70,15 +97,15 @@ class Arguments(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse's; see ``understood``."""
         options = super().parse_args(args, namespace)
-        if _only_read:
-            raise _Understood(options)
+        if _until == "read":
+            raise _Reached(options)
         return options
 
     def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """The same; argparse's own does not come by ``parse_args``."""
         options = super().parse_intermixed_args(args, namespace)
-        if _only_read:
-            raise _Understood(options)
+        if _until == "read":
+            raise _Reached(options)
         return options
 
     def _check_flag(self, flag: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from recipes.arguments import Arguments
+from recipes.arguments import Arguments, work_begins
 from recipes.checkpoint.formats.recognise import check_new, check_stored
 from recipes.checkpoint.save.manifest import finished_checkpoints
 from recipes.cli import run_tool
@@ -45,15 +45,18 @@ def main() -> None:
     if options.last is not None:
         paths = _newest(paths, options.last)
         if target is None:
-            directory = options.paths[0] / "averages"
-            make_directory(directory)
-            target = directory / _name(paths, options.weights, options.dtype)
+            target = options.paths[0] / "averages" / _name(paths, options.weights, options.dtype)
     if len(paths) < 2:
         raise UserError(f"{paths[0]}: one model is its own mean; give a run and --last K, or more models")
     if target is None:
         raise UserError("--out: name a new directory; only with --last there is a default")
-    check_new(target)
+    if options.out is not None or target.exists():
+        check_new(target)
+    work_begins()
     from recipes.checkpoint.average import average
+
+    if options.out is None:
+        make_directory(target.parent)
 
     started = time.monotonic()
     with Progress() as progress:

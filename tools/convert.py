@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from recipes.arguments import Arguments
+from recipes.arguments import Arguments, work_begins
 from recipes.checkpoint.formats.recognise import check_new, check_stored
 from recipes.cli import run_tool
 from recipes.console import Progress, quiet_libraries
@@ -49,6 +49,7 @@ def main() -> None:
         raise UserError(f"--layout {options.layout}: only --to hf has layouts, not --to {options.to}")
     check_stored(options.source)
     check_new(options.target)
+    work_begins()
     from recipes.checkpoint.convert import convert
 
     started = time.monotonic()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.arguments import Arguments
+from recipes.checks import refuse
 from recipes.cli import run_tool
 from recipes.console import say, warn
 from recipes.counts import count, counted
@@ -106,10 +107,21 @@ def _launch(overrides: list[str]) -> None:
     planned = replace(config, dry_run=True, parallel=replace(config.parallel, world_size=gpus))
     validate_pretrain(planned)
     of_run = [each for each in settings_of_run(overrides) if not each.startswith("dry_run=")]
+    of_run += _processes(config, gpus, of_run)
     if cluster.launch.scheduler == "local":
         _here(config, cluster, of_run)
     else:
         _submit(config, cluster, of_run, run_directory_of(config).path)
+
+
+def _processes(config: PretrainConfig, gpus: int, of_run: list[str]) -> list[str]:
+    """What the run needs to be told of their number. An experiment may say how many it was meant for."""
+    if config.parallel.world_size in (None, gpus):
+        return []
+    if any(each.lstrip("+").startswith("parallel.world_size=") for each in of_run):
+        fix = f"the cluster has {gpus:,} GPUs, one for each process: change cluster.nodes, or leave this out"
+        refuse("parallel.world_size", config.parallel.world_size, fix)
+    return ["parallel.world_size=null"]
 
 
 def _here(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from recipes.arguments import Arguments
+from recipes.arguments import Arguments, work_begins
 from recipes.checkpoint.formats.recognise import check_stored
 from recipes.cli import run_tool
 from recipes.counts import size_in_words
@@ -38,6 +38,7 @@ def main() -> None:
         raise UserError(f"{archive} lies in {directory}, so it would hold itself; name a file elsewhere")
     check_stored(directory)
     refuse_links(directory)
+    work_begins()
 
     from recipes.checkpoint.formats.archive import pack_archive
     from recipes.checkpoint.open import open_stored_model

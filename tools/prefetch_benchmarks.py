@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.arguments import Arguments
+from recipes.arguments import Arguments, work_begins
 from recipes.cli import run_tool
 from recipes.console import say
 from recipes.counts import counted
@@ -74,6 +74,7 @@ def _list(mirror: Path, names: list[str], task_path: list[str]) -> None:
     from recipes.evaluation.task_files import check_task_names, data_sets_of
 
     check_task_names(names, task_path)
+    work_begins()
     manifest = read_manifest(mirror) if (mirror / MANIFEST).exists() else {}
     held = {entry.rpartition("/")[0] for entry in manifest}
     users: dict[str, int] = {}
@@ -107,11 +108,12 @@ def prefetch(
     check_task_names(names, task_path)
     names = [name for name in names if not reads_only_files(name, task_path)]
     check_writable(mirror / MANIFEST)
+    copied = read_manifest(source) if source else {}
+    work_begins()
     if source is None and (reason := out_of_reach(names, task_path)):
         fix = "run this where there is network, or copy from another mirror with --source DIR"
         raise UserError(f"{reason}; {fix}")
     manifest = read_manifest(mirror) if (mirror / MANIFEST).exists() else {}
-    copied = read_manifest(source) if source else {}
     written: Manifest = {}
     failed: dict[str, str] = {}
     # From the hub one by one: what is fetched stays if a later one fails, or all is interrupted.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from recipes.arguments import Arguments
+from recipes.arguments import Arguments, work_begins
 from recipes.checkpoint.formats.recognise import check_new
 from recipes.cli import run_tool
 from recipes.console import quiet_libraries
@@ -67,6 +67,7 @@ def main() -> None:
         )
     with finished_run(options.run, incomplete=options.incomplete):
         pass  # Refused before torch is imported.
+    work_begins()
     quiet_libraries()  # Before megatron-core is imported: it warns as it loads.
     from recipes.release.build import write_release
     from recipes.release.llama_cpp import LlamaCpp

@@ -54,6 +54,19 @@ def _slurm_step(env: Mapping[str, str]) -> World | None:
     )
 
 
+def first_node() -> str | None:
+    """Where rank 0 of a Slurm job step on several nodes is; None elsewhere."""
+    if _slurm_step(os.environ) is None or os.environ.get("SLURM_STEP_NUM_NODES", "1") == "1":
+        return None
+    return _first_host(os.environ.get("SLURM_STEP_NODELIST", "")) or None
+
+
+def _first_host(text: str) -> str:
+    """Of Slurm's short form, ``rack1node[03-05,9],other``: rack1node03."""
+    host = re.split(r",(?![^\[]*\])", text)[0]
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", host)
+
+
 def _tasks_per_node(text: str) -> list[int]:
     """Slurm's short form, ``8(x3),4``: 8, 8, 8 and 4."""
     counts = []

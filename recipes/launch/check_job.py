@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recipes.arguments import understood
+from recipes.arguments import check, understood
 from recipes.checks import refuse
 from recipes.config.cluster_schema import ClusterConfig
 from recipes.config.hydra_app import compose
@@ -54,6 +54,7 @@ def check_evaluation(settings: list[str], processes: int) -> bool:
     from recipes.checkpoint.formats.recognise import check_stored
     from recipes.config.validate_jobs import validate_evaluate
     from recipes.evaluation.task_files import check_task_names, with_text_tasks
+    from recipes.report.published import read_published
 
     config = with_text_tasks(compose("evaluate", settings))
     check_task_names(config.tasks, config.task_path)
@@ -61,26 +62,25 @@ def check_evaluation(settings: list[str], processes: int) -> bool:
         validate_evaluate(config)
     if not config.run:
         check_stored(Path(config.gpt_model_file))
+        if config.check:
+            read_published(Path(config.check), config.check_column, config.rows)
     return bool(config.dry_run)
 
 
 def check_tool(kind: JobKind, arguments: list[str], nodes: int) -> None:
-    """Checks a tool's command line.
+    """Checks a tool's command line, and what it names, by the tool itself as far as its work begins.
 
     Raises:
-        UserError: as the tool would say, or its inputs are not there.
+        UserError: as the tool would say.
     """
-    options = vars(understood(importlib.import_module(kind.module).main, arguments))
+    main = importlib.import_module(kind.module).main
+    options = vars(understood(main, arguments))
     if kind.tasks == "array":
         if options["shard"] is not None:
             raise UserError(f"--shard {options['shard']}: each of the cluster's nodes takes its own share")
         if nodes > 1 and options["out_dir"] is None:
             raise UserError(f"cluster.nodes={nodes}: one data set is made in one place; use --out-dir")
-    if kind.module == "tools.convert":
-        from recipes.checkpoint.formats.recognise import check_new, check_stored
-
-        check_stored(options["source"])
-        check_new(options["target"])
+    check(main, arguments)
 
 
 def not_here(config: PretrainConfig) -> list[str]:

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from recipes.config.world import World
+from recipes.config.world import World, first_node
 from recipes.console import say
 from recipes.errors import RendezvousError
 
@@ -53,7 +53,7 @@ def open_store(world: World, timeout_s: float, *, hosts: bool) -> dist.Store:
 
 
 def _place() -> tuple[str, int]:
-    address = os.environ.setdefault("MASTER_ADDR", socket.gethostname())
+    address = os.environ.setdefault("MASTER_ADDR", first_node() or socket.gethostname())
     return address, int(os.environ.setdefault("MASTER_PORT", "29500"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.published_runs import H100, MODELS, MPT_1B, MPT_3B, MPT_7B, NEMOTRON
+from benchmarks.published_runs import H100, LLAMA_8B, MODELS, MPT_1B, MPT_3B, MPT_7B, NEMOTRON, MegatronRun
 from recipes.config.cluster_schema import HardwareConfig
 from recipes.plan.accounting import count_parameters
 from recipes.plan.calibration import calibrate_scaling
@@ -30,6 +30,7 @@ def test_the_models_are_the_published_ones() -> None:
         "MPT 1B": 1_315_950_592,
         "MPT 3B": 2_651_837_440,
         "MPT 7B": 6_658_859_008,
+        "Llama 3.1 8B": 8_030_261_248,
     }.items():
         assert count_parameters(MODELS[name]).total == pytest.approx(published, rel=1e-3)
 
@@ -60,6 +61,12 @@ def test_nemotron_scales_as_published(nemotron: HardwareConfig) -> None:
         assert run.planned(nemotron) == pytest.approx(run.measured, rel=0.01)
     lost = 1 - NEMOTRON[2_048].planned(nemotron) / NEMOTRON[16].planned(nemotron)
     assert lost == pytest.approx(1 - 5_894 / 6_159, rel=0.1)
+
+
+@pytest.mark.parametrize("run", LLAMA_8B.values())
+def test_a_wide_model_without_any_calibration(run: MegatronRun) -> None:
+    """Llama 3.1 8B does 62 % MFU: what one narrow model on one H200 taught about kernels is not too good."""
+    assert run.planned(H100) == pytest.approx(run.measured, rel=0.05)
 
 
 def test_data_sheets_alone_are_not_far(nemotron: HardwareConfig) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from recipes.config.world import World, launched_world
+from recipes.config.world import World, first_node, launched_world
 
 JOB = {
     "SLURM_JOB_ID": "1",
@@ -62,3 +62,26 @@ def test_launched_world(variables: dict[str, str], world: World, monkeypatch: py
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert launched_world() == world
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node[0-1]", "node0"),
+        ("node[03-05,9],other", "node03"),
+        ("gpu7,node[1-2]", "gpu7"),
+        ("rack[1-2]node[4,6]", "rack1node4"),
+        ("a-1.example.org,a-2.example.org", "a-1.example.org"),
+    ],
+)
+def test_rank_0_of_a_step_is_on_its_first_node(
+    nodes: str, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every process must know that srun has started without a job script."""
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (STEP | {"SLURM_STEP_NODELIST": nodes, "SLURM_STEP_NUM_NODES": "2"}).items():
+        monkeypatch.setenv(name, value)
+    assert first_node() == first
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "1")  # Such a node may not find itself by its name.
+    assert first_node() is None

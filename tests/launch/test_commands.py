@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import tools.launch
 from recipes.config.hydra_app import compose
+from recipes.config.validate import validate_pretrain
+from recipes.errors import UserError
 from recipes.launch.command import PROJECT, Command
 from recipes.launch.local import local_command
 from recipes.launch.slurm import CLEARED, SCRIPT, submission
@@ -55,6 +58,25 @@ def test_what_is_shown_can_be_pasted() -> None:
     words = shlex.split(str(command))
     assert words[: len(command.env)] == [f"{name}={value}" for name, value in command.env.items()]
     assert words[len(command.env) :] == list(command.words)
+
+
+@pytest.mark.parametrize("nodes", [2, 64])
+def test_a_run_has_as_many_processes_as_the_cluster_has_gpus(
+    nodes: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However many its experiment was meant for: what is submitted is understood by each of them."""
+    words = ["experiment=param1_2p9b", "cluster=shakti_512xh100", f"cluster.nodes={nodes}", "dry_run=true"]
+    assert compose("pretrain", words[:1]).parallel.world_size == 512
+    monkeypatch.setattr(sys, "argv", ["launch", *words])
+    tools.launch.main()
+    submitted = shlex.split(capsys.readouterr().out)
+    of_run = submitted[submitted.index(SCRIPT) + 1 :]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(8 * nodes))
+    assert validate_pretrain(compose("pretrain", of_run)) == 8 * nodes
+    monkeypatch.setattr(sys, "argv", ["launch", *words, "parallel.world_size=256"])
+    with pytest.raises(UserError, match=f"^parallel.world_size=256: the cluster has {8 * nodes} GPUs"):
+        tools.launch.main()
 
 
 def test_a_chain_of_jobs() -> None:

@@ -17,6 +17,7 @@ CASES = (
     "signalled",
     "time_limit",
     "preempted",
+    "cancelled_for_another",
     "stopped",
     "hanging",
     "damaged",
@@ -77,7 +78,10 @@ def test_status_and_logs(outcomes: Mapping[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    ["signalled", "time_limit", "preempted", "node_lost", "unfit_node", "hanging", "damaged"],
+    [
+        *("signalled", "time_limit", "preempted", "cancelled_for_another"),
+        *("node_lost", "unfit_node", "hanging", "damaged"),
+    ],
 )
 def test_a_disturbed_run_ends_with_the_losses_of_the_undisturbed(
     case: str, outcomes: Mapping[str, Any]
@@ -91,6 +95,12 @@ def test_a_disturbed_run_ends_with_the_losses_of_the_undisturbed(
 def test_slurm_tells_a_job_of_its_time_limit(outcomes: Mapping[str, Any]) -> None:
     said = outcomes["time_limit"]["said"]
     assert "got USR1: asking the tasks to save and stop" in said and "srun ended, exit code 3" in said
+
+
+def test_a_preempted_job_that_slurm_cancels_is_requeued(outcomes: Mapping[str, Any]) -> None:
+    """Slurm shows when it was preempted, with or without a grace; scancel's jobs have no such time."""
+    outcome = outcomes["cancelled_for_another"]
+    assert min(outcome["of_each"]) >= 1 and "cancelled: not requeued" not in outcome["said"]
 
 
 def test_a_rank_that_hangs_is_ended_by_the_watchdog(outcomes: Mapping[str, Any]) -> None:

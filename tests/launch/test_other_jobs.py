@@ -19,6 +19,7 @@ from recipes.launch.launched import Launched, kind_of_jobs, log_files, remember
 from recipes.launch.other_jobs import launch_job
 from recipes.launch.progress import job_progress
 from recipes.launch.slurm import CLEARED, JOB_SCRIPT
+from tests.support.corpus import TinyData
 from tests.support.paths import ROOT
 
 CLUSTER = ["cluster=shakti_512xh100", "cluster.nodes=2", "cluster.launch.account=lm"]
@@ -57,8 +58,24 @@ def test_evaluation_has_a_task_for_each_gpu(model: Path, capsys: pytest.CaptureF
     assert f"--output={directory}/logs/slurm/%j.out" in words
 
 
-def test_preprocessing_is_an_array(capsys: pytest.CaptureFixture[str]) -> None:
-    tool = ("shards", "--tokenizer", "a b.model", "--out-dir", "web", "--workers", "32")
+@pytest.fixture
+def tokenizer(tiny_data: TinyData, tmp_path: Path) -> Path:
+    path = tmp_path / "a b.model"
+    path.write_bytes(tiny_data.tokenizer.read_bytes())
+    return path
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "shards/a.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"text": "one", "prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    return path
+
+
+def test_preprocessing_is_an_array(tokenizer: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tool = (str(text.parent), "--tokenizer", str(tokenizer), "--out-dir", str(text.parent / "web"))
+    tool += ("--workers", "32")
     words = shown(capsys, "preprocess", [*CLUSTER, "cluster.launch.cpus_per_task=32"], *tool)
     assert {"--array=0-1", "--cpus-per-task=32"} <= set(words)
     assert not any(word.startswith(("--nodes", "--gpus", "--exclusive")) for word in words)
@@ -75,6 +92,92 @@ def test_a_tool_is_one_task(model: Path, tmp_path: Path, capsys: pytest.CaptureF
     docker = shown(capsys, "convert", ["cluster=docker"], *tool)
     assert docker[:2] == ["docker", "run"] and docker[-6:] == ["-m", "tools.convert", *tool]
     assert "--gpus=all" not in docker
+
+
+MODEL, TOKENIZER, TEXT, NEW, PLACE = "MODEL", "TOKENIZER", "TEXT", "NEW", "PLACE"
+"""Stand for a model's directory, a tokenizer, a text, a path where nothing is yet, one below a file."""
+
+
+@pytest.mark.parametrize(
+    ("job", "tool", "why"),
+    [
+        ("preprocess", ["/no/such", "--tokenizer", TOKENIZER, "--out-dir", NEW], "/no/such: no JSONL file"),
+        ("preprocess", [TEXT, "--tokenizer", "/no/t", "--out-dir", NEW], "cannot read the tokenizer /no/t"),
+        ("preprocess", [TEXT, "--tokenizer", TOKENIZER, "--out-dir", PLACE], "Not a directory"),
+        ("preprocess", [TEXT, "--tokenizer", TOKENIZER, "--out", PLACE], "Not a directory"),
+        ("preprocess", [TEXT, "--tokenizer", TOKENIZER, "--out", NEW, "--text-kye", "a"], "--text-kye"),
+        ("train_tokenizer", [TEXT, "/no/such.jsonl", "--out", NEW], "/no/such.jsonl"),
+        ("train_tokenizer", [TEXT, "--out", PLACE], "Not a directory"),
+        ("train_tokenizer", [TEXT, "--weights", "1", "2", "--out", NEW], "one positive weight per input"),
+        ("tokenizer_report", ["/no/t", "--text", TEXT], "cannot read the tokenizer /no/t"),
+        ("tokenizer_report", [TOKENIZER, "--text", TEXT, "/no/such.jsonl"], "/no/such.jsonl"),
+        ("prepare_chats", ["/no/such", "--tokenizer", TOKENIZER, "--out", NEW], "/no/such: no JSONL file"),
+        (
+            "prepare_chats",
+            [TEXT, "--tokenizer", TOKENIZER, "--template", "/no/x", "--out", NEW],
+            "chat template /no/x",
+        ),
+        ("prepare_chats", [TEXT, "--tokenizer", TOKENIZER, "--out", PLACE], "Not a directory"),
+        ("download", ["local", "/no/*.txt", "--out", NEW], "/no/*.txt"),
+        ("download", ["wikipedia_hindi", "--out", NEW], "wikipedia_hindi"),
+        ("download", ["wikipedia_hi", "--out", NEW, "--text-key", "a"], "--text-key"),
+        ("download", ["wikipedia_hi", "--out", PLACE], "Not a directory"),
+        ("download", ["wikipedia_hi", "--mirror", "/no/mirror", "--out", NEW], "/no/mirror"),
+        ("prefetch_benchmarks", [NEW, "eval=param1_tabel"], "param1_tabel"),
+        ("prefetch_benchmarks", [NEW, "--tasks", "boolqq"], "boolqq"),
+        ("prefetch_benchmarks", [PLACE, "--tasks", "boolq"], "Not a directory"),
+        ("prefetch_benchmarks", [NEW, "--tasks", "boolq", "--source", "/no/mirror"], "/no/mirror"),
+        ("average", ["/no/run", "--last", "2"], "/no/run"),
+        ("average", [MODEL, MODEL, "--out", MODEL], "exists"),
+        ("pack", ["/no/dir", NEW], "/no/dir: no such directory"),
+        ("pack", [MODEL, TEXT], "exists; name a new file"),
+        ("release", ["/no/run", NEW, "--licence", "mit"], "/no/run"),
+        ("release", [MODEL, TEXT, "--licence", "mit"], "exists"),
+    ],
+)
+def test_what_a_tool_would_refuse_is_not_submitted(
+    job: str, tool: list[str], why: str, model: Path, tokenizer: Path, text: Path, tmp_path: Path
+) -> None:
+    """By the tool's own checks, which leave nothing behind."""
+    paths = {MODEL: model, TOKENIZER: tokenizer, TEXT: text, NEW: tmp_path / "new", PLACE: text / "below"}
+    there = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError) as refused:
+        launch_job(job, ONE, [str(paths.get(word, word)) for word in tool])
+    assert why in str(refused.value) and "\n" not in str(refused.value)
+    assert sorted(tmp_path.rglob("*")) == there
+
+
+@pytest.mark.parametrize(
+    ("job", "tool"),
+    [
+        ("preprocess", [TEXT, "--tokenizer", TOKENIZER, "--out", NEW]),
+        ("train_tokenizer", [TEXT, "--out", NEW]),
+        ("train_tokenizer", [TEXT, "--out", NEW, "--type", "byte_bpe"]),
+        ("tokenizer_report", [TOKENIZER, "--text", TEXT]),
+        ("prepare_chats", [TEXT, "--tokenizer", TOKENIZER, "--out", NEW]),
+        ("download", ["local", TEXT, "--out", NEW]),
+        ("download", ["wikipedia_hi", "--out", NEW, "--dry-run"]),
+        ("prefetch_benchmarks", [NEW, "eval=param1_table"]),
+        ("prefetch_benchmarks", [NEW, "eval=param1_table", "--dry-run"]),
+        ("average", [MODEL, MODEL, "--out", NEW]),
+        ("pack", [MODEL, NEW]),
+    ],
+)
+def test_a_job_that_is_launched_has_not_begun(
+    job: str,
+    tool: list[str],
+    model: Path,
+    tokenizer: Path,
+    text: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The tool's own checks end before it writes, or asks a network that this machine may not have."""
+    paths = {MODEL: model, TOKENIZER: tokenizer, TEXT: text, NEW: tmp_path / "new"}
+    words = [str(paths.get(word, word)) for word in tool]
+    there = sorted(tmp_path.rglob("*"))
+    assert shown(capsys, job, ONE, *words)[-len(words) :] == words
+    assert sorted(tmp_path.rglob("*")) == there
 
 
 def test_evaluation_on_this_machine(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,6 +209,12 @@ def test_refusals(job: str, settings: list[str], tool: list[str], why: str) -> N
     with pytest.raises(UserError) as refused:
         launch_job(job, settings, tool)
     assert why in str(refused.value)
+
+
+@pytest.mark.parametrize("setting", ["check=/no/such.yaml", "mirror=/no/mirror"])
+def test_what_an_evaluation_would_refuse_is_not_submitted(setting: str, model: Path) -> None:
+    with pytest.raises(UserError, match=setting.partition("=")[2]):
+        launch_job("evaluate", [*CLUSTER, f"gpt_model_file={model}", "tasks=[boolq]", setting], [])
 
 
 def test_every_kind_is_a_module() -> None:

@@ -53,3 +53,10 @@ def test_cleaning_submits_its_stages(tmp_path: Path) -> None:
     assert "report.html: the job is complete" in told["status"]
     assert told["report"]["sources"]["en"]["kept"]["documents"] == len(english)
     assert "exact_dedup" in told["table"]
+
+
+def test_processes_of_a_bare_step_meet_on_its_first_node(tmp_path: Path) -> None:
+    """As in docs/run-on-slurm.md, in an allocation: no job script says where rank 0 is."""
+    told = done_on_slurm(tmp_path, "measured")
+    assert told["code"] == 0, told["said"]
+    assert told["answers"] == {"node0": "ok\n", "node1": "ok\n"}

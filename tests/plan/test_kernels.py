@@ -10,6 +10,7 @@ import pytest
 from recipes.config.cluster_schema import HardwareConfig
 from recipes.config.hydra_app import compose
 from recipes.config.schema import ParallelConfig
+from recipes.plan.accounting import flops_per_token
 from recipes.plan.kernels import Kernels, stage_kernels
 
 PARAM1 = compose("pretrain", ["experiment=param1_2p9b"])
@@ -36,6 +37,22 @@ def test_param1_on_one_h200(micro_batches: int, tokens_per_second: int) -> None:
 def test_micro_batches_of_8_gain_less_than_they_double() -> None:
     """Weights are read, and their gradients added, once for twice as many tokens."""
     assert 1.9 < kernels(size=8)[0].micro_batch / kernels(size=4)[0].micro_batch < 2
+
+
+def test_a_wider_and_shallower_model_has_no_more_of_what_is_bound_by_memory() -> None:
+    """Param-1 5B does 1.95 times the 2.9B's work for a token, with as many numbers between its products: 16
+    layers of 4,096 are 32 of 2,048. So its utilization is higher."""
+    wide = compose("pretrain", ["experiment=param1_5b"])
+    (stage,) = stage_kernels(
+        wide.model, wide.optim, ParallelConfig(), H200,
+        micro_batch_size=2, seq_length=4096, data_parallel_size=1,
+    )  # fmt: skip
+    (narrow,) = kernels()
+    work = [flops_per_token(each.model, each.data.seq_length) for each in (wide, PARAM1)]
+    assert work[0] / work[1] == pytest.approx(1.95, abs=0.01)
+    assert 1.6 < stage.micro_batch / narrow.micro_batch < 1.8
+    # No product is faster than the best that the card does, 790 TFLOP/s, nor is all of it together.
+    assert 8192 * work[0] / stage.micro_batch < 0.9 * 790e12
 
 
 def test_layouts_divide_the_work() -> None:

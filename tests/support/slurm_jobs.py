@@ -1,12 +1,13 @@
 """Other jobs than pretraining on a throwaway Slurm cluster; to be started inside of it, by cluster.sh.
 
 ``python -m tests.support.slurm_jobs DIRECTORY TOKENIZER JOB...`` tokenizes DIRECTORY/shards on two nodes, or
-cleans DIRECTORY/raw.jsonl, and prints a JSON object for each.
+cleans DIRECTORY/raw.jsonl, or measures links, and prints a JSON object for each.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -94,7 +95,30 @@ def clean(directory: Path, _: str) -> dict[str, Any]:
     }
 
 
-JOBS = {job.__name__: job for job in (preprocess, clean)}
+def measured(directory: Path, _: str) -> dict[str, Any]:
+    """Links between nodes, by hand: processes that srun has started without a job script."""
+    answers = directory / "answers"
+    step = [
+        "srun",
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        sys.executable,
+        "-m",
+        "recipes.launch.check_bandwidth",
+    ]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
+    done = subprocess.run(
+        [*step, str(answers), "--between", "0.00001"],
+        cwd=ROOT,
+        env=env | {"GLOO_SOCKET_IFNAME": "eth0"},
+        capture_output=True,
+        text=True,
+    )
+    told = {path.name: path.read_text(encoding="utf-8") for path in answers.glob("*")}
+    return {"code": done.returncode, "said": done.stdout + done.stderr, "answers": told}
+
+
+JOBS = {job.__name__: job for job in (preprocess, clean, measured)}
 
 
 if __name__ == "__main__":

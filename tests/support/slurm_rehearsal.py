@@ -222,6 +222,22 @@ def preempted(lab: Lab) -> dict[str, Any]:
     return lab.outcome()
 
 
+def cancelled_for_another(lab: Lab) -> dict[str, Any]:
+    """The same, where preempted jobs are not requeued by Slurm but cancelled, at once or after a grace."""
+    restarts = []
+    for grace in (0, 60):
+        set_preemption(f"PreemptMode=CANCEL GraceTime={grace}")
+        lab.write_to(lab.directory / f"grace_{grace}", lab.run.name)
+        restarts.append(preempted(lab)["restarts"])
+    set_preemption("PreemptMode=REQUEUE GraceTime=0")
+    return lab.outcome(of_each=restarts, said=lab.job_log())
+
+
+def set_preemption(how: str) -> None:
+    """Of the partition that runs are in."""
+    subprocess.run(["scontrol", "update", "PartitionName=main", *how.split()], check=True)
+
+
 def node_lost(lab: Lab) -> dict[str, Any]:
     """A node's power fails; the third one takes its place."""
     lab.launch(SLOW)
@@ -305,7 +321,8 @@ SLOW = faults("slow:step=7,until=11,seconds=4,once=1")
 CASES = {
     each.__name__: each
     for each in (
-        *(undisturbed, signalled, time_limit, preempted, node_lost, stopped, hanging, damaged, full_disk),
+        *(undisturbed, signalled, time_limit, preempted, cancelled_for_another, node_lost, stopped),
+        *(hanging, damaged, full_disk),
         *(unfit_node, unfit_node_and_a_spare, slow_link_and_a_spare),
     )
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recipes.arguments import work_begins
 from recipes.checks import refuse
 from recipes.console import say
 from recipes.counts import counted
@@ -26,10 +27,11 @@ from recipes.data.samples.indexed import (
     token_dtype,
 )
 from recipes.data.text.compression import reading
+from recipes.data.text.documents import check_input
 from recipes.data.text.json_lines import BadRecord, parse_line, read_lines
 from recipes.data.tokenizer.load import load_tokenizer
 from recipes.errors import UserError
-from recipes.files import atomic_write, make_directory, sha256_file
+from recipes.files import atomic_write, check_writable, make_directory, sha256_file
 
 
 @dataclass
@@ -79,9 +81,12 @@ def prepare_chats(
         UserError: a file cannot be read or written, the prefix is taken, or nothing is left.
     """
     tokenizer = load_tokenizer(tokenizer_path)
-    files = [Path(path) for path in inputs]
+    sizes = [check_input(path) for path in inputs]
+    check_writable(sidecar_path(out))
+    work_begins()
     sources = tuple(
-        {"path": str(file), "bytes": file.stat().st_size, "sha256": sha256_file(file)} for file in files
+        {"path": str(path), "bytes": size, "sha256": sha256_file(path)}
+        for path, size in zip(inputs, sizes, strict=True)
     )
     before = read_sidecar(out)
     if before is not None and not force:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recipes.arguments import work_begins
 from recipes.checks import refuse
 from recipes.console import Progress
 from recipes.counts import counted, size_in_words
@@ -24,7 +25,7 @@ from recipes.data.download.options import Options, check
 from recipes.data.download.rows import Row, read_rows
 from recipes.data.download.shards import open_shard, shard_name, to_line
 from recipes.errors import UserError
-from recipes.files import exclusive_lock, make_directory
+from recipes.files import check_writable, exclusive_lock, make_directory
 
 if TYPE_CHECKING:
     from recipes.data.tokenizer import TextTokenizer
@@ -46,8 +47,11 @@ def download(options: Options, log: Callable[[str], None] = print, progress: boo
     if found and not found.shards:
         found = None  # It failed before the first shard; the cause may have been fixed since.
     tokenizer = _tokenizer(options.tokenizer)
+    if not options.dry_run:
+        check_writable(options.out / manifests.NAME)
     listing = _listing(source, options, found)
     _check_apart(listing, options.out)
+    work_begins()
     plan = _plan(source, options, listing, tokenizer)
     current = plan if found is None else _continued(found, plan, options)
     if options.dry_run:
@@ -89,6 +93,7 @@ def _listing(source: CorpusSource, options: Options, found: Manifest | None) -> 
                 refuse(name, value, f"is for repositories on the hub; {source.name} is one file elsewhere")
     if options.mirror is not None:
         return mirror_listing(source, options.mirror, options.files)
+    work_begins()
     from recipes.data.download.network import remote_listing  # huggingface_hub takes a second to import
 
     begun_with = found.revision if found and found.source == source.name else None

@@ -12,7 +12,7 @@ from fsspec.spec import AbstractBufferedFile
 from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, http_backoff
 
 from recipes.data.download.corpora import CorpusSource
 from recipes.data.download.corpus_files import DataFile, Listing, wanted
@@ -63,7 +63,8 @@ def _web_listing(source: CorpusSource) -> Listing:
     url = source.file_url
 
     def ask() -> Any:
-        response = http_backoff("HEAD", url, follow_redirects=True, timeout=_timeout(), max_retries=0)
+        # Not http_backoff, which would warn of what is told, or tried again, in one place for all sources.
+        response = get_session().head(url, follow_redirects=True, timeout=_timeout())
         hf_raise_for_status(response)
         return response
 

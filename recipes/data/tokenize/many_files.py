@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes.arguments import work_begins
 from recipes.checks import of_a_machine
 from recipes.console import Progress
 from recipes.counts import counted, size_in_words
+from recipes.data.samples.indexed import bin_path
 from recipes.data.text.compression import is_compressed
 from recipes.data.text.documents import check_input
 from recipes.data.text.input_files import json_lines_files
@@ -22,7 +24,7 @@ from recipes.data.tokenize.preprocess import preprocess
 from recipes.data.tokenizer import load_tokenizer
 from recipes.data.workers import WorkerDied, WorkerPool, in_this_process
 from recipes.errors import UserError
-from recipes.files import make_directory
+from recipes.files import check_writable, make_directory
 
 _SHOWN_FAILURES = 3
 
@@ -73,7 +75,10 @@ def preprocess_many(
     """
     of_a_machine("--workers", workers)
     load_tokenizer(tokenizer_path)  # One complaint about it, not one per file.
-    jobs = jobs_of_shard(find_jobs(patterns, out_dir), *shard)
+    of_all = find_jobs(patterns, out_dir)
+    check_writable(bin_path(of_all[0].prefix))
+    work_begins()
+    jobs = jobs_of_shard(of_all, *shard)
     sizes = [job.size for job in jobs]
     log(f"shard {shard[0]} of {shard[1]}: {counted(len(jobs), 'file')}, {size_in_words(sum(sizes))}")
     together = len(jobs) < workers

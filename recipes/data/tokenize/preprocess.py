@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recipes.arguments import work_begins
 from recipes.checks import of_a_machine
 from recipes.console import Progress
 from recipes.counts import counted, size_in_words
@@ -35,7 +36,7 @@ from recipes.data.tokenizer.file_names import SENTENCEPIECE, TOKENIZER_MODEL
 from recipes.data.tokenizer.tokenizer_files import read_tokenizer_files
 from recipes.data.workers import WorkerDied, WorkerPool, in_this_process
 from recipes.errors import UserError
-from recipes.files import make_directory, sha256_file
+from recipes.files import check_writable, make_directory, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,6 +113,8 @@ def preprocess(
     )
     sizes = [check_input(path) for path in inputs]
     modified = [Path(path).stat().st_mtime_ns for path in inputs]
+    check_writable(bin_path(prefix))
+    work_begins()
     make_directory(bin_path(prefix).parent)
     finish_renames(prefix)
     plan = None

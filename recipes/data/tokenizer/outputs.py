@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from recipes.checks import refuse
 from recipes.data.tokenizer.load import DIRECTORY_RECORD, read_record
 from recipes.errors import UserError
-from recipes.files import atomic_write, make_directory, partial_directory, remove_stale
+from recipes.files import atomic_write, check_writable, make_directory, partial_directory, remove_stale
 
 
 class Output(Protocol):
@@ -29,8 +29,16 @@ class Output(Protocol):
         """The record of the training that made the existing tokenizer; {} if there is none."""
         ...
 
+    def check(self) -> None:
+        """Whether something can be written there; nothing is left behind.
+
+        Raises:
+            UserError: it cannot.
+        """
+        ...
+
     def prepare(self) -> None:
-        """Makes the directories now, so that hours of training do not end at a wrong path."""
+        """Makes the directories."""
         ...
 
     def write(self, files: Mapping[str, bytes], record: dict[str, Any]) -> None: ...
@@ -52,6 +60,9 @@ class ModelOutput:
 
     def record(self) -> dict[str, Any]:
         return read_record(self._json)
+
+    def check(self) -> None:
+        check_writable(self.path)
 
     def prepare(self) -> None:
         make_directory(self.path.parent)
@@ -83,6 +94,9 @@ class DirectoryOutput:
 
     def record(self) -> dict[str, Any]:
         return read_record(self.path / DIRECTORY_RECORD)
+
+    def check(self) -> None:
+        check_writable(self.path / DIRECTORY_RECORD)
 
     def prepare(self) -> None:
         make_directory(self.path.absolute().parent)

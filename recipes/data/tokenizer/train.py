@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from recipes.arguments import work_begins
 from recipes.checks import refuse
 from recipes.console import Progress
 from recipes.counts import size_in_words
@@ -58,6 +59,9 @@ def train_tokenizer(
     """
     _check(inputs, vocab_size, max_bytes, weights, temperature)
     output: Output = DirectoryOutput(prefix) if model_type == "byte_bpe" else ModelOutput(prefix)
+    existing = output.existing()
+    output.check()
+    work_begins()
     asked = {
         "model_type": model_type,
         "vocab_size": vocab_size,
@@ -66,7 +70,6 @@ def train_tokenizer(
         "temperature": temperature,
         "text_key": text_key,
     }
-    existing = output.existing()
     if existing and not force:
         if _asked_before(output.record()) != asked | {"inputs": _identities(inputs, weights)}:
             raise UserError(
@@ -117,6 +120,8 @@ def _check(
     weights: Sequence[float] | None,
     temperature: float | None,
 ) -> None:
+    for path in inputs:
+        check_input(path)
     if vocab_size < 1 or (max_bytes is not None and max_bytes < 1):
         raise UserError("the vocabulary size and the number of bytes must be positive")
     if weights is not None and (len(weights) != len(inputs) or not min(weights) > 0):
@@ -140,7 +145,6 @@ def _counted(lines: Iterator[str], size: float) -> Iterator[str]:
 def _identities(inputs: Sequence[str | Path], weights: Sequence[float] | None) -> list[list[Any]]:
     found = []
     for path, weight in zip(inputs, weights or [1.0] * len(inputs), strict=True):
-        check_input(path)
         found.append([str(path), sha256_file(path), weight])
     return found
 

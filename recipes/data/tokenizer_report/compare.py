@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes.arguments import work_begins
 from recipes.counts import counted
 from recipes.data.text.compression import is_compressed
 from recipes.data.text.documents import check_input, read_texts
@@ -57,6 +58,9 @@ def compare(
     Raises:
         UserError: a text cannot be read or is empty, or a file is given twice.
     """
+    for path in texts:
+        check_input(path)
+    work_begins()
     labels = distinct_labels([Path(tokenizer.name) for tokenizer in tokenizers], _tokenizer_label)
     named = dict(zip(labels, tokenizers, strict=True))
     measured: dict[str, dict[str, Measures]] = {}
@@ -88,7 +92,6 @@ def _tokenizer_label(path: Path) -> str:
 
 def _sample(path: Path, text_key: str, max_bytes: int | None) -> Iterator[str]:
     """The first documents, at least one."""
-    check_input(path)
     read = 0
     for text in read_texts(path, text_key):
         if not text.strip():

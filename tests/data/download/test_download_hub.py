@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import json
+import logging
 import lzma
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +24,7 @@ from recipes.data.download.options import Options
 from recipes.errors import UserError
 from recipes.files import sha256_file
 from tests.support.hub import StandInHub, article, parquet, use_endpoint
+from tests.support.ports import free_port
 
 WIKI = "wikimedia/wikipedia"
 
@@ -159,6 +161,18 @@ def test_broken_connections_and_busy_server(
     download(Options("wikipedia_hi", tmp_path), quiet)
     assert written(tmp_path) == wiki_lines(30)
     assert not any([*hub.refusals.values(), *hub.drops.values()])
+
+
+def test_a_server_that_cannot_be_reached_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor do libraries say the same before."""
+    here = replace(SOURCES["cc100_hi"], file_url=f"http://127.0.0.1:{free_port()}/hi.txt.xz")
+    monkeypatch.setitem(sources.SOURCES, "cc100_hi", here)
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)
+    with pytest.raises(UserError, match=r"cannot reach http://127.0.0.1:\d+/hi.txt.xz: .*--mirror"):
+        download(Options("cc100_hi", tmp_path), quiet)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_network_trouble_is_told_in_one_line(

@@ -75,7 +75,7 @@ def test_bad_inputs(tmp_path: Path) -> None:
     def refuse(path: Path, message: str, **options: Any) -> None:
         with pytest.raises(UserError, match=message):
             train_tokenizer([path], tmp_path / "out" / "tok", vocab_size=300, **options)
-        assert not any((tmp_path / "out").iterdir())
+        assert not list((tmp_path / "out").glob("*"))
 
     refuse(tmp_path / "none.jsonl", "cannot read .*none.jsonl: No such file")
     (tmp_path / "empty.txt").touch()
@@ -244,7 +244,7 @@ def test_all_of_the_text_is_used_without_a_limit(tmp_path: Path) -> None:
 def test_places_that_cannot_be_written(corpus: Path, tmp_path: Path) -> None:
     for model_type in ("bpe", "byte_bpe"):
         options: Any = {"model_type": model_type, "vocab_size": 330}
-        with pytest.raises(UserError, match=r"cannot make the directory .*: (a file is|Not a dir)"):
+        with pytest.raises(UserError, match=r"cannot write .*jsonl/x.*: Not a directory"):
             train_tokenizer([corpus], corpus / "x", **options)
     for name in (f"{tmp_path}/tok/", f"{tmp_path}/.."):
         with pytest.raises(UserError, match="is a directory's name"):
