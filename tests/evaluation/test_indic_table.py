@@ -18,7 +18,7 @@ from recipes.evaluate import run as evaluate_job
 from recipes.evaluation.run import Evaluation, evaluate_documents, set_fewshot
 from recipes.evaluation.tasks import load_tasks
 from recipes.report.evaluation_result import read_results
-from tests.support.hindi_data import indic_rows, write_mirror
+from tests.support.hindi_data import indic_rows, reasoning_rows, write_mirror
 from tests.support.tiny_text_model import LlamaTextModel, random_llama, train_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -128,6 +128,30 @@ def test_groups_of_many_subjects_are_weighted_as_they_say(both: tuple[Evaluation
         ]  # The one that weighs its parts alike.
         hits = sum(part.scores["acc,none"].value * size for part, size in zip(parts, sizes, strict=True))
         assert tasks[name].scores["acc,none"].value == pytest.approx(hits / sum(sizes)), name
+
+
+def test_reasoning_is_shown_five_solved_examples(tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror", reasoning_rows())
+    tokenizer = train_tokenizer(mirror)
+    # It ends soon: an answer may have 2,048 tokens.
+    llama = random_llama(len(tokenizer), max_length=4096, loud=[tokenizer.eos_token_id])
+    table = read_table("eval", "indic_reasoning")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        found = evaluate_documents(
+            LlamaTextModel(llama, tokenizer),
+            table["tasks"],
+            mirror=mirror,
+            num_fewshot=table["num_fewshot"],
+            limit=1,
+        )
+    group = found.result.tasks["mmlu_prox_hi"]
+    assert (group.n, len(group.tasks), group.truncated) == (14, 14, 0)
+    assert "exact_match,custom-extract" in group.scores
+    for samples in found.report["samples"].values():
+        prompt = samples[0]["arguments"][0][0]
+        assert prompt.count("उत्तर है (") == 5 + 1  # The task's own instructions speak of it, too.
+        assert prompt.endswith("उत्तर: चलिए चरण-दर-चरण सोचते हैं।")
 
 
 def test_the_program_writes_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,22 @@ INCLUDE_DOMAINS = (
     "STEM",
     "Social Science",
 )
+REASONING_FIELDS = (
+    "biology",
+    "business",
+    "chemistry",
+    "computer science",
+    "economics",
+    "engineering",
+    "health",
+    "history",
+    "law",
+    "math",
+    "other",
+    "philosophy",
+    "physics",
+    "psychology",
+)
 BHS_ORDERS = (
     "S_O_V",
     "S_PossPRN_O_V",
@@ -129,6 +145,25 @@ def own_rows(questions: Sequence[str] = (QUESTION,)) -> Rows:
         "ai4bharat/hellaswag-hi/hi/validation": hellaswag,
         **bhasha_bench,
     }
+
+
+def reasoning_rows() -> Rows:
+    """What eval=indic_reasoning reads: MMLU-ProX, whose solved examples show how to reason."""
+    rows = [
+        {
+            "question_id": n,
+            "question": f"{field}: {n} और {n} कितने होते हैं?",
+            **{f"option_{i}": str(i) if i < 8 + n % 3 else None for i in range(10)},
+            "answer": LETTERS[n % 4],
+            "answer_index": n % 4,
+            "cot_content": f"A: चलिए चरण-दर-चरण सोचते हैं। गिनने पर उत्तर है ({LETTERS[n % 4]})।",
+            "category": field,
+            "src": "invented",
+        }
+        for field in REASONING_FIELDS
+        for n in range(5)
+    ]
+    return {"li-lab/MMLU-ProX/hi/test": rows, "li-lab/MMLU-ProX/hi/validation": rows}
 
 
 def _translated() -> Rows:
