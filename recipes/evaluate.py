@@ -39,6 +39,7 @@ from recipes.evaluation.task_files import check_task_names, with_text_tasks
 from recipes.evaluation.tasks import check_tasks, load_tasks
 from recipes.files import check_writable
 from recipes.parallel.first_rank import close_process_group, decided_by_first_rank
+from recipes.parallel.interfaces import check_interfaces
 from recipes.report.evaluation_result import EvaluationResult, read_results, write_results
 from recipes.report.evaluation_table import TableSpec, render
 from recipes.report.published import (
@@ -192,6 +193,7 @@ def _prepare(config: EvaluateConfig, published: list[PublishedRow], in_curve: bo
     if config.dry_run:
         print(f"would evaluate {config.gpt_model_file} on {', '.join(config.tasks)} and write {place.path}")
         return None
+    check_interfaces()
     journal = journal_directory(place.path, identity_of(config, settings))
     known = read_journal(journal)
     if known:

@@ -23,6 +23,7 @@ from recipes.errors import UserError
 from recipes.files import check_writable
 from recipes.inference.huge_pages import ask_for_huge_pages
 from recipes.parallel.first_rank import decided_by_first_rank
+from recipes.parallel.interfaces import check_interfaces
 from recipes.parallel.local_processes import run_in_processes
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def run(config: GenerateConfig) -> int:
         what = "typed prompts" if config.interactive else counted(len(prompts), "prompt")
         print(f"would complete {what} with {config.gpt_model_file}")
         return 0
+    check_interfaces()
     quiet_libraries()
     model = _loaded(config)
     if config.interactive:

@@ -120,7 +120,7 @@ def prefetch(
     for some in [names] if source else [[name] for name in names]:
         try:
             tasks = load_tasks(some, mirror=source, task_path=task_path)["tasks"]
-            fetched = _write_splits(mirror, tasks, copied, written)
+            fetched = _write_splits(mirror, tasks, copied, written, task_path)
         except UserError as error:
             if source:
                 raise
@@ -132,12 +132,16 @@ def prefetch(
         if len(names) > 1 and not source:
             say(f"{some[0]}: {counted(len(fetched), 'file')} in {mirror}")
     if failed:
-        raise UserError(_of_failed(failed, len(names), mirror))
+        raise UserError(_of_failed(failed, len(names), mirror, task_path))
     return len(written), sum(facts["rows"] for facts in written.values())
 
 
 def _write_splits(
-    mirror: Path, tasks: Mapping[str, Any], copied: "Manifest", written: "Manifest"
+    mirror: Path,
+    tasks: Mapping[str, Any],
+    copied: "Manifest",
+    written: "Manifest",
+    task_path: Sequence[str],
 ) -> list[str]:
     """Writes those splits of the tasks that are not among the `written`, which it adds to; returns all.
 
@@ -158,7 +162,7 @@ def _write_splits(
                     "made_for": {},
                 }
             written[entry]["tasks"].append(name)
-            written[entry]["made_for"][name] = made_for(task)
+            written[entry]["made_for"][name] = made_for(name, task, task_path)
             fetched.append(entry)
     return sorted(set(fetched))
 
@@ -172,14 +176,14 @@ def _joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_failed(failed: dict[str, str], asked: int, mirror: Path) -> str:
-    from recipes.data.benchmark_mirror import prefetch_command
+def _of_failed(failed: dict[str, str], asked: int, mirror: Path, task_path: Sequence[str]) -> str:
+    from recipes.evaluation.task_files import fetch_command
 
     (_, reason), *others = failed.items()
     also = f" (and {', '.join(name for name, _ in others)})" if others else ""
     kept = asked - len(failed)
     rest = f"what the {counted(kept, 'other task')} need is in {mirror}; " if kept else ""
-    return f"{reason}{also}; {rest}again: {prefetch_command(mirror, failed)}"
+    return f"{reason}{also}; {rest}again: {fetch_command(mirror, list(failed), task_path)}"
 
 
 def _splits(name: str, task: Any) -> list[tuple[str, Any]]:

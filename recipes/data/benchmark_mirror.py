@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -29,12 +30,20 @@ evaluate runs accuracy/accuracy.py for the metric of that name."""
 
 Manifest = dict[str, dict[str, Any]]
 """{"<org>/<name>/<config>/<split>": {"rows": int, "sha256": str, "tasks": [str], "revision": str or null,
-"made_for": {task: {"version": str, "lm_eval": str}}}}; the last two are not in mirrors of early releases."""
+"made_for": {task: {"version": str, "lm_eval": str, "task_path": [str]}}}}; the last two are not in mirrors of
+early releases, and task_path is noted only of tasks that stand in a user's own directories."""
 
 
-def prefetch_command(mirror: Path | str, tasks: Iterable[str]) -> str:
-    """What fetches the data of tasks into a mirror."""
-    return f"python -m tools.prefetch_benchmarks {mirror} --tasks {','.join(tasks)}"
+def prefetch_command(mirror: Path | str, tasks: Iterable[str], task_path: Iterable[str] = ()) -> str:
+    """What fetches the data of tasks into a mirror, as it can be given to a shell.
+
+    Args:
+        task_path: the directories in which some of these tasks are found.
+    """
+    command = ["python", "-m", "tools.prefetch_benchmarks", str(mirror), "--tasks", ",".join(tasks)]
+    for directory in task_path:
+        command += ["--task-path", directory]
+    return shlex.join(command)
 
 
 def config_entry(data_set: str, configuration: str | None) -> str:
@@ -127,7 +136,7 @@ def verified_hash(mirror: Path) -> str:
         raise UserError(f"{mirror} holds a program, {shown(program)}; a mirror is nothing but data")
     for entry, facts in manifest.items():
         file = split_file(mirror, entry)
-        again = f"fetch it again with {prefetch_command(mirror, facts['tasks'])}"
+        again = f"fetch it again with {prefetch_command(mirror, facts['tasks'], _task_path(facts))}"
         if not file.is_file():
             raise UserError(f"{file} is missing, which {MANIFEST} names: {again}")
         if sha256_file(file) != facts["sha256"]:
@@ -135,6 +144,12 @@ def verified_hash(mirror: Path) -> str:
     content = {entry: facts["sha256"] for entry, facts in sorted(manifest.items())}
     content |= {str(p.relative_to(mirror)): sha256_file(p) for p in sorted(mirror.glob("*/*/README.md"))}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _task_path(facts: dict[str, Any]) -> list[str]:
+    """The directories of the tasks for which a file was fetched."""
+    noted = facts.get("made_for", {}).values()
+    return sorted({directory for of_task in noted for directory in of_task.get("task_path", [])})
 
 
 @contextlib.contextmanager

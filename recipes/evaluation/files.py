@@ -30,4 +30,4 @@ def write_files(evaluation: Evaluation, directory: Path, spec: TableSpec, log_sa
     scores = {task: scores_of_samples(of_task) for task, of_task in samples.items()}
     groups = {name: found.tasks for name, found in result.tasks.items() if found.tasks}
     write_document_scores(DocumentScores(result.model, scores, groups), directory)
-    write_lm_eval_files(directory, evaluation.report, result, log_samples=log_samples)  # It changes samples.
+    write_lm_eval_files(directory, evaluation.report, result, log_samples=log_samples)

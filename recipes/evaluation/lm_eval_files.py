@@ -47,7 +47,8 @@ def write_lm_eval_files(
     written = [directory / f"results_{getattr(tracker, 'date_id', '')}.json"]
     if log_samples:
         for task, of_task in samples.items():
-            tracker.save_results_samples(task_name=task, samples=of_task)
+            # Copies, for it changes what it is given.
+            tracker.save_results_samples(task_name=task, samples=[dict(sample) for sample in of_task])
             written.append(directory / f"samples_{task}_{tracker.date_id}.jsonl")
     for path in written:  # The writer only logs what goes wrong.
         if not path.is_file():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from recipes.data.benchmark_mirror import Manifest, config_entry, prefetch_command, read_manifest
+from recipes.counts import counted
+from recipes.data.benchmark_mirror import Manifest, config_entry, read_manifest
 from recipes.errors import UserError
-from recipes.evaluation.task_files import configuration_of
+from recipes.evaluation.task_files import configuration_of, fetch_command, own_task_path
 
 _REVISION = re.compile(r"[0-9a-f]{40}")
 
@@ -50,25 +51,38 @@ def hub_revision(task: Any) -> str | None:
     return None
 
 
-def made_for(task: Any) -> dict[str, str]:
+def made_for(name: str, task: Any, task_path: Sequence[str]) -> dict[str, Any]:
     """What a mirror notes of a task for which it holds data."""
-    return {"version": str(task.VERSION), "lm_eval": version("lm_eval")}
+    noted = {"version": str(task.VERSION), "lm_eval": version("lm_eval")}
+    directories = [str(Path(directory).absolute()) for directory in own_task_path([name], task_path)]
+    return {**noted, "task_path": directories} if directories else noted
 
 
-def check_versions(tasks: Mapping[str, Any], mirror: Path) -> None:
+def check_versions(versions: Mapping[str, Mapping[str, str]], mirror: Path, task_path: Sequence[str]) -> None:
     """Refuses a mirror that was made for another version of a task, which may ask other documents.
 
+    Args:
+        versions: of the tasks as they are now, by the name that was asked for: a task's own, or a group's.
+
     Raises:
-        UserError: naming the first such task.
+        UserError: naming the first such task, and the command that fetches for all.
     """
     noted: dict[str, dict[str, str]] = {}
     for facts in read_manifest(mirror).values():
         noted |= facts.get("made_for", {})
-    for name, task in tasks.items():
-        then, now = noted.get(name), made_for(task)
-        if then is not None and then["version"] != now["version"]:
-            raise UserError(
-                f"the mirror {mirror} was made for version {then['version']} of the task {name} (lm-eval "
-                f"{then['lm_eval']}); lm-eval {now['lm_eval']} has version {now['version']}: fetch it again "
-                f"with {prefetch_command(mirror, [name])}"
-            )
+    changed = [
+        (asked, task, now)
+        for asked, of_tasks in versions.items()
+        for task, now in of_tasks.items()
+        if task in noted and noted[task]["version"] != now
+    ]
+    if not changed:
+        return
+    _, task, now = changed[0]
+    again = list(dict.fromkeys(asked for asked, *_ in changed))
+    others = f", and {counted(len(again) - 1, 'other')} changed too" if len(again) > 1 else ""
+    raise UserError(
+        f"the mirror {mirror} was made for version {noted[task]['version']} of the task {task} (lm-eval "
+        f"{noted[task]['lm_eval']}); lm-eval {version('lm_eval')} has version {now}{others}: fetch it again "
+        f"with {fetch_command(mirror, again, task_path)}"
+    )

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from recipes.config.schema import EvaluateConfig
+from recipes.data.benchmark_mirror import prefetch_command
 from recipes.errors import UserError
 from recipes.files import path_errors
 
@@ -83,6 +84,33 @@ def data_sets_of(names: Iterable[str], task_path: Sequence[str] = ()) -> list[tu
         for task, data_set, configuration, local in _sources_of(names, task_path)
         if not local
     ]
+
+
+def versions_of(names: Iterable[str], task_path: Sequence[str] = ()) -> dict[str, str]:
+    """The versions of tasks, as far as their files tell; those of Python classes are found on loading."""
+    found = {}
+    for file in _task_files_of(names, task_path):
+        task = _read(file)
+        noted = task.get("metadata")
+        if isinstance(noted, dict) and "version" in noted and "class" not in task:
+            found[str(task.get("task"))] = str(noted["version"])
+    return found
+
+
+def fetch_command(mirror: Path | str, names: Sequence[str], task_path: Sequence[str]) -> str:
+    """What fetches the data of tasks into a mirror, wherever their files are."""
+    return prefetch_command(mirror, names, own_task_path(names, task_path))
+
+
+def own_task_path(names: Iterable[str], task_path: Sequence[str]) -> list[str]:
+    """The directories without which these tasks would not be found, or would be others.
+
+    All, if one is needed: groups of one may name tasks of another.
+    """
+    own = set[str]()
+    for directory in task_path:
+        own.update(_files_of_names.__wrapped__(Path(directory)))
+    return list(task_path) if own.intersection(names) else []
 
 
 def reads_only_files(name: str, task_path: Sequence[str]) -> bool:

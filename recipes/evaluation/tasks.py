@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from recipes.config.evaluation_schema import EvaluationConfig, TextsConfig
 from recipes.config.evaluation_tables import with_table
 from recipes.counts import counted
-from recipes.data.benchmark_mirror import config_entry, in_place_of_hub, prefetch_command, read_manifest
+from recipes.data.benchmark_mirror import config_entry, in_place_of_hub, read_manifest
 from recipes.data.hub import (
     hub_error,
     hub_obstacle,
@@ -33,10 +33,12 @@ from recipes.evaluation.task_files import (
     TEXT_PREFIX,
     check_task_names,
     data_sets_of,
+    fetch_command,
     is_made_here,
     own_task_files,
     reads_only_files,
     unknown_task,
+    versions_of,
 )
 from recipes.evaluation.texts import text_task
 
@@ -71,7 +73,7 @@ def check_tasks(names: Sequence[str], mirror: Path | None = None, task_path: Seq
     if mirror is not None:
         _check_mirror(names, mirror, task_path)
     elif reason := out_of_reach(names, task_path):
-        raise UserError(f"{reason}{_ask_for_mirror(names)}")
+        raise UserError(f"{reason}{_ask_for_mirror(names, task_path)}")
 
 
 def out_of_reach(names: Sequence[str], task_path: Sequence[str] = ()) -> str | None:
@@ -113,11 +115,8 @@ def _check_mirror(names: Sequence[str], mirror: Path, task_path: Sequence[str]) 
                 break
     if to_fetch:
         others = f", and what {counted(len(to_fetch) - 1, 'other')} need" if len(to_fetch) > 1 else ""
-        raise UserError(f"{reason}{others}{_fetch_into(mirror, *to_fetch)}")
-
-
-def _fetch_into(mirror: Path, *tasks: str) -> str:
-    return f"; fetch it with {prefetch_command(mirror, tasks)}"
+        raise UserError(f"{reason}{others}; fetch it with {fetch_command(mirror, to_fetch, task_path)}")
+    check_versions({name: versions_of([name], task_path) for name in names}, mirror, task_path)
 
 
 def _hub_obstacle(names: Sequence[str]) -> str | None:
@@ -125,8 +124,8 @@ def _hub_obstacle(names: Sequence[str]) -> str | None:
     return None if all(map(is_made_here, names)) else hub_obstacle()
 
 
-def _ask_for_mirror(names: Sequence[str]) -> str:
-    command = prefetch_command("DIR", [name for name in names if not is_made_here(name)])
+def _ask_for_mirror(names: Sequence[str], task_path: Sequence[str]) -> str:
+    command = fetch_command("DIR", [name for name in names if not is_made_here(name)], task_path)
     return f"; set mirror=DIR to a copy of the data, which {command} makes where there is network"
 
 
@@ -173,7 +172,9 @@ def load_tasks(
         own = own_task_files(task_path)
         check_own_tasks({name: task for name, task in loaded["tasks"].items() if name in own}, task_path)
     if mirror is not None:
-        check_versions(loaded["tasks"], mirror)
+        # Of those too whose files do not tell it.
+        versions = {name: {name: str(task.VERSION)} for name, task in loaded["tasks"].items()}
+        check_versions(versions, mirror, task_path)
     return loaded
 
 
@@ -338,9 +339,10 @@ def _load_one(
         if not obstacle and isinstance(error, hub_error()):
             obstacle = f"the Hugging Face hub fails: {_reason(error)}"
         if obstacle:
-            raise OutOfReach(f"cannot load task {name}: {obstacle}", _ask_for_mirror([name])) from error
+            remedy = _ask_for_mirror([name], task_path)
+            raise OutOfReach(f"cannot load task {name}: {obstacle}", remedy) from error
         source = f"the mirror {mirror}" if mirror else "the Hugging Face hub"
-        remedy = _fetch_into(mirror, name) if mirror else ""
+        remedy = f"; fetch it with {fetch_command(mirror, [name], task_path)}" if mirror else ""
         raise UserError(f"cannot load task {name} from {source}: {_reason(error)}{remedy}") from error
     except (AttributeError, TypeError) as error:
         if file := own_task_files(task_path).get(name):  # Of a key that there is not, and the like.

@@ -14,6 +14,7 @@ from recipes.config.schema import ParallelConfig
 from recipes.config.world import World
 from recipes.errors import UserError
 from recipes.parallel import cpu_stand_in
+from recipes.parallel.interfaces import NO_INTERFACE
 from recipes.parallel.rendezvous import rendezvous
 
 TIMEOUT = timedelta(minutes=30)
@@ -83,10 +84,7 @@ def _init_alone(backend: str) -> None:
     except RuntimeError as error:
         if "Unable to find" not in str(error):
             raise
-        raise UserError(
-            "no network interface is up on this machine, and torch.distributed needs one even for a single "
-            "process: bring up the loopback, ip link set lo up"
-        ) from None
+        raise UserError(NO_INTERFACE) from None
 
 
 def _close() -> None:

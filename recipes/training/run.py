@@ -27,6 +27,7 @@ from recipes.errors import UserError
 from recipes.evaluation.tasks import check_training_tasks
 from recipes.files import atomic_write
 from recipes.parallel.first_rank import close_process_group, decided_by_first_rank
+from recipes.parallel.interfaces import check_interfaces
 from recipes.plan.memory_check import check_memory
 from recipes.plan.opening import opening
 from recipes.report import write_report
@@ -61,6 +62,7 @@ def pretrain(config: PretrainConfig) -> int:
         if start.complete:
             close_process_group(world)
             return DONE
+        check_interfaces()
         if world.rank == 0:
             say("load   torch, NeMo and megatron-core")
         with start_up.part("imports"):

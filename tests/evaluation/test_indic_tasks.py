@@ -5,101 +5,32 @@ The rows are made up; their columns are those that the data sets' public descrip
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
-import pyarrow.parquet as parquet
 import pytest
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from recipes.config.evaluation_tables import read_table
-from recipes.data.benchmark_mirror import read_manifest, sha256_file, split_file, write_index
+from recipes.data.benchmark_mirror import read_manifest
 from recipes.errors import UserError
 from recipes.evaluation.run import evaluate, set_fewshot
 from recipes.evaluation.task_files import TASK_YAML
 from recipes.evaluation.task_yaml.utils import span_scores, words
 from recipes.evaluation.tasks import load_tasks
+from tests.support.hindi_data import OPTIONS, own_rows, write_mirror
 from tests.support.tiny_text_model import LlamaTextModel, random_llama, train_tokenizer
 from tools.prefetch_benchmarks import prefetch
 
 OWN = ["milu_hi", "bhashabench_hi", "parambench_hi", "indicqa_hi", "hellaswag_hi_ai4bharat"]
-OPTIONS = ["दिल्ली", "मुंबई", "चेन्नई", "कोलकाता"]
-
-
-def rows() -> dict[str, list[dict[str, Any]]]:
-    """Manifest entry -> its rows, one of which every task leaves out where its data have such rows."""
-    question = "भारत की राजधानी क्या है?"
-    lettered = {f"option_{letter}": option for letter, option in zip("abcd", OPTIONS, strict=True)}
-    numbered = {f"option{i}": option for i, option in enumerate(OPTIONS, 1)}
-    milu = [
-        {
-            "question": f" {question}",
-            **numbered,
-            "target": target,
-            "language": "Hindi",
-            "domain": "x",
-            "subject": "y",
-        }
-        for target in ("option1", "option3", "none")
-    ]
-    answers = (("दिल्ली।", [3]), ("", [-1]), ("नई दिल्ली", [0]))
-    entries = {
-        "ai4bharat/MILU/Hindi/test": milu,
-        "ai4bharat/MILU/Hindi/validation": milu[:1],
-        "bharatgenai/ParamBench/ParamBench/test": [
-            {
-                "question_text": question,
-                **lettered,
-                "correct_answer": letter,
-                "subject": "x",
-                "exam_name": "y",
-            }
-            for letter in ("A", "d ", "")
-        ],
-        "ai4bharat/IndicQA/indicqa.hi/test": [
-            {
-                "context": "दिल्ली भारत की राजधानी है।",
-                "question": question,
-                "id": i,
-                "answers": {"answer_start": start, "text": [text]},
-            }
-            for i, (text, start) in enumerate(answers)
-        ],
-        "ai4bharat/hellaswag-hi/hi/validation": [
-            {
-                "ind": 1,
-                "activity_label": "Cooking",
-                "ctx_a": "A man cuts onions.",
-                "ctx_b": "he",
-                "ctx": "A man cuts onions. he",
-                "endings": endings,
-                "label": "2",
-            }
-            for endings in (OPTIONS, [*OPTIONS[:3], " "])
-        ],
-    }
-    for part in ("Ayur", "Finance", "Krishi", "Legal"):
-        entries[f"bharatgenai/BhashaBench-{part}/Hindi/test"] = [
-            {"id": "1", "question": question, **lettered, "correct_answer": "B", "language": "Hindi"}
-        ] * (3 if part == "Ayur" else 1)
-    return entries
 
 
 @pytest.fixture
-def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    directory, manifest = tmp_path / "mirror", {}
-    for entry, content in rows().items():
-        file = split_file(directory, entry)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(pa.Table.from_pylist(content), file)
-        manifest[entry] = {"rows": len(content), "sha256": sha256_file(file), "tasks": []}
-    write_index(directory, manifest)
-    yield directory
+    return write_mirror(tmp_path / "mirror", own_rows())
 
 
 def asked(mirror: Path, name: str) -> list[tuple[str, Any, Any]]:
@@ -150,7 +81,7 @@ def test_examples_come_from_validation(mirror: Path) -> None:
 
 def test_a_mirror_of_them_can_be_made(mirror: Path, tmp_path: Path) -> None:
     prefetch(tmp_path / "second", OWN, source=mirror)
-    assert set(read_manifest(tmp_path / "second")) == set(rows())
+    assert set(read_manifest(tmp_path / "second")) == set(own_rows())
     assert asked(tmp_path / "second", "indicqa_hi") == asked(mirror, "indicqa_hi")
 
 

@@ -58,6 +58,8 @@ def test_they_are_those_of_lm_eval(model: LlamaTextModel, evaluation: Evaluation
     for task in TASKS:
         tracker.save_results_samples(task_name=task, samples=samples[task])
 
+    write_files(evaluation, tmp_path / "again", TableSpec([]), log_samples=True)
+    assert by_kind(tmp_path / "again")[1] == by_kind(tmp_path / "ours")[1]
     (ours, our_samples), (theirs, their_samples) = by_kind(tmp_path / "ours"), by_kind(tmp_path / "theirs")
     assert our_samples == their_samples and set(our_samples) == set(TASKS)
     assert theirs.keys() <= ours.keys()

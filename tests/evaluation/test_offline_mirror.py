@@ -1,6 +1,7 @@
 """Benchmarks without network: mirrors, copies of mirrors, and what is wrong with them."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from recipes.data.benchmark_mirror import (
 from recipes.errors import UserError
 from recipes.evaluate import run as evaluate_job
 from recipes.evaluation.run import evaluate
+from recipes.evaluation.task_files import versions_of
 from recipes.evaluation.tasks import check_tasks, load_tasks
 from recipes.report.evaluation_result import EvaluationResult
 from recipes.report.evaluation_table import render
@@ -171,8 +173,31 @@ def test_a_mirror_for_another_version_of_a_task_is_refused(tmp_path: Path) -> No
         f"{version('lm_eval')} has version 2.0: fetch it again with python -m tools.prefetch_benchmarks "
         f"{mirror} --tasks boolq"
     )
+    with pytest.raises(UserError, match=re.escape(str(refused.value))):  # Known from the task files alone.
+        check_tasks(["wic", "boolq"], mirror)
     prefetch(mirror, ["boolq"], source=FIXTURE)
     assert "boolq" in load_tasks(["boolq"], mirror=mirror)["tasks"]
+
+
+def test_all_that_is_stale_is_fetched_with_one_command(tmp_path: Path) -> None:
+    mirror = build_mirror(tmp_path / "mirror", mmlu_subjects())
+    manifest = read_manifest(mirror)
+    for entry, facts in manifest.items():
+        then = "9.9" if "mmlu" in entry or "ai2_arc" in entry else "2.0"
+        facts["made_for"] = {task: {"version": then, "lm_eval": "0.4.9"} for task in facts["tasks"]}
+    write_index(mirror, manifest)
+    with pytest.raises(UserError) as refused:
+        check_tasks(["boolq", "mmlu", "arc_easy"], mirror)
+    assert str(refused.value).endswith(
+        ", and 1 other changed too: fetch it again with python -m tools.prefetch_benchmarks "
+        f"{mirror} --tasks mmlu,arc_easy"
+    )
+
+
+def test_versions_are_known_without_loading() -> None:
+    names = ["sglue_rte", "triviaqa", "truthfulqa_gen", "hellaswag_hi", "mmlu_abstract_algebra"]
+    loaded = load_tasks(names, mirror=FIXTURE)["tasks"]
+    assert versions_of(names) == {name: str(task.VERSION) for name, task in loaded.items()}
 
 
 def test_everything_is_as_before_after_loading(tmp_path: Path) -> None:

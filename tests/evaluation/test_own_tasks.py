@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import datasets
 import pytest
 
 from recipes.config.hydra_app import compose
+from recipes.data.benchmark_mirror import read_manifest, split_file, write_index
 from recipes.errors import UserError
 from recipes.evaluate import run as evaluate_job
 from recipes.evaluation.kept_results import settings_of
@@ -19,6 +21,7 @@ from recipes.evaluation.tasks import load_tasks
 from recipes.report.evaluation_result import read_results
 from tests.support.nemo_files import MAIN
 from tests.support.tiny_text_model import FIXTURE, LlamaTextModel, random_llama, train_tokenizer
+from tools.prefetch_benchmarks import main, prefetch
 
 TASK = """\
 task: rivers
@@ -51,6 +54,17 @@ doc_to_text: "{{question}}"
 doc_to_target: here
 metric_list:
   - metric: exact_match
+"""
+OWN_BOOLQ = """\
+task: own_boolq
+dataset_path: aps/super_glue
+dataset_name: boolq
+output_type: multiple_choice
+test_split: validation
+doc_to_text: question
+doc_to_target: label
+doc_to_choice: ['no', 'yes']
+metric_list: [{metric: acc}]
 """
 LM_EVALS_OWN = (
     'generation_kwargs: {temperature: 0.0, do_sample: false, max_gen_toks: 256, until: ["\\n\\n"]}\n'
@@ -188,15 +202,47 @@ def test_faults_of_task_files_are_one_line_and_not_the_hubs(right: str, wrong: s
 
 def test_data_of_a_mirror_and_functions_beside_the_task_file() -> None:
     """The mirror is the current directory while they load: the relative path is meant from here."""
-    Path("tasks/own_boolq.yaml").write_text(
-        "task: own_boolq\ndataset_path: aps/super_glue\ndataset_name: boolq\n"
-        "output_type: multiple_choice\ntest_split: validation\ndoc_to_text: !function utils.doc_to_text\n"
-        "doc_to_target: label\ndoc_to_choice: ['no', 'yes']\nmetric_list: [{metric: acc}]\n"
-    )
+    Path("tasks/own_boolq.yaml").write_text(OWN_BOOLQ.replace("question\n", "!function utils.doc_to_text\n"))
     Path("tasks/utils.py").write_text("def doc_to_text(doc):\n    return 'Own: ' + doc['question']\n")
     loaded = load_tasks(["own_boolq"], mirror=FIXTURE, task_path=["tasks"])
     task = loaded["tasks"]["own_boolq"]
     assert task.doc_to_text(task.eval_docs[0]).startswith("Own: ")
+
+
+def test_a_command_that_fetches_for_own_tasks_works_as_it_is_printed(tmp_path: Path) -> None:
+    """From another directory of task files, whose name a shell would take apart."""
+    Path("my tasks").mkdir()
+    Path("my tasks/own_boolq.yaml").write_text(OWN_BOOLQ)
+    mirror, task_path = tmp_path / "the mirror", ["my tasks"]
+    prefetch(mirror, ["boolq", "own_boolq"], source=FIXTURE, task_path=task_path)
+
+    def asked_for(change: Callable[[], None], names: list[str]) -> list[str]:
+        change()
+        with pytest.raises(UserError) as refused:
+            load_tasks(names, mirror=mirror, task_path=task_path)
+        _, fetch, command = str(refused.value).partition("python -m tools.prefetch_benchmarks ")
+        assert fetch
+        return shlex.split(command)
+
+    file = split_file(mirror, "aps/super_glue/boolq/validation")
+
+    def damage() -> None:
+        file.write_bytes(b"")
+
+    def make_stale() -> None:
+        manifest = read_manifest(mirror)
+        for facts in manifest.values():
+            facts["made_for"]["own_boolq"]["version"] = "9"
+        write_index(mirror, manifest)
+
+    def empty() -> None:
+        write_index(mirror, {})
+
+    for change in (damage, make_stale, empty):
+        main([*asked_for(change, ["own_boolq"]), "--source", str(FIXTURE)])
+        assert load_tasks(["own_boolq"], mirror=mirror, task_path=task_path)["tasks"]
+    # What needs no directory of the user's own is fetched without.
+    assert "--task-path" not in asked_for(empty, ["boolq"])
 
 
 @pytest.mark.parametrize("files", ["rivers/questions.jsonl", "rivers/q*.jsonl"])
