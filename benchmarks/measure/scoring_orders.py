@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 
+from recipes.errors import UserError
+
 OURS, HFLM = "ours", "HFLM"
 AUTO = 0
 """The size of batches that HFLM finds itself."""
@@ -79,9 +81,21 @@ class Process:
             self._start()
         for connection in self.connections:
             connection.send(order)
-        found: list[Measured] = [connection.recv() for connection in self.connections]
+        found = [self._answer(connection, order) for connection in self.connections]
         slowest = max(found, key=lambda measured: measured.cpu_s)
         return Measured(**{**vars(slowest), "answers": found[0].answers})
+
+    def _answer(self, connection: Connection, order: Order) -> Measured:
+        try:
+            measured: Measured = connection.recv()
+        except EOFError:
+            batches = f", batches of {order.batch}" if order.batch else ', batch_size="auto"'
+            which = f"{self.side}{batches if self.side == HFLM else ''}, {order.kind}"
+            raise UserError(
+                f"{which}: the process ended, as the kernel ends one when the machine has no more memory: "
+                "leave --auto out, or measure smaller batches or a smaller model; with --out the rest is kept"
+            ) from None
+        return measured
 
     def _start(self) -> None:
         spawn = multiprocessing.get_context("spawn")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from benchmarks.measure.scoring_documents import Document, documents
-from benchmarks.measure.scoring_orders import Measured
+from benchmarks.measure.scoring_orders import AUTO, HFLM, Measured, Order, Process, Settings
 from benchmarks.measure.scoring_totals import differences, together
 from benchmarks.scoring import KINDS
+from recipes.errors import UserError
 from tests.support.paths import ROOT
 
 
@@ -36,6 +40,27 @@ def test_other_choices_are_counted() -> None:
 def test_slices_are_added_up() -> None:
     parts = [Measured(1.0, 2.0, 0.0, 4, 100, ["a"]), Measured(2.0, 3.0, 0.5, 4, 300, ["b", "c"])]
     assert together(parts) == Measured(3.0, 5.0, 0.5, 4, 300, ["a", "b", "c"])
+
+
+def end_at_the_first_order(connection: Connection) -> None:
+    """As the kernel ends a process for want of memory."""
+    connection.recv()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("batch", "named"), [(AUTO, 'HFLM, batch_size="auto", texts'), (16, "HFLM, batches of 16")]
+)
+def test_a_side_that_the_kernel_ends_is_one_line(batch: int, named: str) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=end_at_the_first_order, args=(there,))
+    process.start()
+    there.close()
+    with Process(HFLM, Settings(Path(), "fp32", 1, 1, 1)) as side:
+        side.connections, side.processes = [here], [process]
+        with pytest.raises(UserError, match=f"^{named}.*: the process ended, .*leave --auto out"):
+            side.run(Order("texts", 0, 1, batch))
 
 
 @pytest.mark.slow
