@@ -115,6 +115,20 @@ PARTS = (
         waits_for_turn=True,
     ),
     Part(
+        "trainer_lumen",  # A step that takes the GPU longer than the host.
+        60,
+        benchmark(
+            *("step_time", "--data", "{data}", "--steps", "40", "--turns", "1"),
+            *("model=lumen_128m", "data.seq_length=1024", "trainer.compile=false"),
+            *("trainer.micro_batch_size=16", "trainer.global_batch_size=64"),
+        ),
+        benchmark(
+            *("step_time", "--data", "{data}", "--steps", "20", "--turns", "1"),
+            *("data.seq_length=32", *TWO_EACH),
+        ),
+        waits_for_turn=True,
+    ),
+    Part(
         "checkpoint",
         80,
         benchmark(
