@@ -1,7 +1,8 @@
 """The names of lm-eval's tasks and the data sets they read, found without lm-eval's own index.
 
 That index takes eight seconds to build. Here the files of its tasks are only searched for names, which takes
-a quarter of a second, so that a typing mistake is refused at once.
+a quarter of a second, so that a typing mistake is refused at once, and lm-eval's index is built of those
+directories alone that hold what was asked for.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _FILE_READERS = ("json", "csv", "parquet", "text", "arrow", "pandas", "xml", "we
 
 # A key at the beginning of a line with its value, and the entries of the list below it.
 _NAMES = re.compile(
-    rb"""^["']?(task|group|tag)["']?:[ \t]*([^\s#][^\n]*)?((?:\n[ \t]*(?:-[^\n]*)?(?=\n|\Z))*)""",
+    rb"""^["']?(task|group|tag|include)["']?:[ \t]*([^\s#][^\n]*)?((?:\n[ \t]*(?:-[^\n]*)?(?=\n|\Z))*)""",
     re.MULTILINE,
 )
 
@@ -177,8 +178,25 @@ def _sources_of(names: Iterable[str], task_path: Sequence[str]) -> list[tuple[st
     return found
 
 
+def task_directories(names: Iterable[str], task_path: Sequence[str] = ()) -> tuple[Path, ...]:
+    """Directories of lm-eval's own in which these tasks are, the groups among them, and all that is in those.
+
+    The others of its 14,000 task files need not be read. In the order in which, of two tasks with one name,
+    lm-eval would take that of the last.
+    """
+    root = _lm_eval_tasks()
+    directories = {file.parent for file, _ in _files_of(names, task_path) if file.is_relative_to(root)}
+    outermost = [each for each in directories if directories.isdisjoint(each.parents)]
+    return tuple(sorted(outermost, reverse=True))
+
+
 def _task_files_of(names: Iterable[str], task_path: Sequence[str]) -> Iterator[Path]:
     """The file of every task, those of groups included, each once."""
+    return (file for file, members in _files_of(names, task_path) if not isinstance(members, list))
+
+
+def _files_of(names: Iterable[str], task_path: Sequence[str]) -> Iterator[tuple[Path, Any]]:
+    """The file of every task, group and tag, and of all that a group names, each once, with its ``task``."""
     files = _files(task_path)
     waiting, seen = list(reversed(list(names))), set[Path]()
     while waiting:
@@ -187,10 +205,18 @@ def _task_files_of(names: Iterable[str], task_path: Sequence[str]) -> Iterator[P
                 continue
             seen.add(file)
             members = _read(file).get("task")
-            if isinstance(members, list):
-                waiting += [member for member in reversed(members) if isinstance(member, str)]
-            else:
-                yield file
+            yield file, members
+            waiting += reversed(list(_named(members)))
+
+
+def _named(members: Any) -> Iterator[str]:
+    """What a group names: tasks, groups and tags, also inside of groups that are defined within it."""
+    for member in members if isinstance(members, list) else []:
+        if isinstance(member, str):
+            yield member
+        elif isinstance(member, Mapping):
+            yield from (name for name in map(member.get, ("task", "group")) if isinstance(name, str))
+            yield from _named(member.get("task"))
 
 
 def configuration_of(task: Mapping[str, Any]) -> str | None:
@@ -227,15 +253,19 @@ def _class_facts(file: Path, place: str) -> dict[str, Any]:
 
 def _files(task_path: Sequence[str]) -> dict[str, list[Path]]:
     """The files of every name; those in later directories count."""
-    package = importlib.util.find_spec("lm_eval")
-    if package is None or not package.submodule_search_locations:
-        raise UserError("evaluation needs the Python package lm_eval, which is not installed")
     files: dict[str, list[Path]] = {}
-    for root in (Path(package.submodule_search_locations[0]) / "tasks", TASK_YAML):
+    for root in (_lm_eval_tasks(), TASK_YAML):
         files |= _files_of_names(root)
     for directory in task_path:
         files |= _files_of_names.__wrapped__(Path(directory))  # It may have changed since.
     return files
+
+
+def _lm_eval_tasks() -> Path:
+    package = importlib.util.find_spec("lm_eval")
+    if package is None or not package.submodule_search_locations:
+        raise UserError("evaluation needs the Python package lm_eval, which is not installed")
+    return Path(package.submodule_search_locations[0]) / "tasks"
 
 
 @functools.cache
@@ -247,21 +277,38 @@ def _files_of_names(root: Path) -> dict[str, list[Path]]:
     """
     defined: dict[str, list[Path]] = {}
     listed: dict[str, list[Path]] = {}
+    including: dict[str, list[Path]] = {}
     for directory, _, files in os.walk(root):
         # Templates, which tasks include and in which some tags stand, have no suffix.
         for path in [Path(directory, file) for file in files if "." not in file or file.endswith(".yaml")]:
             for key, value, entries in _NAMES.findall(path.read_bytes()):
-                if key != b"tag" and not value.startswith(b"["):
-                    defined[_plain(value)] = [path]
-                tags = [
+                texts = [
                     *value.strip(b" []\r").split(b","),
                     *(line.strip()[1:] for line in entries.splitlines()),
                 ]
-                for name in map(_plain, tags):
+                if key == b"include":
+                    for included in map(_plain, texts):
+                        including.setdefault(os.path.normpath(f"{directory}/{included}"), []).append(path)
+                    continue
+                if key != b"tag" and not value.startswith(b"["):
+                    defined[_plain(value)] = [path]
+                for name in map(_plain, texts):
                     listed.setdefault(name, [])
                     if key == b"tag":
                         listed[name].append(path)
-    return {name: files for name, files in {**listed, **defined}.items() if name}
+    tagged = {name: files and _with_those_that_include(files, including) for name, files in listed.items()}
+    return {name: files for name, files in {**tagged, **defined}.items() if name}
+
+
+def _with_those_that_include(files: list[Path], including: Mapping[str, list[Path]]) -> list[Path]:
+    """A tag of a file is that of the files that include it."""
+    found = dict.fromkeys(files)
+    waiting = list(files)
+    while waiting:
+        more = [file for file in including.get(str(waiting.pop()), []) if file not in found]
+        found.update(dict.fromkeys(more))
+        waiting += more
+    return list(found)
 
 
 def _plain(value: bytes) -> str:

@@ -37,6 +37,7 @@ from recipes.evaluation.task_files import (
     is_made_here,
     own_task_files,
     reads_only_files,
+    task_directories,
     unknown_task,
     versions_of,
 )
@@ -266,7 +267,8 @@ def _checked_item(item: dict[str, Any]) -> dict[str, Any]:
 
 def _load_stock(names: Sequence[str], mirror: Path | None, task_path: Sequence[str]) -> TaskDict:
     # A mirror is the current directory while its tasks load.
-    manager = _task_files(tuple(str(Path(directory).absolute()) for directory in task_path))
+    own_path = tuple(Path(directory).absolute() for directory in task_path)
+    manager = _task_files(task_directories(names, task_path), own_path)
     for name in names:
         if name not in manager.task_index:
             raise unknown_task(name, manager.all_tasks)
@@ -294,11 +296,11 @@ def _place_of_data(mirror: Path | None, obstacle: str | None) -> AbstractContext
     return without_hub() if obstacle else without_bars()
 
 
-@functools.cache  # reading the index of lm-eval's 14,000 task files takes seconds
-def _task_files(task_path: tuple[str, ...]) -> TaskManager:
+@functools.cache  # Hundreds of files may have to be read.
+def _task_files(directories: tuple[Path, ...], task_path: tuple[Path, ...]) -> TaskManager:
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=[str(TASK_YAML), *task_path])
+    return TaskManager(include_path=[*directories, TASK_YAML, *task_path], include_defaults=False)
 
 
 def _load(manager: TaskManager, name: str, task_path: Sequence[str]) -> TaskDict:
