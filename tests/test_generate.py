@@ -270,7 +270,7 @@ def test_awkward_prompts_and_paths_through_the_script(tmp_path: Path) -> None:
     directory = tmp_path / 'it\'s a "dir" \\ ${x} $HOME, a=b'
     extract_archive(Path(MODEL), directory)
     prompts = [prompt for prompt in AWKWARD if "\n" not in prompt and "\u2028" not in prompt]
-    done = script(directory.name, *prompts, cwd=tmp_path)
+    done = script(directory.name, "--", *prompts, cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     lines = done.stdout.split("\n")
     # Byte tokens may complete to a newline, so prompts are looked for in order, not line by line.
