@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from recipes.checkpoint.save.manifest import MANIFEST, finished_checkpoints, verify
+from recipes.checkpoint.save.retention import VALIDATED_LATER
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
 from tests.support.run_cases import Outcome, run_case, start
@@ -62,12 +63,13 @@ def test_what_a_checkpoint_holds(finished: tuple[Path, Outcome]) -> None:
     assert checkpoint_names(finished[0]) == ["step_00000004", "step_00000008", "step_00000012"]
     for path in finished_checkpoints(run_directory / "checkpoints"):
         manifest = verify(path)
-        on_disk = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+        saved = [file for file in path.rglob("*") if file.is_file() and file.name != VALIDATED_LATER]
+        on_disk = {str(file.relative_to(path)) for file in saved}
         assert on_disk == set(manifest["files"]) | {MANIFEST}
         for name, entry in manifest["files"].items():
             content = (path / name).read_bytes()
             assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        newest = max(file.stat().st_mtime_ns for file in path.rglob("*") if file.name != MANIFEST)
+        newest = max(file.stat().st_mtime_ns for file in saved if file.name != MANIFEST)
         assert (path / MANIFEST).stat().st_mtime_ns >= newest, "the manifest is written last"
         assert manifest["step"] == int(path.name.removeprefix("step_"))
         config = (run_directory / "config.yaml").read_bytes()
