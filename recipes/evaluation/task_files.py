@@ -323,18 +323,23 @@ def _read(file: Path) -> dict[str, Any]:
         UserError: it cannot be read, or is no mapping in YAML.
     """
     with path_errors(file):
-        text = file.read_bytes()
+        own = dict(_parsed(file, file.read_bytes()))
+    includes = own.get("include") or []
+    for include in includes if isinstance(includes, list) else [includes]:
+        own = {**_read(file.parent / include), **own}
+    return own
+
+
+@functools.lru_cache(maxsize=4096)  # Several questions are asked of the same files.
+def _parsed(file: Path, text: bytes) -> dict[str, Any]:
     try:
-        own: dict[str, Any] = yaml.load(text, _TaskLoader)
+        own = yaml.load(text, _TaskLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise UserError(f"{file}{line}: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(own, dict):
         raise UserError(f"{file}: defines no task: it must hold keys and values")
-    includes = own.get("include") or []
-    for include in includes if isinstance(includes, list) else [includes]:
-        own = {**_read(file.parent / include), **own}
     return own
 
 
