@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
-from megatron.core import parallel_state
 from megatron.core.inference.communication_utils import (
     recv_from_prev_pipeline_rank_,
     send_to_next_pipeline_rank,
@@ -12,6 +10,8 @@ from megatron.core.inference.communication_utils import (
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
+
+from recipes.parallel.last_stage import from_last_stage
 
 
 def forward_through_stages(
@@ -40,9 +40,4 @@ def forward_through_stages(
     else:
         send_to_next_pipeline_rank(output)
         logits = torch.empty((rows, positions, gpt.vocab_size), dtype=torch.float32, device=device)
-    dist.broadcast(
-        logits,
-        src=parallel_state.get_pipeline_model_parallel_last_rank(),
-        group=parallel_state.get_pipeline_model_parallel_group(),
-    )
-    return logits
+    return from_last_stage(logits)

@@ -13,6 +13,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import get_batch_on_this_cp_rank
 from torch import Tensor
 
+from recipes.parallel.last_stage import from_last_stage
 from recipes.training.engine import Engine
 
 
@@ -98,10 +99,4 @@ def reduce_losses(outputs: list[dict[str, Tensor]], device: torch.device) -> Ten
         for output in outputs:
             total += output["loss"]
         dist.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
-    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
-        dist.broadcast(
-            total,
-            src=parallel_state.get_pipeline_model_parallel_last_rank(),
-            group=parallel_state.get_pipeline_model_parallel_group(),
-        )
-    return total
+    return from_last_stage(total)

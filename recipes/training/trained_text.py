@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from recipes.inference.decode.choose_decoder import lean_decoder
 from recipes.inference.decode.decoder import Decoder
 from recipes.inference.text_generator import TextGenerator
+from recipes.parallel.last_stage import from_last_stage
 from recipes.training.module import ParamGPT
 
 
@@ -91,13 +91,7 @@ class TrainedText(TextGenerator):
             )
         shape = (count + spare, self.model.gpt.vocab_size)
         logits = outputs[0] if outputs else torch.empty(shape, device=tokens.device)
-        if parallel_state.get_pipeline_model_parallel_world_size() > 1:
-            dist.broadcast(
-                logits,
-                src=parallel_state.get_pipeline_model_parallel_last_rank(),
-                group=parallel_state.get_pipeline_model_parallel_group(),
-            )
-        return logits[:count, : self.vocab_size]
+        return from_last_stage(logits)[:count, : self.vocab_size]
 
     def _head_at(self, rows: Tensor, places: Tensor) -> AbstractContextManager[Any]:
         """While it is entered, the output head is computed at these positions alone, as ``[1, n, V]``.

@@ -20,6 +20,7 @@ from recipes.inference.decode.one_row import step_product
 from recipes.inference.decode.prompts import prompt_attention, prompt_batches
 from recipes.inference.decode.rotary import RotaryTables, rotate
 from recipes.inference.decode.weights import Experts, Layer, Weights
+from recipes.parallel.last_stage import from_last_stage
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """``attend(layer, queries [n, groups, per group, d], keys [n, groups, d], values) -> [n, heads * d]``."""
@@ -169,10 +170,10 @@ class LeanDecoder:
         """The residual stream ``[n, h]`` -> logits ``[n, V]`` of the real vocabulary."""
         weights, share = self.weights, self.weights.share
         if weights.head is None or weights.final_norm is None:
-            return share.from_last(hidden.new_empty((len(hidden), weights.vocab_size), dtype=torch.float32))
+            return from_last_stage(hidden.new_empty((len(hidden), weights.vocab_size), dtype=torch.float32))
         logits = share.joined(step_product(weights.final_norm(hidden), weights.head))
         logits = self._capped(logits[:, : weights.vocab_size])
-        return logits if share.pipeline is None else share.from_last(logits.float().contiguous())
+        return logits if share.pipeline is None else from_last_stage(logits.float().contiguous())
 
     def _capped(self, logits: Tensor) -> Tensor:
         cap = self.weights.soft_cap

@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.distributed as dist
+from megatron.core.inference.communication_utils import (
+    recv_from_prev_pipeline_rank_,
+    send_to_next_pipeline_rank,
+)
+from megatron.core.tensor_parallel import (
+    gather_from_tensor_model_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+)
 from torch import Tensor
 from torch.nn.functional import embedding
 
@@ -55,34 +61,27 @@ class Share:
 
     def summed(self, partial: Tensor) -> Tensor:
         """The sum over the ranks that have parts of the same matrices; ``partial`` is used up."""
-        if self.tensor is not None:
-            dist.all_reduce(partial, group=self.tensor)
-        return partial
+        if self.tensor is None:
+            return partial
+        total: Tensor = reduce_from_tensor_model_parallel_region(partial, group=self.tensor)
+        return total
 
     def joined(self, columns: Tensor) -> Tensor:
         """``[n, V / parts]`` of each rank -> ``[n, V]``."""
         if self.tensor is None:
             return columns
-        columns = columns.contiguous()
-        parts = [torch.empty_like(columns) for _ in range(self.parts)]
-        dist.all_gather(parts, columns, group=self.tensor)
-        return torch.cat(parts, dim=-1)
+        whole: Tensor = gather_from_tensor_model_parallel_region(columns, group=self.tensor)
+        return whole
 
     def receive(self, like: Tensor) -> Tensor:
         """What the stage before sends, into ``like``."""
-        dist.recv(like, group=self.pipeline, group_src=self.pipeline.rank() - 1)
+        recv_from_prev_pipeline_rank_(like, self.pipeline)
         return like
 
     def send(self, hidden: Tensor) -> None:
         """To the stage that follows, if there is one."""
         if not self.is_last:
-            dist.send(hidden.contiguous(), group=self.pipeline, group_dst=self.pipeline.rank() + 1)
-
-    def from_last(self, logits: Tensor) -> Tensor:
-        """The last stage's ``logits``; the other stages give room for them."""
-        if self.pipeline is not None:
-            dist.broadcast(logits, group=self.pipeline, group_src=self.pipeline.size() - 1)
-        return logits
+            send_to_next_pipeline_rank(hidden.contiguous(), self.pipeline)
 
 
 WHOLE = Share()
