@@ -30,6 +30,7 @@ PARTS = (WORDS, POSITIONS, ATTENTION, MLP, EXPERTS, SHARED_EXPERTS, ROUTERS, VEC
 WORD_EMBEDDINGS = "embedding.word_embeddings.weight"
 OUTPUT_LAYER = "output_layer.weight"
 _LAYER = re.compile(r"decoder\.layers\.(\d+)\.")
+_EXPERT = re.compile(r"\d+$")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,12 @@ class TensorSpec:
         """The number of its layer; None: it is outside the layers."""
         match = _LAYER.match(self.name)
         return int(match[1]) if match else None
+
+    @cached_property
+    def expert(self) -> int | None:
+        """The number of its routed expert; None: it is no such expert's."""
+        match = _EXPERT.search(self.name) if self.routed else None
+        return int(match[0]) if match else None
 
     def shapes(self) -> list[Shape]:
         """The shapes of their tensors, in the order of ``theirs``."""

@@ -13,7 +13,7 @@ from recipes.config.schema import ParallelConfig
 from recipes.config.world import launched_world
 from recipes.families.model_config import ModelConfig
 from recipes.inference.decode.forward import LeanDecoder
-from recipes.inference.decode.weights import Split, read_weights
+from recipes.inference.decode.weights import Unknown, read_weights
 from recipes.inference.text_model import GPTTextModel
 from tests.support.engine import initialized, process_groups
 from tests.support.huggingface_models import shaken
@@ -21,7 +21,7 @@ from tests.support.huggingface_models import shaken
 PROMPTS = (13, 4, 9)
 """Lengths, the longest and the last longer than the window of 5, the second shorter."""
 SLOTS = (2, 0, 1)
-STEPS = 20
+STEPS = 19  # With the longest prompt an even number, as sequence parallelism needs.
 
 
 def tiny_model(model: ModelConfig, dtype: torch.dtype = torch.float32) -> GPTModel:
@@ -86,6 +86,6 @@ def split_reason_case(model: ModelConfig, parallel: ParallelConfig) -> str | Non
     with process_groups(parallel, launched_world()):
         try:
             read_weights(initialized(model, parallel=parallel), model.vocab_size)
-        except Split as reason:
+        except Unknown as reason:
             return str(reason)
         return None

@@ -22,6 +22,7 @@ DERIVED = ("rotary_pos_emb.inv_freq", "rotary_emb.inv_freq")
 LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
 STACKED_LAYERS = "decoder.layers."
 STACKED_EXPERTS = ".experts.experts."
+ROUTED_EXPERT = re.compile(r"(mlp\.experts\.linear_fc[12]\.[a-z]+)(\d+)")
 LOCAL_EXPERT = re.compile(r"(.*\.experts)\.local_experts\.(\d+)\.(.+)")
 
 # NeMo's own GPT from before megatron-core (mcore_gpt: false) -> megatron-core's local layers.
@@ -71,10 +72,13 @@ def name_at(key: str, place: tuple[int, ...]) -> str:
     return key
 
 
-def with_layers_from(first: int, name: str) -> str:
-    """The name in the whole model of a pipeline stage's tensor; ``first`` numbers its first layer."""
+def numbered_from(layer: int, expert: int, name: str) -> str:
+    """The name in the whole model of a rank's tensor; ``layer`` and ``expert`` number its first ones."""
     match = LAYER.fullmatch(name)
-    return f"{STACKED_LAYERS}{first + int(match[1])}.{match[2]}" if match else name
+    if match is None:
+        return name
+    rest = ROUTED_EXPERT.sub(lambda own: f"{own[1]}{expert + int(own[2])}", match[2])
+    return f"{STACKED_LAYERS}{layer + int(match[1])}.{rest}"
 
 
 def names_of(key: str, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:

@@ -7,15 +7,13 @@ from typing import Any
 
 from recipes.console import warn
 from recipes.inference.decode.forward import LeanDecoder
-from recipes.inference.decode.weights import Split, Unknown, read_weights
+from recipes.inference.decode.weights import Unknown, read_weights
 
 
 def lean_decoder(gpt: Any, vocab_size: int, slots: int, max_length: int) -> LeanDecoder | None:
     """The lean forward pass on a GPTModel's weights; None, after a warning that says why, if it has none."""
     try:
         weights = read_weights(gpt, vocab_size)
-    except Split:
-        return None
     except Unknown as reason:
         _warn_once(str(reason))
         return None

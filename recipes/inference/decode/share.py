@@ -23,18 +23,22 @@ class Share:
 
     Tensor-parallel ranks hold rows of the word embeddings, of ``linear_qkv``, ``linear_fc1`` and the head,
     and columns of ``linear_proj`` and ``linear_fc2``, as in Megatron-LM (arXiv 1909.08053, section 3).
-    Pipeline stages hold layers that follow each other. All ranks of a model make the same calls.
+    Pipeline stages hold layers that follow each other. Routed experts lie on ranks of their own choice: some
+    of them, or parts of their matrices, wherever megatron-core has put them; they may lie on the ranks of
+    other replicas. All ranks make the same calls, with the same tokens.
     """
 
     tensor: Any = None
     """The process group of the ranks that have parts of the same matrices."""
     pipeline: Any = None
     """That of the stages."""
+    experts: Any = None
+    """That of the ranks which hold a layer's routed experts together."""
 
     @property
     def is_whole(self) -> bool:
         """Whether there is no other rank."""
-        return self.tensor is None and self.pipeline is None
+        return self.tensor is None and self.pipeline is None and self.experts is None
 
     @property
     def is_first(self) -> bool:
@@ -61,10 +65,11 @@ class Share:
 
     def summed(self, partial: Tensor) -> Tensor:
         """The sum over the ranks that have parts of the same matrices; ``partial`` is used up."""
-        if self.tensor is None:
-            return partial
-        total: Tensor = reduce_from_tensor_model_parallel_region(partial, group=self.tensor)
-        return total
+        return _sum(partial, self.tensor)
+
+    def summed_over_experts(self, partial: Tensor) -> Tensor:
+        """The sum over the ranks that have a layer's routed experts; ``partial`` is used up."""
+        return _sum(partial, self.experts)
 
     def joined(self, columns: Tensor) -> Tensor:
         """``[n, V / parts]`` of each rank -> ``[n, V]``."""
@@ -82,6 +87,13 @@ class Share:
         """To the stage that follows, if there is one."""
         if not self.is_last:
             send_to_next_pipeline_rank(hidden.contiguous(), self.pipeline)
+
+
+def _sum(partial: Tensor, group: Any) -> Tensor:
+    if group is None:
+        return partial
+    total: Tensor = reduce_from_tensor_model_parallel_region(partial, group=group)
+    return total
 
 
 WHOLE = Share()

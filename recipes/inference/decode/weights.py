@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, rms_norm
 
-from recipes.checkpoint.formats.names import canonical_names, with_layers_from
+from recipes.checkpoint.formats.names import canonical_names, numbered_from
 from recipes.config.stored_options import STORED_OPTIONS
 from recipes.families.family import layer_windows, tensor_table
 from recipes.families.model_config import (
@@ -55,10 +55,6 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
 
 class Unknown(Exception):
     """The decode path does not compute this model; the message says why."""
-
-
-class Split(Unknown):
-    """The model is split over ranks in a way that the decode path does not know."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +122,9 @@ class Experts:
 
     router: Tensor
     routed: tuple[MLP, ...]
+    """Those of this rank, numbered from ``first`` on."""
+    first: int
+    share: Share
     top_k: int
     sigmoid: bool
     softmax_first: bool
@@ -224,9 +223,13 @@ class _Reader:
     def __init__(self, gpt: Any, model: ModelConfig, share: Share) -> None:
         self.numbers = [layer.layer_number - 1 for layer in gpt.decoder.layers]
         """Of the layers that are here."""
+        ranks = gpt.pg_collection.ep
+        here = (model.num_moe_experts or 0) // ranks.size()
+        self.experts = range(here * ranks.rank(), here * (ranks.rank() + 1))
+        """The numbers of the routed experts that are here."""
         named = {**dict(gpt.named_parameters()), **dict(gpt.named_buffers())}
         self.tensors = {
-            with_layers_from(self.numbers[0], short): named[name].data
+            numbered_from(self.numbers[0], self.experts.start, short): named[name].data
             for name, short in canonical_names(named).items()
         }
         self.left = {spec.name for spec in tensor_table(model) if self._is_here(spec, share)}
@@ -234,7 +237,7 @@ class _Reader:
 
     def _is_here(self, spec: TensorSpec, share: Share) -> bool:
         if spec.layer is not None:
-            return spec.layer in self.numbers
+            return spec.layer in self.numbers and (spec.expert is None or spec.expert in self.experts)
         return share.is_first if spec.name.startswith("embedding.") else share.is_last
 
     def __call__(self, name: str) -> Tensor:
@@ -309,6 +312,7 @@ def _share(gpt: Any) -> Share:
     return Share(
         tensor=groups.tp if groups.tp.size() > 1 else None,
         pipeline=groups.pp if groups.pp.size() > 1 else None,
+        experts=groups.tp_ep if gpt.config.num_moe_experts and groups.tp_ep.size() > 1 else None,
     )
 
 
@@ -323,12 +327,7 @@ def _head(read: _Reader, words: Tensor | None, vocab_size: int) -> Tensor:
 def _check(gpt: Any, model: ModelConfig) -> None:
     config = gpt.config
     if config.context_parallel_size > 1:
-        raise Split("texts are split over ranks")
-    if (
-        model.num_moe_experts
-        and max(config.tensor_model_parallel_size, config.expert_model_parallel_size) > 1
-    ):
-        raise Split("experts are split over ranks")
+        raise Unknown("texts are split over ranks")
     if model.moe_expert_capacity_factor is not None and any(moe_layers(model)):
         raise Unknown("experts have a capacity, so tokens depend on others")
     for name, value in model.megatron.items():
@@ -356,7 +355,7 @@ def _layer(read: _Reader, prefix: str, number: int, window: int | None) -> Layer
         mlp_norm=read.norm(
             f"{prefix}pre_mlp_layernorm." if is_mixture else f"{mlp}linear_fc1.layer_norm_", hidden
         ),
-        mlp=_experts(read, mlp) if is_mixture else _mlp(read, mlp),
+        mlp=_experts(read, mlp) if is_mixture else _mlp(read, mlp, columns_of=read.share),
         after_mlp=read.maybe_norm(f"{mlp}linear_fc2.post_layernorm.", hidden),
         window=window,
         rotary=int(window is not None and model.rotary_base_local is not None),
@@ -367,11 +366,11 @@ def _layer(read: _Reader, prefix: str, number: int, window: int | None) -> Layer
     )
 
 
-def _mlp(read: _Reader, prefix: str, number: str = "") -> MLP:
+def _mlp(read: _Reader, prefix: str, number: str = "", columns_of: Share = WHOLE) -> MLP:
     activation = read.model.activation
     return MLP(
         read.linear(f"{prefix}linear_fc1.", number),
-        read.linear(f"{prefix}linear_fc2.", number, columns_of=read.share),
+        read.linear(f"{prefix}linear_fc2.", number, columns_of),
         ACTIVATIONS[activation],
         activation in GATED_ACTIVATIONS,
     )
@@ -383,12 +382,17 @@ def _experts(read: _Reader, prefix: str) -> Experts:
     read.maybe(f"{prefix}router.noise_weight")  # Noise is for training.
     return Experts(
         router=read(f"{prefix}router.weight"),
-        routed=tuple(_mlp(read, f"{prefix}experts.", str(n)) for n in range(model.num_moe_experts or 0)),
+        # Where ranks have parts of their matrices, the parts' outputs are added with those of other experts.
+        routed=tuple(_mlp(read, f"{prefix}experts.", str(number)) for number in read.experts),
+        first=read.experts.start,
+        share=read.share,
         top_k=model.moe_router_topk,
         sigmoid=model.moe_router_score_function == "sigmoid",
         softmax_first=model.moe_router_pre_softmax,
         factor=model.moe_router_topk_scaling_factor or 1.0,
         score_bias=read.maybe(f"{prefix}router.expert_bias"),
-        shared=None if model.moe_shared_expert_intermediate_size is None else _mlp(read, shared),
+        shared=None
+        if model.moe_shared_expert_intermediate_size is None
+        else _mlp(read, shared, columns_of=read.share),
         shared_gate=read.maybe(f"{shared}gate_weight"),
     )
