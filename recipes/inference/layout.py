@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from recipes.config.world import World, launched_world
 from recipes.console import shown
 from recipes.counts import counted
 from recipes.errors import UserError
+from recipes.families.model_config import ModelConfig
 
 AS_STORED = -1
 """NeMo's word for "as the file says"."""
@@ -57,6 +59,22 @@ def world_of(parallel: ParallelConfig) -> World:
             f"{sizes}: {counted(needed, 'process is', 'processes are')} needed, {launched.size:,} launched"
         )
     return launched
+
+
+def with_experts_dealt(parallel: ParallelConfig, model: ModelConfig) -> ParallelConfig:
+    """The layout of a model with experts, dealt to the ranks that have parts of its other matrices.
+
+    Each rank gets some of them, whole, where their number allows it: parts of all of them would be more
+    and smaller products for the same bytes, and those with biases cannot be split. megatron-core wants
+    sequence parallelism with either.
+    """
+    size, experts = parallel.tensor_model_parallel_size, model.num_moe_experts
+    if experts is None or size < 2:
+        return parallel
+    parallel = replace(parallel, sequence_parallel=True)
+    if experts % size:
+        return parallel
+    return replace(parallel, expert_model_parallel_size=size, expert_tensor_parallel_size=1)
 
 
 def _stored_size(content: dict[str, Any], key: str) -> int:

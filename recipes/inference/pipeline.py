@@ -11,6 +11,7 @@ from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
+from recipes.inference.chosen_places import sequence_parts
 from recipes.parallel.last_stage import from_last_stage
 
 
@@ -29,9 +30,8 @@ def forward_through_stages(
     device = tokens.device
     if not gpt.pre_process:
         batch, length = tokens.shape
-        states = torch.empty(
-            (length, batch, gpt.config.hidden_size), dtype=gpt.config.pipeline_dtype, device=device
-        )
+        shape = (length // sequence_parts(gpt), batch, gpt.config.hidden_size)
+        states = torch.empty(shape, dtype=gpt.config.pipeline_dtype, device=device)
         recv_from_prev_pipeline_rank_(states)
         gpt.set_input_tensor(states)
     output = gpt(tokens, position_ids, None, inference_context=context, runtime_gather_output=True)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
 from recipes.parallel import cpu_stand_in
 from recipes.parallel.light_imports import LOGGERS, without
@@ -32,8 +28,10 @@ from recipes.data.samples.document_start import document_start_id
 from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
 from recipes.families.model_config import ModelConfig
+from recipes.inference.chosen_places import filled_up, head_at, sequence_parts
 from recipes.inference.decode.choose_decoder import lean_decoder
 from recipes.inference.decode.decoder import Decoder
+from recipes.inference.layout import with_experts_dealt
 from recipes.inference.pipeline import forward_through_stages
 from recipes.inference.text_generator import TextGenerator
 from recipes.model.build import build_gpt_model
@@ -68,22 +66,32 @@ class GPTTextModel(TextGenerator):
             document_start_id=document_start_id,
         )
         self.gpt = gpt.eval()
+        self._parts = sequence_parts(gpt)
+        # megatron-core's cache does not go with split sequences.
+        self.reads_contexts_once = self._parts == 1
         self._beginning: tuple[Tensor, Tensor, StaticInferenceContext] | None = None
         """What :meth:`_read` read last, if it was one context: many calls may go on from it."""
 
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
-        return self._forward(tokens, 0, None, *tokens.shape)[..., : self.vocab_size]
+        length = tokens.shape[1]
+        tokens = filled_up(tokens, self._parts, self.eos_id)
+        return self._forward(tokens, 0, None, *tokens.shape)[:, :length, : self.vocab_size]
 
     @torch.no_grad()
     def logits_at(self, tokens: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-        with self._head_at(rows, places):
-            return self._forward(tokens, 0, None, 1, len(rows))[0, :, : self.vocab_size]
+        count = len(rows)
+        rows, places = filled_up(rows, self._parts), filled_up(places, self._parts)
+        tokens = filled_up(tokens, self._parts, self.eos_id)
+        with head_at(self.gpt, rows, places):
+            return self._forward(tokens, 0, None, 1, len(rows))[0, :count, : self.vocab_size]
 
     @torch.no_grad()
     def logits_after(
         self, contexts: Tensor, owners: Tensor, continuations: Tensor, rows: Tensor, places: Tensor
     ) -> Tensor:
+        if not self.reads_contexts_once:
+            return super().logits_after(contexts, owners, continuations, rows, places)
         length, new = contexts.shape[1], continuations.shape[1]
         first, context = self._read(contexts)
         shared = StaticInferenceContext(max_batch_size=len(owners), max_sequence_length=length + new)
@@ -94,7 +102,7 @@ class GPTTextModel(TextGenerator):
                 torch.cat([part[:, owners], part.new_empty(new, len(owners), *part.shape[2:])])
                 for part in cached
             )
-        with self._head_at(rows, places):
+        with head_at(self.gpt, rows, places):
             after = self._forward(continuations, length, shared, 1, len(rows))[0]
         return torch.cat([first, after])[:, : self.vocab_size]
 
@@ -111,21 +119,6 @@ class GPTTextModel(TextGenerator):
 
     def forget(self) -> None:
         self._beginning = None
-
-    def _head_at(self, rows: Tensor, places: Tensor) -> AbstractContextManager[Any]:
-        """While it is entered, the output head is computed at these positions alone, as ``[1, n, V]``.
-
-        A hook between the last layer and the head: whatever the family does after that stays as it is.
-        """
-
-        def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            hidden_states, *others = inputs
-            return hidden_states[places, rows][:, None], *others  # [s, b, h] -> [n, 1, h]
-
-        if not self.gpt.post_process:
-            return contextlib.nullcontext()
-        handle: RemovableHandle = self.gpt.output_layer.register_forward_pre_hook(select)
-        return handle
 
     def _forward(
         self,
@@ -172,6 +165,7 @@ def load_text_model(
     with open_stored_model(Path(path), weights=weights) as source:
         tokenizer = source.text_tokenizer
         source.check_rows_for(tokenizer)
+        parallel = with_experts_dealt(parallel, source.model)
         _check_split(source.model, parallel)
         gpt = build_for_inference(source.model, precision, parallel, world)
         load_weights(source, gpt)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor, nn
 
+from recipes.inference.chosen_places import filled_up, head_at, sequence_parts
 from recipes.inference.decode.choose_decoder import lean_decoder
 from recipes.inference.decode.decoder import Decoder
 from recipes.inference.text_generator import TextGenerator
@@ -24,8 +21,8 @@ class TrainedText(TextGenerator):
 
     The ranks of one replica (tensor and pipeline parallelism) make the same calls and get the same figures,
     so any layout works except context parallelism. A model is completed as after training, by the lean
-    forward pass on each rank's weights where they are. Where experts are split over ranks the whole text is
-    processed again for every token: experts' ranks then work as they do in training.
+    forward pass on each rank's weights where they are. Replicas among which experts are spread make the same
+    calls too.
 
     Args:
         model: in training; its layers may be compiled.
@@ -44,9 +41,6 @@ class TrainedText(TextGenerator):
             document_start_id=document_start_id,
         )
         self.model = model
-        parallel = run.parallel
-        # Sequence parallelism needs parts of equal size.
-        self._parts = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
 
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
@@ -65,12 +59,10 @@ class TrainedText(TextGenerator):
     @torch.no_grad()
     def logits_at(self, tokens: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         """Logits ``[n, V]`` that follow ``tokens[rows, places]``, on every rank."""
-        count = len(rows)
-        spare = -count % self._parts
-        rows, places = (torch.cat((which, which.new_zeros(spare))) for which in (rows, places))
+        count, parts = len(rows), sequence_parts(self.model.gpt)
+        rows, places = filled_up(rows, parts), filled_up(places, parts)
         # A causal model cannot see padding on the right.
-        padding = tokens.new_full((tokens.shape[0], -tokens.shape[1] % self._parts), self.eos_id)
-        tokens = torch.cat((tokens, padding), dim=1)
+        tokens = filled_up(tokens, parts, self.eos_id)
         batch, length = tokens.shape
         position_ids = torch.arange(length, device=tokens.device).expand_as(tokens)
 
@@ -78,7 +70,7 @@ class TrainedText(TextGenerator):
             logits = ddp(tokens, position_ids, None, runtime_gather_output=True)
             return logits, lambda output, non_loss_data: output[0].float().contiguous()
 
-        with self._head_at(rows, places):
+        with head_at(self.model.gpt, rows, places):
             outputs = get_forward_backward_func()(
                 forward_step_func=forward_step,
                 data_iterator=iter([None]),
@@ -89,25 +81,6 @@ class TrainedText(TextGenerator):
                 forward_only=True,
                 collect_non_loss_data=True,
             )
-        shape = (count + spare, self.model.gpt.vocab_size)
+        shape = (len(rows), self.model.gpt.vocab_size)
         logits = outputs[0] if outputs else torch.empty(shape, device=tokens.device)
         return from_last_stage(logits)[:count, : self.vocab_size]
-
-    def _head_at(self, rows: Tensor, places: Tensor) -> AbstractContextManager[Any]:
-        """While it is entered, the output head is computed at these positions alone, as ``[1, n, V]``.
-
-        A hook between the last layer and the head, where this rank has it.
-        """
-
-        def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            hidden_states, *others = inputs  # [s, b, h], under sequence parallelism this rank's part of s
-            if self._parts == 1:
-                return hidden_states[places, rows][:, None], *others
-            whole = gather_from_sequence_parallel_region(hidden_states, tensor_parallel_output_grad=False)
-            parts = whole[places, rows][:, None].chunk(self._parts)
-            return parts[parallel_state.get_tensor_model_parallel_rank()], *others  # The head gathers them.
-
-        if not parallel_state.is_pipeline_last_stage():
-            return nullcontext()
-        handle: AbstractContextManager[Any] = self.model.gpt.output_layer.register_forward_pre_hook(select)
-        return handle

@@ -56,8 +56,9 @@ def test_every_layout_writes_the_same(tensor: int, pipeline: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gemma3", "biases"])
+@pytest.mark.parametrize("name", ["gemma3", "biases", "experts", "uneven_experts", "param_moe"])
 def test_families_and_layouts(name: str, tmp_path: Path) -> None:
+    """Experts are dealt to two ranks, or each is cut in two."""
     pool = GlooPool()
     pool.run(1, write_case, name, str(tmp_path), {}, TOKENIZER, VOCABULARY)
     model = str(tmp_path / f"{name}.nemo")

@@ -79,6 +79,19 @@ def split_case(models: list[ModelConfig], parallel: ParallelConfig) -> None:
         for model in models:
             gpt = shaken(initialized(model, parallel=parallel)).eval()
             assert_every_position_agrees(gpt, model, chunk=6, tolerance=2e-5)
+            assert_chosen_places_agree(gpt, model)
+
+
+def assert_chosen_places_agree(gpt: GPTModel, model: ModelConfig) -> None:
+    """An odd number of places in texts of odd length, which no two ranks can share out as they are."""
+    tokens, rows, places = texts(model, 11), torch.tensor([2, 0, 1]), torch.tensor([10, 8, 6])
+    generator = text_model(gpt, model)
+    whole = generator.logits(tokens)
+    assert whole.shape == (*tokens.shape, model.vocab_size)
+    assert (generator.logits_at(tokens, rows, places) - whole[rows, places]).abs().max() < 2e-5
+    after = generator.logits_after(tokens[:, :6], torch.arange(3), tokens[:, 6:], rows, places - 6)
+    assert (after[:3] - whole[:, 5]).abs().max() < 2e-5
+    assert (after[3:] - whole[rows, places]).abs().max() < 2e-5
 
 
 def split_reason_case(model: ModelConfig, parallel: ParallelConfig) -> str | None:

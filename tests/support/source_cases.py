@@ -33,6 +33,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "qk_layernorm": True,
     },
     "all_experts": {"num_moe_experts": 4},
+    "uneven_experts": {"num_moe_experts": 3},
     "param_moe": {
         "family": "param_moe",
         "activation": "gelu",

@@ -39,8 +39,7 @@ class LogitsAt(Protocol):
 class WholeTextDecoder:
     """Reads the whole text again for every token, by a model's own forward pass.
 
-    For models that the lean forward pass does not compute, and for those whose experts are split over ranks,
-    which then work as they do in training.
+    For models that the lean forward pass does not compute.
     """
 
     def __init__(self, logits_at: LogitsAt, slots: int, max_length: int, device: torch.device) -> None:
