@@ -16,8 +16,11 @@ from tests.support.evaluation_cases import (
     write_benchmark,
 )
 from tests.support.forked import Forked
-from tests.support.nemo_files import MAIN
+from tests.support.nemo_files import FIXTURES, MAIN
 from tests.support.pool import CaseFailed, GlooPool
+from tests.support.source_cases import write_case
+
+TOKENIZER, VOCABULARY = str(FIXTURES / "nemo2_local" / "ckpt" / "context" / "tiny_sp.model"), 448
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,21 @@ def test_where_one_rank_runs_out_of_memory_all_read_less(
     # Too much was tried, but no more often than it was read; and there is more than one row where it fits.
     rows = results[-1][2]
     assert 0 < sum(count > 4 for count in rows) < 12 and sum(2 <= count <= 4 for count in rows) > 4, rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["param_moe", "uneven_experts"])
+def test_split_experts_answer_as_whole_ones(gloo_pool: GlooPool, name: str, tmp_path: Path) -> None:
+    """Dealt to two ranks or each cut in two, with enough memory and with too little."""
+    gloo_pool.run(1, write_case, name, str(tmp_path), {}, TOKENIZER, VOCABULARY)
+    path = str(tmp_path / f"{name}.nemo")
+    ((scored, written, _),) = gloo_pool.run(1, answers_case, 1, 1, None, path)
+    for found in (
+        *gloo_pool.run(2, answers_case, 2, 1, None, path),
+        *gloo_pool.run(2, scarce_memory_case, 2, 1, 4, path),
+    ):
+        assert [score for score, _ in found[0]] == pytest.approx([score for score, _ in scored], abs=1e-5)
+        assert found[1] == written
 
 
 def test_one_document_that_one_rank_cannot_read_ends_all(gloo_pool: GlooPool) -> None:

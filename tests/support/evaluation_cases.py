@@ -23,6 +23,7 @@ from recipes.evaluation.work import Unit, Work
 from recipes.inference.text_model import load_text_model
 from tests.support.nemo_files import MAIN
 
+MODEL = str(MAIN / "model.nemo")
 _TEXT = "delhi is the old city of many gates and a river दिल्ली एक पुराना शहर है"
 WORDS = _TEXT.split()
 
@@ -45,11 +46,11 @@ def writing_requests() -> list[Instance]:
 
 
 def answers_case(
-    tensor: int = 1, pipeline: int = 1, journal: str | None = None
+    tensor: int = 1, pipeline: int = 1, journal: str | None = None, path: str = MODEL
 ) -> tuple[list[Any], list[str], int]:
     """The answers to both kinds of requests, and how many units of work this process did for them."""
     model = load_text_model(
-        str(MAIN / "model.nemo"),
+        path,
         num_threads=1,
         parallel=ParallelConfig(tensor, pipeline),
         world=launched_world(),
@@ -67,12 +68,14 @@ def _answers(lm: ParamLM) -> tuple[list[Any], list[str]]:
     )
 
 
-def scarce_memory_case(tensor: int, pipeline: int, rows: int) -> tuple[list[Any], list[str], list[int]]:
+def scarce_memory_case(
+    tensor: int, pipeline: int, rows: int, path: str = MODEL
+) -> tuple[list[Any], list[str], list[int]]:
     """The same on a split model whose last rank has no memory for more than so many rows, which it finds out
     in its last layer; and the rows of all passes that this rank began.
     """
     model = load_text_model(
-        str(MAIN / "model.nemo"),
+        path,
         num_threads=1,
         parallel=ParallelConfig(tensor, pipeline),
         world=launched_world(),
