@@ -12,7 +12,7 @@ from recipes.config.world import World, launched_world
 from recipes.console import shown
 from recipes.counts import counted
 from recipes.errors import UserError
-from recipes.families.model_config import ModelConfig
+from recipes.families.model_config import ModelConfig, expert_width
 
 AS_STORED = -1
 """NeMo's word for "as the file says"."""
@@ -67,14 +67,22 @@ def with_experts_dealt(parallel: ParallelConfig, model: ModelConfig) -> Parallel
     Each rank gets some of them, whole, where their number allows it: parts of all of them would be more
     and smaller products for the same bytes, and those with biases cannot be split. megatron-core wants
     sequence parallelism with either.
+
+    Raises:
+        UserError: neither is possible.
     """
     size, experts = parallel.tensor_model_parallel_size, model.num_moe_experts
     if experts is None or size < 2:
         return parallel
     parallel = replace(parallel, sequence_parallel=True)
-    if experts % size:
-        return parallel
-    return replace(parallel, expert_model_parallel_size=size, expert_tensor_parallel_size=1)
+    if experts % size == 0:
+        return replace(parallel, expert_model_parallel_size=size, expert_tensor_parallel_size=1)
+    if model.add_bias_linear or expert_width(model) % size:
+        raise UserError(
+            f"tensor_model_parallel_size={size}: {experts} experts cannot be dealt to so many processes, "
+            "nor can each be cut; choose a divisor of their number"
+        )
+    return parallel
 
 
 def _stored_size(content: dict[str, Any], key: str) -> int:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import yaml
 from recipes.config.hydra_app import compose
 from recipes.config.schema import ParallelConfig
 from recipes.errors import UserError
-from recipes.inference.layout import layout_of, processes_of, world_of
+from recipes.families.model_config import ModelConfig
+from recipes.inference.layout import layout_of, processes_of, with_experts_dealt, world_of
 from tests.support.nemo_files import CONFIG, FIXTURES, MAIN, changed
 from tests.support.paths import ROOT
 from tests.support.pool import GlooPool
@@ -67,6 +69,28 @@ def test_families_and_layouts(name: str, tmp_path: Path) -> None:
     for layout in ((2, 1), (1, 2)):
         for found in pool.run(2, complete_case, model, layout, settings):
             check_same(found, expected)
+
+
+def test_experts_that_cannot_be_split_are_one_line() -> None:
+    model = ModelConfig(
+        num_layers=2,
+        hidden_size=72,
+        ffn_hidden_size=96,
+        num_attention_heads=6,
+        num_moe_experts=4,
+        add_bias_linear=True,
+        vocab_size=440,
+        max_position_embeddings=32,
+    )
+    both = ParallelConfig(tensor_model_parallel_size=2)
+    dealt = with_experts_dealt(both, model)
+    assert (dealt.expert_model_parallel_size, dealt.expert_tensor_parallel_size) == (2, 1)
+    three = replace(both, tensor_model_parallel_size=3)
+    for cannot in (model, replace(model, add_bias_linear=False, moe_ffn_hidden_size=32)):
+        with pytest.raises(UserError, match=r"^tensor_model_parallel_size=3: 4 experts cannot be dealt "):
+            with_experts_dealt(three, cannot)
+    cut = with_experts_dealt(three, replace(model, add_bias_linear=False))  # 96 wide.
+    assert cut == replace(three, sequence_parallel=True)
 
 
 def test_minus_one_is_what_the_file_says(tmp_path: Path) -> None:
