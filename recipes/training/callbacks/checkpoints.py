@@ -12,13 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from recipes.checkpoint.save.background import BackgroundSave
 from recipes.checkpoint.save.manifest import finished_checkpoints, set_aside, step_directory
 from recipes.checkpoint.save.ranks import decided_by_first_rank
-from recipes.checkpoint.save.retention import (
-    VALID_LOSS,
-    Best,
-    forget_missing_best,
-    prune,
-    record_valid_loss,
-)
+from recipes.checkpoint.save.retention import VALID_LOSS, Best, forget_missing_best, prune
 from recipes.checkpoint.save.verification import BackgroundVerification
 from recipes.config.schema import PretrainConfig
 from recipes.console import duration, say, warn
@@ -29,6 +23,7 @@ from recipes.training.callbacks.metrics import Metrics
 from recipes.training.callbacks.stop import NOT_STOPPED, StopControl
 from recipes.training.skipped_steps import GuardError
 from recipes.training.strategy import SaveOptions
+from recipes.training.valid_loss import mean_loss, record_later
 
 
 class Checkpoints(Callback):
@@ -83,17 +78,17 @@ class Checkpoints(Callback):
                 self._save_if_sound(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        losses = [value for key, value in pl_module.valid_metrics.items() if key.endswith(".loss")]
-        if losses:
-            self.validated_step, self.valid_loss = trainer.global_step, sum(losses) / len(losses)
+        loss = mean_loss(pl_module.valid_metrics)
+        if loss is not None:
+            self.validated_step, self.valid_loss = trainer.global_step, loss
         if self.waits_for_validation:
             self.waits_for_validation = False
             self._save_if_sound(trainer)
-        elif losses and self.saved_step == trainer.global_step:
+        elif loss is not None and self.saved_step == trainer.global_step:
             self._record_loss(trainer)
 
     def _record_loss(self, trainer: Trainer) -> None:
-        """Of a validation that came after its step's save."""
+        """Of a validation that came after its step's save. If we are killed in it, the next start does it."""
         self._finish(trainer, wait=True)
         if not trainer.is_global_zero:
             return
@@ -101,10 +96,7 @@ class Checkpoints(Callback):
         path = step_directory(self.directory, trainer.global_step)
         if path not in finished_checkpoints(self.directory):  # Found damaged.
             return
-        try:
-            record_valid_loss(path, self.valid_loss)
-        except UserError as error:
-            warn(f"{error}; keep_best does not count {path.name}")
+        record_later(path, self.valid_loss)
         self._let_go()
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
