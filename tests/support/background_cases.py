@@ -70,11 +70,11 @@ def held_case(overrides: list[str], steps: int) -> tuple[Outcome, int]:
 
     def at_step(self: Any, trainer: Any, *args: Any) -> None:
         pending = trainer.strategy.background._pending
-        if pending is not None and trainer.global_step - self.saved_step == steps:
-            if pending.writer.is_alive():  # Not on a rank that has nothing to write.
+        if pending and trainer.global_step - self.saved_step == steps:
+            if pending[-1].writer.is_alive():  # Not on a rank that has nothing to write.
                 held.append(self.saved_step)
             gate.set()
-            pending.writer.join()
+            pending[-1].writer.join()
         after_step(self, trainer, *args)
 
     with (

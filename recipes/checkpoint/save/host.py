@@ -7,6 +7,11 @@ import functools
 import torch
 from torch import Tensor
 
+from recipes.plan.machine import free_bytes, this_host
+
+LEFT_FREE = 0.1
+"""Of the host memory that is free when a second save is to begin beside the first."""
+
 
 class HostCopies:
     """The copies of one save. A GPU makes them beside training, on a stream of their own.
@@ -45,6 +50,22 @@ class HostCopies:
     def wait(self) -> None:
         """The host waits until the copies are made."""
         self._made.synchronize()
+
+
+def memory_of(copy: Tensor) -> int:
+    """Bytes that it takes: torch rounds blocks of pinned memory up to powers of two."""
+    return 1 << max(0, copy.nbytes - 1).bit_length() if copy.is_pinned() else copy.nbytes
+
+
+def room_for_copies(size: int, processes: int) -> bool:
+    """Whether each of this node's processes can have copies that take so many bytes.
+
+    Of all ranks, the one with the most decides: the others of its node are taken to need as much.
+    """
+    if torch.cuda.is_available():  # Blocks that torch has kept from earlier saves.
+        stats = torch.cuda.host_memory_stats()
+        size -= stats["allocated_bytes.current"] - stats["active_bytes.current"]
+    return size * processes <= (1 - LEFT_FREE) * free_bytes(this_host(), 0)
 
 
 @functools.cache
