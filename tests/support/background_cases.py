@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -195,9 +195,12 @@ def crowded_case(overrides: list[str], seconds: float, short_of_memory: int) -> 
         return run_case(overrides), max(under_way), max(at_work)
 
 
+UNTIL_THE_END = ExitStack()
+
+
 def stop_from_step_4() -> None:
     """In a process of its own: the writer of step 4 stands in the middle of its file, for ever."""
-    stuck_writer("step_00000004").__enter__()
+    UNTIL_THE_END.enter_context(stuck_writer("step_00000004"))
 
 
 def late_case(overrides: list[str], steps: int) -> tuple[Outcome, int]:
