@@ -44,6 +44,7 @@ class BackgroundSave:
     def __init__(self, between: BetweenSaves) -> None:
         self._between = between
         self._pending: deque[_Pending] = deque()
+        self._had_several = False
 
     @property
     def pending(self) -> int:
@@ -52,7 +53,8 @@ class BackgroundSave:
 
     def fits_in_memory(self, processes: int) -> bool:
         """Whether every node, of so many processes, has room for the copies of one more save beside these."""
-        return all_agree(room_for_copies(self._pending[-1].save.host_memory, processes))
+        size = self._pending[-1].save.host_memory
+        return all_agree(room_for_copies(size, processes, again=self._had_several))
 
     def unwritten(self, size: int) -> int:
         """Bytes that these saves have still to write, if each becomes so large."""
@@ -70,6 +72,7 @@ class BackgroundSave:
         partial = new_partial(directory, NOTHING_LEFT)
         save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=True, between=self._between)
         before = self._pending[-1].writer if self._pending else None
+        self._had_several |= before is not None
         writer = threading.Thread(target=_write, args=(save, before), name="checkpoint writer")
         self._pending.append(_Pending(directory, partial, facts, save, writer))
         writer.start()

@@ -184,6 +184,8 @@ class Checkpoints(Callback):
         background = _background(trainer)
         if background.pending == MOST_UNDER_WAY:
             return f"{MOST_UNDER_WAY} saves are under way"
+        if self.config.local.directory is not None:  # Their copies come at any time.
+            return "local checkpoints may need the host memory for another"
         if not background.fits_in_memory(trainer.strategy.world.local_size):  # type: ignore[attr-defined]
             return "no host memory for the copies of another"
         free = free_bytes(self.directory) if trainer.is_global_zero else None

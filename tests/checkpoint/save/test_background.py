@@ -204,6 +204,7 @@ def test_two_under_way_are_of_their_steps(
 
 EVERY_STEP = {"trainer__checkpoint__every_n_steps": "1", "trainer__max_steps": "6"}
 NOBODY = -1
+MAY_NEED_IT = "may need the host memory for another"
 
 
 @pytest.mark.parametrize(
@@ -213,6 +214,7 @@ NOBODY = -1
         (1, 0, 1, "no host memory for the copies of another"),
         pytest.param(2, NOBODY, 2, "2 saves are under way", marks=pytest.mark.slow),
         (2, 1, 1, "no host memory for the copies of another"),
+        pytest.param(1, NOBODY, 1, f"local checkpoints {MAY_NEED_IT}", marks=pytest.mark.slow),
     ],
 )
 def test_how_many_at_a_time(
@@ -228,6 +230,10 @@ def test_how_many_at_a_time(
     time; and where one node's memory has no room for two, all ranks wait.
     """
     settings = [*overrides(tiny_data, tmp_path, **EVERY_STEP), f"parallel.world_size={world}"]
+    if why.startswith("local"):
+        settings += [
+            f"trainer.checkpoint.local.{key}" for key in (f"directory={tmp_path}", "every_n_steps=9")
+        ]
     ranks = gloo_pool.run(world, crowded_case, settings, 0.3, short_of_memory)
     outcome = ranks[0][0]
     assert outcome.code == 0 and len(names(tmp_path)) == 6 and saved(outcome) == [1, 2, 3, 4, 5, 6]
