@@ -159,29 +159,34 @@ def abandoned_case(overrides: list[str], step: int) -> tuple[int, bool]:
     return abandoned, any(thread.name == WRITER for thread in threading.enumerate())
 
 
-def crowded_case(overrides: list[str], seconds: float, short_of_memory: int) -> tuple[Outcome, int, int]:
-    """A run with slow writers; how many saves were under way, and writers at work, at most.
+def crowded_case(overrides: list[str], short_of_memory: int) -> tuple[Outcome, int, int]:
+    """A run whose saves are written when training waits for them; how many saves were under way, and writers
+    at work, at most.
 
     Args:
         short_of_memory: the rank on whose node there is only room for the copies of one save.
     """
-    import time
-
     from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
     from recipes.checkpoint.save import host
     from recipes.checkpoint.save.background import BackgroundSave
 
-    under_way, at_work, start = [0], [0], BackgroundSave.start
+    under_way, at_work, waited_for = [0], [0], threading.Semaphore(0)
+    start, finish = BackgroundSave.start, BackgroundSave.finish
     write = FileSystemWriterAsync.write_preloaded_data
 
     def counted(self: Any, *args: Any) -> None:
         start(self, *args)
         under_way.append(self.pending)
 
-    def slow(*args: Any, **named: Any) -> None:
+    def finished(self: Any, *, wait: bool) -> Path | None:
+        if wait and self.pending:
+            waited_for.release()
+        return finish(self, wait=wait)
+
+    def late(*args: Any, **named: Any) -> None:
         at_work.append(at_work[-1] + 1)
-        time.sleep(seconds)
+        assert waited_for.acquire(timeout=240)
         write(*args, **named)
         at_work.append(at_work[-1] - 1)
 
@@ -189,7 +194,8 @@ def crowded_case(overrides: list[str], seconds: float, short_of_memory: int) -> 
     free = (lambda *_: 1000) if little else host.free_bytes
     with (
         replaced(BackgroundSave, "start", counted),
-        replaced(FileSystemWriterAsync, "write_preloaded_data", staticmethod(slow)),
+        replaced(BackgroundSave, "finish", finished),
+        replaced(FileSystemWriterAsync, "write_preloaded_data", staticmethod(late)),
         replaced(host, "free_bytes", free),
     ):
         return run_case(overrides), max(under_way), max(at_work)

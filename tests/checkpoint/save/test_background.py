@@ -226,7 +226,7 @@ def test_how_many_at_a_time(
     tiny_data: TinyData,
     tmp_path: Path,
 ) -> None:
-    """A save every step, with writers that take longer: each is there, none overtakes, one is written at a
+    """A save every step, written when it is waited for: each is there, none overtakes, one is written at a
     time; and where one node's memory has no room for two, all ranks wait.
     """
     settings = [*overrides(tiny_data, tmp_path, **EVERY_STEP), f"parallel.world_size={world}"]
@@ -234,7 +234,7 @@ def test_how_many_at_a_time(
         settings += [
             f"trainer.checkpoint.local.{key}" for key in (f"directory={tmp_path}", "every_n_steps=9")
         ]
-    ranks = gloo_pool.run(world, crowded_case, settings, 0.3, short_of_memory)
+    ranks = gloo_pool.run(world, crowded_case, settings, short_of_memory)
     outcome = ranks[0][0]
     assert outcome.code == 0 and len(names(tmp_path)) == 6 and saved(outcome) == [1, 2, 3, 4, 5, 6]
     assert [(under_way, at_work) for _, under_way, at_work in ranks] == [(most, 1)] * world
