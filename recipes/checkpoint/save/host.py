@@ -71,9 +71,10 @@ def room_for_copies(size: int, processes: int, *, again: bool) -> bool:
     most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     to_come = max(0, most - psutil.Process().memory_info().rss)
     needed = max(size, to_come) if again else size + to_come
-    if torch.cuda.is_available():  # Blocks that torch has kept from earlier saves.
+    if torch.cuda.is_available():  # Blocks that torch has kept from earlier saves, where it counts them.
         stats = torch.cuda.host_memory_stats()
-        needed -= stats["allocated_bytes.current"] - stats["active_bytes.current"]
+        owned = stats.get("allocated_bytes.current", 0)
+        needed -= owned - stats.get("active_bytes.current", owned)
     return needed * processes <= (1 - LEFT_FREE) * free_bytes(this_host(), 0)
 
 
