@@ -108,7 +108,7 @@ class Save:
 
 
 def saves_of(steps: list[tuple[float, str]], quiet: float) -> list[Save]:
-    """The saves that were published before the next began, or waited for.
+    """The saves that were published before the next began, or that training waited for.
 
     A step takes ``quiet`` seconds without one.
     """
@@ -140,7 +140,7 @@ def report(
         begun = sum(what == BEGINS for run in runs for _, what in run)
         print(f"{name}: {counted(len(saves), 'save')}")
         if len(saves) < begun:
-            print(f"  {begun - len(saves)} more had to be waited for, as the next was due: raise --every")
+            print(f"  {begun - len(saves)} more were not published when the next was due: raise --every")
         if not saves:
             continue
         held_up, published, took, lost = (

@@ -50,8 +50,9 @@ class CheckpointConfig:
     state of a large model twice takes minutes."""
     async_save: bool | str = "auto"
     """Write a checkpoint while training continues: a step's state is copied to host memory (as much as the
-    checkpoint's size), and a thread writes it. auto: on a GPU; on a CPU the thread would take training's own
-    cores. Saves at the end or on a signal are waited for."""
+    checkpoint's size), and a thread writes it. A second one may begin meanwhile, where memory and disk have
+    room. auto: on a GPU; on a CPU the thread would take training's own cores. Saves at the end or on a signal
+    are waited for."""
     local: LocalCheckpointConfig = field(default_factory=LocalCheckpointConfig)
 
     @property

@@ -40,6 +40,7 @@ from recipes.training.resume import check_resume, step_of
 from recipes.training.run_lock import RunLock
 from recipes.training.start import Start, find_start
 from recipes.training.start_up import StartUp
+from recipes.training.valid_loss import finish_validation
 
 T = TypeVar("T")
 
@@ -134,6 +135,8 @@ def _prepare(
         if lacks == [REPORT]:
             say(f"report {write_report(directory.path)}")
         if lacks in ([], [REPORT]):
+            if checkpoint is not None:
+                finish_validation(directory, checkpoint, config.trainer.checkpoint.keep_best)
             written = directory.nemo_file if config.save_nemo else "no model.nemo wanted"
             unused = f"; not run again for {ignored}" if ignored else ""
             say(f"{directory.path} is complete: {counted(done, 'step')}, {written}{unused}")
@@ -158,6 +161,8 @@ def _prepare(
     remove_partial(directory.checkpoints)
     if checkpoint is not None:
         set_aside_newer(directory.checkpoints, checkpoint)
+        if local is None:
+            finish_validation(directory, checkpoint, config.trainer.checkpoint.keep_best)
         forget_missing_best(directory.checkpoints)
     else:
         directory.rollbacks_file.unlink(missing_ok=True)

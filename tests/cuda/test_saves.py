@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recipes.checkpoint.save.host import HostCopies
+from recipes.checkpoint.save.host import HostCopies, memory_of, room_for_copies
+from recipes.plan.machine import free_bytes, this_host
 from tests.support.cuda import NEEDS_CUDA
 
 pytestmark = NEEDS_CUDA
@@ -63,3 +64,16 @@ def test_pinned_memory_is_allocated_once() -> None:
             tensor += 1
         del hosts
     assert allocated[-1] == allocated[0]
+
+
+def test_memory_of_pinned_copies() -> None:
+    """Of a power of two; what torch has kept of an earlier save is there for the next."""
+    before = torch.cuda.host_memory_stats()["active_bytes.current"]
+    host = HostCopies().copy(torch.zeros(5 * 2**28 // 4, device="cuda"))
+    torch.cuda.synchronize()
+    size = memory_of(host)
+    assert size == 2**31 == torch.cuda.host_memory_stats()["active_bytes.current"] - before
+    asked = int(0.9 * free_bytes(this_host(), 0)) + 2**30
+    assert not room_for_copies(asked, 1, again=True)
+    del host
+    assert room_for_copies(asked, 1, again=True), "torch has kept 2 GiB, and all else is as before"

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -70,11 +70,11 @@ def held_case(overrides: list[str], steps: int) -> tuple[Outcome, int]:
 
     def at_step(self: Any, trainer: Any, *args: Any) -> None:
         pending = trainer.strategy.background._pending
-        if pending is not None and trainer.global_step - self.saved_step == steps:
-            if pending.writer.is_alive():  # Not on a rank that has nothing to write.
+        if pending and trainer.global_step - self.saved_step == steps:
+            if pending[-1].writer.is_alive():  # Not on a rank that has nothing to write.
                 held.append(self.saved_step)
             gate.set()
-            pending.writer.join()
+            pending[-1].writer.join()
         after_step(self, trainer, *args)
 
     with (
@@ -84,6 +84,129 @@ def held_case(overrides: list[str], steps: int) -> tuple[Outcome, int]:
         replaced(Checkpoints, "on_train_batch_end", at_step),
     ):
         return run_case(overrides), len(held)
+
+
+@contextmanager
+def held_until(step: int) -> Iterator[list[int]]:
+    """Writers wait until training has done ``step``, waits for them or abandons them; how many saves were
+    under way each time.
+    """
+    from recipes.checkpoint.save.background import BackgroundSave
+    from recipes.checkpoint.save.sharded_save import ShardedSave
+    from recipes.training.callbacks.checkpoints import Checkpoints
+
+    gate, under_way = threading.Event(), []
+    finish, cancel = BackgroundSave.finish, ShardedSave.cancel
+    after_step: Any = Checkpoints.on_train_batch_end
+
+    def finished(self: Any, *, wait: bool) -> Path | None:
+        if wait and self.pending:
+            under_way.append(self.pending)
+            gate.set()
+        return finish(self, wait=wait)
+
+    def cancelled(self: Any) -> None:
+        cancel(self)
+        gate.set()
+
+    def at_step(self: Any, trainer: Any, *args: Any) -> None:
+        pending = trainer.strategy.background._pending
+        if pending and trainer.global_step == step:
+            under_way.append(len(pending))
+            gate.set()
+            pending[-1].writer.join()
+        after_step(self, trainer, *args)
+
+    with (
+        before_writing(lambda _: only_open(gate)),
+        replaced(BackgroundSave, "finish", finished),
+        replaced(ShardedSave, "cancel", cancelled),
+        replaced(Checkpoints, "on_train_batch_end", at_step),
+    ):
+        yield under_way
+
+
+NEVER = 10**9
+
+
+def held_until_case(
+    overrides: list[str], step: int, faults: str = "", limits: dict[int, int] | None = None
+) -> tuple[Outcome, list[int]]:
+    """A run with :func:`held_until`, in which things may go wrong; ``limits``: rank -> bytes of a file."""
+    limit = (limits or {}).get(int(os.environ["RANK"]))
+    with held_until(step) as under_way, patch.dict(os.environ, {VARIABLE: faults}):
+        return run_case(overrides, limit), under_way
+
+
+def abandoned_case(overrides: list[str], step: int) -> tuple[int, bool]:
+    """A run that ends by an exception before ``step`` on every rank: how many saves were under way, and
+    whether a writer lives on.
+    """
+    from recipes.checkpoint.save.background import BackgroundSave
+    from recipes.training.callbacks.faults import InjectedError
+
+    abandoned, abandon = 0, BackgroundSave.abandon
+
+    def counted(self: Any) -> None:
+        nonlocal abandoned
+        abandoned += self.pending
+        abandon(self)
+
+    faults = "; ".join(f"exception:rank={rank},step={step}" for rank in range(int(os.environ["WORLD_SIZE"])))
+    with replaced(BackgroundSave, "abandon", counted), suppress(InjectedError):
+        held_until_case(overrides, NEVER, faults)
+        raise AssertionError("it was to end by an exception")
+    return abandoned, any(thread.name == WRITER for thread in threading.enumerate())
+
+
+def crowded_case(overrides: list[str], short_of_memory: int) -> tuple[Outcome, int, int]:
+    """A run whose saves are written when training waits for them; how many saves were under way, and writers
+    at work, at most.
+
+    Args:
+        short_of_memory: the rank on whose node there is only room for the copies of one save.
+    """
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+    from recipes.checkpoint.save import host
+    from recipes.checkpoint.save.background import BackgroundSave
+
+    under_way, at_work, waited_for = [0], [0], threading.Semaphore(0)
+    start, finish = BackgroundSave.start, BackgroundSave.finish
+    write = FileSystemWriterAsync.write_preloaded_data
+
+    def counted(self: Any, *args: Any) -> None:
+        start(self, *args)
+        under_way.append(self.pending)
+
+    def finished(self: Any, *, wait: bool) -> Path | None:
+        if wait and self.pending:
+            waited_for.release()
+        return finish(self, wait=wait)
+
+    def late(*args: Any, **named: Any) -> None:
+        at_work.append(at_work[-1] + 1)
+        assert waited_for.acquire(timeout=240)
+        write(*args, **named)
+        at_work.append(at_work[-1] - 1)
+
+    little = int(os.environ["RANK"]) == short_of_memory
+    free = (lambda *_: 1000) if little else host.free_bytes
+    with (
+        replaced(BackgroundSave, "start", counted),
+        replaced(BackgroundSave, "finish", finished),
+        replaced(FileSystemWriterAsync, "write_preloaded_data", staticmethod(late)),
+        replaced(host, "free_bytes", free),
+    ):
+        return run_case(overrides), max(under_way), max(at_work)
+
+
+UNTIL_THE_END = ExitStack()
+
+
+def stop_from_step_4() -> None:
+    """In a process of its own: the writer of step 4 stands in the middle of its file, for ever."""
+    UNTIL_THE_END.enter_context(stuck_writer("step_00000004"))
 
 
 def late_case(overrides: list[str], steps: int) -> tuple[Outcome, int]:
@@ -149,12 +272,6 @@ def slow_case(overrides: list[str], seconds: float) -> Outcome:
         return run_case(overrides)
 
 
-def diverging_case(overrides: list[str], step: int) -> Outcome:
-    """A slow writer, and a run that ends because its gradients at ``step`` are no numbers."""
-    with patch.dict(os.environ, {VARIABLE: f"nan:step={step}"}):
-        return slow_case([*overrides, "trainer.guards.max_skipped_steps=1"], 0.5)
-
-
 def metrics_refused_case(overrides: list[str], step: int) -> tuple[Outcome, bool]:
     """A save under way when metrics cannot be written at ``step``; and whether a writer lives on."""
     from recipes.errors import UserError
@@ -217,27 +334,38 @@ def unfinished_case(overrides: list[str]) -> Outcome:
         return run_case(overrides)
 
 
-def main() -> None:
-    """``python -m tests.support.background_cases -m recipes.pretrain ...``: the writer of step 8 stops in the
-    middle of its file, for ever.
-    """
-    from recipes.parallel import cpu_stand_in
-
-    cpu_stand_in.install()
+@contextmanager
+def stuck_writer(name: str) -> Iterator[None]:
+    """The writer of a checkpoint stops in the middle of its file, for ever."""
     from recipes.checkpoint.save.sharded_save import ShardedSave
-    from recipes.config.hydra_app import compose
-    from recipes.pretrain import run
 
     original = ShardedSave._one_by_one
 
     def stops(self: Any, tensors: list[Any]) -> Iterator[Any]:
         for place, each in enumerate(original(self, tensors)):
             yield each
-            if "step_00000008" in self._label.name and place == 3:
+            if name in self._label.name and place == 3:
                 threading.Event().wait()
 
     with replaced(ShardedSave, "_one_by_one", stops):
-        sys.exit(run(compose("pretrain", sys.argv[3:])))
+        yield
+
+
+def main() -> None:
+    """``python -m tests.support.background_cases stuck|slow -m recipes.pretrain ...``: the writer of step 8
+    is stuck, or all are slow.
+    """
+    import time
+
+    from recipes.parallel import cpu_stand_in
+
+    cpu_stand_in.install()
+    from recipes.config.hydra_app import run_job
+    from recipes.pretrain import run
+
+    how, sys.argv = sys.argv[1], ["recipes.pretrain", *sys.argv[4:]]
+    with stuck_writer("step_00000008") if how == "stuck" else before_writing(lambda _: time.sleep(1.0)):
+        run_job("pretrain", run)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -28,15 +29,19 @@ def recorded_faulty_case(overrides: list[str], faults: str) -> Any:
         return recorded_case(overrides)[0]
 
 
-def start_ranks(overrides: list[str], faults: str, size: int = 2) -> list[Forked]:
-    """A process per rank, as a launcher would start them, whose ends can be seen."""
+def start_ranks(
+    overrides: list[str], faults: str, size: int = 2, also: Callable[[], None] | None = None
+) -> list[Forked]:
+    """A process per rank, as a launcher would start them, whose ends can be seen; ``also``, a function of a
+    module, runs in each first.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size), VARIABLE: faults}
     common["LOCAL_WORLD_SIZE"] = str(size)
     return [
-        Forked("recipes.pretrain", overrides, before=partial(set_environment, common | _rank(rank)))
+        Forked("recipes.pretrain", overrides, before=partial(_prepare, common | _rank(rank), also))
         for rank in range(size)
     ]
 
@@ -47,6 +52,12 @@ def _rank(rank: int) -> dict[str, str]:
 
 def set_environment(variables: dict[str, str]) -> None:
     os.environ.update(variables)
+
+
+def _prepare(variables: dict[str, str], also: Callable[[], None] | None) -> None:
+    set_environment(variables)
+    if also is not None:
+        also()
 
 
 class Ranks(Life):

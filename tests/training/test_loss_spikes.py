@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from recipes.checkpoint.save.manifest import finished_checkpoints
 from recipes.errors import UserError
 from recipes.training.loss_spikes import SpikeDetector, read_rollbacks, samples_left_out
+from tests.support.background_cases import NEVER, held_until_case
 from tests.support.corpus import TinyData
 from tests.support.fault_cases import ends, faulty_case, start_ranks
 from tests.support.pool import GlooPool
@@ -91,6 +93,21 @@ def test_the_run_goes_on_without_the_samples(
         assert outcome.stderr.count(f"fault on rank {rank} at step 15: corrupted_samples") == 1
     kept = json.loads((tmp_path / "tiny" / "rollbacks.json").read_text())
     assert [each["samples"] for each in kept] == LEFT_OUT
+
+
+@pytest.mark.slow
+def test_back_to_a_save_that_is_under_way(
+    spared: dict[int, float], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """Steps 6 and 12 are still to be written when step 15 turns out to be a spike."""
+    changes = {"checkpoint__every_n_steps": "6", "checkpoint__async_save": "true"}
+    settings = overrides(tiny_data, tmp_path, **{f"trainer__{key}": value for key, value in changes.items()})
+    ranks = gloo_pool.run(2, held_until_case, settings, NEVER, CORRUPTED)
+    assert [(outcome.code, under_way[0]) for outcome, under_way in ranks] == [(0, 2), (0, 2)]
+    (event,) = [record for record in ranks[0][0].metrics if record.get("event") == "rolled_back"]
+    assert event["step"] == 12 and ranks[0][0].losses == spared
+    saved = [path.name for path in finished_checkpoints(tmp_path / "tiny" / "checkpoints")]
+    assert saved == [f"step_{step:08d}" for step in (6, 12, 18, 20)]
 
 
 @pytest.mark.slow

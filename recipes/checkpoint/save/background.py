@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,16 @@ from typing import Any
 
 from recipes.checkpoint.save.between import BetweenSaves
 from recipes.checkpoint.save.disk import NOTHING_LEFT
+from recipes.checkpoint.save.host import room_for_copies
 from recipes.checkpoint.save.publish import discard_partial, new_partial, publish
 from recipes.checkpoint.save.ranks import all_agree
 from recipes.checkpoint.save.sharded_save import ShardedSave
+from recipes.errors import UserError
+
+MOST_UNDER_WAY = 2
+"""One that is written, and one whose copies wait for it: a save that takes long once holds nobody up. Where
+all take longer than the time between them, more would not help.
+"""
 
 
 @dataclass(frozen=True)
@@ -25,22 +33,32 @@ class _Pending:
 
 
 class BackgroundSave:
-    """At most one save under way. All methods but :meth:`abandon` and :meth:`hold_back` are called by
-    all ranks together.
+    """A few saves under way, written and published in their order. All methods but :meth:`abandon`,
+    :meth:`hold_back` and :meth:`unwritten` are called by all ranks together.
 
-    The thread makes no collective calls: they would mix with training's. What ranks have to agree on waits
+    The threads make no collective calls: they would mix with training's. What ranks have to agree on waits
     for :meth:`finish`, in the thread that trains. A process of its own would need a second copy of the state
     in shared memory, and something to end it when we are killed.
     """
 
     def __init__(self, between: BetweenSaves) -> None:
         self._between = between
-        self._pending: _Pending | None = None
+        self._pending: deque[_Pending] = deque()
+        self._had_several = False
 
     @property
-    def pending(self) -> bool:
-        """Whether a save has been started and not finished."""
-        return self._pending is not None
+    def pending(self) -> int:
+        """How many saves have been started and not finished."""
+        return len(self._pending)
+
+    def fits_in_memory(self, processes: int) -> bool:
+        """Whether every node, of so many processes, has room for the copies of one more save beside these."""
+        size = self._pending[-1].save.host_memory
+        return all_agree(room_for_copies(size, processes, again=self._had_several))
+
+    def unwritten(self, size: int) -> int:
+        """Bytes that these saves have still to write, if each becomes so large."""
+        return sum(max(0, size - _written(each.partial)) for each in self._pending)
 
     def start(self, directory: Path, state: dict[str, Any], facts: Mapping[str, Any]) -> None:
         """Begins to write a sharded state dict; ``directory`` appears when :meth:`finish` says so.
@@ -50,39 +68,69 @@ class BackgroundSave:
         Raises:
             UserError: the disk refuses. Every rank raises it.
         """
-        assert self._pending is None, "the earlier save is finished first"
+        assert self.pending < MOST_UNDER_WAY, "an earlier save is finished first"
         partial = new_partial(directory, NOTHING_LEFT)
         save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=True, between=self._between)
-        writer = threading.Thread(target=save.write, name="checkpoint writer")
-        self._pending = _Pending(directory, partial, facts, save, writer)
+        before = self._pending[-1].writer if self._pending else None
+        self._had_several |= before is not None
+        writer = threading.Thread(target=_write, args=(save, before), name="checkpoint writer")
+        self._pending.append(_Pending(directory, partial, facts, save, writer))
         writer.start()
 
     def hold_back(self) -> None:
         """Called before weights and optimizer state change: a GPU makes the copies of both first."""
-        if self._pending is not None:
-            self._pending.save.hold_back()
+        for each in self._pending:
+            each.save.hold_back()
 
     def finish(self, *, wait: bool) -> Path | None:
-        """The checkpoint, if all ranks have written it (``wait``: once they have); else None.
+        """The checkpoint of the oldest save, if all ranks have written it (``wait``: once they have); else
+        None.
 
         Raises:
-            UserError: a rank could not write; nothing is left behind. Every rank raises it.
+            UserError: a rank could not write; nothing is left behind, of later saves either. Every rank
+                raises it.
         """
-        if self._pending is None:
+        if not self._pending:
             return None
-        if not wait and not all_agree(not self._pending.writer.is_alive()):
+        if not wait and not all_agree(not self._pending[0].writer.is_alive()):
             return None
-        pending, self._pending = self._pending, None
-        pending.writer.join()
-        publish(pending.save, pending.partial, pending.directory, pending.facts)
-        return pending.directory
+        oldest = self._pending.popleft()
+        oldest.writer.join()
+        try:
+            publish(oldest.save, oldest.partial, oldest.directory, oldest.facts)
+        except UserError:
+            self._end_writers()
+            all_agree(True)  # Nobody writes any more.
+            self._discard()
+            raise
+        return oldest.directory
 
     def abandon(self) -> None:
-        """Ends this rank's writer; what it has written does not become a checkpoint."""
-        if self._pending is None:
-            return
-        pending, self._pending = self._pending, None
-        pending.save.cancel()
-        pending.writer.join()
+        """Ends this rank's writers; what they have written does not become a checkpoint."""
+        self._end_writers()
         # Another rank may still be writing: what stays is removed by the next start.
-        discard_partial(pending.partial)
+        self._discard()
+
+    def _end_writers(self) -> None:
+        for each in self._pending:
+            each.save.cancel()
+        for each in self._pending:
+            each.writer.join()
+
+    def _discard(self) -> None:
+        while self._pending:
+            discard_partial(self._pending.popleft().partial)
+
+
+def _written(partial: Path) -> int:
+    try:
+        return sum(file.stat().st_size for file in partial.iterdir())
+    except OSError:  # Where the disk cannot say, nothing is taken to be written.
+        return 0
+
+
+def _write(save: ShardedSave, before: threading.Thread | None) -> None:
+    """Once the save before is written: a disk is not faster for two."""
+    if before is not None:
+        before.join()
+    save.write()

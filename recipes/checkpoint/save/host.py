@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import functools
+import resource
 
+import psutil
 import torch
 from torch import Tensor
+
+from recipes.plan.machine import free_bytes, this_host
+
+LEFT_FREE = 0.1
+"""Of the host memory that is free when a second save is to begin beside the first."""
 
 
 class HostCopies:
@@ -45,6 +52,30 @@ class HostCopies:
     def wait(self) -> None:
         """The host waits until the copies are made."""
         self._made.synchronize()
+
+
+def memory_of(copy: Tensor) -> int:
+    """Bytes that it takes: torch rounds blocks of pinned memory up to powers of two."""
+    return 1 << max(0, copy.nbytes - 1).bit_length() if copy.is_pinned() else copy.nbytes
+
+
+def room_for_copies(size: int, processes: int, *, again: bool) -> bool:
+    """Whether each of this node's processes can have copies that take so many bytes, and come again to what
+    it has had at most.
+
+    Of all ranks, the one with the most decides: the others of its node are taken to need as much.
+
+    Args:
+        again: it has had them beside those of now, so that they are part of that most.
+    """
+    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    to_come = max(0, most - psutil.Process().memory_info().rss)
+    needed = max(size, to_come) if again else size + to_come
+    if torch.cuda.is_available():  # Blocks that torch has kept from earlier saves, where it counts them.
+        stats = torch.cuda.host_memory_stats()
+        owned = stats.get("allocated_bytes.current", 0)
+        needed -= owned - stats.get("active_bytes.current", owned)
+    return needed * processes <= (1 - LEFT_FREE) * free_bytes(this_host(), 0)
 
 
 @functools.cache

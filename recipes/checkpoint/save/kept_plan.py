@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from megatron.core.dist_checkpointing.dict_utils import nested_values
@@ -44,7 +45,8 @@ class KeptPlan:
             metadata: its description; None except on rank 0.
         """
         self._central, self._local = planner.cached_central_plan, planner.cached_local_plan
-        self._metadata, self._of = metadata, self._offered_for
+        # The one that this save goes on to fill in is its own: the next may be planned before it is written.
+        self._metadata, self._of = copy.copy(metadata), self._offered_for
 
 
 def _structure(sharded: dict[str, Any]) -> list[Any]:

@@ -55,8 +55,7 @@ def prune(
     Returns:
         The best checkpoint, if ``keep_best`` asks for any and one has a validation loss.
     """
-    paths = {int(path.name.removeprefix("step_")): path for path in finished_checkpoints(checkpoints)}
-    losses = {step: _valid_loss(path) for step, path in paths.items()}
+    paths, losses = _steps_and_losses(checkpoints)
     ranked = _ranked(losses) if keep_best else []
     # The link first, so that it never points to a checkpoint that is being deleted.
     _point_to(checkpoints / BEST, paths[ranked[0]].name if ranked else None)
@@ -70,6 +69,14 @@ def prune(
     loss = losses[ranked[0]]
     assert loss is not None
     return Best(paths[ranked[0]], loss)
+
+
+def point_to_best(checkpoints: Path, keep_best: int) -> None:
+    """Points ``best`` to the best one of now; nothing is deleted, and without ``keep_best`` it may stay."""
+    paths, losses = _steps_and_losses(checkpoints)
+    if keep_best and (ranked := _ranked(losses)):
+        _point_to(checkpoints / BEST, paths[ranked[0]].name)
+    forget_missing_best(checkpoints)
 
 
 def forget_missing_best(checkpoints: Path) -> None:
@@ -88,7 +95,13 @@ def record_valid_loss(checkpoint: Path, loss: float) -> None:
         file.write(json.dumps({VALID_LOSS: loss}).encode())
 
 
-def _valid_loss(checkpoint: Path) -> float | None:
+def _steps_and_losses(checkpoints: Path) -> tuple[dict[int, Path], dict[int, float | None]]:
+    paths = {int(path.name.removeprefix("step_")): path for path in finished_checkpoints(checkpoints)}
+    return paths, {step: valid_loss_of(path) for step, path in paths.items()}
+
+
+def valid_loss_of(checkpoint: Path) -> float | None:
+    """Its validation loss, if it has one that is a number."""
     try:
         facts = read_manifest(checkpoint)
     except UserError:

@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from recipes.checkpoint.save.between import BetweenSaves
 from recipes.checkpoint.save.disk import failure_of
-from recipes.checkpoint.save.host import HostCopies
+from recipes.checkpoint.save.host import HostCopies, memory_of
 from recipes.checkpoint.save.manifest import describe_file
 from recipes.checkpoint.save.ranks import gathered, raise_together
 from recipes.errors import UserError
@@ -116,6 +116,9 @@ class ShardedSave:
         self._copies = HostCopies()
         self._written = Written()
         self._failure = self._attempt(lambda: self._to_host(live))
+        buckets = self._writer.write_buckets
+        self.host_memory = sum(memory_of(each) for _, _, (_, tensors) in buckets for _, each in tensors)
+        """Bytes that the copies take until they are written."""
 
     def hold_back(self) -> None:
         """Called before the tensors that are saved change: a GPU finishes the copies first."""

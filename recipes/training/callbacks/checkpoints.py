@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from recipes.checkpoint.save.background import BackgroundSave
+from recipes.checkpoint.save.background import MOST_UNDER_WAY, BackgroundSave
 from recipes.checkpoint.save.manifest import finished_checkpoints, set_aside, step_directory
 from recipes.checkpoint.save.ranks import decided_by_first_rank
-from recipes.checkpoint.save.retention import (
-    VALID_LOSS,
-    Best,
-    forget_missing_best,
-    prune,
-    record_valid_loss,
-)
+from recipes.checkpoint.save.retention import VALID_LOSS, Best, forget_missing_best, prune
 from recipes.checkpoint.save.verification import BackgroundVerification
 from recipes.config.schema import PretrainConfig
 from recipes.console import duration, say, warn
@@ -29,6 +25,17 @@ from recipes.training.callbacks.metrics import Metrics
 from recipes.training.callbacks.stop import NOT_STOPPED, StopControl
 from recipes.training.skipped_steps import GuardError
 from recipes.training.strategy import SaveOptions
+from recipes.training.valid_loss import mean_loss, record_later
+
+
+@dataclass
+class _Begun:
+    """A save that has begun."""
+
+    step: int
+    started: float
+    stall_s: float = 0.0
+    """For which training has waited for it."""
 
 
 class Checkpoints(Callback):
@@ -62,7 +69,8 @@ class Checkpoints(Callback):
         self.validated_step, self.valid_loss = -1, 0.0
         self.waits_for_validation = False
         self.started = 0.0
-        self.stall_s = 0.0
+        self.under_way: deque[_Begun] = deque()
+        """In the background, oldest first."""
         self.warned = False
         self.best: Best | None = None
         self.verification = BackgroundVerification()
@@ -83,17 +91,17 @@ class Checkpoints(Callback):
                 self._save_if_sound(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        losses = [value for key, value in pl_module.valid_metrics.items() if key.endswith(".loss")]
-        if losses:
-            self.validated_step, self.valid_loss = trainer.global_step, sum(losses) / len(losses)
+        loss = mean_loss(pl_module.valid_metrics)
+        if loss is not None:
+            self.validated_step, self.valid_loss = trainer.global_step, loss
         if self.waits_for_validation:
             self.waits_for_validation = False
             self._save_if_sound(trainer)
-        elif losses and self.saved_step == trainer.global_step:
+        elif loss is not None and self.saved_step == trainer.global_step:
             self._record_loss(trainer)
 
     def _record_loss(self, trainer: Trainer) -> None:
-        """Of a validation that came after its step's save."""
+        """Of a validation that came after its step's save. If we are killed in it, the next start does it."""
         self._finish(trainer, wait=True)
         if not trainer.is_global_zero:
             return
@@ -101,10 +109,7 @@ class Checkpoints(Callback):
         path = step_directory(self.directory, trainer.global_step)
         if path not in finished_checkpoints(self.directory):  # Found damaged.
             return
-        try:
-            record_valid_loss(path, self.valid_loss)
-        except UserError as error:
-            warn(f"{error}; keep_best does not count {path.name}")
+        record_later(path, self.valid_loss)
         self._let_go()
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -120,7 +125,7 @@ class Checkpoints(Callback):
         if not isinstance(exception, GuardError):
             _background(trainer).abandon()
             return
-        # All ranks get here, and a pending save is of a sound step.
+        # All ranks get here, and pending saves are of sound steps.
         try:
             self._finish(trainer, wait=True)
         except UserError as error:  # It must not hide the reason why the run ends.
@@ -148,8 +153,9 @@ class Checkpoints(Callback):
         step = trainer.global_step
         self.metrics.check_all()
         if in_background:
-            self._warn_of_waiting(trainer)
-        self._finish(trainer, wait=True)
+            self._wait_for_room(trainer)
+        else:
+            self._finish(trainer, wait=True)
         if step == self.saved_step:
             return
         self._make_room(trainer)
@@ -157,10 +163,34 @@ class Checkpoints(Callback):
         facts = {VALID_LOSS: self.valid_loss} if step == self.validated_step else {}
         self.started = time.monotonic()
         trainer.save_checkpoint(path, storage_options=SaveOptions(facts, in_background))
-        self.stall_s = time.monotonic() - self.started
+        begun = _Begun(step, self.started, time.monotonic() - self.started)
         self.saved_step = step
-        if not in_background:
-            self._saved(trainer, path)
+        if in_background:
+            self.under_way.append(begun)
+        else:
+            self._saved(trainer, path, begun)
+
+    def _wait_for_room(self, trainer: Trainer) -> None:
+        """Until a save in the background may begin."""
+        self._finish(trainer, wait=False)
+        while self.under_way and (obstacle := self._obstacle(trainer)):
+            self._warn_of_waiting(trainer, obstacle)
+            self._publish_oldest(trainer, wait=True)
+
+    def _obstacle(self, trainer: Trainer) -> str:
+        """What keeps one more save from beginning beside those under way; empty if nothing does. All ranks
+        have the same answer.
+        """
+        background = _background(trainer)
+        if background.pending == MOST_UNDER_WAY:
+            return f"{MOST_UNDER_WAY} saves are under way"
+        if self.config.local.directory is not None:  # Their copies come at any time.
+            return "local checkpoints may need the host memory for another"
+        if not background.fits_in_memory(trainer.strategy.world.local_size):  # type: ignore[attr-defined]
+            return "no host memory for the copies of another"
+        free = free_bytes(self.directory) if trainer.is_global_zero else None
+        full = free is not None and free < self.size + background.unwritten(self.size)
+        return "no room on the disk for another" if decided_by_first_rank(full) else ""
 
     def _make_room(self, trainer: Trainer) -> None:
         """Deletes old checkpoints, all but the newest if need be, where the disk would not hold the next one.
@@ -189,29 +219,38 @@ class Checkpoints(Callback):
             keep_every_n_steps=self.config.keep_every_n_steps,
         )
 
-    def _warn_of_waiting(self, trainer: Trainer) -> None:
-        if _background(trainer).pending and not self.warned and trainer.is_global_zero:
+    def _warn_of_waiting(self, trainer: Trainer, why: str) -> None:
+        if not self.warned and trainer.is_global_zero:
             self.warned = True
             key = "every_n_steps" if self.config.every_n_steps is not None else "every_minutes"
             warn(
                 f"trainer.checkpoint.{key}={getattr(self.config, key):,}: the save of step "
-                f"{self.saved_step:,} is not written yet, training waits for it; save less often"
+                f"{self.under_way[0].step:,} is not written yet, training waits for it ({why}); "
+                "save less often"
             )
 
     def _finish(self, trainer: Trainer, *, wait: bool) -> None:
-        """Publishes the background save, if there is one and it is written."""
+        """Publishes the background saves that are written (``wait``: all)."""
+        while self._publish_oldest(trainer, wait=wait):
+            pass
+
+    def _publish_oldest(self, trainer: Trainer, *, wait: bool) -> bool:
+        """Whether there was a background save, and it is written."""
         started = time.monotonic()
         path = _background(trainer).finish(wait=wait)
-        if path is not None:
-            self.stall_s += time.monotonic() - started
-            self._saved(trainer, path)
+        if path is None:
+            return False
+        begun = self.under_way.popleft()
+        begun.stall_s += time.monotonic() - started
+        self._saved(trainer, path, begun)
+        return True
 
-    def _saved(self, trainer: Trainer, path: Path) -> None:
-        self.published_step = int(path.name.removeprefix("step_"))
+    def _saved(self, trainer: Trainer, path: Path, begun: _Begun) -> None:
+        self.published_step = begun.step
         if not trainer.is_global_zero:
             return
-        took = time.monotonic() - self.started
-        stall = f", training stood still for {self.stall_s:.1f} s" if self.in_background else ""
+        took = time.monotonic() - begun.started
+        stall = f", training stood still for {begun.stall_s:.1f} s" if self.in_background else ""
         say(f"saved  {path} in {duration(took)}{stall}")
         if self.config.verify == "background":
             self._end_verification(trainer, wait=True)

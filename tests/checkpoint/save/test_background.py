@@ -20,19 +20,23 @@ from recipes.config.hydra_app import compose
 from recipes.config.validate import validate_pretrain
 from recipes.errors import UserError
 from tests.support.background_cases import (
+    NEVER,
+    abandoned_case,
     counted_case,
-    diverging_case,
+    crowded_case,
     held_case,
+    held_until_case,
     late_case,
     limited_case,
     metrics_refused_case,
-    slow_case,
+    stop_from_step_4,
     unfinished_case,
 )
 from tests.support.corpus import TinyData
 from tests.support.device_runs import shared_state
+from tests.support.fault_cases import ends, start_ranks
 from tests.support.pool import GlooPool
-from tests.support.run_cases import Outcome, run_case, signalled_case, start, wait_for_file, wait_for_step
+from tests.support.run_cases import Outcome, run_case, start, wait_for_file, wait_for_step
 
 DP2 = ["parallel.world_size=2"]
 TP2 = ["parallel.tensor_model_parallel_size=2", "parallel.sequence_parallel=true"]
@@ -166,39 +170,141 @@ def test_what_does_not_change_is_not_done_at_every_save(
     assert len(left_out) == 3 and min(left_out) > 100_000
 
 
-def test_one_save_at_a_time(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
-    """A save every step, with a writer that takes longer than a step: each is there, none overtakes."""
-    settings = overrides(tiny_data, tmp_path, trainer__checkpoint__every_n_steps="1", trainer__max_steps="6")
-    (outcome,) = gloo_pool.run(1, slow_case, settings, 0.3)
-    assert outcome.code == 0 and len(names(tmp_path)) == 6
-    saved = [line.split("step_")[1][:8] for line in outcome.stdout.splitlines() if line.startswith("saved")]
-    assert saved == [f"{step:08d}" for step in range(1, 7)]
-    (warning,) = outcome.stderr.splitlines()
-    assert "trainer.checkpoint.every_n_steps=1: the save of step 1 is not written yet" in warning
+# Two under way
 
 
-@pytest.mark.slow
-def test_a_signal_is_obeyed_after_the_pending_save(
-    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+def saved(outcome: Outcome) -> list[int]:
+    """The steps that were announced, in that order."""
+    lines = [line for line in outcome.stdout.splitlines() if line.startswith("saved")]
+    return [int(line.split("step_")[1][:8]) for line in lines]
+
+
+@pytest.mark.parametrize("layout", ["single", pytest.param("dp2", marks=pytest.mark.slow)])
+def test_two_under_way_are_of_their_steps(
+    layout: str,
+    synchronous: tuple[Path, Outcome],
+    gloo_pool: GlooPool,
+    tiny_data: TinyData,
+    tmp_path: Path,
 ) -> None:
-    settings = overrides(tiny_data, tmp_path, trainer__max_steps="3000", optim__lr_decay_steps="20")
-    (outcome,) = gloo_pool.run(1, signalled_case, settings, 6, int(signal.SIGTERM), 2)
-    assert outcome.code == 3
-    stopped = outcome.metrics[-1]["step"]
-    steps = [verify(path)["step"] for path in finished_checkpoints(checkpoints(tmp_path))]
-    assert steps == sorted({*range(4, stopped + 1, 4), stopped})[-9:]
-    assert names(tmp_path) == [f"step_{step:08d}" for step in steps]
+    """Steps 4 and 8 are written after step 10; every byte is that of a save that was waited for."""
+    (world, settings), ours, plain = LAYOUTS[layout], tmp_path / "ours", synchronous[0]
+    held = gloo_pool.run(world, held_until_case, [*overrides(tiny_data, ours), *settings], 10)
+    outcome, under_way = held[0]
+    assert outcome.code == 0 and outcome.stderr == "" and saved(outcome) == [4, 8, 12]
+    assert under_way == [2, 1], "steps 4 and 8 at step 10; step 12 at the end"
+    losses = synchronous[1].losses
+    if world > 1:
+        plain = tmp_path / "plain"
+        alone = gloo_pool.run(world, run_case, [*overrides(tiny_data, plain), *settings, SYNCHRONOUS])
+        losses = alone[0].losses
+    assert outcome.losses == losses
+    assert_same(ours, plain)
+
+
+EVERY_STEP = {"trainer__checkpoint__every_n_steps": "1", "trainer__max_steps": "6"}
+NOBODY = -1
+MAY_NEED_IT = "may need the host memory for another"
+
+
+@pytest.mark.parametrize(
+    ("world", "short_of_memory", "most", "why"),
+    [
+        (1, NOBODY, 2, "2 saves are under way"),
+        (1, 0, 1, "no host memory for the copies of another"),
+        pytest.param(2, NOBODY, 2, "2 saves are under way", marks=pytest.mark.slow),
+        (2, 1, 1, "no host memory for the copies of another"),
+        pytest.param(1, NOBODY, 1, f"local checkpoints {MAY_NEED_IT}", marks=pytest.mark.slow),
+    ],
+)
+def test_how_many_at_a_time(
+    world: int,
+    short_of_memory: int,
+    most: int,
+    why: str,
+    gloo_pool: GlooPool,
+    tiny_data: TinyData,
+    tmp_path: Path,
+) -> None:
+    """A save every step, written when it is waited for: each is there, none overtakes, one is written at a
+    time; and where one node's memory has no room for two, all ranks wait.
+    """
+    settings = [*overrides(tiny_data, tmp_path, **EVERY_STEP), f"parallel.world_size={world}"]
+    if why.startswith("local"):
+        settings += [
+            f"trainer.checkpoint.local.{key}" for key in (f"directory={tmp_path}", "every_n_steps=9")
+        ]
+    ranks = gloo_pool.run(world, crowded_case, settings, short_of_memory)
+    outcome = ranks[0][0]
+    assert outcome.code == 0 and len(names(tmp_path)) == 6 and saved(outcome) == [1, 2, 3, 4, 5, 6]
+    assert [(under_way, at_work) for _, under_way, at_work in ranks] == [(most, 1)] * world
+    (warning,) = outcome.stderr.splitlines()
+    waits = f"the save of step 1 is not written yet, training waits for it ({why}); save less often"
+    assert warning == f"warning: trainer.checkpoint.every_n_steps=1: {waits}"
+
+
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_signal_is_obeyed_after_the_saves_under_way(
+    world: int, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    settings = [*overrides(tiny_data, tmp_path), f"parallel.world_size={world}"]
+    ranks = gloo_pool.run(world, held_until_case, settings, NEVER, f"terminate:rank={world - 1},step=9")
+    outcome, under_way = ranks[0]
+    stopped = 9 if world == 1 else 10  # Several ranks agree one step later.
+    assert [each.code for each, _ in ranks] == [3] * world and under_way[0] == 2
+    assert saved(outcome) == [4, 8, stopped]
+    assert [verify(path)["step"] for path in finished_checkpoints(checkpoints(tmp_path))] == saved(outcome)
+    assert len(names(tmp_path)) == 3
 
 
 @pytest.mark.slow
 def test_a_guard_leaves_what_was_begun_before(
     gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    settings = [*overrides(tiny_data, tmp_path), *DP2]
-    outcomes = gloo_pool.run(2, diverging_case, settings, 5)
-    assert [outcome.code for outcome in outcomes] == [4, 4]
-    assert names(tmp_path) == ["step_00000004"]
-    verify(checkpoints(tmp_path) / "step_00000004")
+    settings = [*overrides(tiny_data, tmp_path), *DP2, "trainer.guards.max_skipped_steps=1"]
+    ranks = gloo_pool.run(2, held_until_case, settings, NEVER, "nan:step=9")
+    assert [(outcome.code, under_way[0]) for outcome, under_way in ranks] == [(4, 2), (4, 2)]
+    assert names(tmp_path) == ["step_00000004", "step_00000008"]
+    for path in finished_checkpoints(checkpoints(tmp_path)):
+        verify(path)
+
+
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_exception_abandons_both(
+    world: int,
+    synchronous: tuple[Path, Outcome],
+    gloo_pool: GlooPool,
+    tiny_data: TinyData,
+    tmp_path: Path,
+) -> None:
+    """What a rank may have left that was still writing, the next start removes."""
+    settings = [*overrides(tiny_data, tmp_path), f"parallel.world_size={world}"]
+    assert gloo_pool.run(world, abandoned_case, settings, 9) == [(2, False)] * world
+    left = set(names(tmp_path))
+    assert left <= ({".step_00000004.partial", ".step_00000008.partial"} if world > 1 else set())
+    ranks = gloo_pool.run(world, run_case, settings)
+    assert ranks[0].code == 0 and names(tmp_path) == ["step_00000004", "step_00000008", "step_00000012"]
+    if world == 1:
+        assert ranks[0].losses == synchronous[1].losses
+
+
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_final_validation_and_the_best_of_two(
+    world: int, gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """Both are under way when the last step's validation comes; both are read back, in their order."""
+    changes = {
+        "max_steps": "8", "val_check_interval": "16", "checkpoint__verify": "background",
+        "checkpoint__keep_last": "1", "checkpoint__keep_best": "1",
+    }  # fmt: skip
+    settings = overrides(tiny_data, tmp_path, **{f"trainer__{key}": value for key, value in changes.items()})
+    ranks = gloo_pool.run(world, held_until_case, [*settings, f"parallel.world_size={world}"], NEVER)
+    outcome, under_way = ranks[0]
+    assert outcome.code == 0 and under_way[0] == 2 and saved(outcome) == [4, 8]
+    last = outcome.metrics[-1]
+    loss = (last["valid.en.loss"] + last["valid.hi.loss"]) / 2
+    assert last["step"] == 8 and f"best   step_00000008, validation loss {loss:.4f}" in outcome.stdout
+    assert names(tmp_path) == ["best", "step_00000008"]
 
 
 def test_another_error_ends_the_writer(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
@@ -264,6 +370,17 @@ def test_a_disk_that_refuses_one_of_two_ranks(
     assert resumed.code == 0 and resumed.losses == synchronous[1].losses
 
 
+def test_a_disk_that_refuses_the_first_of_two(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """The one that has begun after it goes too, on all ranks: nothing is left behind."""
+    settings = [*overrides(tiny_data, tmp_path), *TP2]
+    ranks = gloo_pool.run(2, held_until_case, settings, 10, "", {1: 200_000})
+    assert [(outcome.code, under_way) for outcome, under_way in ranks] == [(2, [2]), (2, [2])]
+    assert ranks[0][0].message == ranks[1][0].message and "step_00000004: cannot" in ranks[0][0].message
+    assert names(tmp_path) == []
+
+
 # Death
 
 
@@ -287,13 +404,14 @@ def test_kill_9_during_a_save_leaves_no_process_and_no_checkpoint(
     synchronous: tuple[Path, Outcome], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     settings = overrides(tiny_data, tmp_path, trainer__max_steps="100000", optim__lr_decay_steps="20")
-    launcher = ("-m", "tests.support.background_cases")
+    launcher = ("-m", "tests.support.background_cases", "stuck")
     process = start(settings, launcher, start_new_session=True)
-    partial = checkpoints(tmp_path) / ".step_00000008.partial"
+    partial, after = (checkpoints(tmp_path) / f".step_{step:08d}.partial" for step in (8, 12))
     try:
-        wait_for_step(tmp_path / "tiny" / "metrics.jsonl", 10, lambda: process.poll() is None)
-        # Training is beyond step 8, whose writer stands in the middle of its file; step 4 is whole.
+        wait_for_step(tmp_path / "tiny" / "metrics.jsonl", 14, lambda: process.poll() is None)
+        # Step 4 is whole, the writer of step 8 stands in the middle of its file, and step 12 waits for it.
         wait_for_file(partial, lambda: process.poll() is None)
+        assert list(after.iterdir()) == []
         assert process.pid in alive_in_session(process.pid)
         process.kill()
         process.communicate(timeout=240)  # Nobody holds its output open.
@@ -303,11 +421,29 @@ def test_kill_9_during_a_save_leaves_no_process_and_no_checkpoint(
     while alive_in_session(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert alive_in_session(process.pid) == []
-    assert names(tmp_path) == [partial.name, "step_00000004"] and not (partial / MANIFEST).exists()
+    assert names(tmp_path) == [partial.name, after.name, "step_00000004"]
+    assert not (partial / MANIFEST).exists()
     (resumed,) = gloo_pool.run(1, run_case, overrides(tiny_data, tmp_path))
     assert {"event": "resumed", "step": 4, "checkpoint": "step_00000004"} in resumed.metrics
     assert resumed.losses == synchronous[1].losses
     assert names(tmp_path) == ["step_00000004", "step_00000008", "step_00000012"]
+
+
+@pytest.mark.slow
+def test_kill_9_of_two_ranks_during_two_saves(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    plain, ours = tmp_path / "plain", tmp_path / "ours"
+    (alone, _) = gloo_pool.run(2, run_case, [*overrides(tiny_data, plain), *DP2, SYNCHRONOUS])
+    settings = [*overrides(tiny_data, ours, trainer__checkpoint__every_n_steps="2"), *DP2]
+    faults = "; ".join(f"kill:rank={rank},step=8" for rank in range(2))
+    killed = ends(start_ranks(settings, faults, also=stop_from_step_4))
+    assert [code for code, _, _ in killed] == [-signal.SIGKILL] * 2, killed[0][2]
+    assert names(ours) == [".step_00000004.partial", ".step_00000006.partial", "step_00000002"]
+    resumed = gloo_pool.run(2, run_case, settings)[0]
+    assert {"event": "resumed", "step": 2, "checkpoint": "step_00000002"} in resumed.metrics
+    assert resumed.losses == alone.losses
+    assert names(ours) == [f"step_{step:08d}" for step in range(2, 13, 2)]
 
 
 @pytest.mark.slow

@@ -78,6 +78,42 @@ def test_only_what_all_ranks_have_again(gloo_pool: GlooPool, tmp_path: Path) -> 
         assert read == [both, *([float(number)] * ROWS for _ in others)]
 
 
+def two_at_once_case(directory: str) -> tuple[int, list[list[float]], bool]:
+    """The second save is planned, by the first one's plan, before the first is finished: how many plans were
+    made, what is read back, and whether the saves describe their files in one object.
+    """
+    import torch
+    from megatron.core.dist_checkpointing import load_plain_tensors
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor
+
+    from recipes.checkpoint.save.between import BetweenSaves
+    from recipes.checkpoint.save.sharded_save import ShardedSave
+    from recipes.config.schema import ParallelConfig
+    from recipes.config.world import launched_world
+    from tests.support.engine import process_groups
+
+    made, paths, saves = counted_plans(), [Path(directory, name) for name in ("first", "second")], []
+    with process_groups(ParallelConfig(), launched_world()):
+        between = BetweenSaves()
+        trained = torch.zeros(ROWS)
+        for path in paths:
+            path.mkdir()
+            trained += 1
+            state = {"trained": ShardedTensor.from_rank_offsets("trained", trained)}
+            saves.append(ShardedSave(state, path, path, "", copied=True, between=between))
+            assert saves[-1].host_memory == trained.nbytes
+        for save in saves:
+            save.write()
+            save.finish()
+        read = [load_plain_tensors(str(path))["trained"].tolist() for path in paths]
+    return len(made), read, saves[0]._metadata is saves[1]._metadata
+
+
+def test_two_saves_share_the_plan_and_nothing_that_changes(gloo_pool: GlooPool, tmp_path: Path) -> None:
+    (found,) = gloo_pool.run(1, two_at_once_case, str(tmp_path))
+    assert found == (1, [[1.0] * ROWS, [2.0] * ROWS], False)
+
+
 def planned_run_case(overrides: list[str]) -> tuple[int, int]:
     """A run; its exit code, and how many plans this rank has put together."""
     made = counted_plans()

@@ -24,6 +24,7 @@ from recipes.checkpoint.save.retention import (
     BEST,
     VALIDATED_LATER,
     forget_missing_best,
+    point_to_best,
     prune,
     record_valid_loss,
     steps_to_keep,
@@ -159,6 +160,20 @@ def test_a_manifest_that_cannot_be_read_is_no_best(checkpoints: Path) -> None:
     (make(checkpoints, 2, 1.0) / MANIFEST).write_bytes(b"{")
     best = prune(checkpoints, keep_last=1, keep_best=1)
     assert best is not None and best.path.name == "step_00000001" and steps(checkpoints) == [1, 2]
+
+
+def test_pointing_anew_deletes_nothing_but_a_link_to_nowhere(checkpoints: Path) -> None:
+    make(checkpoints, 1, 5.0)
+    make(checkpoints, 2, 1.0)
+    make(checkpoints, 3)
+    point_to_best(checkpoints, 0)
+    assert not (checkpoints / BEST).is_symlink()
+    for keep_best in (1, 0):
+        point_to_best(checkpoints, keep_best)
+        assert (checkpoints / BEST).readlink() == Path("step_00000002") and steps(checkpoints) == [1, 2, 3]
+    shutil.rmtree(checkpoints / "step_00000002")
+    point_to_best(checkpoints, 0)
+    assert not (checkpoints / BEST).is_symlink()
 
 
 def test_no_link_to_a_best_that_was_set_aside(checkpoints: Path) -> None:

@@ -78,6 +78,49 @@ def test_steps_and_minutes_together(tiny_data: TinyData, tmp_path: Path, gloo_po
     assert steps(tmp_path) == [3, 5, 8]
 
 
+def waiting_case(overrides: list[str]) -> Outcome:
+    """By a clock by which a step takes 25 seconds, and the writers of each save 7 once training waits for
+    them; nothing is written before.
+    """
+    from recipes.checkpoint.save.background import BackgroundSave
+    from recipes.checkpoint.save.ranks import all_agree
+    from recipes.training.callbacks import checkpoints
+
+    now, finish = 0.0, BackgroundSave.finish
+    end_of_step = checkpoints.Checkpoints.on_train_batch_end
+
+    def slow(self: Any, *args: Any) -> None:
+        nonlocal now
+        now += SECONDS_PER_STEP
+        end_of_step(self, *args)
+
+    def waited_for(self: Any, *, wait: bool) -> Path | None:
+        nonlocal now
+        if not wait:
+            assert all_agree(True)
+            return None
+        now += 7 * bool(self.pending)
+        return finish(self, wait=True)
+
+    checkpoints.Checkpoints.on_train_batch_end = slow  # type: ignore[method-assign]
+    BackgroundSave.finish = waited_for  # type: ignore[method-assign]
+    checkpoints.time = SimpleNamespace(monotonic=lambda: now)  # type: ignore[assignment]
+    return run_case(overrides)
+
+
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_every_save_has_its_own_times(
+    world: int, tiny_data: TinyData, tmp_path: Path, gloo_pool: GlooPool
+) -> None:
+    """Step 2 begins at 50 s, 4 at 100, 6 at 157, after 7 for step 2; 4 ends at 164 and 6 at 171."""
+    changes = {"every_minutes": "null", "every_n_steps": "2", "async_save": "true"}
+    changes = {f"trainer__checkpoint__{key}": value for key, value in changes.items()}
+    overrides = settings(tiny_data, tmp_path, trainer__max_steps="6", **changes)
+    outcome = gloo_pool.run(world, waiting_case, [*overrides, f"parallel.world_size={world}"])[0]
+    lines = [line.partition(" in ")[2] for line in outcome.stdout.splitlines() if line.startswith("saved")]
+    assert lines == [f"{took}, training stood still for 7.0 s" for took in ("1m47s", "1m04s", "14s")]
+
+
 def test_refusals(tiny_data: TinyData, tmp_path: Path) -> None:
     for value in ("0", "-1"):
         config = compose("pretrain", settings(tiny_data, tmp_path, trainer__checkpoint__every_minutes=value))
