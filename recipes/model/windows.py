@@ -186,7 +186,7 @@ def block_mask(
     shapes = 2 * [(rows,), (rows, columns)] + 2 * [(columns,), (columns, rows)]
     parts = packed.split([math.prod(shape) for shape in shapes])
     tables = (part.view(1, 1, *shape) for part, shape in zip(parts, shapes, strict=True))
-    return BlockMask((queries, keys), *tables, mask_mod=sees(keys - queries, window))
+    return BlockMask((queries, keys), *tables, mask_mod=sees(keys - queries, window))  # type: ignore[misc]
 
 
 @torch.compiler.assume_constant_result
