@@ -95,15 +95,16 @@ def _statistics(rows: Tensor, targets: Tensor, soft_cap: float | None) -> tuple[
     """
     values = _capped(rows.float(), soft_cap)
     largest = _largest(values, soft_cap)
-    exponentials = (values - largest[:, None]).exp().sum(dim=-1)
+    exponentials = (values - largest).exp().sum(dim=-1, keepdim=True)
     here = (targets >= 0) & (targets < rows.shape[1])
     own = rows.gather(1, targets.clamp(0, rows.shape[1] - 1)[:, None]).squeeze(1)
-    return largest, exponentials, torch.where(here, _capped(own.float(), soft_cap), 0.0)
+    return largest.squeeze(1), exponentials.squeeze(1), torch.where(here, _capped(own.float(), soft_cap), 0.0)
 
 
 def _largest(values: Tensor, soft_cap: float | None) -> Tensor:
+    """``[n, 1]``: in this form alone torch's compiler finds it and the sum of exponentials in one pass."""
     cap = _cap_of_rows(values, soft_cap) if values.is_cuda else None
-    return values.amax(dim=-1) if cap is None else cap
+    return values.amax(dim=-1, keepdim=True) if cap is None else cap
 
 
 def _cap_of_rows(values: Tensor, soft_cap: float | None) -> Tensor | None:
@@ -113,7 +114,7 @@ def _cap_of_rows(values: Tensor, soft_cap: float | None) -> Tensor | None:
     """
     if soft_cap is None or soft_cap > SMALL_CAP:
         return None
-    return torch.full_like(values[:, 0], soft_cap)
+    return torch.full_like(values[:, :1], soft_cap)
 
 
 def _put_gradient(

@@ -79,6 +79,7 @@ class SelfAttention(MegatronSelfAttention):
         self.rotates_in_one_pass = self._can_rotate_in_one_pass() and torch.cuda.is_available()
         if self.rotates_in_one_pass:
             self.rotates_in_one_pass = works_on_gpu(torch.device("cuda", torch.cuda.current_device()))
+        self.norms_groups = self._can_norm_groups()
 
     def _can_rotate_in_one_pass(self) -> bool:
         """Where nothing comes between projection and rotation, for all channels of whole groups of heads."""
@@ -90,6 +91,16 @@ class SelfAttention(MegatronSelfAttention):
             and config.num_query_groups >= self.world_size  # Else ranks share a group.
             and width >= 32
             and width.bit_count() == 1  # Triton's blocks are powers of two.
+        )
+
+    def _can_norm_groups(self) -> bool:
+        """Where queries and keys are normed, and a rank has whole groups of heads."""
+        config = self.config
+        return (
+            self.q_layernorm is not None
+            and self.k_layernorm is not None
+            and not config.attention_output_gate
+            and config.num_query_groups >= self.world_size  # Else ranks share a group.
         )
 
     def forward(
@@ -127,19 +138,31 @@ class SelfAttention(MegatronSelfAttention):
         if tables is not None and all_channels and self.rotates_in_one_pass:
             mixed, _ = super().get_query_key_value_tensors(hidden_states, None, split_qkv=False)
             return rotated_qkv(mixed, tables[:, : mixed.shape[0], 0, 0])
+        if tables is not None and self.norms_groups:
+            return self._normed_and_rotated(hidden_states, tables)
         query, key, *others = super().get_query_key_value_tensors(hidden_states, None, *args, **options)
         if tables is not None:
             cos, sin = tables[:, : query.shape[0]].to(query.dtype)
             query, key = (_rotate(x, cos, sin, self.config.rotary_interleaved) for x in (query, key))
         return query, key, *others
 
+    def _normed_and_rotated(self, hidden_states: Tensor, tables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As megatron-core does it, which copies queries before their norm to put heads side by side."""
+        mixed, _ = super().get_query_key_value_tensors(hidden_states, None, split_qkv=False)
+        heads = mixed.unflatten(-1, (-1, self.hidden_size_per_attention_head))  # [s, b, groups, heads, d]
+        query, key, value = heads.split((heads.shape[-2] - 2, 1, 1), dim=-2)
+        cos, sin = tables[:, : len(heads), :, None].to(heads.dtype)
+        query, key = self.q_layernorm(query), self.k_layernorm(key)
+        query, key = (_rotate(x, cos, sin, self.config.rotary_interleaved) for x in (query, key))
+        return query.flatten(2, 3), key.flatten(2, 3), value.flatten(2, 3)
+
 
 def _rotate(states: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     """Rotates pairs of the first r channels (Su et al. 2021, arXiv 2104.09864, eq. 34).
 
     Args:
-        states: ``[s, b, heads, d]``.
-        cos: ``[s, 1, 1, r]``, as sin.
+        states: ``[s, ..., d]``.
+        cos: ``[s, 1, ..., r]``, as sin.
     """
     channels = cos.shape[-1]
     turned = states[..., :channels]

@@ -9,6 +9,7 @@ FlexAttention and FlashAttention-3 need CUDA. What has not run on a GPU yet is l
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
@@ -19,6 +20,18 @@ from megatron.core.transformer.utils import is_layer_window_attention
 from torch import Tensor
 
 from recipes.errors import UserError
+
+BLOCK_TABLES = (
+    "kv_num_blocks",
+    "kv_indices",
+    "full_kv_num_blocks",
+    "full_kv_indices",
+    "q_num_blocks",
+    "q_indices",
+    "full_q_num_blocks",
+    "full_q_indices",
+)
+"""The tensors of FlexAttention's BlockMask."""
 
 
 def layer_window(config: TransformerConfig, layer_number: int) -> int | None:
@@ -152,18 +165,52 @@ def _compiled_flex_attention() -> Callable[..., Any]:
     return torch.compile(flex_attention)
 
 
-@lru_cache(maxsize=64)
 def block_mask(
     queries: int, keys: int, window: int | None, device: torch.device, starts: Tensor | None = None
 ) -> Any:
     """FlexAttention's table of the blocks of keys that each block of queries sees.
 
-    Built once per shape, and with ``starts`` once per micro-batch: a tensor is equal to itself only.
+    Built once per shape, and with ``starts`` once per micro-batch: a tensor is equal to itself only. A
+    compiled layer takes its tables as constants: the compiler looks past caches, and would have every layer
+    build them in every step, by ten small kernels and four sorts.
     """
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+    from torch.nn.attention.flex_attention import _DEFAULT_SPARSE_BLOCK_SIZE, BlockMask
+
+    is_constant = starts is None and torch.compiler.is_compiling()
+    if not (is_constant and has_static_value(queries) and has_static_value(keys)):
+        compiled = device.type == "cuda"
+        return _built_block_mask(queries, keys, window, device, starts, compiled=compiled)
+    packed = _packed_tables(queries, keys, window, device)
+    rows, columns = (-(-length // _DEFAULT_SPARSE_BLOCK_SIZE) for length in (queries, keys))
+    shapes = 2 * [(rows,), (rows, columns)] + 2 * [(columns,), (columns, rows)]
+    parts = packed.split([math.prod(shape) for shape in shapes])
+    tables = (part.view(1, 1, *shape) for part, shape in zip(parts, shapes, strict=True))
+    return BlockMask((queries, keys), *tables, mask_mod=sees(keys - queries, window))  # type: ignore[misc]
+
+
+@torch.compiler.assume_constant_result
+def _packed_tables(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """The tables in a row, since torch's compiler takes one constant of a function."""
+    mask = _built_block_mask(queries, keys, window, device)  # Not compiled: a layer is being compiled now.
+    with torch.inference_mode(False):
+        return torch.cat([getattr(mask, name).flatten() for name in BLOCK_TABLES])
+
+
+@lru_cache(maxsize=64)
+def _built_block_mask(
+    queries: int,
+    keys: int,
+    window: int | None,
+    device: torch.device,
+    starts: Tensor | None = None,
+    *,
+    compiled: bool = False,
+) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     # Compiled, it reduces to blocks without writing out [queries, keys].
-    build = torch.compile(create_block_mask) if device.type == "cuda" else create_block_mask
+    build = torch.compile(create_block_mask) if compiled else create_block_mask
     samples = None if starts is None else starts.shape[0]
     # The first use may be a validation step: a mask made in inference mode could not train later.
     with torch.inference_mode(False):

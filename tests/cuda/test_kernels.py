@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from recipes.model import windows
 from recipes.model.products import can_add_in_fp32
 from recipes.model.qkv import works_on_gpu
+from recipes.model.swiglu import geglu, swiglu
 from tests.support.cross_entropy_cases import assert_agrees
 from tests.support.cuda import NEEDS_CUDA
 from tests.support.dense_attention import assert_attends_as_dense, document_starts
 from tests.support.linear_cases import (
     MODELS,
     assert_same_main_gradients,
+    gated_error,
     main_gradients,
     product_error,
     rows_error,
-    swiglu_error,
 )
 
 pytestmark = NEEDS_CUDA
@@ -76,8 +80,11 @@ def test_rows_are_added_in_fp32(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
 @pytest.mark.parametrize("shape", [(3, 5, 7), (2, 1030), (70_000, 64)])
-def test_swiglu(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
-    assert swiglu_error(shape, dtype, "cuda") < tolerance
+@pytest.mark.parametrize("gated", [swiglu, geglu])
+def test_gated_activations(
+    gated: Callable[[Tensor], Tensor], shape: tuple[int, ...], dtype: torch.dtype, tolerance: float
+) -> None:
+    assert gated_error(gated, shape, dtype, "cuda") < tolerance
 
 
 @pytest.mark.usefixtures("engine")

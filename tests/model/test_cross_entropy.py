@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._inductor.fx_passes.post_grad import prepare_softmax_pattern
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from recipes.config.schema import ParallelConfig
 from recipes.config.world import launched_world
@@ -114,3 +117,16 @@ def test_a_vocabulary_over_two_ranks(
     np.testing.assert_allclose(first["losses"], losses, rtol=0, atol=1e-5)
     found = np.concatenate((first["slopes"], second["slopes"]), axis=-1)
     np.testing.assert_allclose(found, slopes, rtol=2e-6, atol=1e-7)
+
+
+def test_on_a_gpu_the_logits_are_read_once() -> None:
+    """torch's compiler replaces just this form, which is what its own pattern is traced to, by one loop."""
+
+    def operations(function: Callable[..., Any], *inputs: Any) -> list[tuple[str, bool]]:
+        reductions = torch.ops.aten.amax.default, torch.ops.aten.sum.dim_IntList
+        found = [node for node in make_fx(function)(*inputs).graph.nodes if node.target in reductions]
+        return [(str(node.target), len(node.args) > 2 and node.args[2]) for node in found]
+
+    expected = operations(lambda values: prepare_softmax_pattern(values, -1), torch.randn(4, 9))
+    rows, targets = torch.randn(4, 9, dtype=torch.bfloat16), torch.tensor([0, 3, 8, 1])
+    assert operations(lambda *inputs: cross_entropy._statistics(*inputs, None), rows, targets) == expected

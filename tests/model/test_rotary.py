@@ -13,7 +13,7 @@ from recipes.model.build import set_rotary_base
 from recipes.model.qkv import kernels_agree, rotated_qkv, works_on_gpu
 from recipes.model.rotary import Beside, RotaryEmbedding
 from tests.support.engine import TINY, initialized
-from tests.support.linear_cases import MODELS, losses, tokens
+from tests.support.linear_cases import MODELS, losses, tokens, trained
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -145,6 +145,21 @@ def test_a_cache_holds_keys_rotated_by_their_own_positions() -> None:
         )
         context.increment_sequence_len_offset(end - start)
     torch.testing.assert_close(torch.cat(pieces, dim=1), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "nano_hindi"])
+def test_groups_are_normed_as_megatron_core_norms_heads(family: str) -> None:
+    gpt, ids = trained(replace(MODELS[family], num_query_groups=2), torch.float32).double(), tokens()
+    found = []
+    for norms_groups in (True, False):
+        for layer in gpt.decoder.layers:
+            assert layer.self_attention.norms_groups  # Each layer of these families can.
+            layer.self_attention.norms_groups = norms_groups
+        of_tokens = losses(gpt, ids)
+        found.append((of_tokens, *torch.autograd.grad(of_tokens.sum(), list(gpt.parameters()))))
+        for layer in gpt.decoder.layers:
+            layer.self_attention.norms_groups = True
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-9)
 
 
 def test_transformer_engine_gets_angles() -> None:

@@ -13,7 +13,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from transformers.masking_utils import sliding_window_causal_mask_function
 
 from recipes.model.causal import causal_attention
-from recipes.model.windows import block_mask, flash_attention_3, visible
+from recipes.model.windows import BLOCK_TABLES, block_mask, flash_attention_3, visible
 from tests.support.dense_attention import attention_inputs, dense_attention, document_starts
 
 CPU = torch.device("cpu")
@@ -70,6 +70,28 @@ def test_block_masks_are_built_once_and_skip_blocks() -> None:
     assert block_mask(1024, 1024, 128, CPU) is mask
     # 8 x 8 blocks of 128: each row of blocks sees its own and the one before.
     assert mask.kv_num_blocks.flatten().tolist() == [1, 2, 2, 2, 2, 2, 2, 2]
+
+
+def test_compiled_layers_take_the_tables_as_constants() -> None:
+    """Whose building would be in every layer, and in every step. Of lengths that vary it has to be."""
+    operations: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Any]) -> Any:
+        operations.append(sum(node.op.startswith("call") for node in graph.graph.nodes))
+        return graph
+
+    def tables(rows: Tensor) -> list[Tensor]:
+        mask = block_mask(len(rows), len(rows), 140, CPU)
+        return [getattr(mask, name) + 0 for name in BLOCK_TABLES]
+
+    compiled = torch.compile(tables, backend=backend, fullgraph=True)
+    for length in (300, 1024, 512):
+        rows = torch.zeros(length)
+        for found, expected in zip(compiled(rows), tables(rows), strict=True):
+            assert torch.equal(found, expected)
+    # One split, and of each of eight tables: which part, its shape, the sum here.
+    assert operations[0] == 1 + 3 * len(BLOCK_TABLES) < operations[1]
+    assert len(operations) == 2
 
 
 @pytest.mark.parametrize("with_log_sum_exp", [False, True])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
+from torch.nn.functional import gelu
 
 from recipes.families.model_config import ModelConfig
 from recipes.model.embedding import add_rows
 from recipes.model.main_grad import add_to_main_grads
 from recipes.model.products import add_weight_gradient
-from recipes.model.swiglu import swiglu
+from recipes.model.swiglu import geglu
 from recipes.parallel.setup import seed_random_states
 from tests.support.engine import TINY, initialized
 from tests.support.huggingface_models import CASES
@@ -116,17 +118,20 @@ def rows_error(dtype: torch.dtype, device: str) -> float:
     return (found.cpu().double() - expected).abs().max().item()
 
 
-def swiglu_error(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> float:
-    """The larger of the relative errors of SwiGLU and its gradient, against autograd in float64."""
+def gated_error(
+    gated: Callable[[Tensor], Tensor], shape: tuple[int, ...], dtype: torch.dtype, device: str
+) -> float:
+    """The larger of the relative errors of SwiGLU or GEGLU and its gradient, against autograd in float64."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(*shape[:-1], 2 * shape[-1], generator=generator).mul(3).to(dtype)
     gradient = torch.randn(shape, generator=generator).to(dtype)
     exact = inputs.double().requires_grad_()
     gate, up = exact.chunk(2, dim=-1)
-    expected = gate / (1 + torch.exp(-gate)) * up
+    activated = gelu(gate, approximate="tanh") if gated is geglu else gate / (1 + torch.exp(-gate))
+    expected = activated * up
     expected.backward(gradient.double())
     found = inputs.to(device).requires_grad_()
-    output = swiglu(found)
+    output = gated(found)
     output.backward(gradient.to(device))
     assert exact.grad is not None and found.grad is not None and found.grad.dtype == dtype
     pairs = (output, expected), (found.grad, exact.grad)
