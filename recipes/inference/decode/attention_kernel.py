@@ -65,10 +65,8 @@ def attend(
     shape = (batch, groups, parts, per_group)
     sums = torch.empty(*shape, width, dtype=torch.float32, device=out.device) if parts > 1 else out
     stats = torch.empty(2, *shape, dtype=torch.float32, device=out.device) if parts > 1 else out
-    block_width, block_queries = (
-        max(16, triton.next_power_of_2(width)),
-        max(16, triton.next_power_of_2(per_group)),
-    )
+    block_width = max(16, triton.next_power_of_2(width))
+    block_queries = max(16, triton.next_power_of_2(per_group))
     early = starts_early(out.device)
     _attend[(batch, groups, parts)](
         *(qkv, positions, cosines, sines, query_gain, key_gain, tokens, table, gates),
