@@ -41,7 +41,7 @@ def assert_fit(launches: Launches, note: Any, *, spills: bool = False) -> None:
         made = compiled(launch)
         note("kernel", asdict(made))
         assert made.shared <= launches.card.shared, f"{launch}: {made.shared} bytes of shared memory"
-        assert spills or made.stack <= A_FEW, f"{launch}: {made.stack} bytes a thread do not fit into registers"
+        assert spills or made.stack <= A_FEW, f"{launch}: {made.stack} bytes a thread in memory"
 
 
 @pytest.mark.parametrize("model", MODELS)
