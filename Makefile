@@ -1,5 +1,6 @@
 # make quickstart   environment, then text -> tokenizer -> training -> .nemo -> completion -> benchmark
 # make test         environment, then the default tests
+# make test-kernels Triton (190 MB to download, 0.7 GB) into .triton, then the GPU's kernels without a GPU
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
@@ -15,7 +16,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constr
 SHORT = sed -u -e '/^Collecting/d; /^Requirement already/d; /Using cached/d; /\.metadata/d' \
 	-e 's/^\(.\{110\}\).*/\1 .../'
 
-.PHONY: quickstart test test-slow test-cuda test-image gpu-check lint clean
+.PHONY: quickstart test test-slow test-cuda test-kernels test-image gpu-check lint clean
 
 quickstart: $(STAMP)
 	@$(BIN)/python -m tools.quickstart $(ARGS)
@@ -29,6 +30,23 @@ test-slow: $(STAMP)
 # On a machine with a GPU. All other tests run on its CPU.
 test-cuda: $(STAMP)
 	@PARAM_RECIPES_TEST_CUDA=1 $(PYTEST) -m cuda tests/cuda $(ARGS)
+
+# What torch of constraints.txt brings on a machine with a GPU. torch's CPU build brings none, and computes in other ways
+# where it finds one: so it has a directory of its own, which no other target looks into.
+TRITON_VERSION := 3.7.1
+TRITON := $(CURDIR)/.triton
+TRITON_STAMP := $(TRITON)/.installed-$(TRITON_VERSION)
+WITH_TRITON = PYTHONPATH=$(TRITON):$(CURDIR) TRITON_CACHE_DIR=$(TRITON)/cache
+
+# The kernels in Triton's interpreter, and compiled for the cards that users have. Neither needs a GPU.
+test-kernels: $(TRITON_STAMP)
+	@$(WITH_TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) tests/kernels/test_interpreted.py $(ARGS)
+	@$(WITH_TRITON) $(BIN)/python -m pytest --numprocesses $(WORKERS) tests/kernels/test_compiled.py $(ARGS)
+
+$(TRITON_STAMP): $(STAMP)
+	@rm -rf $(TRITON)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(TRITON) triton==$(TRITON_VERSION)
+	@touch $@
 
 # Builds the CPU image and runs the quick start in it: as root, with buildah, podman, crun and mmdebstrap. DIR keeps what
 # was built (9 GB) for the next time.
@@ -60,4 +78,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(TRITON) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

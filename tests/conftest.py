@@ -43,6 +43,7 @@ ENGINE_ROOMS = (
     "data/samples",
     "families",
     "inference",
+    "kernels",
     "model",
     "optim",
     "parallel",

@@ -1,12 +1,15 @@
-"""A decoding step's products, sums and norms on a GPU, against float64."""
+"""A decoding step's kernels on a GPU, against float64. Without a GPU: tests/kernels."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from tests.support import attention_kernel_cases, expert_kernel_cases
+from tests.support.attention_kernel_cases import attention_error
 from tests.support.cuda import NEEDS_CUDA
 from tests.support.decode_kernel_cases import SHAPES, add_and_norm_error, product_error
+from tests.support.expert_kernel_cases import mixture_error
 
 pytestmark = NEEDS_CUDA
 
@@ -29,3 +32,15 @@ def test_add_and_norm(
     width: int, parts: int, after: bool, gain: bool, dtype: torch.dtype, tolerance: float
 ) -> None:
     assert add_and_norm_error(width, parts, after, gain, dtype, "cuda") < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("name", attention_kernel_cases.CASES)
+def test_attention(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    assert attention_error(attention_kernel_cases.CASES[name], dtype, "cuda") < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("name", expert_kernel_cases.CASES)
+def test_experts(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    assert mixture_error(expert_kernel_cases.CASES[name], dtype, "cuda") < tolerance

@@ -23,6 +23,7 @@ from tests.support.linear_cases import (
     product_error,
     rows_error,
 )
+from tests.support.training_kernel_cases import HEADS, rotation_error
 
 pytestmark = NEEDS_CUDA
 
@@ -71,6 +72,12 @@ def test_bf16_products_are_added_in_fp32(n: int, rows: int, columns: int) -> Non
 def test_queries_and_keys_are_rotated_by_the_kernels() -> None:
     """They were compared with torch's operations before; a model may then rely on them."""
     assert works_on_gpu(torch.device("cuda", torch.cuda.current_device()))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize(("groups", "per_group", "width"), HEADS)
+def test_rotation(groups: int, per_group: int, width: int, dtype: torch.dtype, tolerance: float) -> None:
+    assert rotation_error(groups, per_group, width, dtype, "cuda") < tolerance
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

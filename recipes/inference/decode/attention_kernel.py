@@ -12,11 +12,15 @@ import triton.language as tl
 from torch import Tensor
 
 from recipes.inference.decode.early_start import prefetch, starts_early, wait_for_earlier
+from recipes.inference.decode.shared_memory import shared_memory
 
 PART = 256
 """Tokens that one program reads."""
 BLOCK, BLOCK_BYTES = 128, 32768
-"""Tokens that it reads at once, and how many bytes of keys that may be: several blocks are on their way."""
+"""Tokens that it reads at once, and how many bytes of keys that may be; two blocks are on their way."""
+
+COMBINED = 2048
+"""Numbers of the parts in one warp, 64 a thread: those of 32,768 tokens are too many for one warp."""
 
 
 def attend(
@@ -62,6 +66,7 @@ def attend(
     sums = torch.empty(*shape, width, dtype=torch.float32, device=out.device) if parts > 1 else out
     stats = torch.empty(2, *shape, dtype=torch.float32, device=out.device) if parts > 1 else out
     block_width = max(16, triton.next_power_of_2(width))
+    block_queries = max(16, triton.next_power_of_2(per_group))
     early = starts_early(out.device)
     _attend[(batch, groups, parts)](
         *(qkv, positions, cosines, sines, query_gain, key_gain, tokens, table, gates),
@@ -69,12 +74,12 @@ def attend(
         in_parts=len(qkv),
         per_group=per_group,
         width=width,
-        block_queries=max(16, triton.next_power_of_2(per_group)),
+        block_queries=block_queries,
         block_width=block_width,
         rotated=0 if cosines is None else cosines.shape[1],
         norm=norms is not None,
         part=PART,
-        block=max(16, min(BLOCK, BLOCK_BYTES // (block_width * keys.element_size()))),
+        block=_block(keys, block_queries, block_width),
         parts=parts,
         precision="ieee" if keys.dtype == torch.float32 else "tf32",
         early=early,
@@ -84,17 +89,26 @@ def attend(
         launch_pdl=early,
     )
     if parts > 1:
+        block_parts = triton.next_power_of_2(parts)
         _combine[(batch * groups, per_group)](
             *(sums, stats, out, stats.numel() // 2, parts),
             per_group=per_group,
             width=width,
             block_width=block_width,
-            block_parts=triton.next_power_of_2(parts),
+            block_parts=block_parts,
             early=early,
-            num_warps=1,
+            num_warps=max(1, min(16, block_parts * block_width // COMBINED)),
             launch_pdl=early,
         )
     return out
+
+
+def _block(keys: Tensor, block_queries: int, block_width: int) -> int:
+    """Tokens of which two blocks of keys and values fit into the shared memory, beside queries and shares."""
+    token_bytes = block_width * keys.element_size()
+    room = (shared_memory(keys.device) - 2 * block_queries * token_bytes) // 4
+    most = max(16, min(BLOCK, min(BLOCK_BYTES, room) // token_bytes))
+    return 1 << (most.bit_length() - 1)
 
 
 def _piece(keys: Tensor) -> int:

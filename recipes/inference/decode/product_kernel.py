@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from recipes.inference.decode.early_start import prefetch, starts_early, wait_for_earlier
+from recipes.inference.decode.shared_memory import shared_memory
 
 PLAIN, SILU, TANH_GELU = 0, 1, 2
 MOST_ROWS = 64
@@ -26,7 +27,7 @@ PROGRAMS = 256
 MULTIPROCESSORS = 132
 STAGES, STAGES_ALONE, STAGES_OF_MANY = 5, 6, 3
 """Steps on their way: of two programs on a multiprocessor; of one that has it for itself; of many programs,
-which start one after another and share it by threes."""
+which start one after another and share it by threes. Fewer where the shared memory has no room for them."""
 AHEAD = 4
 """Steps that a program asks for while the kernel before runs: as much as the memory brings in that time."""
 PARTS = (4, 2)
@@ -77,10 +78,12 @@ def _launch(rows: Tensor, weight: Tensor, out: Tensor, parts: int, gate: int) ->
     early, even, many = starts_early(rows.device), inner % block_inner == 0, outer >= MANY_OUTPUTS
     # Most of many programs start when nothing is left to wait for.
     ahead = AHEAD * block_inner if even and not many and weight.data_ptr() % 16 == 0 else 0
-    tiles = triton.cdiv(weight.shape[0], TILE)
+    tiles, block_rows = triton.cdiv(weight.shape[0], TILE), max(16, triton.next_power_of_2(count))
+    stages = STAGES_OF_MANY if many else STAGES_ALONE if tiles * parts <= MULTIPROCESSORS else STAGES
+    step_bytes = (TILE + block_rows) * block_inner * weight.element_size()
     _product[(tiles, parts)](
         *(rows, weight, out, count, outer, inner, triton.cdiv(triton.cdiv(inner, block_inner), parts)),
-        block_rows=max(16, triton.next_power_of_2(count)),
+        block_rows=block_rows,
         block_outer=TILE,
         block_inner=block_inner,
         even=even,
@@ -89,7 +92,7 @@ def _launch(rows: Tensor, weight: Tensor, out: Tensor, parts: int, gate: int) ->
         ahead=ahead,
         precision="ieee" if weight.dtype == torch.float32 else "tf32",
         num_warps=4,
-        num_stages=STAGES_OF_MANY if many else STAGES_ALONE if tiles * parts <= MULTIPROCESSORS else STAGES,
+        num_stages=min(stages, shared_memory(rows.device) // step_bytes),
         launch_pdl=early,
     )
 

@@ -1,0 +1,138 @@
+"""The kernels against float64 in Triton's interpreter, which needs no GPU.
+
+The same cases on a GPU: tests/cuda. Registers and shared memory: test_compiled.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.support import attention_kernel_cases, expert_kernel_cases
+from tests.support.advance_cases import advanced
+from tests.support.attention_kernel_cases import attended, attention_error, inputs_of
+from tests.support.decode_cases import assert_every_position_agrees, tiny_model
+from tests.support.decode_kernel_cases import add_and_norm_error, product_error
+from tests.support.expert_kernel_cases import mixture_error
+from tests.support.huggingface_models import CASES
+from tests.support.interpreter import interpreting, starting_early
+from tests.support.training_kernel_cases import HEADS, SHAPES, rotation_error, swiglu_gradient_error
+from tests.support.triton import NEEDS_INTERPRETER
+
+pytestmark = [NEEDS_INTERPRETER, pytest.mark.usefixtures("interpreter")]
+
+DTYPES = [(torch.float32, 1e-4), (torch.bfloat16, 0.03)]
+PRODUCTS = [(96, 256), (130, 2048), (130, 72), (70, 1100)]
+"""As tests/cuda has them, but fewer outputs and inputs where four parts are meant."""
+FAMILIES = ("llama", "gemma3", "nano_hindi", "param_moe", "glm4_moe_partly_rotated")
+ATTENTION, EXPERTS = attention_kernel_cases.CASES, expert_kernel_cases.CASES
+
+
+@pytest.fixture
+def interpreter() -> Iterator[None]:
+    with interpreting():
+        yield
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("gate", [0, 1, 2], ids=["plain", "silu", "tanh_gelu"])
+@pytest.mark.parametrize(("outer", "inner"), PRODUCTS)
+@pytest.mark.parametrize("count", [1, 3, 64])
+def test_product(count: int, outer: int, inner: int, gate: int, dtype: torch.dtype, tolerance: float) -> None:
+    assert product_error(count, outer, inner, gate, dtype, "cpu") < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("gain", [False, True])
+@pytest.mark.parametrize(("parts", "after"), [(0, False), (1, True), (4, False), (4, True)])
+@pytest.mark.parametrize("width", [72, 2048])
+def test_add_and_norm(
+    width: int, parts: int, after: bool, gain: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    assert add_and_norm_error(width, parts, after, gain, dtype, "cpu") < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    assert attention_error(ATTENTION[name], dtype, "cpu") < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    assert mixture_error(EXPERTS[name], dtype, "cpu") < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize(("groups", "per_group", "width"), HEADS)
+def test_rotation(groups: int, per_group: int, width: int, dtype: torch.dtype, tolerance: float) -> None:
+    assert rotation_error(groups, per_group, width, dtype, "cpu") < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.04)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_swiglu_gradient(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
+    assert swiglu_gradient_error(shape, dtype, "cpu") < tolerance
+
+
+def test_rows_advance_as_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = advanced("cpu")
+    monkeypatch.setattr("recipes.inference.rows.has_triton", lambda device: True)
+    for one, other in zip(expected, advanced("cpu"), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_position_agrees(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole steps by the kernels, out of any window, against passes over the whole text."""
+    monkeypatch.setattr("tests.support.decode_cases.STEPS", 3)
+    monkeypatch.setattr("recipes.inference.decode.fused.has_triton", lambda device: True)
+    assert_every_position_agrees(tiny_model(CASES[name]), CASES[name], 64, tolerance=1e-4)
+
+
+# Starting early, as on Hopper. What the kernel before wrote is not among what may be read at once.
+
+
+@pytest.mark.parametrize("gate", [0, 1])
+@pytest.mark.parametrize(("outer", "inner"), PRODUCTS)
+def test_products_start_early(outer: int, inner: int, gate: int) -> None:
+    from recipes.inference.decode.product_kernel import PLAIN, product_parts, whole_product
+
+    rows, weight = torch.randn(3, inner).bfloat16(), torch.randn(2 * outer, inner).bfloat16()
+    expected = product_parts(rows, weight) if gate == PLAIN else whole_product(rows, weight, gate)
+    with starting_early([weight]) as watched:
+        found = product_parts(rows, weight) if gate == PLAIN else whole_product(rows, weight, gate)
+    assert torch.equal(found, expected)
+    even = inner % 128 == 0  # Elsewhere a row's end is no multiple of 16 bytes from its start.
+    assert (watched.asked_for > 0) == even and watched.asked_for <= weight.nbytes
+
+
+@pytest.mark.parametrize("parts", [0, 4])
+def test_norms_start_early(parts: int) -> None:
+    from recipes.inference.decode.norm_kernel import add_and_norm
+    from recipes.inference.decode.weights import Norm
+
+    hidden, gain = torch.randn(3, 72), torch.randn(72)
+    added = torch.randn(parts, 3, 72) if parts else None
+    norm = Norm(72, 1e-5, gain)
+    with starting_early([gain, hidden] if parts else [gain]):
+        found = add_and_norm(hidden, added, norm, norm)
+    for one, other in zip(found, add_and_norm(hidden, added, norm, norm), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_starts_early(name: str, dtype: torch.dtype) -> None:
+    case = ATTENTION[name]
+    given, again = inputs_of(case, dtype, "cpu"), inputs_of(case, dtype, "cpu")
+    with starting_early(given.older()) as watched:
+        found = attended(case, given)
+    assert torch.equal(found, attended(case, again))
+    kept = sum(min(position, case.capacity) for position in case.positions) * case.groups * case.width
+    pieces = 2 * kept * dtype.itemsize  # Of keys and of values.
+    assert watched.asked_for == (pieces if case.width * dtype.itemsize % 16 == 0 else 0)
