@@ -18,7 +18,7 @@ from tests.support.decode_kernel_cases import add_and_norm_error, product_error
 from tests.support.expert_kernel_cases import mixture_error
 from tests.support.huggingface_models import CASES
 from tests.support.interpreter import interpreting, starting_early
-from tests.support.training_kernel_cases import HEADS, SHAPES, rotation_error, swiglu_gradient_error
+from tests.support.training_kernel_cases import HEADS, SHAPES, gated_gradient_error, rotation_error
 from tests.support.triton import NEEDS_INTERPRETER
 
 pytestmark = [NEEDS_INTERPRETER, pytest.mark.usefixtures("interpreter")]
@@ -73,9 +73,12 @@ def test_rotation(groups: int, per_group: int, width: int, dtype: torch.dtype, t
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.04)])
+@pytest.mark.parametrize("by_gelu", [False, True], ids=["silu", "tanh_gelu"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_swiglu_gradient(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
-    assert swiglu_gradient_error(shape, dtype, "cpu") < tolerance
+def test_gradient_of_gates(
+    shape: tuple[int, ...], by_gelu: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    assert gated_gradient_error(shape, by_gelu, dtype, "cpu") < tolerance
 
 
 def test_rows_advance_as_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:

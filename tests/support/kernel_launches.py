@@ -161,7 +161,7 @@ def launch_steps(model: ModelConfig, dtype: torch.dtype, batches: tuple[int, ...
 def launch_training(model: ModelConfig, dtype: torch.dtype) -> None:
     """The kernels of training, at the model's shapes."""
     from recipes.model.qkv_kernel import gradient_on_gpu, rotated_on_gpu
-    from recipes.model.swiglu_kernel import swiglu_gradient_on_gpu
+    from recipes.model.swiglu_kernel import gated_gradient_on_gpu
 
     groups, width = num_query_groups(model), kv_channels(model)
     per_group = model.num_attention_heads // groups
@@ -172,7 +172,9 @@ def launch_training(model: ModelConfig, dtype: torch.dtype) -> None:
         query, key, value = rotated_on_gpu(mixed, tables)
         gradient_on_gpu(query, key, value, tables)
         wide = torch.empty(length, batch, 2 * model.ffn_hidden_size, dtype=dtype)
-        swiglu_gradient_on_gpu(wide, wide[..., : model.ffn_hidden_size].contiguous())
+        gradient = wide[..., : model.ffn_hidden_size].contiguous()
+        for by_gelu in (False, True):
+            gated_gradient_on_gpu(wide, gradient, by_gelu)
 
 
 def launch_advance() -> None:

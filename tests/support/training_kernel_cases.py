@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import gelu
 
 HEADS = [(1, 1, 32), (2, 2, 32), (3, 4, 64), (2, 1, 128)]
 """Groups, queries of each, width: heads that are a power of two, and others, of which blocks have a rest."""
@@ -47,16 +48,17 @@ def _rotated(mixed: Tensor, tables: Tensor, width: int) -> tuple[Tensor, Tensor,
     return turned[..., :-2, :].flatten(2, 3), turned[..., -2, :], heads[..., -1, :]
 
 
-def swiglu_gradient_error(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> float:
+def gated_gradient_error(shape: tuple[int, ...], by_gelu: bool, dtype: torch.dtype, device: str) -> float:
     """The largest difference in the gradients of gates and ups."""
-    from recipes.model.swiglu_kernel import swiglu_gradient_on_gpu
+    from recipes.model.swiglu_kernel import gated_gradient_on_gpu
 
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(*shape[:-1], 2 * shape[-1], generator=generator).to(device, dtype)
     gradient = torch.randn(shape, generator=generator).to(device, dtype)
     exact = inputs.double().requires_grad_()
     gate, up = exact.chunk(2, dim=-1)
-    (gate * gate.sigmoid() * up).backward(gradient.double())
-    found = swiglu_gradient_on_gpu(inputs, gradient)
+    activated = gelu(gate, approximate="tanh") if by_gelu else gate * gate.sigmoid()
+    (activated * up).backward(gradient.double())
+    found = gated_gradient_on_gpu(inputs, gradient, by_gelu)
     assert exact.grad is not None and found.dtype == dtype
     return float((found.double() - exact.grad).abs().max())

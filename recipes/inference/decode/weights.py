@@ -123,8 +123,6 @@ class Experts:
     router: Tensor
     routed: tuple[MLP, ...]
     """Those of this rank, numbered from ``first`` on."""
-    first: int
-    share: Share
     top_k: int
     sigmoid: bool
     softmax_first: bool
@@ -132,6 +130,8 @@ class Experts:
     score_bias: Tensor | None = None
     shared: MLP | None = None
     shared_gate: Tensor | None = None
+    first: int = 0
+    share: Share = WHOLE
 
     def route(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """``[n, h]`` -> the chosen experts' shares in fp32 and their numbers, ``[n, top_k]`` both."""
@@ -384,8 +384,6 @@ def _experts(read: _Reader, prefix: str) -> Experts:
         router=read(f"{prefix}router.weight"),
         # Where ranks have parts of their matrices, the parts' outputs are added with those of other experts.
         routed=tuple(_mlp(read, f"{prefix}experts.", str(number)) for number in read.experts),
-        first=read.experts.start,
-        share=read.share,
         top_k=model.moe_router_topk,
         sigmoid=model.moe_router_score_function == "sigmoid",
         softmax_first=model.moe_router_pre_softmax,
@@ -395,4 +393,6 @@ def _experts(read: _Reader, prefix: str) -> Experts:
         if model.moe_shared_expert_intermediate_size is None
         else _mlp(read, shared, columns_of=read.share),
         shared_gate=read.maybe(f"{shared}gate_weight"),
+        first=read.experts.start,
+        share=read.share,
     )
