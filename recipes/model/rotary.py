@@ -100,6 +100,7 @@ class SelfAttention(MegatronSelfAttention):
             self.q_layernorm is not None
             and self.k_layernorm is not None
             and not config.attention_output_gate
+            and not config.rotary_interleaved  # megatron-core turns neighbours in [s, b, heads, d] alone.
             and config.num_query_groups >= self.world_size  # Else ranks share a group.
         )
 
@@ -153,7 +154,7 @@ class SelfAttention(MegatronSelfAttention):
         query, key, value = heads.split((heads.shape[-2] - 2, 1, 1), dim=-2)
         cos, sin = tables[:, : len(heads), :, None].to(heads.dtype)
         query, key = self.q_layernorm(query), self.k_layernorm(key)
-        query, key = (_rotate(x, cos, sin, self.config.rotary_interleaved) for x in (query, key))
+        query, key = (_rotate(x, cos, sin, interleaved=False) for x in (query, key))
         return query.flatten(2, 3), key.flatten(2, 3), value.flatten(2, 3)
 
 

@@ -53,7 +53,7 @@ def gated_gradient(gate_and_up: Tensor, gradient: Tensor, by_gelu: bool) -> Tens
     if gate_and_up.is_cuda:
         from recipes.model.swiglu_kernel import gated_gradient_on_gpu
 
-        return gated_gradient_on_gpu(gate_and_up, gradient, by_gelu)
+        return gated_gradient_on_gpu(gate_and_up, gradient, (GELU_SCALE, GELU_CUBE) if by_gelu else None)
     gate, up = gate_and_up.chunk(2, dim=-1)
     inner, slope = gate, torch.ones_like(gate)
     if by_gelu:

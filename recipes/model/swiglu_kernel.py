@@ -7,19 +7,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from recipes.model.swiglu import GELU_CUBE, GELU_SCALE
-
 COLUMNS = 1024
 
 
-def gated_gradient_on_gpu(gate_and_up: Tensor, gradient: Tensor, by_gelu: bool) -> Tensor:
-    """See :func:`recipes.model.swiglu.gated_gradient`; computed in fp32."""
+def gated_gradient_on_gpu(
+    gate_and_up: Tensor, gradient: Tensor, gelu: tuple[float, float] | None = None
+) -> Tensor:
+    """See :func:`recipes.model.swiglu.gated_gradient`; computed in fp32.
+
+    Args:
+        gelu: scale and cube of GELU's tanh form; None: the gate is SiLU.
+    """
     found = torch.empty_like(gate_and_up)
     width = gradient.shape[-1]
     grid = gradient.numel() // width, triton.cdiv(width, COLUMNS)
     with torch.cuda.device(gradient.device):
-        constants = (COLUMNS, GELU_SCALE, GELU_CUBE) if by_gelu else (COLUMNS, 0.0, 0.0)
-        _gradient[grid](gate_and_up, gradient, found, width, *constants)
+        _gradient[grid](gate_and_up, gradient, found, width, COLUMNS, *(gelu or (0.0, 0.0)))
     return found
 
 

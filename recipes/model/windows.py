@@ -189,12 +189,15 @@ def block_mask(
     return BlockMask((queries, keys), *tables, mask_mod=sees(keys - queries, window))  # type: ignore[misc]
 
 
-@torch.compiler.assume_constant_result
 def _packed_tables(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
     """The tables in a row, since torch's compiler takes one constant of a function."""
     mask = _built_block_mask(queries, keys, window, device)  # Not compiled: a layer is being compiled now.
     with torch.inference_mode(False):
         return torch.cat([getattr(mask, name).flatten() for name in BLOCK_TABLES])
+
+
+# As torch.compiler.assume_constant_result does, which imports the compiler: completion does without it.
+_packed_tables._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=64)

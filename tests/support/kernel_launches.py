@@ -161,6 +161,7 @@ def launch_steps(model: ModelConfig, dtype: torch.dtype, batches: tuple[int, ...
 def launch_training(model: ModelConfig, dtype: torch.dtype) -> None:
     """The kernels of training, at the model's shapes."""
     from recipes.model.qkv_kernel import gradient_on_gpu, rotated_on_gpu
+    from recipes.model.swiglu import GELU_CUBE, GELU_SCALE
     from recipes.model.swiglu_kernel import gated_gradient_on_gpu
 
     groups, width = num_query_groups(model), kv_channels(model)
@@ -173,8 +174,8 @@ def launch_training(model: ModelConfig, dtype: torch.dtype) -> None:
         gradient_on_gpu(query, key, value, tables)
         wide = torch.empty(length, batch, 2 * model.ffn_hidden_size, dtype=dtype)
         gradient = wide[..., : model.ffn_hidden_size].contiguous()
-        for by_gelu in (False, True):
-            gated_gradient_on_gpu(wide, gradient, by_gelu)
+        for gelu in (None, (GELU_SCALE, GELU_CUBE)):
+            gated_gradient_on_gpu(wide, gradient, gelu)
 
 
 def launch_advance() -> None:
