@@ -163,7 +163,8 @@ def _prepare(
         set_aside_newer(directory.checkpoints, checkpoint)
         if local is None:
             finish_validation(directory, checkpoint, config.trainer.checkpoint.keep_best)
-        forget_missing_best(directory.checkpoints)
+        else:
+            forget_missing_best(directory.checkpoints)
     else:
         directory.rollbacks_file.unlink(missing_ok=True)
     directory.record(resolved_yaml(config))

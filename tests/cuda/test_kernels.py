@@ -23,7 +23,7 @@ from tests.support.linear_cases import (
     product_error,
     rows_error,
 )
-from tests.support.training_kernel_cases import HEADS, rotation_error
+from tests.support.training_kernel_cases import TrainingKernels
 
 pytestmark = NEEDS_CUDA
 
@@ -74,10 +74,8 @@ def test_queries_and_keys_are_rotated_by_the_kernels() -> None:
     assert works_on_gpu(torch.device("cuda", torch.cuda.current_device()))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
-@pytest.mark.parametrize(("groups", "per_group", "width"), HEADS)
-def test_rotation(groups: int, per_group: int, width: int, dtype: torch.dtype, tolerance: float) -> None:
-    assert rotation_error(groups, per_group, width, dtype, "cuda") < tolerance
+class TestTrainingKernels(TrainingKernels):
+    device = "cuda"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -10,24 +10,19 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.support import attention_kernel_cases, expert_kernel_cases
 from tests.support.advance_cases import advanced
-from tests.support.attention_kernel_cases import attended, attention_error, inputs_of
+from tests.support.attention_kernel_cases import CASES as ATTENTION
+from tests.support.attention_kernel_cases import attended, inputs_of
 from tests.support.decode_cases import assert_every_position_agrees, tiny_model
-from tests.support.decode_kernel_cases import add_and_norm_error, product_error
-from tests.support.expert_kernel_cases import mixture_error
+from tests.support.decode_kernel_cases import DTYPES, SHAPES, DecodeKernels
 from tests.support.huggingface_models import CASES
 from tests.support.interpreter import interpreting, starting_early
-from tests.support.training_kernel_cases import HEADS, SHAPES, gated_gradient_error, rotation_error
+from tests.support.training_kernel_cases import TrainingKernels
 from tests.support.triton import NEEDS_INTERPRETER
 
 pytestmark = [NEEDS_INTERPRETER, pytest.mark.usefixtures("interpreter")]
 
-DTYPES = [(torch.float32, 1e-4), (torch.bfloat16, 0.03)]
-PRODUCTS = [(96, 256), (130, 2048), (130, 72), (70, 1100)]
-"""As tests/cuda has them, but fewer outputs and inputs where four parts are meant."""
 FAMILIES = ("llama", "gemma3", "nano_hindi", "param_moe", "glm4_moe_partly_rotated")
-ATTENTION, EXPERTS = attention_kernel_cases.CASES, expert_kernel_cases.CASES
 
 
 @pytest.fixture
@@ -36,49 +31,13 @@ def interpreter() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-@pytest.mark.parametrize("gate", [0, 1, 2], ids=["plain", "silu", "tanh_gelu"])
-@pytest.mark.parametrize(("outer", "inner"), PRODUCTS)
-@pytest.mark.parametrize("count", [1, 3, 64])
-def test_product(count: int, outer: int, inner: int, gate: int, dtype: torch.dtype, tolerance: float) -> None:
-    assert product_error(count, outer, inner, gate, dtype, "cpu") < tolerance
+class TestDecodeKernels(DecodeKernels):
+    device = "cpu"
+    bf16_tolerance = 0.03
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-@pytest.mark.parametrize("gain", [False, True])
-@pytest.mark.parametrize(("parts", "after"), [(0, False), (1, True), (4, False), (4, True)])
-@pytest.mark.parametrize("width", [72, 2048])
-def test_add_and_norm(
-    width: int, parts: int, after: bool, gain: bool, dtype: torch.dtype, tolerance: float
-) -> None:
-    assert add_and_norm_error(width, parts, after, gain, dtype, "cpu") < tolerance
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-@pytest.mark.parametrize("name", ATTENTION)
-def test_attention(name: str, dtype: torch.dtype, tolerance: float) -> None:
-    assert attention_error(ATTENTION[name], dtype, "cpu") < tolerance
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-@pytest.mark.parametrize("name", EXPERTS)
-def test_experts(name: str, dtype: torch.dtype, tolerance: float) -> None:
-    assert mixture_error(EXPERTS[name], dtype, "cpu") < tolerance
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
-@pytest.mark.parametrize(("groups", "per_group", "width"), HEADS)
-def test_rotation(groups: int, per_group: int, width: int, dtype: torch.dtype, tolerance: float) -> None:
-    assert rotation_error(groups, per_group, width, dtype, "cpu") < tolerance
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.04)])
-@pytest.mark.parametrize("by_gelu", [False, True], ids=["silu", "tanh_gelu"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_gradient_of_gates(
-    shape: tuple[int, ...], by_gelu: bool, dtype: torch.dtype, tolerance: float
-) -> None:
-    assert gated_gradient_error(shape, by_gelu, dtype, "cpu") < tolerance
+class TestTrainingKernels(TrainingKernels):
+    device = "cpu"
 
 
 def test_rows_advance_as_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +60,7 @@ def test_every_position_agrees(name: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("gate", [0, 1])
-@pytest.mark.parametrize(("outer", "inner"), PRODUCTS)
+@pytest.mark.parametrize(("outer", "inner"), SHAPES)
 def test_products_start_early(outer: int, inner: int, gate: int) -> None:
     from recipes.inference.decode.product_kernel import PLAIN, product_parts, whole_product
 
@@ -128,7 +87,7 @@ def test_norms_start_early(parts: int) -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ATTENTION)
 def test_attention_starts_early(name: str, dtype: torch.dtype) -> None:
     case = ATTENTION[name]

@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu, rms_norm, silu
 
 from recipes.inference.decode.weights import Norm
+from tests.support import attention_kernel_cases, expert_kernel_cases
+from tests.support.attention_kernel_cases import attention_error
+from tests.support.expert_kernel_cases import mixture_error
 
-SHAPES = [(96, 256), (2048, 4096), (130, 72), (70, 1100)]
+SHAPES = [(96, 256), (130, 2048), (130, 72), (70, 1100)]
 """Outputs and inputs: less than a tile; four parts; neither whole tiles nor whole steps."""
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+class DecodeKernels:
+    """A step's kernels against float64; a subclass says where they run."""
+
+    device: ClassVar[str]
+    bf16_tolerance: ClassVar[float]
+
+    def tolerance(self, dtype: torch.dtype) -> float:
+        return self.bf16_tolerance if dtype == torch.bfloat16 else 1e-4
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("gate", [0, 1, 2], ids=["plain", "silu", "tanh_gelu"])
+    @pytest.mark.parametrize(("outer", "inner"), SHAPES)
+    @pytest.mark.parametrize("count", [1, 3, 16, 64])
+    def test_product(self, count: int, outer: int, inner: int, gate: int, dtype: torch.dtype) -> None:
+        assert product_error(count, outer, inner, gate, dtype, self.device) < self.tolerance(dtype)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("gain", [False, True])
+    @pytest.mark.parametrize(("parts", "after"), [(0, False), (1, True), (4, False), (4, True)])
+    @pytest.mark.parametrize("width", [72, 2048])
+    def test_add_and_norm(self, width: int, parts: int, after: bool, gain: bool, dtype: torch.dtype) -> None:
+        assert add_and_norm_error(width, parts, after, gain, dtype, self.device) < self.tolerance(dtype)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("name", attention_kernel_cases.CASES)
+    def test_attention(self, name: str, dtype: torch.dtype) -> None:
+        assert attention_error(attention_kernel_cases.CASES[name], dtype, self.device) < self.tolerance(dtype)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("name", expert_kernel_cases.CASES)
+    def test_experts(self, name: str, dtype: torch.dtype) -> None:
+        assert mixture_error(expert_kernel_cases.CASES[name], dtype, self.device) < self.tolerance(dtype)
 
 
 def product_error(count: int, outer: int, inner: int, gate: int, dtype: torch.dtype, device: str) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu
@@ -9,6 +12,27 @@ from torch.nn.functional import gelu
 HEADS = [(1, 1, 32), (2, 2, 32), (3, 4, 64), (2, 1, 128)]
 """Groups, queries of each, width: heads that are a power of two, and others, of which blocks have a rest."""
 SHAPES = [(3, 5, 7), (2, 1030), (1, 1024)]
+
+
+class TrainingKernels:
+    """Training's kernels against float64; a subclass says where they run."""
+
+    device: ClassVar[str]
+
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+    @pytest.mark.parametrize(("groups", "per_group", "width"), HEADS)
+    def test_rotation(
+        self, groups: int, per_group: int, width: int, dtype: torch.dtype, tolerance: float
+    ) -> None:
+        assert rotation_error(groups, per_group, width, dtype, self.device) < tolerance
+
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.04)])
+    @pytest.mark.parametrize("by_gelu", [False, True], ids=["silu", "tanh_gelu"])
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_gradient_of_gates(
+        self, shape: tuple[int, ...], by_gelu: bool, dtype: torch.dtype, tolerance: float
+    ) -> None:
+        assert gated_gradient_error(shape, by_gelu, dtype, self.device) < tolerance
 
 
 def rotation_error(groups: int, per_group: int, width: int, dtype: torch.dtype, device: str) -> float:
