@@ -22,6 +22,8 @@ def explain(error: Exception, job: str) -> str:
     schema = SCHEMAS[job]
     text = str(error)
     if group := re.search(r"To append to your default list use \+(\w+)=(\S+)", text):
+        if foreign_key(job, group[1]) is not None:  # ``model=`` in a job that reads a model file.
+            return no_such_key(job, group[1])
         groups = ", ".join(config_groups(job)) or "none"
         return f"{group[1]}={group[2]}: this job has no such configuration group (it has: {groups})"
     if ambiguous := re.match(r"Ambiguous value for argument '(.*)'\n", text):

@@ -165,6 +165,9 @@ PRETRAIN = {
 _MODEL = {
     "model": Foreign("gpt_model_file"),
     "model_args": Foreign("gpt_model_file"),
+    "model_path": Foreign("gpt_model_file"),
+    "model_name_or_path": Foreign("gpt_model_file"),
+    "checkpoint": Foreign("gpt_model_file"),
     "pretrained": Foreign("gpt_model_file"),
     "pretrained_checkpoint": Foreign("gpt_model_file"),
     "device": Foreign(None, "CUDA is used where there is any"),

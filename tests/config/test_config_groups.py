@@ -61,7 +61,7 @@ def test_every_listed_group_is_accepted(job: str, group: str) -> None:
     [
         ("pretrain", "data=real_text", "model, optim, parallel, trainer, experiment"),
         ("pretrain", "eval=minibench", "model, optim, parallel, trainer, experiment"),
-        ("evaluate", "model=tiny", "eval"),
+        ("evaluate", "parallel=single", "eval"),
         ("generate", "experiment=quickstart", "none"),
     ],
 )
@@ -71,3 +71,12 @@ def test_a_group_of_another_job_is_refused_with_those_of_this_one(
     code, _, error = run(job, argument, monkeypatch=monkeypatch)
     assert code == 2
     assert error == f"error: {argument}: this job has no such configuration group (it has: {known})\n"
+
+
+@pytest.mark.parametrize("job", ["generate", "evaluate"])
+def test_a_group_of_another_job_that_has_another_name_here(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a model file is read, ``model=`` means the file."""
+    code, _, error = run(job, "model=model.nemo", monkeypatch=monkeypatch)
+    assert code == 2
+    assert error.startswith("error: model: there is no such key; here it is gpt_model_file: A .nemo file")
+    assert error.count("\n") == 1
