@@ -29,6 +29,10 @@ KILL_WAIT_S = 30.0
 """Slurm's KillWait: so long may the others go on when one has failed."""
 
 
+class RunEnded(UserError):
+    """A run came to its end, without a failure, before what was waited for."""
+
+
 class Life(ABC):
     """A run's processes, from one start to their end."""
 
@@ -135,11 +139,17 @@ class Recorded:
         return max(steps, default=None)
 
     def wait(self, step: int, life: Life) -> None:
-        """Until it is recorded."""
+        """Until it is recorded.
+
+        Raises:
+            RunEnded: the run came to its end before, or had done so.
+            UserError: it failed, or records no step any more.
+        """
         begun, seen = time.monotonic(), None
         while (last := self.last()) is None or last < step:
-            if life.poll() is not None:
-                raise UserError(f"the run ended by itself, before step {step:,}: {life.output()[-2000:]}")
+            if (code := life.poll()) is not None:
+                ended = RunEnded if code == DONE else UserError
+                raise ended(f"the run ended by itself, before step {step:,}: {life.output()[-2000:]}")
             if last != seen:
                 begun, seen = time.monotonic(), last
             if time.monotonic() - begun > LIMIT_S:

@@ -18,12 +18,14 @@ from benchmarks.measure.kills import (
     STEP,
     Journal,
     Kill,
+    Moment,
     killed_run,
     schedule,
     what_was_running,
 )
 from benchmarks.measure.lives import Life, Recorded, Whole, compare_figures, differences, undisturbed
 from recipes.checkpoint.save.manifest import MANIFEST
+from recipes.cli import DONE
 from recipes.errors import UserError
 from tests.support.corpus import TinyData
 from tests.support.fault_cases import Ranks
@@ -53,7 +55,8 @@ def test_twenty_kills_of_two_ranks(tiny_data: TinyData, tmp_path: Path) -> None:
     killed_run(launch("killed"), tmp_path / "killed", moments, EVERY, journal)
     kills = Journal(journal.path).kills
     assert kills == journal.kills and [kill.equal for kill in kills] == sorted(kill.equal for kill in kills)
-    assert len(kills) == 20 and {START_UP, SAVE} < {kill.running for kill in kills}
+    assert len(kills) == 20, "the run came to its end first"
+    assert {START_UP, SAVE} < {kill.running for kill in kills}
     assert max(kill.step for kill in kills) > STEPS // 2
     assert differences(tmp_path / "whole", tmp_path / "killed") == []
     # The comparison sees a single bit.
@@ -65,6 +68,35 @@ def test_twenty_kills_of_two_ranks(tiny_data: TinyData, tmp_path: Path) -> None:
     metrics.write_text("\n".join(lines), "utf-8")
     (found,) = differences(tmp_path / "whole", tmp_path / "killed")
     assert found.startswith(f"step {record['step']}: ")
+
+
+class EndedLife(Life):
+    """A run that was complete when it was started again."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def codes(self) -> list[int | None]:
+        return [self.code]
+
+    def kill(self) -> None:
+        pass
+
+    def output(self) -> str:
+        return "complete" if self.code == DONE else "out of memory"
+
+
+def test_a_run_may_end_before_all_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a machine so busy that a kill came late. What it has recorded is compared all the same."""
+    journal = Journal(tmp_path / "kills.jsonl")
+    journal.begin(Whole(tmp_path / "whole", 12.5, 0.25))
+    journal.add(Kill(3.5, STEP, 520, 520, 17))
+    moments = [Moment(500, 0.5), Moment(510, 0.5), Moment(None, 0.0)]
+    killed_run(lambda: EndedLife(DONE), tmp_path, moments, 4, journal)
+    assert capsys.readouterr().out.endswith("the run came to its end after 1 kill\n")
+    for left in (moments[:2], [moments[0], moments[2]]):
+        with pytest.raises(UserError, match=r"ended by itself.*: out of memory"):
+            killed_run(lambda: EndedLife(1), tmp_path, left, 4, journal)
 
 
 def test_the_schedule_follows_from_its_seed() -> None:
