@@ -21,6 +21,10 @@ gpt_model_file="${gpt_model_file:-/path_to_.nemo_file}"
 if [[ $# -ge 1 && "$1" != gpt_model_file=* && ( "$1" == *.nemo || -e "$1" ) ]]; then
     gpt_model_file=$1
     shift
+    if [[ $# -eq 0 ]]; then
+        echo "error: no prompt: write one after $gpt_model_file, or interactive=true (--help shows more)" >&2
+        exit 2
+    fi
 fi
 usage() {
     sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"

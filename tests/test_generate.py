@@ -314,7 +314,8 @@ def test_script_errors() -> None:
     done = script(MODEL, "A", "--top-k", "5")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: --top-k: settings are written without dashes: inference.top_k=5\n"
-    assert script().returncode == 2
+    done = script()
+    assert done.returncode == 2 and "PROMPT" in done.stdout
     done = script(MODEL, "A", PYTHON="/nowhere/python")
     assert done.returncode == 2 and done.stderr == "error: PYTHON=/nowhere/python: no such program\n"
 
@@ -346,7 +347,8 @@ def test_the_scripts_first_argument_is_any_model(form: str, stored: dict[str, Pa
         done = script(str(stored[form]), "भारत", PYTHON="/nowhere/python", **variables)
         assert done.stderr == "error: PYTHON=/nowhere/python: no such program\n"
         done = script(str(stored[form]), **variables)  # No prompt is left.
-        assert done.returncode == 2 and "PROMPT" in done.stdout
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: no prompt: write one after {stored[form]}, or interactive=true")
 
 
 @pytest.mark.slow
