@@ -348,7 +348,7 @@ def test_the_scripts_first_argument_is_any_model(form: str, stored: dict[str, Pa
         assert done.stderr == "error: PYTHON=/nowhere/python: no such program\n"
         done = script(str(stored[form]), **variables)  # No prompt is left.
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith(f"error: no prompt: write one after {stored[form]}, or interactive=true")
+        assert done.stderr.startswith(f"error: no prompt: write one after {stored[form]}, or interactive=")
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ def test_nemos_devices_are_those_of_the_layout(capsys: pytest.CaptureFixture[str
     assert config.tensor_model_parallel_size == 2 and config.prompts == ["A"]  # type: ignore[attr-defined]
     assert capsys.readouterr().err == ""
     composed("trainer.devices=2", both[0], "--", both[1])  # The last word is a prompt.
-    with pytest.raises(UserError, match="which are 4; change those, and leave trainer.devices out"):
+    with pytest.raises(UserError, match=r"which are 4; change those, and leave trainer\.devices out"):
         composed("trainer.devices=1", *both)
     composed("trainer.devices=2", "tensor_model_parallel_size=-1")
     assert capsys.readouterr().err == (
