@@ -16,11 +16,12 @@ from recipes.config.hydra_app import run_job
 from recipes.config.schema import GenerateConfig, ParallelConfig
 from recipes.config.validate_jobs import validate_generate
 from recipes.config.world import launched_world
-from recipes.console import on_terminal, quiet_libraries
+from recipes.console import Progress, on_terminal, quiet_libraries
 from recipes.counts import counted
 from recipes.data.text.json_lines import BadRecord, read_records, text_of
 from recipes.errors import UserError
 from recipes.files import check_writable
+from recipes.inference.history import check_history
 from recipes.inference.huge_pages import ask_for_huge_pages
 from recipes.parallel.first_rank import decided_by_first_rank
 from recipes.parallel.interfaces import check_interfaces
@@ -63,6 +64,8 @@ def run(config: GenerateConfig) -> int:
         what = "typed prompts" if config.interactive else counted(len(prompts), "prompt")
         print(f"would complete {what} with {config.gpt_model_file}")
         return 0
+    if config.interactive:
+        check_history(config.history_file)
     check_interfaces()
     quiet_libraries()
     model = _loaded(config)
@@ -153,9 +156,12 @@ def _write(config: GenerateConfig, model: GPTTextModel, prompts: list[str], outp
     with kept[0] if kept else nullcontext():
         results = _results(config, model, prompts, done)
         _say_surprises(config, model)
-        for result in results:
-            if kept:
-                kept[0].append(_json(result))
+        label = "scored" if config.inference.compute_logprob else "completed"
+        with Progress(len(prompts), "prompt", label=label, done=done, enabled=bool(kept)) as progress:
+            for result in results:
+                if kept:
+                    kept[0].append(_json(result))
+                progress.add(1)
     if kept:
         again = f", {done:,} of them from before" if done else ""
         print(f"wrote {counted(len(prompts), 'line')} to {output}{again}")
