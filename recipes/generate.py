@@ -68,17 +68,17 @@ def run(config: GenerateConfig) -> int:
         check_history(config.history_file)
     check_interfaces()
     quiet_libraries()
+    chat = _chat(config)  # A missing one is told before the weights are read.
     model = _loaded(config)
     if config.interactive:
         from recipes.inference.interactive import converse
 
-        chat = _chat(config)
         _say_surprises(config, model)
         converse(model, config, chat)
     elif output is not None:
-        _write(config, model, prompts, output)
+        _write(config, model, prompts, output, chat)
     else:
-        texts = _texts(config, model, prompts)
+        texts = _texts(config, model, prompts, chat)
         _say_surprises(config, model)
         _show(texts)
     return 0
@@ -107,20 +107,23 @@ def _loaded(config: GenerateConfig) -> GPTTextModel:
     )
 
 
-def _texts(config: GenerateConfig, model: GPTTextModel, prompts: list[str]) -> Iterator[str]:
+def _texts(
+    config: GenerateConfig, model: GPTTextModel, prompts: list[str], chat: ChatTemplate | None
+) -> Iterator[str]:
     """What is printed, as it comes."""
     from recipes.inference.complete import rows_of, stream
 
     if _is_streamed(config):
-        chat = _chat(config)
         (row,) = rows_of(model, prompts, config.inference, chat)
         parts = stream(model, row, config.inference, seed=config.seed, chat=chat)
         return chain([] if config.chat else prompts, parts, ["\n"])
-    results = _results(config, model, prompts, 0)
+    results = _results(config, model, prompts, 0, chat)
     return (f"{_json(result) if config.json else _text(result, config.chat)}\n" for result in results)
 
 
-def _results(config: GenerateConfig, model: GPTTextModel, prompts: list[str], first: int) -> Iterator[Any]:
+def _results(
+    config: GenerateConfig, model: GPTTextModel, prompts: list[str], first: int, chat: ChatTemplate | None
+) -> Iterator[Any]:
     from recipes.inference.complete import complete, score
 
     if config.inference.compute_logprob:
@@ -132,7 +135,7 @@ def _results(config: GenerateConfig, model: GPTTextModel, prompts: list[str], fi
         batch_size=config.batch_size,
         seed=config.seed,
         first=first,
-        chat=_chat(config),
+        chat=chat,
     )
 
 
@@ -142,7 +145,9 @@ def _chat(config: GenerateConfig) -> ChatTemplate | None:
     return template_of(config.gpt_model_file) if config.chat else None
 
 
-def _write(config: GenerateConfig, model: GPTTextModel, prompts: list[str], output: Path) -> None:
+def _write(
+    config: GenerateConfig, model: GPTTextModel, prompts: list[str], output: Path, chat: ChatTemplate | None
+) -> None:
     """Every completion is kept as soon as it is there; every rank makes them, the first one writes."""
     from recipes.inference.kept_lines import KeptLines
 
@@ -154,7 +159,7 @@ def _write(config: GenerateConfig, model: GPTTextModel, prompts: list[str], outp
 
     done = decided_by_first_rank(launched_world(), ParallelConfig.rendezvous_timeout_s, begin)
     with kept[0] if kept else nullcontext():
-        results = _results(config, model, prompts, done)
+        results = _results(config, model, prompts, done, chat)
         _say_surprises(config, model)
         label = "scored" if config.inference.compute_logprob else "completed"
         with Progress(len(prompts), "prompt", label=label, done=done, enabled=bool(kept)) as progress:
@@ -239,8 +244,8 @@ def _json(result: Any) -> str:
 def _text(result: Any, chat: bool) -> str:
     if hasattr(result, "completion"):
         return result.completion.strip() if chat else f"{result.prompt}{result.completion}"
-    tokens = counted(len(result.logprobs), "token")
-    return f"{result.prompt}\n  log-probability {sum(result.logprobs):.4f} over {tokens}"
+    tokens = counted(len(result.logprob), "token")
+    return f"{result.prompt}\n  log-probability {sum(result.logprob):.4f} over {tokens}"
 
 
 if __name__ == "__main__":

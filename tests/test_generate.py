@@ -127,9 +127,10 @@ def test_text_json_and_scores_on_the_terminal(capsys: pytest.CaptureFixture[str]
     assert text == f"A, b{first['completion']}\nनदी{second['completion']}\n"
     assert run(compose("generate", [*settings, "json=true", "inference.compute_logprob=true"])) == 0
     scored = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [len(entry["logprobs"]) for entry in scored] == [len(entry["tokens"]) - 1 for entry in scored]
+    assert [len(entry["logprob"]) for entry in scored] == [len(entry["tokens"]) - 1 for entry in scored]
+    assert list(scored[0]) == ["prompt", "token_ids", "tokens", "offsets", "logprob"]
     assert run(compose("generate", [*settings, "inference.compute_logprob=true"])) == 0
-    assert f"log-probability {sum(scored[0]['logprobs']):.4f} over" in capsys.readouterr().out
+    assert f"log-probability {sum(scored[0]['logprob']):.4f} over" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -167,6 +168,11 @@ def test_text_json_and_scores_on_the_terminal(capsys: pytest.CaptureFixture[str]
                 "stream=true",
             ],
             "inference.tokens_to_generate=50: a prompt leaves room for",
+        ),
+        (["prompts=['A b']", "inference.compute_logprob=true", "inference.tokens_to_generate=0"], ""),
+        (
+            ["prompts=['A b']", "inference.compute_logprob=true", "inference.top_k=3"],
+            "inference.top_k=3: without effect, as inference.compute_logprob=true scores",
         ),
     ],
 )
@@ -209,6 +215,7 @@ def test_nothing_is_said_or_printed_before_a_refusal(
         (["prompts=[A]", "stream=true", "json=true"], "stream=True: text is printed as it comes; json wants"),
         (["prompts=[A]", "stream=true", "inference.compute_logprob=true"], "writes no text"),
         (["prompts=[A]", "interactive=true"], "prompts=['A']: would be ignored with interactive=true"),
+        (["interactive=true", "batch_size=4"], "batch_size=4: would be ignored with interactive=true"),
         (["prompts=[A]", "history_file=x"], "history_file=x: would be ignored"),
         (["prompts=[A]", "inference.all_probs=true"], "inference.all_probs=True: would be ignored"),
         (["prompts=[A]", "inference.min_p=1"], "inference.min_p=1.0: must lie between 0 and 1"),
