@@ -23,6 +23,7 @@ from recipes.errors import UserError
 from recipes.files import check_writable
 from recipes.inference.history import check_history
 from recipes.inference.huge_pages import ask_for_huge_pages
+from recipes.inference.memory import memory_for
 from recipes.parallel.first_rank import decided_by_first_rank
 from recipes.parallel.interfaces import check_interfaces
 from recipes.parallel.local_processes import run_in_processes
@@ -75,12 +76,14 @@ def run(config: GenerateConfig) -> int:
 
         _say_surprises(config, model)
         converse(model, config, chat)
-    elif output is not None:
-        _write(config, model, prompts, output, chat)
-    else:
-        texts = _texts(config, model, prompts, chat)
-        _say_surprises(config, model)
-        _show(texts)
+        return 0
+    with memory_for("these prompts", "lower batch_size, or give shorter ones"):
+        if output is not None:
+            _write(config, model, prompts, output, chat)
+        else:
+            texts = _texts(config, model, prompts, chat)
+            _say_surprises(config, model)
+            _show(texts)
     return 0
 
 
