@@ -51,6 +51,10 @@ if ! python=$(type -P -- "$python"); then
     exit 2
 fi
 [[ "$python" == /* ]] || python="$PWD/$python"
+if ! "$python" -P -c '' 2>/dev/null; then
+    echo "error: $python is no Python 3.11 or newer: set PYTHON=.../bin/python" >&2
+    exit 2
+fi
 export PYTHONUTF8=1
 
 options=()
@@ -64,9 +68,7 @@ exec "$python" -P -c 'import sys
 try:
     from recipes.config.script_arguments import complete
 except ModuleNotFoundError as error:
-    if not str(error.name).startswith("recipes"):
-        raise
-    print(f"error: {sys.executable} has no Param Recipes: activate its environment or container, or set",
-          "PYTHON=.../bin/python", file=sys.stderr)
+    print(f"error: {sys.executable} has no Param Recipes ({error.name} is missing): make quickstart installs it;",
+          "or activate its environment or container, or set PYTHON=.../bin/python", file=sys.stderr)
     sys.exit(2)
 complete(sys.argv[1:])' "$gpt_model_file" ${options[@]+"${options[@]}"} "$@"

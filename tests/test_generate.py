@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +329,20 @@ def test_script_errors() -> None:
     assert done.returncode == 2 and done.stderr == "error: PYTHON=/nowhere/python: no such program\n"
 
 
+def test_a_python_without_the_environment(tmp_path: Path) -> None:
+    """As in a fresh clone, where the script finds the system's."""
+    for name, option, said in (
+        ("bare", "-S", "python* has no Param Recipes (tqdm is missing): make quickstart installs it;*"),
+        ("old", "--unknown", "/old is no Python 3.11 or newer: set PYTHON=.../bin/python"),
+    ):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {option} "$@"\n')
+        program.chmod(0o755)
+        done = script(MODEL, "A", PYTHON=str(program))
+        assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
+        assert fnmatch(done.stderr.strip(), f"error: *{said}"), done.stderr
+
+
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same model in every form that is asked for."""
@@ -365,6 +381,20 @@ def test_every_model_through_the_script(form: str, stored: dict[str, Path]) -> N
     done = script(str(stored[form]), "भारत में", "A", gpt_model_file="/nowhere.nemo")
     assert expected.returncode == done.returncode == 0, done.stderr
     assert done.stdout == expected.stdout and done.stdout.startswith("भारत में")
+
+
+def test_a_run_whose_tokenizer_is_gone(stored: dict[str, Path], tmp_path: Path) -> None:
+    """Or is named by a relative path, from another directory: its model.nemo holds it."""
+    run_directory = tmp_path / "run"
+    shutil.copytree(stored["run"], run_directory)
+    for name, seen in (("data/tok.model", ", seen from the present directory"), ("/gone/tok.model", "")):
+        (run_directory / "config.yaml").write_text(f"tokenizer:\n  model: {name}\n")
+        with pytest.raises(UserError) as caught:
+            run(compose("generate", [f"gpt_model_file={run_directory}", "prompts=[A]"]))
+        said = (
+            f"cannot read the tokenizer '{name}': no such file any more{seen}; the run's model.nemo holds it"
+        )
+        assert str(caught.value) == said
 
 
 def test_script_passes_errors_of_the_job_on() -> None:
