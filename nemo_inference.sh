@@ -21,6 +21,10 @@ gpt_model_file="${gpt_model_file:-/path_to_.nemo_file}"
 if [[ $# -ge 1 && "$1" != gpt_model_file=* && ( "$1" == *.nemo || -e "$1" ) ]]; then
     gpt_model_file=$1
     shift
+    if [[ $# -eq 0 ]]; then
+        echo "error: no prompt: write one after $gpt_model_file, or interactive=true (--help shows more)" >&2
+        exit 2
+    fi
 fi
 usage() {
     sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
@@ -47,6 +51,10 @@ if ! python=$(type -P -- "$python"); then
     exit 2
 fi
 [[ "$python" == /* ]] || python="$PWD/$python"
+if ! "$python" -P -c '' 2>/dev/null; then
+    echo "error: $python is no Python 3.11 or newer: set PYTHON=.../bin/python" >&2
+    exit 2
+fi
 export PYTHONUTF8=1
 
 options=()
@@ -60,9 +68,7 @@ exec "$python" -P -c 'import sys
 try:
     from recipes.config.script_arguments import complete
 except ModuleNotFoundError as error:
-    if not str(error.name).startswith("recipes"):
-        raise
-    print(f"error: {sys.executable} has no Param Recipes: activate its environment or container, or set",
-          "PYTHON=.../bin/python", file=sys.stderr)
+    print(f"error: {sys.executable} has no Param Recipes ({error.name} is missing): make quickstart installs it;",
+          "or activate its environment or container, or set PYTHON=.../bin/python", file=sys.stderr)
     sys.exit(2)
 complete(sys.argv[1:])' "$gpt_model_file" ${options[@]+"${options[@]}"} "$@"

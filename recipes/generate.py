@@ -16,12 +16,14 @@ from recipes.config.hydra_app import run_job
 from recipes.config.schema import GenerateConfig, ParallelConfig
 from recipes.config.validate_jobs import validate_generate
 from recipes.config.world import launched_world
-from recipes.console import on_terminal, quiet_libraries
+from recipes.console import Progress, on_terminal, quiet_libraries
 from recipes.counts import counted
 from recipes.data.text.json_lines import BadRecord, read_records, text_of
 from recipes.errors import UserError
 from recipes.files import check_writable
+from recipes.inference.history import check_history
 from recipes.inference.huge_pages import ask_for_huge_pages
+from recipes.inference.memory import memory_for
 from recipes.parallel.first_rank import decided_by_first_rank
 from recipes.parallel.interfaces import check_interfaces
 from recipes.parallel.local_processes import run_in_processes
@@ -63,21 +65,25 @@ def run(config: GenerateConfig) -> int:
         what = "typed prompts" if config.interactive else counted(len(prompts), "prompt")
         print(f"would complete {what} with {config.gpt_model_file}")
         return 0
+    if config.interactive:
+        check_history(config.history_file)
     check_interfaces()
     quiet_libraries()
+    chat = _chat(config)  # A missing one is told before the weights are read.
     model = _loaded(config)
     if config.interactive:
         from recipes.inference.interactive import converse
 
-        chat = _chat(config)
         _say_surprises(config, model)
         converse(model, config, chat)
-    elif output is not None:
-        _write(config, model, prompts, output)
-    else:
-        texts = _texts(config, model, prompts)
-        _say_surprises(config, model)
-        _show(texts)
+        return 0
+    with memory_for("these prompts", "lower batch_size, or give shorter ones"):
+        if output is not None:
+            _write(config, model, prompts, output, chat)
+        else:
+            texts = _texts(config, model, prompts, chat)
+            _say_surprises(config, model)
+            _show(texts)
     return 0
 
 
@@ -104,20 +110,23 @@ def _loaded(config: GenerateConfig) -> GPTTextModel:
     )
 
 
-def _texts(config: GenerateConfig, model: GPTTextModel, prompts: list[str]) -> Iterator[str]:
+def _texts(
+    config: GenerateConfig, model: GPTTextModel, prompts: list[str], chat: ChatTemplate | None
+) -> Iterator[str]:
     """What is printed, as it comes."""
     from recipes.inference.complete import rows_of, stream
 
     if _is_streamed(config):
-        chat = _chat(config)
         (row,) = rows_of(model, prompts, config.inference, chat)
         parts = stream(model, row, config.inference, seed=config.seed, chat=chat)
         return chain([] if config.chat else prompts, parts, ["\n"])
-    results = _results(config, model, prompts, 0)
+    results = _results(config, model, prompts, 0, chat)
     return (f"{_json(result) if config.json else _text(result, config.chat)}\n" for result in results)
 
 
-def _results(config: GenerateConfig, model: GPTTextModel, prompts: list[str], first: int) -> Iterator[Any]:
+def _results(
+    config: GenerateConfig, model: GPTTextModel, prompts: list[str], first: int, chat: ChatTemplate | None
+) -> Iterator[Any]:
     from recipes.inference.complete import complete, score
 
     if config.inference.compute_logprob:
@@ -129,7 +138,7 @@ def _results(config: GenerateConfig, model: GPTTextModel, prompts: list[str], fi
         batch_size=config.batch_size,
         seed=config.seed,
         first=first,
-        chat=_chat(config),
+        chat=chat,
     )
 
 
@@ -139,7 +148,9 @@ def _chat(config: GenerateConfig) -> ChatTemplate | None:
     return template_of(config.gpt_model_file) if config.chat else None
 
 
-def _write(config: GenerateConfig, model: GPTTextModel, prompts: list[str], output: Path) -> None:
+def _write(
+    config: GenerateConfig, model: GPTTextModel, prompts: list[str], output: Path, chat: ChatTemplate | None
+) -> None:
     """Every completion is kept as soon as it is there; every rank makes them, the first one writes."""
     from recipes.inference.kept_lines import KeptLines
 
@@ -151,11 +162,14 @@ def _write(config: GenerateConfig, model: GPTTextModel, prompts: list[str], outp
 
     done = decided_by_first_rank(launched_world(), ParallelConfig.rendezvous_timeout_s, begin)
     with kept[0] if kept else nullcontext():
-        results = _results(config, model, prompts, done)
+        results = _results(config, model, prompts, done, chat)
         _say_surprises(config, model)
-        for result in results:
-            if kept:
-                kept[0].append(_json(result))
+        label = "scored" if config.inference.compute_logprob else "completed"
+        with Progress(len(prompts), "prompt", label=label, done=done, enabled=bool(kept)) as progress:
+            for result in results:
+                if kept:
+                    kept[0].append(_json(result))
+                progress.add(1)
     if kept:
         again = f", {done:,} of them from before" if done else ""
         print(f"wrote {counted(len(prompts), 'line')} to {output}{again}")
@@ -233,8 +247,8 @@ def _json(result: Any) -> str:
 def _text(result: Any, chat: bool) -> str:
     if hasattr(result, "completion"):
         return result.completion.strip() if chat else f"{result.prompt}{result.completion}"
-    tokens = counted(len(result.logprobs), "token")
-    return f"{result.prompt}\n  log-probability {sum(result.logprobs):.4f} over {tokens}"
+    tokens = counted(len(result.logprob), "token")
+    return f"{result.prompt}\n  log-probability {sum(result.logprob):.4f} over {tokens}"
 
 
 if __name__ == "__main__":

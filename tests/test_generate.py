@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +129,10 @@ def test_text_json_and_scores_on_the_terminal(capsys: pytest.CaptureFixture[str]
     assert text == f"A, b{first['completion']}\nनदी{second['completion']}\n"
     assert run(compose("generate", [*settings, "json=true", "inference.compute_logprob=true"])) == 0
     scored = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [len(entry["logprobs"]) for entry in scored] == [len(entry["tokens"]) - 1 for entry in scored]
+    assert [len(entry["logprob"]) for entry in scored] == [len(entry["tokens"]) - 1 for entry in scored]
+    assert list(scored[0]) == ["prompt", "token_ids", "tokens", "offsets", "logprob"]
     assert run(compose("generate", [*settings, "inference.compute_logprob=true"])) == 0
-    assert f"log-probability {sum(scored[0]['logprobs']):.4f} over" in capsys.readouterr().out
+    assert f"log-probability {sum(scored[0]['logprob']):.4f} over" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -167,6 +170,11 @@ def test_text_json_and_scores_on_the_terminal(capsys: pytest.CaptureFixture[str]
                 "stream=true",
             ],
             "inference.tokens_to_generate=50: a prompt leaves room for",
+        ),
+        (["prompts=['A b']", "inference.compute_logprob=true", "inference.tokens_to_generate=0"], ""),
+        (
+            ["prompts=['A b']", "inference.compute_logprob=true", "inference.top_k=3"],
+            "inference.top_k=3: without effect, as inference.compute_logprob=true scores",
         ),
     ],
 )
@@ -209,6 +217,7 @@ def test_nothing_is_said_or_printed_before_a_refusal(
         (["prompts=[A]", "stream=true", "json=true"], "stream=True: text is printed as it comes; json wants"),
         (["prompts=[A]", "stream=true", "inference.compute_logprob=true"], "writes no text"),
         (["prompts=[A]", "interactive=true"], "prompts=['A']: would be ignored with interactive=true"),
+        (["interactive=true", "batch_size=4"], "batch_size=4: would be ignored with interactive=true"),
         (["prompts=[A]", "history_file=x"], "history_file=x: would be ignored"),
         (["prompts=[A]", "inference.all_probs=true"], "inference.all_probs=True: would be ignored"),
         (["prompts=[A]", "inference.min_p=1"], "inference.min_p=1.0: must lie between 0 and 1"),
@@ -314,9 +323,24 @@ def test_script_errors() -> None:
     done = script(MODEL, "A", "--top-k", "5")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: --top-k: settings are written without dashes: inference.top_k=5\n"
-    assert script().returncode == 2
+    done = script()
+    assert done.returncode == 2 and "PROMPT" in done.stdout
     done = script(MODEL, "A", PYTHON="/nowhere/python")
     assert done.returncode == 2 and done.stderr == "error: PYTHON=/nowhere/python: no such program\n"
+
+
+def test_a_python_without_the_environment(tmp_path: Path) -> None:
+    """As in a fresh clone, where the script finds the system's."""
+    for name, option, said in (
+        ("bare", "-S", "python* has no Param Recipes (tqdm is missing): make quickstart installs it;*"),
+        ("old", "--unknown", "/old is no Python 3.11 or newer: set PYTHON=.../bin/python"),
+    ):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {option} "$@"\n')
+        program.chmod(0o755)
+        done = script(MODEL, "A", PYTHON=str(program))
+        assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
+        assert fnmatch(done.stderr.strip(), f"error: *{said}"), done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -346,7 +370,8 @@ def test_the_scripts_first_argument_is_any_model(form: str, stored: dict[str, Pa
         done = script(str(stored[form]), "भारत", PYTHON="/nowhere/python", **variables)
         assert done.stderr == "error: PYTHON=/nowhere/python: no such program\n"
         done = script(str(stored[form]), **variables)  # No prompt is left.
-        assert done.returncode == 2 and "PROMPT" in done.stdout
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: no prompt: write one after {stored[form]}, or interactive=")
 
 
 @pytest.mark.slow
@@ -356,6 +381,20 @@ def test_every_model_through_the_script(form: str, stored: dict[str, Path]) -> N
     done = script(str(stored[form]), "भारत में", "A", gpt_model_file="/nowhere.nemo")
     assert expected.returncode == done.returncode == 0, done.stderr
     assert done.stdout == expected.stdout and done.stdout.startswith("भारत में")
+
+
+def test_a_run_whose_tokenizer_is_gone(stored: dict[str, Path], tmp_path: Path) -> None:
+    """Or is named by a relative path, from another directory: its model.nemo holds it."""
+    run_directory = tmp_path / "run"
+    shutil.copytree(stored["run"], run_directory)
+    for name, seen in (("data/tok.model", ", seen from the present directory"), ("/gone/tok.model", "")):
+        (run_directory / "config.yaml").write_text(f"tokenizer:\n  model: {name}\n")
+        with pytest.raises(UserError) as caught:
+            run(compose("generate", [f"gpt_model_file={run_directory}", "prompts=[A]"]))
+        said = (
+            f"cannot read the tokenizer '{name}': no such file any more{seen}; the run's model.nemo holds it"
+        )
+        assert str(caught.value) == said
 
 
 def test_script_passes_errors_of_the_job_on() -> None:

@@ -178,16 +178,29 @@ _MODEL = {
     "hparams_file": Foreign("gpt_model_file", "which holds its own"),
     "dtype": Foreign("precision"),
 }
+_PAGE = "server=true answers programs; it shows no page"
 _TOKEN = "the server's token is read from the environment variable RECIPES_SERVER_TOKEN"
 GENERATE = _MODEL | {
     "devices": Foreign("tensor_model_parallel_size", "its processes are started"),
+    "num_nodes": Foreign(None, "over several machines, start recipes.generate with torchrun or srun"),
+    "expert_model_parallel_size": Foreign(
+        "tensor_model_parallel_size", "its processes share the experts out among them"
+    ),
+    "expert_tensor_parallel_size": Foreign(
+        "tensor_model_parallel_size", "its processes share the experts out among them"
+    ),
+    "pipeline_model_parallel_split_rank": Foreign(None, "no model here has an encoder"),
+    "context_parallel_size": Foreign(None, "completion does not split texts"),
+    "megatron_amp_O2": Foreign("precision"),
     "max_new_tokens": Foreign("inference.tokens_to_generate"),
     "max_tokens": Foreign("inference.tokens_to_generate"),
     "do_sample": Foreign("inference.greedy", "the opposite"),
     "stop": Foreign("inference.end_strings"),
     "prompt": Foreign("prompts", "'prompts=[\"...\"]'"),
     # Servers
-    "web_server": Foreign(None, "server=true answers programs; it shows no page"),
+    "web_server": Foreign(None, _PAGE),
+    "share": Foreign(None, _PAGE),
+    "web_port": Foreign(None, _PAGE),
     "token": Foreign(None, _TOKEN),
     "api_key": Foreign(None, _TOKEN),
     "served_model_name": Foreign("serving.model_name"),

@@ -286,7 +286,7 @@ class GenerateConfig:
     """interactive: where typed lines are kept; None: param-recipes/history in the XDG state directory."""
     tensor_model_parallel_size: Processes = 1
     """Split every layer over this many processes, which are started if they are not there; -1: over as many
-    as the file says that it was trained with."""
+    as the file names, which for NeMo's is how it was trained, and for this project's 1."""
     pipeline_model_parallel_size: Processes = 1
     """Split the layers into this many stages; -1: as the file says."""
     server: bool = False

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import runpy
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from recipes.cli import run_tool
 from recipes.config.command_line import refuse_flag
 from recipes.config.devices import has_gpu
-from recipes.config.foreign_keys import FOREIGN_VALUES
+from recipes.config.explain import no_such_key
+from recipes.config.foreign_keys import FOREIGN_VALUES, foreign_key
 from recipes.config.jobs import SCHEMAS
 from recipes.config.meanings import settings_of
 from recipes.config.overrides import in_quotes
@@ -23,7 +25,7 @@ FLAG = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 # Sections of NeMo's configuration beside ours: whoever writes one means a setting.
 SECTIONS = ("trainer", "hydra")
 AS_WE_DO = {
-    "trainer.devices": ("1", "-1"),
+    "trainer.devices": ("-1",),
     "trainer.num_nodes": ("1",),
     "trainer.accelerator": ("gpu", "auto", "cpu"),
     "trainer.logger": ("false",),
@@ -33,8 +35,14 @@ AS_WE_DO = {
     "checkpoint_name": ("null",),
     "hparams_file": ("null",),
     "web_server": ("false",),
+    "share": ("false",),
+    "megatron_amp_O2": ("true", "false"),
+    "pipeline_model_parallel_split_rank": ("-1", "0", "null"),
+    "expert_model_parallel_size": ("1",),
+    "context_parallel_size": ("1",),
 }
 """NeMo's settings with values that ask for nothing else than what happens anyway."""
+SIZES = ("tensor_model_parallel_size", "pipeline_model_parallel_size")
 
 
 def complete(arguments: list[str]) -> None:
@@ -69,6 +77,7 @@ def as_settings(written: Iterable[str]) -> list[str]:
     prompts: list[str] = []
     setting: str | None = None
     words = list(written)
+    given = _given(words)
     for number, argument in enumerate(words):
         if argument == "--":
             prompts += words[number + 1 :]
@@ -78,7 +87,7 @@ def as_settings(written: Iterable[str]) -> list[str]:
         if (match := ASSIGNMENT.fullmatch(argument)) and _is_setting(argument, match[1]):
             if match[1] == "prompts":
                 setting = argument
-            settings += _ours(argument, match[1], match[2])
+            settings += _ours(argument, match[1], match[2], given)
         else:
             prompts.append(argument)
     if prompts and setting is not None:
@@ -106,17 +115,49 @@ def _is_setting(argument: str, key: str) -> bool:
     if argument.split() != [argument]:
         return False  # A sentence.
     nested = f"inference.{key}"
-    hint = f", but {nested} is" if nested in known else ""
-    raise UserError(
-        f"{argument}: no setting is called {key}{hint}; to complete it as a prompt, write -- before it"
-    )
+    if nested in known:
+        reason = f"no setting is called {key}, but {nested} is"
+    elif foreign_key("generate", key):
+        reason = no_such_key("generate", key).removeprefix(f"{key}: ").rstrip(".")
+    else:
+        reason = f"no setting is called {key}"
+    raise UserError(f"{argument}: {reason}; to complete it as a prompt, write -- before it")
 
 
-def _ours(argument: str, key: str, value: str) -> Iterator[str]:
-    plain = value.strip("'\"")
+def _given(words: list[str]) -> dict[str, str]:
+    """The values of all that is written as a setting."""
+    before = words[: words.index("--")] if "--" in words else words
+    return {match[1]: _plain(match[2]) for word in before if (match := ASSIGNMENT.fullmatch(word))}
+
+
+def _plain(value: str) -> str:
+    return value.strip("'\"")
+
+
+def _ours(argument: str, key: str, value: str, given: Mapping[str, str]) -> Iterator[str]:
+    plain = _plain(value)
     if key == "gpt_model_file":
         return  # The script has passed it on.
     if key == "trainer.precision":
         yield f"precision={FOREIGN_VALUES.get(plain, plain)}"
+    elif key == "trainer.devices" and re.fullmatch(r"[1-9]\d{0,3}", plain):
+        _check_devices(int(plain), [given.get(size, "1") for size in SIZES])
     elif plain.lower() not in AS_WE_DO.get(key, ()):
         yield argument
+
+
+def _check_devices(devices: int, sizes: list[str]) -> None:
+    """Here a model's layout says how many processes are started; NeMo wants the number besides.
+
+    Raises:
+        UserError: it is another number.
+    """
+    if "-1" in sizes:
+        if devices > 1:
+            warn(f"trainer.devices={devices}: as many processes are started as the model's file says")
+    elif all(size.isdigit() for size in sizes) and math.prod(map(int, sizes)) != devices:
+        layout = ", ".join(f"{key}={size}" for key, size in zip(SIZES, sizes, strict=True))
+        raise UserError(
+            f"trainer.devices={devices}: {layout} say how many processes are started, which are "
+            f"{math.prod(map(int, sizes)):,}; change those, and leave trainer.devices out"
+        )

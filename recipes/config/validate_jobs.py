@@ -41,7 +41,8 @@ def validate_inference(inference: InferenceConfig, key: str = "inference") -> No
         refuse(f"{key}.repetition_penalty", inference.repetition_penalty, "must be at least 1")
     one_of(f"{key}.repetition_penalty_style", inference.repetition_penalty_style, ("nemo", "ctrl"))
     read_logit_bias(inference.logit_bias, f"{key}.logit_bias")
-    positive(f"{key}.tokens_to_generate", inference.tokens_to_generate)
+    if not inference.compute_logprob or inference.tokens_to_generate:  # NeMo's users score with 0.
+        positive(f"{key}.tokens_to_generate", inference.tokens_to_generate)
     one_of(f"{key}.count_from", inference.count_from, ("longest", "each"))
     if not all(inference.end_strings):
         refuse(f"{key}.end_strings", list(inference.end_strings), "an empty text ends everything; remove it")
@@ -86,6 +87,10 @@ def _validate_way_of_asking(config: GenerateConfig) -> None:
                 refuse(
                     name, value, "would be ignored with interactive=true: prompts are typed, text is shown"
                 )
+        if config.batch_size != GenerateConfig.batch_size:
+            refuse(
+                "batch_size", config.batch_size, "would be ignored with interactive=true: one text is made"
+            )
         if config.inference.compute_logprob:
             refuse("interactive", True, "inference.compute_logprob=true scores prompts; take one of the two")
     elif bool(config.prompts) == bool(config.prompts_jsonl):

@@ -14,6 +14,8 @@ import torch
 from torch._C._distributed_c10d import FakeWork
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from recipes.inference.memory import is_out_of_memory, reason_of
+
 
 def out_of_memory(attempt: Callable[[], object]) -> str | None:
     """Why this rank has too little memory for what ``attempt`` does, exchanges with other ranks left out;
@@ -31,15 +33,6 @@ def out_of_memory(attempt: Callable[[], object]) -> str | None:
     # Only here, for the error holds what its functions had allocated.
     torch.cuda.empty_cache()
     return reason
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def reason_of(error: RuntimeError) -> str:
-    """The first line, for a message."""
-    return str(error).strip().partition("\n")[0]
 
 
 class _WithoutOthers(TorchDispatchMode):

@@ -21,7 +21,8 @@ from recipes.console import Progress, warn_once
 from recipes.errors import UserError
 from recipes.evaluation.journal import Answers, JournalWriter
 from recipes.evaluation.ranks import Ranks
-from recipes.evaluation.rehearsal import is_out_of_memory, out_of_memory, reason_of
+from recipes.evaluation.rehearsal import out_of_memory
+from recipes.inference.memory import is_out_of_memory, reason_of
 
 T = TypeVar("T")
 

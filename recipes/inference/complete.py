@@ -13,6 +13,7 @@ from recipes.config.schema import InferenceConfig
 from recipes.config.world import launched_world
 from recipes.counts import counted
 from recipes.data.chat.conversations import USER
+from recipes.data.tokenizer import TextTokenizer
 from recipes.errors import UserError
 from recipes.inference.chat_template import ChatTemplate
 from recipes.inference.check_request import check_prompt
@@ -48,12 +49,15 @@ class Completion:
 
 @dataclass(frozen=True)
 class Score:
+    """What a completion says of its tokens, for a prompt alone."""
+
     prompt: str
-    tokens: list[int]
-    logprobs: list[float]
-    """Natural log-probability of each token after the first."""
+    token_ids: list[int]
+    """The leading BOS included."""
+    tokens: list[str]
+    offsets: list[int]
+    logprob: list[float]
     full_logprob: list[list[float]] | None = None
-    """Those of the whole vocabulary at the same places."""
 
 
 def prompt_ids(model: TextGenerator, prompt: str, settings: InferenceConfig) -> list[int]:
@@ -116,7 +120,7 @@ def _completed(
         text = GrowingText(model, row, settings).finish(new)
         logprob, full = _all_probs(model, row, result) if settings.all_probs else (None, None)
         ids = row + new
-        spelled = [model.tokenizer.id_to_piece(token) for token in ids]
+        spelled = _spelled(model.tokenizer, ids)
         yield Completion(prompt, text, ids, spelled, offsets(model.tokenizer, ids), logprob, full)
 
 
@@ -257,6 +261,12 @@ def _scored(
     model: TextGenerator, prompts: list[str], rows: list[list[int]], settings: InferenceConfig
 ) -> Iterator[Score]:
     for prompt, ids in zip(prompts, rows, strict=True):
-        logprobs = _prompt_logprobs(model, ids)
-        chosen = logprobs.gather(1, torch.tensor(ids[1:])[:, None]).squeeze(1)
-        yield Score(prompt, ids, chosen.tolist(), logprobs.tolist() if settings.all_probs else None)
+        every = _prompt_logprobs(model, ids)
+        chosen = every.gather(1, torch.tensor(ids[1:])[:, None]).squeeze(1)
+        full = every.tolist() if settings.all_probs else None
+        tokenizer = model.tokenizer
+        yield Score(prompt, ids, _spelled(tokenizer, ids), offsets(tokenizer, ids), chosen.tolist(), full)
+
+
+def _spelled(tokenizer: TextTokenizer, ids: Sequence[int]) -> list[str]:
+    return [tokenizer.id_to_piece(token) for token in ids]

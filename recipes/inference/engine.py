@@ -12,6 +12,7 @@ import torch
 from recipes.inference.check_request import check_request
 from recipes.inference.decode.decoder import Decoder
 from recipes.inference.graphs import GraphStepper
+from recipes.inference.memory import memory_for
 from recipes.inference.requests import CANCELLED, LENGTH, STOP, Event, Request
 from recipes.inference.rows import Needs, Rows, needs_of
 from recipes.inference.sampling import Chosen, choose
@@ -67,8 +68,10 @@ class Engine:
     def __init__(self, model: TextGenerator, *, slots: int, max_length: int) -> None:
         self.model, self.slots = model, slots
         self.max_length = min(max_length, model.max_sequence_length)
-        self.decoder: Decoder = model.decoder(slots, self.max_length)
-        self.rows = Rows(slots, model.vocab_size, model.device)
+        texts = f"{slots:,} texts of {self.max_length:,} tokens at a time"
+        with memory_for(texts, "lower batch_size, or the tokens (a server's serving.max_length)"):
+            self.decoder: Decoder = model.decoder(slots, self.max_length)
+            self.rows = Rows(slots, model.vocab_size, model.device)
         graphs = self.decoder.is_static and model.device.type == "cuda"
         self.stepper = (GraphStepper if graphs else Stepper)(self.decoder, self.rows)
         self._numbers = 0

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from recipes.config.schema import GenerateConfig, ParallelConfig
@@ -20,14 +18,13 @@ from recipes.config.world import launched_world
 from recipes.console import on_terminal, printable, warn
 from recipes.data.chat.conversations import ASSISTANT, USER, Message
 from recipes.errors import UserError
-from recipes.files import path_errors
 from recipes.inference.chat_template import ChatTemplate
 from recipes.inference.complete import prompt_ids, stream
+from recipes.inference.history import History
 from recipes.inference.text_generator import TextGenerator
 from recipes.parallel.first_rank import decided_by_first_rank
 
 PROMPT, CONTINUED = "> ", "... "
-MOST_LINES = 1000
 HELP = """\
 What you type and what the model writes are one text, which your next line continues.
   /reset   begin a new text
@@ -47,9 +44,9 @@ def converse(model: TextGenerator, config: GenerateConfig, chat: ChatTemplate | 
     if by_hand:
         print(f"{model.name}: /help lists what can be typed")
     said, count = Said(model, config, chat), 0
-    history = _history(config.history_file) if by_hand else contextlib.nullcontext()
-    with history, _CtrlC() as ctrl_c:
-        for line in _lines(ctrl_c):
+    history = History(config.history_file) if by_hand else None
+    with _CtrlC() as ctrl_c:
+        for line in _lines(ctrl_c, history):
             if line == "/exit":
                 break
             if line == "/reset":
@@ -142,11 +139,13 @@ class _CtrlC:
             self.pressed = False
 
 
-def _lines(ctrl_c: _CtrlC) -> Iterator[str]:
+def _lines(ctrl_c: _CtrlC, history: History | None) -> Iterator[str]:
     """Typed lines on every rank; those that end with a backslash together with the next."""
     begun = ""
     while True:
         line = _decided(partial(_read_line, CONTINUED if begun else PROMPT, ctrl_c))
+        if history is not None:
+            history.keep()
         if line is None:
             return
         if line is False:  # Ctrl-C
@@ -186,35 +185,3 @@ def _decided(decide: Callable[[], Any]) -> Any:
 def _say(text: str, end: str = "\n") -> None:
     if launched_world().rank == 0:
         print(on_terminal(text), end=end, flush=True)
-
-
-@contextlib.contextmanager
-def _history(file: str | None) -> Iterator[None]:
-    """Line editing, with the lines of earlier sessions; what is typed now is kept when it ends."""
-    try:
-        import readline
-    except ImportError:  # Python can be built without it; then lines are read plainly.
-        yield
-        return
-    path = Path(file) if file else history_file()
-    readline.set_history_length(MOST_LINES)
-    with path_errors(path):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Others may not read what was typed: the file is made before anything is in it.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        path.chmod(0o600)
-        readline.read_history_file(path)
-    try:
-        yield
-    finally:
-        with path_errors(path):
-            readline.write_history_file(path)
-            path.chmod(0o600)
-
-
-def history_file() -> Path:
-    """In the XDG state directory."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    # The specification has relative paths ignored.
-    home = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
-    return home / "param-recipes" / "history"

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from recipes.errors import UserError
-from recipes.files import atomic_write, path_errors
+from recipes.files import atomic_write, exclusive_lock, make_directory, path_errors
 
 
 class KeptLines:
@@ -24,30 +24,46 @@ class KeptLines:
         of: everything that the lines depend on, as JSON values.
 
     Raises:
-        UserError: the partial file holds results of something else.
+        UserError: the partial file holds results of something else, or another process writes it.
     """
 
     def __init__(self, path: Path, of: Any) -> None:
         self.path, self.partial = path, path.with_name(path.name + ".partial")
         digest = hashlib.sha256(json.dumps(of, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
         header = json.dumps({"results_of": digest}).encode() + b"\n"
-        kept = self.partial.read_bytes() if self.partial.exists() else b""
+        self._start = len(header)
+        make_directory(path.parent)
+        with path_errors(self.partial):
+            self._file = self.partial.open("a+b")
+        try:
+            self.done = self._begin(header)
+            """Lines that were there."""
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self, header: bytes) -> int:
+        # Two processes would write each line twice, and take the file from under each other at the end.
+        exclusive_lock(self._file, f"{self.partial} is being written by another process; wait for its end")
+        if self.path.exists():  # Another process has finished it meanwhile.
+            self.partial.unlink(missing_ok=True)
+            raise UserError(
+                f"{self.path} is there already: choose another file, output_jsonl=..., or remove it"
+            )
+        self._file.seek(0)
+        kept = self._file.read()
         whole = kept[: kept.rfind(b"\n") + 1]  # A line that was being written is written again.
         if whole and not whole.startswith(header):
             raise UserError(
                 f"{self.partial} holds results of other prompts, settings or another model; remove it, or "
                 "choose another file, output_jsonl=..."
             )
-        self.done = max(0, whole.count(b"\n") - 1)
-        """Lines that were there."""
-        self._start = len(header)
         with path_errors(self.partial):
-            self._file = self.partial.open("r+b" if kept else "wb")
             self._file.truncate(len(whole))
-            self._file.seek(len(whole))
             if not whole:
                 self._file.write(header)
                 self._file.flush()
+        return max(0, whole.count(b"\n") - 1)
 
     def append(self, line: str) -> None:
         """Adds a line, which stays whatever happens to this process."""
@@ -62,10 +78,10 @@ class KeptLines:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Puts the whole file in its place, unless something has interrupted it."""
-        self._file.close()
-        if kind is not None:
-            return
-        with self.partial.open("rb") as lines, atomic_write(self.path) as file:
-            lines.seek(self._start)
-            shutil.copyfileobj(lines, file)
-        self.partial.unlink()
+        with self._file:  # Locked until all is done.
+            if kind is not None:
+                return
+            with atomic_write(self.path) as file:
+                self._file.seek(self._start)
+                shutil.copyfileobj(self._file, file)
+            self.partial.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from recipes.config.schema import InferenceConfig
@@ -12,13 +13,17 @@ if TYPE_CHECKING:
     from recipes.inference.requests import Request
 
 
+USED_BY_SCORES = ("compute_logprob", "all_probs", "add_BOS")
+
+
 def say_surprises(settings: InferenceConfig, max_length: int) -> None:
     """Settings that greedy completion ignores, NeMo's penalty, and more tokens than there can be.
 
     Args:
         max_length: tokens that the model reads.
     """
-    if settings.compute_logprob:  # Nothing is drawn.
+    if settings.compute_logprob:
+        _say_unused(settings)
         return
     if settings.tokens_to_generate >= max_length:
         warn_once(
@@ -40,6 +45,17 @@ def say_surprises(settings: InferenceConfig, max_length: int) -> None:
             f"inference.repetition_penalty={settings.repetition_penalty}: as in NeMo, it divides negative "
             f"logits too, which makes their tokens likelier; {usual} is the usual penalty, 1 is none"
         )
+
+
+def _say_unused(settings: InferenceConfig) -> None:
+    """Scoring draws nothing. 0 and 1 tokens are what NeMo's users write there."""
+    plain = InferenceConfig()
+    used = {*USED_BY_SCORES, *(["tokens_to_generate"] if settings.tokens_to_generate <= 1 else [])}
+    names = [field.name for field in fields(settings) if field.name not in used]
+    changed = [name for name in names if getattr(settings, name) != getattr(plain, name)]
+    if changed:
+        named = ", ".join(f"inference.{name}={getattr(settings, name)}" for name in changed)
+        warn_once(f"{named}: without effect, as inference.compute_logprob=true scores prompts")
 
 
 def say_cut(settings: InferenceConfig, requests: Sequence[Request], max_length: int) -> None:

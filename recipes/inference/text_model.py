@@ -32,6 +32,7 @@ from recipes.inference.chosen_places import filled_up, head_at, sequence_parts
 from recipes.inference.decode.choose_decoder import lean_decoder
 from recipes.inference.decode.decoder import Decoder
 from recipes.inference.layout import with_experts_dealt
+from recipes.inference.memory import memory_for
 from recipes.inference.pipeline import forward_through_stages
 from recipes.inference.text_generator import TextGenerator
 from recipes.model.build import build_gpt_model
@@ -167,8 +168,11 @@ def load_text_model(
         source.check_rows_for(tokenizer)
         parallel = with_experts_dealt(parallel, source.model)
         _check_split(source.model, parallel)
-        gpt = build_for_inference(source.model, precision, parallel, world)
-        load_weights(source, gpt)
+        with memory_for(
+            f"the weights of {path}", "split them, tensor_model_parallel_size=2, or precision=bf16"
+        ):
+            gpt = build_for_inference(source.model, precision, parallel, world)
+            load_weights(source, gpt)
         return GPTTextModel(
             gpt,
             tokenizer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -10,10 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import IO
 
 POLL_S = 0.1
 PATIENCE_S = 5.0
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that a process gets when the one that started it ends."""
 
 
 def run_in_processes(count: int) -> int:
@@ -21,8 +26,11 @@ def run_in_processes(count: int) -> int:
 
     Rank 0 has this terminal; what another one says is shown only if it fails while rank 0 does not.
 
+    However this process ends, those end with it.
+
     Returns:
-        Rank 0's exit code, or that of the first rank to fail; the others are then ended.
+        Rank 0's exit code, or that of the first rank to fail; the others are then ended. Of one that a signal
+        has ended, what a shell says: 128 and the signal's number.
     """
     command = [sys.executable, *sys.orig_argv[1:]]
     shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
@@ -39,7 +47,7 @@ def run_in_processes(count: int) -> int:
             if failed:
                 said[failed].seek(0)
                 sys.stderr.buffer.write(said[failed].read())
-            return processes[failed].returncode
+            return _exit_code(failed, processes)
         finally:
             for process in processes:
                 if process.poll() is None:
@@ -57,12 +65,31 @@ def _started(
         stdin=None if output is None else subprocess.DEVNULL,
         stdout=output,
         stderr=output,
-        preexec_fn=_can_be_interrupted,
+        # Loaded here: a fork should do as little as it can.
+        preexec_fn=partial(_prepare, os.getpid(), getattr(ctypes.CDLL(None), "prctl", None)),
     )
 
 
-def _can_be_interrupted() -> None:
+def _prepare(parent: int, prctl: Callable[[int, int], int] | None) -> None:
+    """In the new process, before its program starts."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # A process passes on what it ignores.
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # It has ended meanwhile.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _exit_code(rank: int, processes: list[subprocess.Popen[bytes]]) -> int:
+    """That of a rank that has ended; if a signal has ended it, nobody else says so."""
+    code: int = processes[rank].returncode
+    if code >= 0:
+        return code
+    number = -code
+    if number not in (signal.SIGINT, signal.SIGTERM):
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        why = ": the kernel does that when memory runs out; dmesg tells" if number == signal.SIGKILL else ""
+        print(f"error: rank {rank} of {len(processes)} processes was ended by {name}{why}", file=sys.stderr)
+    return 128 + number
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int:

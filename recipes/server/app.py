@@ -148,7 +148,7 @@ class _Doorman:
         hosts: tuple[str, ...] | None,
     ) -> None:
         self._app, self._metrics, self._paths = app, metrics, paths
-        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._expected = None if token is None else token.encode()
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -178,8 +178,11 @@ class _Doorman:
             return Refusal("this server does not answer to that host name", status=403, code="wrong_host")
         if self._expected is None or request.scope["path"] in _OPEN:
             return None
-        given = request.headers.get("authorization", "").encode("latin-1")
-        if hmac.compare_digest(given, self._expected):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if (
+            hmac.compare_digest(given.strip().encode("latin-1"), self._expected)
+            and scheme.lower() == "bearer"
+        ):
             return None
         return Refusal(
             "a valid token is needed, in the header Authorization: Bearer ...",

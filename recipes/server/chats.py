@@ -21,17 +21,35 @@ class TextContent(Body):
     text: str
 
 
+class TextFormat(Body):
+    """The form that every answer has."""
+
+    type: Literal["text"]
+
+
 class Message(Body):
     """What one side said."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextContent]
+    content: list[TextContent]
+    """A text is one part."""
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _content(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return [TextContent(type="text", text=value)]
+        if not isinstance(value, list):
+            raise ValueError("must be a text, or a list of parts, each with a text")
+        for part in value:
+            if isinstance(part, dict) and part.get("type", "text") != "text":
+                raise ValueError("only parts of the type text can be read here")
+        return value
 
     @property
     def told(self) -> dict[str, str]:
         """As templates take it: the developer's is the newer name of the system's role."""
-        parts = self.content
-        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        text = "".join(part.text for part in self.content)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
@@ -42,6 +60,7 @@ class ChatBody(SamplingBody):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: TextFormat | None = None
 
     @field_validator("max_completion_tokens")
     @classmethod

@@ -75,12 +75,17 @@ class EngineThread:
             arrivals: where their events go.
 
         Raises:
-            Refusal: there is no room, or the server is stopping.
+            Refusal: there is no room, now or ever, or the server is stopping.
         """
         if self.failure is not None:
             raise failed()
         if self.stopping:
             raise stopping()
+        if len(requests) > self._capacity:  # It would be in vain to try again.
+            raise Refusal(
+                f"asks for {len(requests):,} completions; no more than {self._capacity:,} can run and wait "
+                "here: send several requests"
+            )
         if len(self._active) + len(requests) > self._capacity:
             raise too_busy(
                 f"{len(self._active):,} completions run or wait, {len(requests):,} more would be above this "

@@ -24,7 +24,7 @@ class NemoBody(Body):
     """The body of ``PUT /generate``, with NeMo's defaults."""
 
     sentences: Annotated[list[str], Field(min_length=1)]
-    tokens_to_generate: Annotated[int, Field(ge=1)] = 64
+    tokens_to_generate: Annotated[int, Field(ge=0)] = 64
     min_tokens_to_generate: Annotated[int, Field(ge=0)] = 0
     add_BOS: bool = False
     greedy: bool = False
@@ -62,6 +62,11 @@ class NemoBody(Body):
                 raise Refusal("a sentence of one token has nothing to score; give it more text")
             scored = [Request(tuple(row), 1, logprobs=True, prompt_logprobs=True) for row in rows]
             return [Asked(one, text, echo=True) for one, text in zip(scored, self.sentences, strict=True)]
+        if self.tokens_to_generate == 0:
+            raise Refusal(
+                "tokens_to_generate: 0 goes with compute_logprob, which scores sentences; ask for at least 1",
+                param="tokens_to_generate",
+            )
         served.check_length(max(rows, key=len), self.tokens_to_generate, "tokens_to_generate")
         if self.min_tokens_to_generate > self.tokens_to_generate:
             raise Refusal(

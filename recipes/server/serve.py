@@ -119,12 +119,15 @@ def _load(config: GenerateConfig) -> Served:
     from recipes.server.chat_template import stored_template
 
     path, serving = Path(config.gpt_model_file), config.serving
+    with open_stored_model(
+        path, verify=False, weights=config.weights
+    ) as source:  # Before its weights are read.
+        longest = source.model.max_position_embeddings
+        chat = stored_template(source)
+    length = serving.max_length or longest
+    if length > longest:
+        refuse("serving.max_length", length, f"the model reads {longest:,} tokens")
     model = load_text_model(
         str(path), precision=config.precision, num_threads=config.num_threads, weights=config.weights
     )
-    length = serving.max_length or model.max_sequence_length
-    if length > model.max_sequence_length:
-        refuse("serving.max_length", length, f"the model reads {model.max_sequence_length:,} tokens")
-    with open_stored_model(path, verify=False) as source:
-        chat = stored_template(source)
     return Served(model, serving.model_name or path.stem, length, serving, chat)

@@ -82,8 +82,15 @@ def test_nemos_own_command_line() -> None:
         ),
         ("x=1", "x=1: no setting is called x"),
         ("inference.gredy=true", "did you mean inference.greedy?"),
-        ("trainer.devices=2", "tensor_model_parallel_size"),
-        ("trainer.num_nodes=2", "trainer.num_nodes: there is no such key"),
+        (
+            "trainer.devices=2",
+            "trainer.devices=2: tensor_model_parallel_size=1, pipeline_model_parallel_size=1 say how many "
+            "processes are started, which are 1; change those",
+        ),
+        ("trainer.devices=[0]", "here it is tensor_model_parallel_size"),
+        ("trainer.num_nodes=2", "start recipes.generate with torchrun or srun"),
+        ("expert_model_parallel_size=2", "here it is tensor_model_parallel_size: its processes share the"),
+        ("max_new_tokens=2", "here it is inference.tokens_to_generate: New tokens, see count_from; to compl"),
         ("checkpoint_dir=/a", "gpt_model_file"),
         ("--temperature=0.5", "settings are written without dashes: inference.temperature=0.5"),
         ("--batch-size", "--batch-size: settings are written without dashes: batch_size=..."),
@@ -94,6 +101,22 @@ def test_mistakes_are_not_completed(written: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         composed(written)
     assert message in str(caught.value)
+
+
+def test_nemos_devices_are_those_of_the_layout(capsys: pytest.CaptureFixture[str]) -> None:
+    """NeMo wants to be told both; a command that says what happens can be pasted."""
+    both = ["tensor_model_parallel_size=2", "pipeline_model_parallel_size=2"]
+    nemos = ["expert_model_parallel_size=1", "megatron_amp_O2=True", "pipeline_model_parallel_split_rank=0"]
+    config = composed("A", "trainer.devices=4", *both, *nemos)
+    assert config.tensor_model_parallel_size == 2 and config.prompts == ["A"]  # type: ignore[attr-defined]
+    assert capsys.readouterr().err == ""
+    composed("trainer.devices=2", both[0], "--", both[1])  # The last word is a prompt.
+    with pytest.raises(UserError, match=r"which are 4; change those, and leave trainer\.devices out"):
+        composed("trainer.devices=1", *both)
+    composed("trainer.devices=2", "tensor_model_parallel_size=-1")
+    assert capsys.readouterr().err == (
+        "warning: trainer.devices=2: as many processes are started as the model's file says\n"
+    )
 
 
 def test_prompts_in_two_ways_are_refused() -> None:

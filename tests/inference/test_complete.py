@@ -80,10 +80,15 @@ def test_log_probabilities_of_everything(model: GPTTextModel) -> None:
         chosen = expected.gather(1, torch.tensor(result.token_ids[1:])[:, None]).squeeze(1)
         assert result.logprob == pytest.approx(chosen.tolist(), abs=1e-4)
         assert len(result.tokens) == len(result.token_ids) == len(result.logprob) + 1
+    (result,) = complete(model, PROMPTS[:1], settings, batch_size=1, seed=1)
     (scored,) = score(model, PROMPTS[:1], settings)
-    assert scored.full_logprob is not None
-    assert [row[token] for row, token in zip(scored.full_logprob, scored.tokens[1:], strict=True)] == (
-        pytest.approx(scored.logprobs)
+    assert scored.full_logprob is not None and result.logprob is not None
+    count = len(scored.token_ids)
+    assert scored.token_ids == result.token_ids[:count] and scored.tokens == result.tokens[:count]
+    assert scored.offsets == result.offsets[:count]
+    assert scored.logprob == pytest.approx(result.logprob[: count - 1], abs=1e-5)
+    assert [row[token] for row, token in zip(scored.full_logprob, scored.token_ids[1:], strict=True)] == (
+        pytest.approx(scored.logprob)
     )
 
 

@@ -194,3 +194,11 @@ def test_a_refused_request_stops_none_of_the_others(model: GPTTextModel) -> None
     with pytest.raises(UserError, match="empty"):
         list(in_order(engine, [Request((5,), 2, sampling=GREEDY), Request((), 2)]))
     assert engine.waiting == 1
+
+
+def test_places_for_which_there_is_no_memory(model: GPTTextModel) -> None:
+    """As for a server of long texts: what to lower, in one line."""
+    with pytest.raises(UserError) as found:
+        Engine(model, slots=10**13, max_length=64)
+    said = "no memory for 10,000,000,000,000 texts of 64 tokens at a time: lower batch_size, or the tokens"
+    assert str(found.value).startswith(said) and "\n" not in str(found.value)

@@ -17,7 +17,7 @@ import pytest
 
 from recipes.config.schema import InferenceConfig
 from recipes.inference.complete import complete
-from recipes.inference.interactive import history_file
+from recipes.inference.history import MOST_LINES, history_file
 from recipes.inference.text_model import load_text_model
 from tests.support.forked import run_forked
 from tests.support.nemo_files import MAIN
@@ -133,6 +133,42 @@ def test_history_is_ones_own(tmp_path: Path) -> None:
     terminal.wait_for("secret line")
     terminal.wait_for("\n> ")
     assert terminal.end() == 0 and not (tmp_path / "other").exists()
+
+
+def test_lines_are_kept_however_the_session_ends(tmp_path: Path) -> None:
+    """Beside those of another session, of which none is lost."""
+    kept = tmp_path / "history"
+    kept.write_text("".join(f"{number}\n" for number in range(MOST_LINES)))
+    first, second = (Terminal(SHORT, f"history_file={kept}") for _ in range(2))
+    for terminal, line in ((first, "one"), (second, "two"), (first, "three")):
+        terminal.wait_for("> ")
+        terminal.type(f"{line}\n")
+        terminal.wait_for("\n> ")
+    for terminal in (first, second):
+        terminal.process.send_signal(signal.SIGHUP)
+        terminal.process.wait(240)
+        os.close(terminal.ours)
+    lines = kept.read_text("utf-8").splitlines()
+    assert lines[-3:] == ["one", "two", "three"] and len(lines) == MOST_LINES
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+def test_history_that_cannot_be_kept(tmp_path: Path) -> None:
+    """By default that is said and the session goes on; a file that is asked for is refused at once."""
+    (tmp_path / "file").write_text("")
+    terminal = Terminal(SHORT, XDG_STATE_HOME=str(tmp_path / "file"))
+    terminal.wait_for(
+        "/file/param-recipes/history: typed lines are not kept (Not a directory); history_file="
+    )
+    terminal.wait_for("> ")
+    terminal.type("A\n")
+    terminal.wait_for("\n> ")
+    assert terminal.end() == 0
+    asked = tmp_path / "file" / "x" / "history"
+    terminal = Terminal(SHORT, f"history_file={asked}")
+    terminal.wait_for(f"error: history_file={asked}: cannot be written (Not a directory); name another")
+    assert terminal.process.wait(240) == 2
+    os.close(terminal.ours)
 
 
 def test_ctrl_c_ends_the_completion_not_the_session(tmp_path: Path) -> None:

@@ -48,3 +48,20 @@ def test_results_of_something_else_are_kept_apart(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"out\.jsonl\.partial holds results of other prompts"):
         write(path, of="other prompts")
     assert write(path) == 1
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    """A second one is refused, and leaves the lines of the first as they are."""
+    path = tmp_path / "new" / "out.jsonl"
+    partial = path.with_name("out.jsonl.partial")
+    with KeptLines(path, "prompts") as kept:
+        kept.append(LINES[0])
+        before = partial.read_bytes()
+        for of in ("prompts", "other prompts"):
+            with pytest.raises(UserError, match=r"partial is being written by another process; wait for"):
+                KeptLines(path, of)
+        assert partial.read_bytes() == before
+    assert path.read_text() == "first\n"
+    with pytest.raises(UserError, match=r"out\.jsonl is there already: choose another file, output_jsonl="):
+        KeptLines(path, "prompts")
+    assert [file.name for file in path.parent.iterdir()] == ["out.jsonl"]

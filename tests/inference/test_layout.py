@@ -39,7 +39,7 @@ def check_same(found: list[Any], expected: list[Any]) -> None:
         for key, value in other.items():
             if value is None:
                 assert one[key] is None
-            elif key in ("logprob", "logprobs"):
+            elif key == "logprob":
                 assert one[key] == pytest.approx(value, abs=1e-4)
             elif key == "full_logprob":
                 flat = [[number for row in part for number in row] for part in (one[key], value)]

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from recipes.data.tokenizer import load_tokenizer
+from recipes.errors import UserError
+from recipes.inference import text_model
 from recipes.inference.text_generator import TextGenerator
 from recipes.inference.text_model import GPTTextModel, load_text_model
 from tests.support.corpus import TinyData
 from tests.support.engine import initialized
 from tests.support.huggingface_models import CASES, shaken
-from tests.support.nemo_files import FIXTURES
+from tests.support.nemo_files import FIXTURES, MAIN
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -82,3 +84,25 @@ def test_weights_of_another_type(inference: bool) -> None:
         )
     logits = model.logits(torch.tensor([[1, 5, 6]]))
     assert logits.dtype == torch.float32 and logits.isfinite().all()
+
+
+def test_weights_for_which_there_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line that says how they can be split; any other failure keeps its traceback."""
+    path = str(MAIN / "model.nemo")
+
+    def fails(error: RuntimeError) -> None:
+        def build(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(text_model, "build_for_inference", build)
+
+    fails(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nMore."))
+    with pytest.raises(UserError) as found:
+        load_text_model(path)
+    assert str(found.value) == (
+        f"no memory for the weights of {path}: split them, tensor_model_parallel_size=2, or precision=bf16 "
+        "(CUDA out of memory. Tried to allocate 20.00 MiB.)"
+    )
+    fails(RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        load_text_model(path)

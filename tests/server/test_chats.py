@@ -100,6 +100,14 @@ def test_an_answer_begins_with_its_first_word(client: OpenAI, stored: Path) -> N
     assert plain.choices[0].text == f" {word} {word}"
 
 
+def test_a_text_is_one_part(client: OpenAI) -> None:
+    whole, parts = (
+        create(client, [{"role": "user", "content": content}], response_format={"type": "text"})
+        for content in ("नदी कहाँ", [{"type": "text", "text": "नदी"}, {"type": "text", "text": " कहाँ"}])
+    )
+    assert whole.choices == parts.choices and whole.usage == parts.usage
+
+
 def test_a_turn_ends_at_any_of_its_tokens(client: OpenAI) -> None:
     for end in ("2", "5"):
         choice = create(client, logit_bias={end: 100}).choices[0]
@@ -136,6 +144,22 @@ def test_as_many_tokens_as_fit(client: OpenAI) -> None:
         ({"messages": [{"role": "user"}]}, "messages.0.content: Field required"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role: Input should be"),
         ({"messages": [{"role": "user", "content": "x", "evil": 1}]}, "unknown fields: messages.0.evil"),
+        (
+            {"messages": [{"role": "user", "content": None}]},
+            "messages.0.content: must be a text, or a list of parts, each with a text",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages.0.content: only parts of the type text can be read here",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "evil": 1}]}]},
+            "unknown fields: messages.0.content.0.evil",
+        ),
+        (
+            {"response_format": {"type": "json_object"}},
+            "response_format.type: Input should be 'text'",
+        ),
         ({"messages": [{"role": "user", "content": "\ufdd0"}]}, "messages.0.content: U+FDD0 is no character"),
         ({"messages": [*MESSAGES, MESSAGES[0]]}, "refuses this: the system speaks first"),
         ({"top_logprobs": 2}, "top_logprobs: goes with logprobs=true"),

@@ -80,6 +80,9 @@ def test_all_or_none_are_taken(model: GPTTextModel) -> None:
         with pytest.raises(Refusal, match="2 completions run or wait, 2 more would be above") as caught:
             thread.submit([SHORT, SHORT], arrivals)
         assert (caught.value.status, caught.value.code) == (429, "queue_full")
+        with pytest.raises(Refusal, match="no more than 3 can run and wait") as caught:
+            thread.submit([SHORT] * 4, arrivals)
+        assert caught.value.status == 400  # To try again would never help.
         thread.submit([SHORT], arrivals)
         await all_events(arrivals, 3)
         thread.submit([SHORT, SHORT], arrivals)

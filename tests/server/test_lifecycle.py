@@ -69,6 +69,8 @@ def test_a_token_is_needed(small: Server) -> None:
             assert answer.status_code == 401
             assert answer.json()["error"]["code"] == "invalid_api_key"
     assert httpx.get(f"{small.url}/health").json() == {"status": "ok"}
+    # The scheme's case does not matter (RFC 9110).
+    assert httpx.get(f"{small.url}/v1/models", headers={"Authorization": f"bearer  {TOKEN}"}).is_success
     # Behind a proxy it has another name.
     named = httpx.get(f"{small.url}/v1/models", headers=small.headers | {"Host": "models.example.org"})
     assert named.status_code == 200

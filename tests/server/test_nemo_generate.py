@@ -51,7 +51,8 @@ def test_scores(server: Server) -> None:
     shortest = min(map(len, answer["token_ids"]))
     assert answer["logprob"][0][shortest:] == pytest.approx(expected["logprob"][0][shortest:-1], abs=1e-4)
     assert answer["offsets"][0] == expected["offsets"][0]
-    with_bos = put(server, sentences=["India"], compute_logprob=True, add_BOS=True).json()
+    options = {"compute_logprob": True, "add_BOS": True, "tokens_to_generate": 0}
+    with_bos = put(server, sentences=["India"], **options).json()
     assert with_bos["tokens"][0][0] == "<s>"
     assert len(with_bos["logprob"][0]) == len(with_bos["tokens"][0]) - 1
 
@@ -76,7 +77,8 @@ def test_seeds_and_end_strings(server: Server) -> None:
         ({}, "sentences: Field required"),
         ({"sentences": []}, "sentences: List should have at least 1 item"),
         ({"sentences": ["x"] * 129}, "asks for 129 completions; this server's limit is 128"),
-        ({"sentences": ["x"], "tokens_to_generate": 0}, "tokens_to_generate: Input should be greater"),
+        ({"sentences": ["x"], "tokens_to_generate": 0}, "tokens_to_generate: 0 goes with compute_logprob"),
+        ({"sentences": ["x"], "tokens_to_generate": -1}, "tokens_to_generate: Input should be greater"),
         ({"sentences": ["x"], "tokens_to_generate": 64}, "this server's limit for both together is 64"),
         ({"sentences": ["x"], "temperature": 0}, "temperature: Input should be"),
         (

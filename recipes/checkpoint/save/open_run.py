@@ -123,6 +123,9 @@ def _tokenizer(run: dict[str, Any], chat_template: Path) -> StoredTokenizer:
     section = run.get("tokenizer")
     name = str(section.get("model") or "") if isinstance(section, dict) else ""
     found = tokenizer_on_disk(name) if name else StoredTokenizer("sentencepiece", name, {})
+    if name:
+        here = "" if Path(name).is_absolute() else ", seen from the present directory"
+        found = replace(found, where=f"any more{here}; the run's model.nemo holds it")
     if not chat_template.is_file():
         return found
     own = {chat_template.name: blob_of(chat_template)}

@@ -37,6 +37,8 @@ class StoredTokenizer:
     """Its files as :class:`TokenizerFiles` calls them; empty: it is not where the configuration says."""
     beside: Mapping[str, Blob] = field(default_factory=dict)
     """Hugging Face's files beside a SentencePiece model: a chat template, say, and what ends a turn."""
+    where: str = "in the checkpoint"
+    """It was looked for, and is not to be found if there are no blobs."""
 
     def files(self) -> TokenizerFiles:
         """Reads the files.
@@ -50,7 +52,7 @@ class StoredTokenizer:
             )
         needed = TOKENIZER_MODEL if self.library == SENTENCEPIECE else TOKENIZER_JSON
         if needed not in self.blobs:
-            raise UserError(f"cannot read the tokenizer {shown(self.name)}: no such file in the checkpoint")
+            raise UserError(f"cannot read the tokenizer {shown(self.name)}: no such file {self.where}")
         contents = {name: blob.read(LARGEST_TOKENIZER) for name, blob in self.blobs.items()}
         return TokenizerFiles(self.library, self.blobs[needed].name, contents)
 
