@@ -132,7 +132,10 @@ def fit(
             except LossSpikeError as error:
                 spike = error.spike
             # Outside of the handler, which keeps the old trainer alive.
+            left = start.local_id
             start, start_up = go_back(model, spike), StartUp()
+            if left and world.local_rank == 0:  # Nobody will ask for them any more.
+                local_directory(config, left).delete()
             model.begin_again(start.skip, start_up)
             if world.rank == 0:
                 _announce(config, directory, start)
