@@ -132,7 +132,7 @@ def _search(config: PretrainConfig, cluster: ClusterConfig, options: Namespace) 
     found = search(config, cluster)
     if options.out is not None:
         command = f"python -m tools.plan {' '.join(options.overrides)}"
-        note(write_layouts(options.out, found, options.top, command))
+        note(str(write_layouts(options.out, found, options.top, command)))
     if options.json:
         layouts = [plan_data(plan) for plan in found.plans[: options.top]]
         print(

@@ -125,7 +125,7 @@ def refuse_empty_mappings(arguments: Iterable[str], composed: DictConfig) -> Non
             continue
         entries = OmegaConf.select(composed, match[2])
         if isinstance(entries, DictConfig) and entries and OmegaConf.get_type(entries) is dict:
-            away = " ".join(f"~{match[2]}.{name}" for name in entries)
+            away = " ".join(f"~{match[2]}.{name!s}" for name in entries)
             raise UserError(f"{match[2]}={{}}: would change nothing: entries stay until removed, {away}")
 
 
