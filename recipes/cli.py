@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from recipes.console import printable, silence
+from recipes.console import note, printable, silence
 from recipes.errors import RendezvousError, UserError
 
 DONE = 0
@@ -43,10 +43,10 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         code = _exit_code(main)
         sys.stdout.flush()  # Here, so that a closed pipe is noticed before the exit code is set.
     except UserError as error:
-        print("error:", printable(" ".join(str(error).splitlines())), file=sys.stderr)
+        note(f"error: {printable(' '.join(str(error).splitlines()))}")
         code = error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        note("interrupted")
         code = INTERRUPTED
     except BrokenPipeError:
         # `tool | head`: the reader has seen enough. Any other broken pipe (a socket, say) is a failure.
@@ -56,7 +56,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     except OSError as error:
         if error.errno not in _OF_A_PATH or error.filename is None:
             raise
-        print("error:", printable(f"{error.filename}: {error.strerror}"), file=sys.stderr)
+        note(f"error: {printable(f'{error.filename}: {error.strerror}')}")
         code = USER_ERROR
     sys.exit(code)
 

@@ -54,7 +54,12 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     """One line on standard error, at once."""
-    _write(f"warning: {message}", sys.stderr)
+    note(f"warning: {message}")
+
+
+def note(message: str) -> None:
+    """The same without a prefix: why a program ends, or how far a tool is."""
+    _write(message, sys.stderr)
 
 
 def _write(line: str, stream: TextIO) -> None:

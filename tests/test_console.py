@@ -134,6 +134,17 @@ def test_a_log_that_cannot_be_written_does_not_end_the_work() -> None:
     assert done.stdout == "went on\n"
 
 
+def test_an_end_that_cannot_be_told_keeps_its_exit_code() -> None:
+    """What a job does by itself depends on it: a log is on the disk that is full."""
+    code = (
+        "from recipes.cli import run_tool\nfrom recipes.errors import UserError\n"
+        "def fail(): raise UserError('disk full')\nrun_tool(fail)"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=full)
+    assert done.returncode == 2
+
+
 def test_a_bar_says_no_more_when_all_is_done(tmp_path: Path) -> None:
     """Conversion warns when it has read everything, before its progress is closed."""
     code = (

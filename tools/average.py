@@ -84,7 +84,10 @@ def _newest(paths: list[Path], wanted: int) -> list[Path]:
             "more often, or raise trainer.checkpoint.keep_last"
         )
     if not 2 <= wanted <= len(found):
-        raise UserError(f"--last={wanted}: must be 2 to {len(found)}, as many as {paths[0]} has checkpoints")
+        least = "2 to " if len(found) > 2 else ""
+        raise UserError(
+            f"--last={wanted}: must be {least}{len(found)}, as many as {paths[0]} has checkpoints"
+        )
     return found[-wanted:]
 
 

@@ -1,12 +1,12 @@
 """Download a corpus as JSONL shards, with its provenance in a manifest."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.console import note
 from recipes.counts import byte_count, count
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def main() -> None:
     options = parse()
     from recipes.data.download.download import download
 
-    download(options, log=lambda message: print(message, file=sys.stderr), progress=True)
+    download(options, log=note, progress=True)
 
 
 if __name__ == "__main__":

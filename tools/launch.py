@@ -138,8 +138,13 @@ def _submit(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str]
     from recipes.launch.check_job import not_here
     from recipes.launch.slurm import submission
     from recipes.launch.submit import submit
+    from recipes.plan.saves import expected_save
+    from recipes.plan.stop_notice import too_short
 
     for text in not_here(config):
+        warn(text)
+    save = expected_save(config, cluster, cluster.nodes * cluster.gpus_per_node)
+    if text := too_short(cluster.launch.stop_before_limit_s, save.held + save.written_after):
         warn(text)
     command = submission(cluster, run, overrides)
     if config.dry_run:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
-from recipes.console import quiet_libraries
+from recipes.console import note, quiet_libraries
 from recipes.counts import count
 from recipes.errors import UserError
 
@@ -104,7 +103,7 @@ def _measured(config: PretrainConfig, cluster: ClusterConfig) -> ClusterConfig |
 
     found = measured_of(small, device, time_steps(small, STEPS))
     fitted = calibrated(found, cluster)
-    print(measured_text(found, config, fitted), file=sys.stderr, flush=True)
+    note(measured_text(found, config, fitted))
     return None if cluster.hardware.gpu == UNKNOWN else fitted or cluster
 
 
@@ -133,7 +132,7 @@ def _search(config: PretrainConfig, cluster: ClusterConfig, options: Namespace) 
     found = search(config, cluster)
     if options.out is not None:
         command = f"python -m tools.plan {' '.join(options.overrides)}"
-        print(write_layouts(options.out, found, options.top, command), file=sys.stderr)
+        note(str(write_layouts(options.out, found, options.top, command)))
     if options.json:
         layouts = [plan_data(plan) for plan in found.plans[: options.top]]
         print(

@@ -2,12 +2,12 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.console import note
 from recipes.counts import count
 from recipes.errors import UserError
 
@@ -86,7 +86,7 @@ def main() -> None:
         "append_bos": options.append_bos,
         "append_eod": not options.no_append_eod,
         "force": options.force,
-        "log": lambda message: print(message, file=sys.stderr, flush=True),
+        "log": note,
         "progress": True,
     }
     if options.out_dir is not None:

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.console import note
 from recipes.counts import byte_count
 
 EXAMPLES = """\
@@ -65,7 +65,7 @@ def main() -> None:
         options.text,
         max_bytes=options.max_bytes or None,
         text_key=options.text_key,
-        log=lambda message: print(message, file=sys.stderr),
+        log=note,
     )
     if options.json:
         print(json.dumps(comparison.as_dict(), ensure_ascii=False, indent=2))
@@ -73,7 +73,7 @@ def main() -> None:
         print(as_text(comparison))
     if options.out is not None:
         write_tokenizer_page(comparison, options.out)
-        print(f"wrote {options.out}", file=sys.stderr)
+        note(f"wrote {options.out}")
 
 
 if __name__ == "__main__":

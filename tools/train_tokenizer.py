@@ -1,11 +1,11 @@
 """Train a tokenizer on JSONL or text files: SentencePiece BPE or unigram, or byte-level BPE."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
+from recipes.console import note
 from recipes.counts import byte_count, count
 
 EXAMPLES = """\
@@ -82,7 +82,7 @@ def main() -> None:
         temperature=options.temperature,
         text_key=options.text_key,
         force=options.force,
-        log=lambda message: print(message, file=sys.stderr),
+        log=note,
     )
 
 

@@ -47,9 +47,13 @@ def explain(error: Exception, job: str) -> str:
         if unknown.group(1):  # From the command line: a whole list, or one key.
             place = key if key in settings_of(schema) else ""
         if inner and entry and place:
-            known = ", ".join(field.name for field in dataclasses.fields(entry))
-            return f"{place}: its entries have no key {inner.group(1)!r}; they have {known}"
+            names = [field.name for field in dataclasses.fields(entry)]
+            close = difflib.get_close_matches(inner.group(1), names, n=1, cutoff=0.75)
+            known = f"did you mean {close[0]}?" if close else f"they have {', '.join(names)}"
+            return f"{place}: its entries have no key {inner.group(1)!r}; {known}"
         return no_such_key(job, key)
+    if removed := re.search(r"Error merging override ~([^\s=]+)", text):
+        return f"~{removed[1]}: cannot be removed as a whole: give it a value, or remove entries of it"
     if full_key and "is not a subclass of" in text:
         entry = full_key.group(1)
         parent = re.search(rf"Error merging override \+*(\S*?)\.{re.escape(entry)}\b", text)

@@ -22,7 +22,7 @@ from recipes.config.explain import explain, no_such_key, unknown_keys
 from recipes.config.hydra_ways import accept_counts, our_ways
 from recipes.config.jobs import CONF_DIR, SCHEMAS
 from recipes.config.meanings_text import asked_meaning
-from recipes.config.overrides import is_sweep, keep_literal, quote_text
+from recipes.config.overrides import is_sweep, keep_literal, quote_text, refuse_empty_mappings
 from recipes.config.sweep import give_own_place, swept_keys
 from recipes.errors import UserError
 
@@ -78,6 +78,7 @@ def _compose_and_run(job: str, run: Callable[[Any], int]) -> int:
         if outcome != DONE:  # A sweep (--multirun) ends with the first run that does not succeed.
             return
         try:
+            refuse_empty_mappings(arguments, cfg)
             give_own_place(job, cfg, swept)
             outcome = run(to_dataclass(cfg, job))
         except (UserError, BrokenPipeError) as error:  # Raised after Hydra is done: it prints its own lines.
@@ -109,6 +110,7 @@ def compose(job: str, overrides: list[str]) -> Any:
             composed = hydra.compose(job, overrides=quote_text(overrides, SCHEMAS[job]))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, job)) from None
+    refuse_empty_mappings(overrides, composed)
     return to_dataclass(composed, job)
 
 

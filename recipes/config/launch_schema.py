@@ -64,7 +64,8 @@ class LaunchConfig:
     time_limit: str | None = None
     """Of one job; the run may need many. HH:MM:SS or D-HH:MM:SS."""
     stop_before_limit_s: int = 300
-    """How long before the time limit a run is told to save and to stop."""
+    """How long before the time limit a run is told to save and to stop: a step, the saves that are under way
+    and the last save must end by then. A run whose saves take longer warns."""
     request_gpus: bool = True
     """Ask Slurm for gpus_per_node GPUs; false where nodes have none, or where Slurm does not count them."""
     cpus_per_task: int | None = None

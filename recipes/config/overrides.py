@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import AnyNode, DictConfig, ListConfig, StringNode
+from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf, StringNode
 
 from recipes.counts import IN_GROUPS
 from recipes.errors import UserError
@@ -111,6 +111,22 @@ def _kind_of(schema: type, path: list[str]) -> Any:
         else:
             return None
     return kind
+
+
+def refuse_empty_mappings(arguments: Iterable[str], composed: DictConfig) -> None:
+    """Refuses ``data.valid={}`` where there are entries: Hydra adds what is given, here nothing.
+
+    Raises:
+        UserError: with the way to remove them.
+    """
+    for argument in arguments:
+        match = _PREFIX.match(argument)
+        if argument.startswith(("-", "~")) or match is None or argument[match.end() :] != "={}":
+            continue
+        entries = OmegaConf.select(composed, match[2])
+        if isinstance(entries, DictConfig) and entries and OmegaConf.get_type(entries) is dict:
+            away = " ".join(f"~{match[2]}.{name!s}" for name in entries)
+            raise UserError(f"{match[2]}={{}}: would change nothing: entries stay until removed, {away}")
 
 
 def keep_literal(node: DictConfig) -> None:

@@ -158,7 +158,7 @@ def _check_blends(config: PretrainConfig) -> None:
         if source.tokens is not None and any(own):
             refuse(f"{key}.tokens", source.tokens, "would be ignored: phases have a train of their own")
         if source.weight != 1.0 and own and all(own):
-            refuse(f"{key}.weight", source.weight, "would be ignored: every phase has its own train")
+            refuse(f"{key}.weight", source.weight, "would be ignored: every phase has its own train; set 1")
     unused = set(train) - set(sources_in_use(config))
     if own and all(own) and unused:
         refuse(

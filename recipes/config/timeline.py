@@ -122,10 +122,14 @@ def _steps_left(key: str, phase: PhaseConfig, segment: Segment) -> int:
         steps = end - reached
     else:
         assert phase.until_tokens is not None
-        end, unit, reached = phase.until_tokens, "token", segment.first_token
+        end, unit, reached = phase.until_tokens, "tokens", segment.first_token
         steps = _rounded_up(end - reached, segment.tokens_per_step)
     if steps <= 0:
-        refuse(key, f"until {unit} {end:,}", f"must end after the phase before it, at {unit} {reached:,}")
+        refuse(
+            f"{key}.until_{unit}",
+            end,
+            f"must end after the phase before it, at {unit} {reached:,}",
+        )
     return steps
 
 

@@ -70,8 +70,9 @@ class GuardsConfig:
     samples it was. So many in a row end the run with exit code 4; 1: the first one does."""
     hang_timeout_s: float | None = 1200
     """When no step and no batch of held-out text has ended for so many seconds, every rank writes where it
-    stands to logs/hang_rank_*.txt, and the run ends with exit code 5. A save, samples and a benchmark must
-    not take longer either. Collectives give up after 1800 s, without stacks. null: no limit."""
+    stands to logs/hang_rank_*.txt, and the run ends with exit code 5. A save may take longer while its files
+    grow; samples and a benchmark must not. Collectives give up after 1800 s, without stacks. null: no
+    limit."""
     compare_replicas_every_n_steps: int | None = None
     """Every this many steps, weights are compared over the data-parallel replicas; if they are not equal to
     the bit, the run ends with exit code 4. Each time the device is waited for. null: never."""

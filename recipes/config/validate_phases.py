@@ -34,8 +34,10 @@ def _check_end(key: str, phase: PhaseConfig, *, is_last: bool) -> None:
             getattr(phase, ends[0]),
             "the last phase lasts to the run's end, trainer.max_steps or max_tokens; remove it",
         )
-    if not is_last and len(ends) != 1:
-        refuse(key, ends or "no end", "give every phase but the last one until_step or until_tokens")
+    if not is_last and not ends:
+        refuse(key, "no end", "give every phase but the last one until_step or until_tokens")
+    if len(ends) > 1:
+        refuse(f"{key}.{ends[1]}", getattr(phase, ends[1]), f"{ends[0]} is given already; leave one out")
     for name in ends:
         positive(f"{key}.{name}", getattr(phase, name))
 

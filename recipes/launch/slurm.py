@@ -11,6 +11,7 @@ from recipes.errors import UserError
 from recipes.launch.command import PROJECT, Command
 from recipes.launch.job_kinds import JobKind
 from recipes.launch.launched import STATE
+from recipes.plan import stop_notice
 
 SCRIPT, JOB_SCRIPT = "docker/slurm/pretrain.sbatch", "docker/slurm/job.sbatch"
 CLEARED = (
@@ -42,7 +43,10 @@ def submission(cluster: ClusterConfig, run: Path, overrides: list[str]) -> Comma
         "ntasks-per-node": cluster.gpus_per_node,
         "gpus-per-node": cluster.gpus_per_node if launch.request_gpus else 0,
     }
-    env = _environment(cluster) | {"MAX_FAILURES": str(launch.max_failures)}
+    env = _environment(cluster) | {
+        "MAX_FAILURES": str(launch.max_failures),
+        stop_notice.VARIABLE: str(launch.stop_before_limit_s),
+    }
     if launch.chain > 1:
         # Jobs of one name and user, one after the other.
         options |= {"dependency": "singleton", "no-requeue": True}

@@ -11,6 +11,7 @@ from recipes.counts import amount_in_words
 from recipes.errors import UserError
 from recipes.plan.failures import (
     Failures,
+    best_interval,
     daly_interval,
     expected_goodput,
     simulate,
@@ -47,12 +48,13 @@ def failures_of(plan: RunPlan, mtbf: float, save: float | None, recovery: float 
     Raises:
         UserError: a time is impossible.
     """
-    expected = expected_save(plan.config, plan.cluster.hardware, plan.gpus)
+    expected = expected_save(plan.config, plan.cluster, plan.gpus)
     failures = Failures(
         mtbf,
         expected.held if save is None else save,
         RECOVERY_S if recovery is None else recovery,
         expected.written_after,
+        expected.under_way,
     )
     failures.check()
     return failures
@@ -61,11 +63,12 @@ def failures_of(plan: RunPlan, mtbf: float, save: float | None, recovery: float 
 def failure_data(plan: RunPlan, failures: Failures) -> dict[str, Any]:
     """Intervals in seconds of training, goodputs as shares, and what the run takes then."""
     training = 3600 * plan.hours
-    best = min(daly_interval(failures), training)
+    best = min(best_interval(failures), training)
     found: dict[str, Any] = {
         "mtbf_s": failures.mtbf,
         "save_s": failures.save,
         "written_after_s": failures.written_after,
+        "saves_under_way": failures.under_way,
         "recovery_s": failures.recovery,
         "young_interval_s": young_interval(failures),
         "daly_interval_s": daly_interval(failures),

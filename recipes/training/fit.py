@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from recipes.config.separate_documents import refuse_dropout_on_gpu
 from recipes.config.timeline import timeline_of
 from recipes.config.validate import parse_duration
 from recipes.config.world import World
-from recipes.console import duration, quiet_libraries, say
+from recipes.console import duration, note, quiet_libraries, say
 from recipes.data.samples.document_start import DocumentStart, document_start_of
 from recipes.data.samples.inputs import chat_template_of, check_files
 from recipes.data.samples.skip import Skip
@@ -133,14 +132,17 @@ def fit(
             except LossSpikeError as error:
                 spike = error.spike
             # Outside of the handler, which keeps the old trainer alive.
+            left = start.local_id
             start, start_up = go_back(model, spike), StartUp()
+            if left and world.local_rank == 0:  # Nobody will ask for them any more.
+                local_directory(config, left).delete()
             model.begin_again(start.skip, start_up)
             if world.rank == 0:
                 _announce(config, directory, start)
     except GuardError as error:
         # What guards look at is global, so every rank gets here.
         if world.rank == 0:
-            print(f"stopped by a guard: {error}", file=sys.stderr)
+            note(f"stopped by a guard: {error}")
         return _leave(STOPPED_BY_GUARD)
     if stop.stopped_by != NOT_STOPPED:
         reason = "stopped by a signal" if stop.stopped_by == SIGNALLED else "time limit"

@@ -138,6 +138,16 @@ REFUSED = [
         ["help=trainer.compil"],
         "trainer.compil: there is no such key; did you mean trainer.compile?",
     ),
+    (
+        "pretrain",
+        ["experiment=quickstart", "data.valid={}"],
+        "data.valid={}: would change nothing: entries stay until removed, ~data.valid.en ~data.valid.hi",
+    ),
+    (
+        "pretrain",
+        ["experiment=quickstart", "~data.valid"],
+        "~data.valid: cannot be removed as a whole: give it a value, or remove entries of it",
+    ),
     ("pretrain", ["name=x", "--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
     ("generate", ["prompts=[x]"], "gpt_model_file has no value"),
     ("generate", ["gpt_model_file=no.nemo", "prompts=[x]"], "gpt_model_file=no.nemo: no such file"),
@@ -179,7 +189,7 @@ REFUSED = [
     (
         "evaluate",
         ["gpt_model_file=tests/fixtures/nemo/classic_te_single/model.nemo", "rows=[{name:X,tusk:x}]"],
-        "rows: its entries have no key 'tusk'; they have name, task, metric, published, complement, note",
+        "rows: its entries have no key 'tusk'; did you mean task?",
     ),
     (
         "evaluate",

@@ -65,13 +65,13 @@ def test_tokens_come_out_over_the_run() -> None:
         (
             {"en": 1.0},
             [phase(5, 9.0, en=1.0), phase(en=1.0)],
-            r"phases\[0\]=.*or until_tokens",
+            r"phases\[0\].until_tokens=9.0: until_step is given already; leave one out",
         ),
         ({"en": 1.0}, [phase(0, en=1.0), phase(en=1.0)], r"phases\[0\].until_step=0: must be positive"),
         (
             {"en": 1.0},
             [phase(5, en=1.0), phase(5, en=1.0), phase(en=1.0)],
-            r"phases\[1\]=until step 5: must end after the phase before it, at step 5",
+            r"phases\[1\].until_step=5: must end after the phase before it, at step 5",
         ),
         ({"en": 1.0, "hi": 1.0}, [phase(en=1.0)], r"data.train=hi: no phase draws from it"),
         (
@@ -108,6 +108,8 @@ def test_phases_from_yaml() -> None:
     message = "phases: its entries have no key 'colour'; they have name, until_step, until_tokens, train,"
     with pytest.raises(UserError, match=f"^{message}"):
         compose("pretrain", [*overrides, "phases=[{colour:red}]"])
+    with pytest.raises(UserError, match=r"have no key 'until_stepp'; did you mean until_step\?$"):
+        compose("pretrain", [*overrides, "phases=[{until_stepp:3}]"])
     with pytest.raises(UserError, match=r"^phases\[1\]\.colour: there is no such key"):
         compose("pretrain", [*overrides, "+phases.1.colour=red"])
 

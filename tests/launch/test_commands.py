@@ -50,7 +50,8 @@ def test_slurm() -> None:
     } <= set(words)
     assert not any(word.startswith(("--partition", "--mail", "--dependency")) for word in words)
     floors = {f"HEALTH_{kind}_ALL_REDUCE_GB_PER_S": "300" for kind in ("NODE", "PAIR")}
-    assert command.env == {"NCCL_IB_HCA": "mlx5", "MAX_REQUEUE": "100", "MAX_FAILURES": "3", **floors}
+    limits = {"MAX_REQUEUE": "100", "MAX_FAILURES": "3", "STOP_BEFORE_LIMIT_S": "600"}
+    assert command.env == {"NCCL_IB_HCA": "mlx5", **limits, **floors}
 
 
 def test_what_is_shown_can_be_pasted() -> None:
@@ -77,6 +78,18 @@ def test_a_run_has_as_many_processes_as_the_cluster_has_gpus(
     monkeypatch.setattr(sys, "argv", ["launch", *words, "parallel.world_size=256"])
     with pytest.raises(UserError, match=f"^parallel.world_size=256: the cluster has {8 * nodes} GPUs"):
         tools.launch.main()
+
+
+def test_saves_that_do_not_end_before_the_time_limit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Param-1's take 5 s on 512 GPUs, by what a plan assumes."""
+    words = ["launch", "experiment=param1_2p9b", "cluster=shakti_512xh100", "dry_run=true"]
+    for notice, warned in ((11, False), (10, True)):
+        monkeypatch.setattr(sys, "argv", [*words, f"cluster.launch.stop_before_limit_s={notice}"])
+        tools.launch.main()
+        error = f"warning: cluster.launch.stop_before_limit_s={notice}: after the signal 2 saves of 5 s may"
+        assert (error in capsys.readouterr().err) == warned
 
 
 def test_a_chain_of_jobs() -> None:

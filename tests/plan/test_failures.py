@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
@@ -10,6 +11,7 @@ from recipes.errors import UserError
 from recipes.plan.failures import (
     Failures,
     Simulated,
+    best_interval,
     daly_interval,
     expected_goodput,
     simulate,
@@ -79,8 +81,80 @@ def test_until_it_is_written_a_checkpoint_is_of_no_use() -> None:
 
 
 def test_a_save_waits_until_the_last_is_written_and_so_does_the_end() -> None:
-    slow = Failures(mtbf=1e15, save=10, recovery=60, written_after=200)
+    slow = Failures(mtbf=1e15, save=10, recovery=60, written_after=200, under_way=1)
     assert simulate(slow, 90, 180).seconds == 90 + 10 + 200 + 10 + 200
+
+
+def test_a_second_save_begins_while_the_first_is_written_and_a_third_waits() -> None:
+    """They begin at 90, 190 and, once the first is written, 300; written they are at 300, 500 and 700."""
+    slow = Failures(mtbf=1e15, save=10, recovery=60, written_after=200)
+    assert simulate(slow, 90, 90).seconds == 300
+    assert simulate(slow, 90, 180).seconds == 500
+    assert simulate(slow, 90, 270).seconds == 700
+    assert simulate(slow, 90, 280).seconds == 900
+    assert simulate(slow, 195, 390).seconds == 195 + 10 + 195 + 10 + 200  # Nobody waits.
+
+
+def event_by_event(failures: Failures, interval: float, training: float, seed: int) -> Simulated:
+    """The same as a queue of events, which training and the disk take one by one: slow, and obvious."""
+    draw = random.Random(seed)
+    now = trained = checkpoint = lost = 0.0
+    count, failure = 0, draw.expovariate(1 / failures.mtbf)
+    waiting: list[float] = []  # What saves hold, the one that is written first.
+    doing = "training"
+    ends: dict[str, float] = {"training": min(interval, training)}
+    while checkpoint < training:
+        if doing == "waiting" and len(waiting) < failures.under_way:
+            doing, ends["saving"] = "saving", now + failures.save
+        if waiting and "writing" not in ends:
+            ends["writing"] = now + failures.written_after
+        next_one = min(ends, key=lambda each: ends[each])
+        if failure < ends[next_one]:
+            segment = min(interval, training - trained)
+            lost += trained - checkpoint + (failure - ends["training"] + segment if "training" in ends else 0)
+            trained, waiting = checkpoint, []
+            while True:
+                count += 1
+                now, failure = failure, failure + draw.expovariate(1 / failures.mtbf)
+                if now + failures.recovery <= failure:
+                    break
+            now += failures.recovery
+            doing, ends = "training", {"training": now + min(interval, training - trained)}
+            continue
+        now = ends.pop(next_one)
+        if next_one == "training":
+            trained, doing = min(trained + interval, training), "waiting"
+        elif next_one == "writing":
+            checkpoint = waiting.pop(0)
+        else:
+            waiting.append(trained)
+            doing = "training"
+            if trained < training:
+                ends["training"] = now + min(interval, training - trained)
+    return Simulated(training / now, count, lost, now)
+
+
+@pytest.mark.parametrize("under_way", [1, 2, 3])
+@pytest.mark.parametrize("interval", [7, 90, 199, 400])
+def test_the_simulation_is_that_of_a_queue_of_events(interval: float, under_way: int) -> None:
+    for seed in range(5):
+        failures = Failures(mtbf=1500, save=10, recovery=60, written_after=200, under_way=under_way)
+        short, plain = (play(failures, interval, 20_000, seed) for play in (simulate, event_by_event))
+        assert short.failures == plain.failures > 5
+        assert short.seconds == pytest.approx(plain.seconds)
+        assert short.lost == pytest.approx(plain.lost)
+
+
+@pytest.mark.parametrize("under_way", [1, 2])
+def test_saves_that_are_due_before_others_are_written(under_way: int) -> None:
+    """The formula knows them too, and that it is better to save less often."""
+    failures = Failures(mtbf=6 * HOUR, save=3, recovery=300, written_after=600, under_way=under_way)
+    assert daly_interval(failures) < 0.7 * best_interval(failures)
+    for interval in (0.5 * daly_interval(failures), daly_interval(failures), best_interval(failures)):
+        expected = expected_goodput(failures, interval)
+        assert played(failures, interval).goodput == pytest.approx(expected, rel=0.02)
+    best = expected_goodput(failures, best_interval(failures))
+    assert all(best > expected_goodput(failures, factor * best_interval(failures)) for factor in (0.9, 1.1))
 
 
 def test_the_same_seed_is_the_same_run() -> None:

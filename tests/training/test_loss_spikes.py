@@ -80,8 +80,12 @@ def spared(
 def test_the_run_goes_on_without_the_samples(
     spared: dict[int, float], gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    """On both ranks, in the same processes. Only every fifth step is logged, all are looked at."""
+    """On both ranks, in the same processes. Only every fifth step is logged, all are looked at. Local
+    checkpoints of before, newer than the shared one, are deleted: nobody will ask for them any more.
+    """
     settings = overrides(tiny_data, tmp_path, trainer__log_every_n_steps="5", trainer__ema__decay="0.9")
+    local = {"directory": str(tmp_path / "disk"), "every_n_steps": "7"}
+    settings += [f"trainer.checkpoint.local.{key}={value}" for key, value in local.items()]
     outcomes: list[Outcome] = gloo_pool.run(2, faulty_case, settings, CORRUPTED)
     assert [outcome.code for outcome in outcomes] == [0, 0]
     assert outcomes[0].losses == {step: spared[step] for step in (1, 5, 10, 15, 20)}
@@ -93,6 +97,8 @@ def test_the_run_goes_on_without_the_samples(
         assert outcome.stderr.count(f"fault on rank {rank} at step 15: corrupted_samples") == 1
     kept = json.loads((tmp_path / "tiny" / "rollbacks.json").read_text())
     assert [each["samples"] for each in kept] == LEFT_OUT
+    assert outcomes[0].stdout.count("local  step 14 in ") == 2
+    assert not list((tmp_path / "disk").iterdir())
 
 
 @pytest.mark.slow

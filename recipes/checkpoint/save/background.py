@@ -16,11 +16,7 @@ from recipes.checkpoint.save.publish import discard_partial, new_partial, publis
 from recipes.checkpoint.save.ranks import all_agree
 from recipes.checkpoint.save.sharded_save import ShardedSave
 from recipes.errors import UserError
-
-MOST_UNDER_WAY = 2
-"""One that is written, and one whose copies wait for it: a save that takes long once holds nobody up. Where
-all take longer than the time between them, more would not help.
-"""
+from recipes.plan.saves import MOST_UNDER_WAY
 
 
 @dataclass(frozen=True)
@@ -45,6 +41,8 @@ class BackgroundSave:
         self._between = between
         self._pending: deque[_Pending] = deque()
         self._had_several = False
+        self.seconds = 0.0
+        """Rank 0: that the newest checkpoint took to write and to publish, without waiting for its turn."""
 
     @property
     def pending(self) -> int:
@@ -103,6 +101,7 @@ class BackgroundSave:
             all_agree(True)  # Nobody writes any more.
             self._discard()
             raise
+        self.seconds = oldest.save.seconds
         return oldest.directory
 
     def abandon(self) -> None:

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from recipes.plan.machine import free_bytes, this_host
-
-LEFT_FREE = 0.1
-"""Of the host memory that is free when a second save is to begin beside the first."""
+from recipes.plan.saves import LEFT_FREE
 
 
 class HostCopies:

@@ -10,6 +10,7 @@ import io
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ class Written:
     results: list[WriteResult] = field(default_factory=list)
     """Where in which file every tensor lies, for ``.metadata``."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0
+    """It took."""
 
 
 class _Planner(TorchDistSaveShardedStrategy):
@@ -119,6 +122,8 @@ class ShardedSave:
         buckets = self._writer.write_buckets
         self.host_memory = sum(memory_of(each) for _, _, (_, tensors) in buckets for _, each in tensors)
         """Bytes that the copies take until they are written."""
+        self.seconds = 0.0
+        """Rank 0: that writing and publishing have taken, by the slowest rank."""
 
     def hold_back(self) -> None:
         """Called before the tensors that are saved change: a GPU finishes the copies first."""
@@ -126,7 +131,9 @@ class ShardedSave:
 
     def write(self) -> None:
         """Writes and hashes this rank's files. :meth:`finish` raises what goes wrong."""
+        started = time.monotonic()
         self._failure = self._failure or self._attempt(self._write_all)
+        self._written.seconds = time.monotonic() - started
 
     def cancel(self) -> None:
         """Makes :meth:`write`, which runs in another thread, stop at the next tensor."""
@@ -191,9 +198,11 @@ class ShardedSave:
             yield waiting.popleft()
 
     def _complete(self, outcomes: list[Written], publish: Callable[[Files], None]) -> None:
+        started = time.monotonic()
         self._writer.finish(self._metadata, [written.results for written in outcomes])
         save_config(CheckpointingConfig(BACKEND, VERSION), str(self._directory))
         publish({name: entry for written in outcomes for name, entry in written.files.items()})
+        self.seconds = max(written.seconds for written in outcomes) + time.monotonic() - started
 
 
 def write_sharded(state: dict[str, Any], directory: Path, label: Path, advice: str) -> None:

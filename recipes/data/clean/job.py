@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
 from tqdm import tqdm
 
 from recipes.config.clean_schema import CleanConfig
-from recipes.console import Progress
+from recipes.console import Progress, note, warn
 from recipes.counts import counted, size_in_words
 from recipes.data.clean.plan import Plan, claim
 from recipes.data.clean.stages import Stage, build_stages
@@ -54,7 +53,7 @@ def clean(config: CleanConfig, plan: Plan) -> None:
     print(render(summary))
     for name, entry in summary["sources"].items():
         if not entry["kept"]["documents"]:
-            print(f"warning: nothing is kept of source {name}", file=sys.stderr)
+            warn(f"nothing is kept of source {name}")
     print(f"kept: {out / 'kept'}; page: {out / 'report.html'}")
 
 
@@ -195,11 +194,7 @@ def _watched(label: str, logs: Path, tasks: int) -> Iterator[None]:
         finished, read = _so_far(logs)
         amount = f", {read}" if read else ""
         seconds = time.monotonic() - began
-        print(
-            f"{label}: {finished:,} of {counted(tasks, 'task')}{amount}, {seconds:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        note(f"{label}: {finished:,} of {counted(tasks, 'task')}{amount}, {seconds:.0f} s")
 
 
 def _so_far(logs: Path) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from recipes.checkpoint.save.background import MOST_UNDER_WAY, BackgroundSave
+from recipes.checkpoint.save.background import BackgroundSave
 from recipes.checkpoint.save.manifest import finished_checkpoints, set_aside, step_directory
 from recipes.checkpoint.save.ranks import decided_by_first_rank
 from recipes.checkpoint.save.retention import VALID_LOSS, Best, forget_missing_best, prune
@@ -21,6 +22,8 @@ from recipes.console import duration, say, warn
 from recipes.errors import UserError
 from recipes.files import free_bytes, free_space
 from recipes.plan.memory import checkpoint_bytes, uses_bf16
+from recipes.plan.saves import MOST_UNDER_WAY
+from recipes.plan.stop_notice import AT_LEAST, notice_of, too_short
 from recipes.training.callbacks.metrics import Metrics
 from recipes.training.callbacks.stop import NOT_STOPPED, StopControl
 from recipes.training.skipped_steps import GuardError
@@ -71,7 +74,10 @@ class Checkpoints(Callback):
         self.started = 0.0
         self.under_way: deque[_Begun] = deque()
         """In the background, oldest first."""
+        self.most_under_way = 0
         self.warned = False
+        self.notice = notice_of(os.environ)
+        """Seconds between a stop signal and the end of the job; None: unknown, or warned of already."""
         self.best: Best | None = None
         self.verification = BackgroundVerification()
 
@@ -167,8 +173,9 @@ class Checkpoints(Callback):
         self.saved_step = step
         if in_background:
             self.under_way.append(begun)
+            self.most_under_way = max(self.most_under_way, len(self.under_way))
         else:
-            self._saved(trainer, path, begun)
+            self._saved(trainer, path, begun, begun.stall_s)
 
     def _wait_for_room(self, trainer: Trainer) -> None:
         """Until a save in the background may begin."""
@@ -241,22 +248,33 @@ class Checkpoints(Callback):
         if path is None:
             return False
         begun = self.under_way.popleft()
+        alone = begun.stall_s + _background(trainer).seconds
         begun.stall_s += time.monotonic() - started
-        self._saved(trainer, path, begun)
+        self._saved(trainer, path, begun, alone)
         return True
 
-    def _saved(self, trainer: Trainer, path: Path, begun: _Begun) -> None:
+    def _saved(self, trainer: Trainer, path: Path, begun: _Begun, alone_s: float) -> None:
+        """``alone_s``: what the save took, without waiting for its turn or for a step to end."""
         self.published_step = begun.step
         if not trainer.is_global_zero:
             return
         took = time.monotonic() - begun.started
         stall = f", training stood still for {begun.stall_s:.1f} s" if self.in_background else ""
         say(f"saved  {path} in {duration(took)}{stall}")
+        self._warn_of_short_notice(alone_s)
         if self.config.verify == "background":
             self._end_verification(trainer, wait=True)
             self.verification.start(path)
         else:
             self._let_go()
+
+    def _warn_of_short_notice(self, save_s: float) -> None:
+        if self.notice is None:
+            return
+        # One that has just begun, with those before it, and the last one.
+        if text := too_short(self.notice, save_s, max(AT_LEAST, self.most_under_way + 1)):
+            warn(text)
+            self.notice = None
 
     def _end_verification(self, trainer: Trainer, *, wait: bool) -> None:
         """Sets the checkpoint aside if it is damaged; older ones may go only if it is not. On rank 0."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
+from recipes.files import partial_path
 from recipes.run_directory import RunDirectory
 from recipes.training.watchdog import Watchdog
 
@@ -14,12 +17,15 @@ class Hang(Callback):
     """Ends a run with exit code 5 in which no step and no batch of held-out text ends any more.
 
     Args:
-        timeout_s: so long may each take, with saves and samples after it.
+        timeout_s: so long may each take, with samples after it, and without saves while they are written.
     """
 
     def __init__(self, timeout_s: float, directory: RunDirectory, rank: int) -> None:
         log = directory.path / "logs" / f"hang_rank_{rank}.txt"
-        self.watchdog = Watchdog(timeout_s, log, f"rank {rank}")
+        # A save is waited for by all ranks, also by those that have written their own files.
+        self.watchdog = Watchdog(
+            timeout_s, log, f"rank {rank}", lambda: _saves_are_written(directory.checkpoints, timeout_s)
+        )
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.watchdog.alive("the start of training")
@@ -36,3 +42,18 @@ class Hang(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         self.watchdog.stop()
+
+
+def _saves_are_written(checkpoints: Path, lately_s: float) -> bool:
+    """Whether the files of an unfinished checkpoint have grown lately."""
+    since, partial = time.time() - lately_s, partial_path(Path("step_*")).name
+    return any(_changed_at(file) > since for file in checkpoints.glob(f"{partial}/*"))
+
+
+def _changed_at(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:  # Its checkpoint has just been published: that is a sign of life.
+        return time.time()
+    except OSError:
+        return 0.0

@@ -15,6 +15,7 @@ from recipes.config.world import World
 from recipes.console import duration, say, warn
 from recipes.training.callbacks.checkpoints import Checkpoints
 from recipes.training.callbacks.stop import NOT_STOPPED
+from recipes.training.skipped_steps import GuardError
 from recipes.training.strategy import SaveOptions
 
 
@@ -70,6 +71,10 @@ class LocalCheckpoints(Callback):
         # A run that was stopped will go on, and may find its last shared checkpoint damaged.
         if self.shared.stop.stopped_by == NOT_STOPPED and self.world.local_rank == 0:
             self.directory.delete()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        if isinstance(exception, GuardError):  # All ranks get here, and may go on after a loss spike.
+            self._finish(trainer, wait=True)
 
     def _is_due(self, step: int) -> bool:
         if self.config.every_n_steps is not None and step % self.config.every_n_steps == 0:

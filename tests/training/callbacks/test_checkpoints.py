@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -13,6 +15,8 @@ from recipes.checkpoint.save.manifest import finished_checkpoints
 from recipes.config.hydra_app import compose
 from recipes.config.validate import validate_pretrain
 from recipes.errors import UserError
+from recipes.plan.stop_notice import VARIABLE
+from tests.support.background_cases import slow_case
 from tests.support.corpus import TinyData
 from tests.support.pool import GlooPool
 from tests.support.run_cases import Outcome, run_case
@@ -119,6 +123,31 @@ def test_every_save_has_its_own_times(
     outcome = gloo_pool.run(world, waiting_case, [*overrides, f"parallel.world_size={world}"])[0]
     lines = [line.partition(" in ")[2] for line in outcome.stdout.splitlines() if line.startswith("saved")]
     assert lines == [f"{took}, training stood still for 7.0 s" for took in ("1m47s", "1m04s", "14s")]
+
+
+def short_notice_case(overrides: list[str], notice: str) -> Outcome:
+    """A run whose saves take more than 0.6 s, in a job that is told ``notice`` seconds before its end."""
+    with patch.dict(os.environ, {VARIABLE: notice}):
+        return slow_case(overrides, 0.6)
+
+
+def test_saves_that_a_stopped_job_has_no_time_for(
+    tiny_data: TinyData, tmp_path: Path, gloo_pool: GlooPool
+) -> None:
+    """Two are under way, since each is written for several steps, and the last one comes on top: once."""
+    changes = {"every_minutes": "null", "every_n_steps": "1", "async_save": "true"}
+    changes = {f"trainer__checkpoint__{key}": value for key, value in changes.items()}
+    for notice, warned in (("1", 1), ("300", 0)):
+        directory = tmp_path / notice
+        overrides = settings(tiny_data, directory, trainer__max_steps="4", **changes)
+        (outcome,) = gloo_pool.run(1, short_notice_case, overrides, notice)
+        assert steps(directory) == [1, 2, 3, 4]
+        assert outcome.stderr.count("stop_before_limit_s") == warned, outcome.stderr
+        if warned:
+            key = "cluster.launch.stop_before_limit_s=1"
+            assert f"warning: {key}: after the signal 3 saves of 1 s may have to" in outcome.stderr
+    refused = gloo_pool.run(1, short_notice_case, settings(tiny_data, tmp_path / "wrong"), "5m")[0]
+    assert refused.code == 2 and refused.message.startswith(f"{VARIABLE}=5m: write seconds")
 
 
 def test_refusals(tiny_data: TinyData, tmp_path: Path) -> None:
