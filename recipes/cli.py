@@ -1,7 +1,9 @@
 """How every command line tool runs its `main` and exits."""
 
+import atexit
 import codecs
 import errno
+import gc
 import io
 import locale
 import logging
@@ -38,6 +40,8 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     """
     _in_utf8()
     _wait_shortly()
+    # At its end Python looks for unused cycles among all that torch and others have made: a second or more.
+    atexit.register(gc.freeze)
     logging.raiseExceptions = False  # A closed pipe is no reason for a traceback per record.
     try:
         code = _exit_code(main)

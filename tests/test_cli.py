@@ -29,6 +29,14 @@ def test_return_codes(body: str, code: int) -> None:
     assert done.stderr == ""
 
 
+def test_no_cycles_are_looked_for_at_the_end() -> None:
+    """Which takes longer than many a command. What has to be done at the end is registered."""
+    knot = "C = type('C', (), {'__del__': lambda self: print('found')}); c = C(); c.itself = c"
+    registered = "import atexit; atexit.register(print, 'registered')"
+    done = run(f"import gc; gc.disable(); {knot}; {registered}")
+    assert (done.stdout, done.stderr, done.returncode) == ("registered\n", "", 0)
+
+
 def test_user_error_is_one_line_and_2() -> None:
     done = run(r"raise UserError('a.jsonl:3: no key\n  text')")
     assert (done.returncode, done.stderr) == (2, "error: a.jsonl:3: no key   text\n")
