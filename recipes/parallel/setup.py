@@ -42,8 +42,12 @@ def resolve_dtype(precision: str) -> torch.dtype:
 
 def set_cpu_threads(num_threads: int | None, world: World) -> None:
     """Takes the number given, else OMP_NUM_THREADS, else the machine's cores divided among its processes."""
-    shared = max(1, _cores() // world.local_size)
-    torch.set_num_threads(num_threads or _threads_of_environment(world) or shared)
+    torch.set_num_threads(num_threads or _threads_of_environment(world) or cores_of_process(world))
+
+
+def cores_of_process(world: World) -> int:
+    """The machine's, divided among its processes."""
+    return max(1, _cores() // world.local_size)
 
 
 def _threads_of_environment(world: World) -> int | None:

@@ -14,12 +14,16 @@ from megatron.core.models.gpt import GPTModel
 
 from recipes.checkpoint.formats.names import leading_axes, name_at, names_of
 from recipes.checkpoint.stored.stored_model import StoredModel
+from recipes.config.world import launched_world
 from recipes.console import Progress
 from recipes.errors import UserError
 from recipes.model.init import sharded_tensors
+from recipes.parallel.setup import cores_of_process
 
 MOST_READERS = 8
-"""Threads that read tensors: one copies a few GB/s out of the page cache, less than disks and GPUs take."""
+"""Threads that read tensors: one copies a few GB/s out of the page cache, less than disks and GPUs take. They
+are no threads of computation: OMP_NUM_THREADS=1, as jobs often have it, does not mean them.
+"""
 
 
 @torch.no_grad()
@@ -36,7 +40,7 @@ def load_weights(source: StoredModel, gpt: GPTModel) -> None:
     with (
         Progress(total, label=f"loading {source.path.name}", enabled=first) as progress,
         ThreadPoolExecutor(
-            min(MOST_READERS, torch.get_num_threads()),
+            min(MOST_READERS, cores_of_process(launched_world())),
             initializer=torch.cuda.set_device,  # Which holds for one thread, too.
             initargs=(torch.cuda.current_device(),),
         ) as readers,
