@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -45,8 +46,9 @@ class KeptLines:
     def _begin(self, header: bytes) -> int:
         # Two processes would write each line twice, and take the file from under each other at the end.
         exclusive_lock(self._file, f"{self.partial} is being written by another process; wait for its end")
-        if self.path.exists():  # Another process has finished it meanwhile.
-            self.partial.unlink(missing_ok=True)
+        if self.path.exists():  # Another process has finished it meanwhile, and this one has begun anew.
+            if not os.fstat(self._file.fileno()).st_size:
+                self.partial.unlink(missing_ok=True)
             raise UserError(
                 f"{self.path} is there already: choose another file, output_jsonl=..., or remove it"
             )
