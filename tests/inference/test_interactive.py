@@ -22,7 +22,7 @@ from recipes.inference.text_model import load_text_model
 from tests.support.forked import run_forked
 from tests.support.nemo_files import MAIN
 from tests.support.paths import ROOT
-from tests.support.run_cases import environment
+from tests.support.run_cases import environment, heed_hang_ups
 
 MODEL = str(MAIN / "model.nemo")
 COMMON = [
@@ -80,6 +80,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
+            preexec_fn=heed_hang_ups,
         )
         os.close(theirs)
         self.shown = ""

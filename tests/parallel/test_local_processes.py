@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.run_cases import environment
+from tests.support.run_cases import environment, heed_hang_ups
 
 PROGRAM = """
 import os, pathlib, sys, time
@@ -41,6 +41,7 @@ def launcher(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_hang_ups,
     ) as launcher:
         try:
             deadline = time.monotonic() + WAIT_S

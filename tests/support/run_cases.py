@@ -143,10 +143,14 @@ def start(overrides: list[str], launcher: tuple[str, ...] = (), **options: Any) 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # nohup's way with this signal is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        preexec_fn=heed_hang_ups,
         **options,
     )
+
+
+def heed_hang_ups() -> None:
+    """In a new process: nohup's way with SIGHUP is inherited."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def kill_at_step(

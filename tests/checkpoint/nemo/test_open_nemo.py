@@ -122,18 +122,18 @@ def test_log_probabilities(main_model: GPTTextModel) -> None:
         nemo["prompts"], nemo["output"]["token_ids"], nemo["output"]["logprob"], scores, strict=True
     ):
         tokens = torch.tensor([main_model.encode(prompt)])
-        assert tokens[0].tolist() == ids == ours.tokens
+        assert tokens[0].tolist() == ids == ours.token_ids
         raw = all_logits(main_model, tokens)[0].double()
         places = torch.arange(len(ids) - 1)
         padded = raw.log_softmax(-1)[places, tokens[0, 1:]]
         assert len(theirs) == len(ids)
         assert padded.tolist()[:shortest] == pytest.approx(theirs[:-1][:shortest], abs=2e-5)
-        assert ours.logprobs[shortest:] == pytest.approx(theirs[:-1][shortest:], abs=2e-5)
+        assert ours.logprob[shortest:] == pytest.approx(theirs[:-1][shortest:], abs=2e-5)
         # The definition, written out: log of exp(chosen) over the sum of the real tokens' exp.
         real = raw[:-1, :VOCABULARY]
         expected = raw[places, tokens[0, 1:]] - real.exp().sum(-1).log()
-        assert ours.logprobs == pytest.approx(expected.tolist(), abs=2e-5)
-        assert all(a > b for a, b in zip(ours.logprobs, padded.tolist(), strict=True))
+        assert ours.logprob == pytest.approx(expected.tolist(), abs=2e-5)
+        assert all(a > b for a, b in zip(ours.logprob, padded.tolist(), strict=True))
 
 
 def test_extracted_directory_is_read_like_the_file(main_model: GPTTextModel, tmp_path: Path) -> None:
