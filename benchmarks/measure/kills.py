@@ -28,7 +28,7 @@ from benchmarks.measure.lives import (
     undisturbed,
 )
 from benchmarks.records import record
-from recipes.checkpoint.save.manifest import MANIFEST
+from recipes.checkpoint.save.manifest import MANIFEST, partial_checkpoints
 from recipes.cli import DONE
 from recipes.counts import counted
 from recipes.errors import UserError
@@ -87,7 +87,7 @@ def what_was_running(checkpoints: Path, trained: bool) -> str:
     """Told from what the killed processes have left; ``trained``: whether they had recorded a step."""
     if not trained:  # Whatever lies there is of the life before.
         return START_UP
-    if partial := next(checkpoints.glob(".step_*.partial"), None):
+    if partial := next(iter(partial_checkpoints(checkpoints)), None):
         return PUBLICATION if (partial / MANIFEST).is_file() else SAVE
     if any(not (path / MANIFEST).is_file() for path in checkpoints.glob("step_*")):
         return DELETION

@@ -119,9 +119,8 @@ def _load(config: GenerateConfig) -> Served:
     from recipes.server.chat_template import stored_template
 
     path, serving = Path(config.gpt_model_file), config.serving
-    with open_stored_model(
-        path, verify=False, weights=config.weights
-    ) as source:  # Before its weights are read.
+    # Before its weights are read.
+    with open_stored_model(path, verify=False, weights=config.weights) as source:
         longest = source.model.max_position_embeddings
         chat = stored_template(source)
     length = serving.max_length or longest

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.corpus import TinyData
 from tests.support.forked import Forked
-from tests.support.run_cases import start, wait_for_step
+from tests.support.run_cases import heed_hang_ups, start, wait_for_step
 
 SIGNALS = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -30,7 +30,7 @@ CASES = [
 def session_of_its_own() -> None:
     """Its group is its own, and nohup's way with SIGHUP, which is inherited, is not."""
     os.setsid()
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    heed_hang_ups()
 
 
 @pytest.mark.parametrize(("name", "target", "workers", "processes"), CASES)

@@ -40,7 +40,8 @@ class BackgroundSave:
     def __init__(self, between: BetweenSaves) -> None:
         self._between = between
         self._pending: deque[_Pending] = deque()
-        self._had_several = False
+        self.most_pending = 0
+        """So many there have been at a time."""
         self.seconds = 0.0
         """Rank 0: that the newest checkpoint took to write and to publish, without waiting for its turn."""
 
@@ -52,7 +53,7 @@ class BackgroundSave:
     def fits_in_memory(self, processes: int) -> bool:
         """Whether every node, of so many processes, has room for the copies of one more save beside these."""
         size = self._pending[-1].save.host_memory
-        return all_agree(room_for_copies(size, processes, again=self._had_several))
+        return all_agree(room_for_copies(size, processes, again=self.most_pending > 1))
 
     def unwritten(self, size: int) -> int:
         """Bytes that these saves have still to write, if each becomes so large."""
@@ -70,9 +71,9 @@ class BackgroundSave:
         partial = new_partial(directory, NOTHING_LEFT)
         save = ShardedSave(state, partial, directory, NOTHING_LEFT, copied=True, between=self._between)
         before = self._pending[-1].writer if self._pending else None
-        self._had_several |= before is not None
         writer = threading.Thread(target=_write, args=(save, before), name="checkpoint writer")
         self._pending.append(_Pending(directory, partial, facts, save, writer))
+        self.most_pending = max(self.most_pending, self.pending)
         writer.start()
 
     def hold_back(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,14 @@ def newest_whole_checkpoint(checkpoints: Path, warn: Any, *, sha256: bool = True
     return None
 
 
+def partial_checkpoints(checkpoints: Path) -> Iterable[Path]:
+    """The directories of saves that have not ended, and of deletions."""
+    return checkpoints.glob(".step_*.partial")
+
+
 def remove_partial(checkpoints: Path) -> None:
     """Deletes what an interrupted save, or an interrupted deletion, left behind."""
-    for path in checkpoints.glob(".step_*.partial"):
+    for path in partial_checkpoints(checkpoints):
         shutil.rmtree(path, ignore_errors=True)
     for path in checkpoints.glob("step_*"):
         if STEP_DIRECTORY.fullmatch(path.name) and not (path / MANIFEST).is_file():

@@ -74,7 +74,6 @@ class Checkpoints(Callback):
         self.started = 0.0
         self.under_way: deque[_Begun] = deque()
         """In the background, oldest first."""
-        self.most_under_way = 0
         self.warned = False
         self.notice = notice_of(os.environ)
         """Seconds between a stop signal and the end of the job; None: unknown, or warned of already."""
@@ -173,7 +172,6 @@ class Checkpoints(Callback):
         self.saved_step = step
         if in_background:
             self.under_way.append(begun)
-            self.most_under_way = max(self.most_under_way, len(self.under_way))
         else:
             self._saved(trainer, path, begun, begun.stall_s)
 
@@ -261,18 +259,18 @@ class Checkpoints(Callback):
         took = time.monotonic() - begun.started
         stall = f", training stood still for {begun.stall_s:.1f} s" if self.in_background else ""
         say(f"saved  {path} in {duration(took)}{stall}")
-        self._warn_of_short_notice(alone_s)
+        self._warn_of_short_notice(alone_s, _background(trainer).most_pending)
         if self.config.verify == "background":
             self._end_verification(trainer, wait=True)
             self.verification.start(path)
         else:
             self._let_go()
 
-    def _warn_of_short_notice(self, save_s: float) -> None:
+    def _warn_of_short_notice(self, save_s: float, under_way: int) -> None:
         if self.notice is None:
             return
         # One that has just begun, with those before it, and the last one.
-        if text := too_short(self.notice, save_s, max(AT_LEAST, self.most_under_way + 1)):
+        if text := too_short(self.notice, save_s, max(AT_LEAST, under_way + 1)):
             warn(text)
             self.notice = None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
-from recipes.files import partial_path
+from recipes.checkpoint.save.manifest import partial_checkpoints
 from recipes.run_directory import RunDirectory
 from recipes.training.watchdog import Watchdog
 
@@ -46,8 +46,8 @@ class Hang(Callback):
 
 def _saves_are_written(checkpoints: Path, lately_s: float) -> bool:
     """Whether the files of an unfinished checkpoint have grown lately."""
-    since, partial = time.time() - lately_s, partial_path(Path("step_*")).name
-    return any(_changed_at(file) > since for file in checkpoints.glob(f"{partial}/*"))
+    since, partials = time.time() - lately_s, partial_checkpoints(checkpoints)
+    return any(_changed_at(file) > since for partial in partials for file in partial.glob("*"))
 
 
 def _changed_at(file: Path) -> float:
