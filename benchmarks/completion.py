@@ -6,7 +6,7 @@ from benchmarks.door import measure
 from recipes.arguments import Arguments
 from recipes.cli import run_tool
 from recipes.counts import count
-from recipes.inference.huge_pages import ask_for_huge_pages
+from recipes.inference.fast_reads import prepare_for_fast_reads
 
 EXAMPLES = """\
 examples:
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--new", type=count, default=128, help="tokens to generate (default %(default)s)")
     parser.add_argument("--warm-up", type=count, default=1, help="generations before (default %(default)s)")
     parser.add_argument("--precision", default="auto", help="auto, bf16 or fp32 (default %(default)s)")
-    ask_for_huge_pages()  # As recipes.generate does, before torch is imported.
+    prepare_for_fast_reads()  # As recipes.generate does, before torch is imported.
     measure(parser)
 
 

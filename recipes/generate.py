@@ -21,8 +21,8 @@ from recipes.counts import counted
 from recipes.data.text.json_lines import BadRecord, read_records, text_of
 from recipes.errors import UserError
 from recipes.files import check_writable
+from recipes.inference.fast_reads import prepare_for_fast_reads
 from recipes.inference.history import check_history
-from recipes.inference.huge_pages import ask_for_huge_pages
 from recipes.inference.memory import memory_for
 from recipes.parallel.first_rank import decided_by_first_rank
 from recipes.parallel.interfaces import check_interfaces
@@ -50,7 +50,7 @@ def run(config: GenerateConfig) -> int:
     """Completes or scores prompts, or serves; see the settings."""
     validate_generate(config)
     check_stored(Path(config.gpt_model_file))
-    ask_for_huge_pages()  # Before torch is imported.
+    prepare_for_fast_reads()  # Before torch is imported.
     if config.server:
         from recipes.server.serve import serve
 

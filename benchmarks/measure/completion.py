@@ -68,6 +68,8 @@ def random_text_model(model: ModelConfig, precision: str) -> GPTTextModel:
     for parameter in gpt.parameters():
         if parameter.dim() > 1:
             parameter.normal_(0, 0.02)
+        else:
+            parameter.fill_(1.0)
     return GPTTextModel(
         gpt,
         NumberTokenizer(model.vocab_size),
@@ -134,12 +136,11 @@ def llama_seconds(llama: Any, batch: int, length: int, new: int, cache: str | No
 
 
 def weight_bytes(model: GPTTextModel) -> int:
-    """Of the weights that every new token needs: all but a table that only looks input tokens up."""
+    """Of the weights that every new token needs: all but tables that only look input tokens up."""
     tied = model.gpt.share_embeddings_and_output_weights
+    tables = ("value_embedding.weight",) if tied else ("value_embedding.weight", "word_embeddings.weight")
     return sum(
-        parameter.nbytes
-        for name, parameter in model.gpt.named_parameters()
-        if tied or not name.endswith("word_embeddings.weight")
+        parameter.nbytes for name, parameter in model.gpt.named_parameters() if not name.endswith(tables)
     )
 
 

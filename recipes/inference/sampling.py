@@ -79,7 +79,7 @@ def _choose(logits: Tensor, rows: Rows, select: Select, needs: Needs, exact_shap
         penalty, ctrl = rows.penalty[select, None], rows.ctrl[select, None] == 1
         scores = penalize_repetition(scores, penalty, rows.seen[select], ctrl)
     if not needs.draws:
-        return scores.argmax(-1)
+        return likeliest(scores)
     kept = keep_likeliest(
         scores,
         rows.top_k[select, None],
@@ -88,8 +88,15 @@ def _choose(logits: Tensor, rows: Rows, select: Select, needs: Needs, exact_shap
         needs,
         exact_shapes=exact_shapes,
     )
-    drawn = (kept + gumbel_noise(rows.seed[select], rows.position[select], kept.shape[1])).argmax(-1)
-    return torch.where(rows.greedy[select] == 1, scores.argmax(-1), drawn)
+    drawn = likeliest(kept + gumbel_noise(rows.seed[select], rows.position[select], kept.shape[1]))
+    return torch.where(rows.greedy[select] == 1, likeliest(scores), drawn)
+
+
+def likeliest(scores: Tensor) -> Tensor:
+    """The place ``[b]`` of the highest of ``[b, V]``, the first if there are several."""
+    if scores.device.type == "cpu" and scores.dtype == torch.float32:
+        return torch.from_numpy(scores.numpy().argmax(-1))  # Takes a tenth of torch's time.
+    return scores.argmax(-1)
 
 
 def forbid_ends(scores: Tensor, end_ids: Tensor, forbidden: Tensor) -> Tensor:

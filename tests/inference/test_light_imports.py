@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from recipes.inference import fast_reads
 from tests.support.nemo_files import MAIN
 from tests.support.paths import ROOT
 
@@ -31,7 +33,9 @@ for line in open("/proc/self/smaps"):
         here = first <= tensor.data_ptr() < last
     elif here and name == "VmFlags:":
         flags = words
-print(json.dumps({"modules": loaded, "flags of large tensors": flags}))
+from threadpoolctl import threadpool_info  # scikit-learn's.
+kernels = [pool["architecture"] for pool in threadpool_info() if pool["internal_api"] == "openblas"]
+print(json.dumps({"modules": loaded, "flags of large tensors": flags, "kernels": kernels}))
 """
 NOT_NEEDED = ("wandb", "tensorboard", "nemo", "lightning", "transformers", "lm_eval", "torch._dynamo")
 
@@ -53,3 +57,10 @@ def test_a_completion_imports_neither_trainers_nor_compilers(seen: dict[str, Any
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages here")
 def test_large_tensors_are_asked_to_lie_in_huge_pages(seen: dict[str, Any]) -> None:
     assert "hg" in seen["flags of large tensors"]
+
+
+@pytest.mark.skipif("avx512f" not in fast_reads.CPU_FLAGS.read_text(), reason="no AVX-512")
+def test_openblas_is_told_before_it_is_loaded(seen: dict[str, Any]) -> None:
+    if os.environ.get(fast_reads.KERNELS, "Haswell") != "Haswell" or not seen["kernels"]:
+        pytest.skip("another choice, or no OpenBLAS")
+    assert set(seen["kernels"]) == {"Haswell"}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recipes.inference.noise import gumbel_noise
 from recipes.inference.requests import Request, Sampling
 from recipes.inference.rows import Needs, Rows, needs_of
-from recipes.inference.sampling import choose, keep_likeliest
+from recipes.inference.sampling import choose, keep_likeliest, likeliest
 
 rows = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=40)
 
@@ -67,6 +67,17 @@ def kept(scores: list[float], *, k: int = 0, p: float = 0.0, min_p: float = 0.0)
     ]
     assert torch.equal(*found)
     return found[0].isfinite().tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(st.lists(st.sampled_from([-math.inf, -2.0, 0.5, 3.0, math.nan]), min_size=1, max_size=40))
+def test_the_first_of_the_likeliest_is_taken(dtype: torch.dtype, scores: list[float]) -> None:
+    found = likeliest(torch.tensor([scores, scores[::-1]], dtype=dtype)).tolist()
+    for place, row in zip(found, (scores, scores[::-1]), strict=True):
+        highest = [math.isnan(score) for score in row]
+        if not any(highest):
+            highest = [score == max(row) for score in row]
+        assert place == highest.index(True)
 
 
 @given(rows, st.integers(0, 45))
