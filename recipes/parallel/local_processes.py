@@ -30,7 +30,7 @@ def run_in_processes(count: int) -> int:
 
     Returns:
         Rank 0's exit code, or that of the first rank to fail; the others are then ended. Of one that a signal
-        has ended, what a shell says: 128 and the signal's number.
+        has ended, what a shell says: 128 and the signal's number, even if others have failed for want of it.
     """
     command = [sys.executable, *sys.orig_argv[1:]]
     shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
@@ -96,6 +96,9 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
     """Until all have ended or one has failed; which one's end counts."""
     while True:
         codes = [process.poll() for process in processes]
+        killed = [rank for rank, code in enumerate(codes) if code is not None and code < -signal.SIGINT]
+        if killed:  # The others lose their connections to it, and say only that.
+            return killed[0]
         if codes[0] is not None and (codes[0] != 0 or all(code is not None for code in codes)):
             return next((rank for rank, code in enumerate(codes) if code), 0)
         failed = [rank for rank, code in enumerate(codes) if code]

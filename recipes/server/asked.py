@@ -115,5 +115,7 @@ class Asked:
     stop: tuple[str, ...] = ()
     echo: bool = False
     """The answer repeats the prompt."""
+    end_token: bool = False
+    """The answer's tokens include the one that ends it, though it has no text."""
     trim_start: bool = False
     """The answer begins with its first word: the white space before it belongs to the prompt's template."""
