@@ -92,7 +92,7 @@ def test_they_end_with_the_command(
 def test_a_process_that_is_killed_is_named(
     killed: int, launcher: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    """As by the kernel, for lack of memory; not the other one, which waits for ever or loses its connection."""
+    """As by the kernel, for lack of memory; not the other one, which waits or loses its connection to it."""
     os.kill(rank(killed, tmp_path), signal.SIGKILL)
     out, err = launcher.communicate(timeout=WAIT_S)
     assert (launcher.returncode, out) == (128 + signal.SIGKILL, "")
