@@ -48,7 +48,8 @@ class Served:
             field: what the request calls them.
         """
         if not prompt:
-            raise Refusal("a prompt is empty, and the model's documents begin with no token of their own")
+            can_begin = self.model.bos_id is not None
+            raise Refusal(f"a prompt is empty; give it text{', or add_BOS=true' if can_begin else ''}")
         if self.limits.max_completion_tokens is not None and new_tokens > self.limits.max_completion_tokens:
             raise Refusal(f"{field}: this server allows {self.limits.max_completion_tokens:,}", param=field)
         if len(prompt) + new_tokens > self.max_length:

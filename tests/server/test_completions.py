@@ -226,6 +226,7 @@ def test_logit_bias_and_extensions(client: OpenAI) -> None:
 REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"prompt": []}, "prompt: must be a text, token ids, or a list of either", "prompt"),
     ({"prompt": [1, "x"]}, "prompt: must be", "prompt"),
+    ({"prompt": "", "add_BOS": False}, "a prompt is empty; give it text, or add_BOS=true", None),
     ({"prompt": {"a": 1}}, "prompt: must be", "prompt"),
     ({"prompt": [True]}, "prompt: must be", "prompt"),
     ({"prompt": [448]}, "prompt: token ids run from 0 to 447", "prompt"),
