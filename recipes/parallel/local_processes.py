@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO
 
 POLL_S = 0.1
 PATIENCE_S = 5.0
+_STARTED_HERE = "RECIPES_STARTED_HERE"
 _PR_SET_PDEATHSIG = 1
 """Of Linux's prctl: the signal that a process gets when the one that started it ends."""
 
@@ -34,7 +35,7 @@ def run_in_processes(count: int) -> int:
     """
     command = [sys.executable, *sys.orig_argv[1:]]
     shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
-    environment = os.environ | shared | {"MASTER_PORT": str(_free_port())}
+    environment = os.environ | shared | {"MASTER_PORT": str(_free_port()), _STARTED_HERE: "1"}
     handled = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Every process gets Ctrl-C itself.
     processes: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as files:
@@ -54,6 +55,20 @@ def run_in_processes(count: int) -> int:
                     process.terminate()
                 process.wait()
             signal.signal(signal.SIGINT, handled)
+
+
+@contextlib.contextmanager
+def named_first() -> Iterator[None]:
+    """In such a process: holds up what the sudden end of another one may have caused.
+
+    The other one is named meanwhile, and this one ended: a lost connection's traceback says less.
+    """
+    try:
+        yield
+    except RuntimeError:  # As torch.distributed's are.
+        if _STARTED_HERE in os.environ:
+            time.sleep(10 * POLL_S)
+        raise
 
 
 def _started(
