@@ -87,7 +87,7 @@ def test_logprobs_are_the_models_own(model: GPTTextModel) -> None:
 
 
 def test_prompts_alone(model: GPTTextModel) -> None:
-    """They wait for places as others do and change nothing for those; one may have all tokens that are read."""
+    """They wait for places and change nothing for others; one may have all tokens that are read."""
     scored = Request(tuple(range(LENGTH)), 0, prompt_logprobs=True, top_logprobs=2)
     requests = [Request((5, 6), 4, sampling=GREEDY), scored, scored, Request((7,), 4, sampling=GREEDY)]
     generated, first, second, last = results(model, requests, 1)
