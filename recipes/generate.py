@@ -26,7 +26,7 @@ from recipes.inference.history import check_history
 from recipes.inference.memory import memory_for
 from recipes.parallel.first_rank import decided_by_first_rank
 from recipes.parallel.interfaces import check_interfaces
-from recipes.parallel.local_processes import run_in_processes
+from recipes.parallel.local_processes import named_first, run_in_processes
 
 if TYPE_CHECKING:
     from recipes.inference.chat_template import ChatTemplate
@@ -43,7 +43,8 @@ def start(config: GenerateConfig) -> int:
         processes = processes_of(layout_of(config))
         if processes > 1:
             return run_in_processes(processes)
-    return run(config)
+    with named_first():
+        return run(config)
 
 
 def run(config: GenerateConfig) -> int:

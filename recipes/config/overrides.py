@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf, StringNode
 
@@ -30,6 +31,8 @@ _WHOLE_LIST = re.compile(r"\[|null$|$")
 # An interpolation, or one of Hydra's functions: choice(...), glob(...).
 _STANDS_FOR_A_LIST = re.compile(r"\$\{|\w+\(.*\)$")
 _PREFIX = re.compile(r"(\+\+|\+)?([^=]*)")
+# Of a list without lists or mappings in it.
+_ELEMENT = re.compile(r"""(?:\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^,\\'"])+""", re.DOTALL)
 
 
 def quote_text(arguments: Iterable[str], schema: type) -> list[str]:
@@ -63,25 +66,68 @@ def _quoted(argument: str, schema: type, sweep: bool) -> str:
         return f"{match[0]}={value.replace(',', '')}"  # As messages show numbers.
     is_literal = key.rpartition(".")[2] in LITERAL_LISTS
     if kind == list[str] and not _WHOLE_LIST.match(value):
+        if (text := _in_quotes_already(match[0], value)) is not None:
+            if is_literal:
+                return f"{match[0]}=[{_ESCAPABLE.sub(_escaped, value)}]"
+            value = text
         if is_literal and not sweep:
             return f"{match[0]}=[{in_quotes(_ESCAPABLE.sub(_escaped, value))}]"
         if not _STANDS_FOR_A_LIST.match(value):
             return f"{match[0]}={_as_list(value, sweep)}"
     if is_literal:
         argument = f"{match[0]}={_ESCAPABLE.sub(_escaped, value)}"
-    try:
-        parsed = OverridesParser.create().parse_override(argument)
-    except HydraException:
+    parsed = _parsed(argument)
+    if parsed is None:
         if is_text or key.rpartition(".")[2] == MAPPING_OF_TEXTS:
             return f"{match[0]}={in_quotes(value)}"
         raise UserError(
             f"{key}={value}: cannot be read; put text with special characters in quotes within the quotes, "
             f'for example \'{key}=["...","..."]\' for a list'
-        ) from None
+        )
+    if kind == list[str] and isinstance(elements := parsed.value(), list):
+        return _with_texts(argument, key, value, elements)
     # A number where the schema has text: 2024_01 would become 202401.
     if is_text and isinstance(parsed.value(), bool | int | float):
         return f"{match[0]}={in_quotes(value)}"
     return argument
+
+
+def _parsed(argument: str) -> Override | None:
+    """What Hydra makes of an argument; None: nothing."""
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
+
+
+def _in_quotes_already(prefix: str, value: str) -> str | None:
+    """The text that a value in quotes stands for; None: its quotes, if any, belong to the text."""
+    if value[:1] not in ("'", '"') or (parsed := _parsed(f"{prefix}={value}")) is None:
+        return None
+    quoted = parsed.value()
+    return quoted if isinstance(quoted, str) and value[-1] == value[0] else None
+
+
+def _with_texts(argument: str, key: str, value: str, elements: list[Any]) -> str:
+    """A list of text, in which Hydra would take ``007`` and ``true`` for something else.
+
+    Raises:
+        UserError: an element is no text at all.
+    """
+    for element in elements:
+        if element is None or isinstance(element, list | dict):
+            shown = "null" if element is None else element
+            raise UserError(f"{key}={value}: {shown} is no text; put text in quotes within the quotes")
+    if not any(isinstance(element, bool | int | float) for element in elements):
+        return argument
+    written = [word.strip() for word in _ELEMENT.findall(argument[argument.index("=") + 1 :].strip()[1:-1])]
+    if len(written) != len(elements):  # Something with commas of its own, such as an interpolation.
+        return argument
+    texts = [
+        in_quotes(word) if isinstance(element, bool | int | float) else word
+        for word, element in zip(written, elements, strict=True)
+    ]
+    return f"{argument[: argument.index('=')]}=[{','.join(texts)}]"
 
 
 def in_quotes(value: str) -> str:

@@ -23,7 +23,7 @@ from recipes.errors import UserError
 ASSIGNMENT = re.compile(r"\+{0,2}~?([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
 FLAG = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 # Sections of NeMo's configuration beside ours: whoever writes one means a setting.
-SECTIONS = ("trainer", "hydra")
+SECTIONS = ("trainer", "hydra", "chatbot_config")
 AS_WE_DO = {
     "trainer.devices": ("-1",),
     "trainer.num_nodes": ("1",),
@@ -36,9 +36,13 @@ AS_WE_DO = {
     "hparams_file": ("null",),
     "web_server": ("false",),
     "share": ("false",),
+    "username": ("test",),
+    "password": ("test2",),
+    "web_port": ("9889",),
+    "micro_batch_size": ("-1", "1"),
     "megatron_amp_O2": ("true", "false"),
     "pipeline_model_parallel_split_rank": ("-1", "0", "null"),
-    "expert_model_parallel_size": ("1",),
+    "expert_model_parallel_size": ("-1", "1"),
     "context_parallel_size": ("1",),
 }
 """NeMo's settings with values that ask for nothing else than what happens anyway."""
@@ -139,7 +143,14 @@ def _ours(argument: str, key: str, value: str, given: Mapping[str, str]) -> Iter
     if key == "gpt_model_file":
         return  # The script has passed it on.
     if key == "trainer.precision":
-        yield f"precision={FOREIGN_VALUES.get(plain, plain)}"
+        precision = FOREIGN_VALUES.get(plain, plain)
+        if precision == "fp16":
+            raise UserError(
+                f"{argument}: completion computes in bf16 or fp32; write one of those, or leave it out"
+            )
+        yield f"precision={precision}"
+    elif key.startswith("chatbot_config."):
+        return  # Of NeMo's web page.
     elif key == "trainer.devices" and re.fullmatch(r"[1-9]\d{0,3}", plain):
         _check_devices(int(plain), [given.get(size, "1") for size in SIZES])
     elif plain.lower() not in AS_WE_DO.get(key, ()):

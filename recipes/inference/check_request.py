@@ -19,9 +19,9 @@ def check_request(request: Request, max_length: int, vocab_size: int) -> None:
         UserError: with what is wrong, and what is allowed.
     """
     length = len(request.prompt)
-    check_prompt(request.prompt, max_length)
-    if request.max_new_tokens < 1:
-        raise UserError(f"max_new_tokens={request.max_new_tokens}: must be positive")
+    if request.max_new_tokens < 0:
+        raise UserError(f"max_new_tokens={request.max_new_tokens}: must not be negative")
+    check_prompt(request.prompt, max_length, new_tokens=min(1, request.max_new_tokens))
     if length + request.max_new_tokens > max_length:
         raise UserError(
             f"a prompt of {length:,} tokens and {request.max_new_tokens:,} new ones do not fit: "
@@ -36,17 +36,20 @@ def check_request(request: Request, max_length: int, vocab_size: int) -> None:
     _check_sampling(request.sampling, vocab_size)
 
 
-def check_prompt(prompt: Sequence[int], max_length: int, name: str = "a prompt") -> None:
+def check_prompt(
+    prompt: Sequence[int], max_length: int, name: str = "a prompt", *, new_tokens: int = 1
+) -> None:
     """
     Args:
         name: what the message calls it.
+        new_tokens: at least so many are to follow.
 
     Raises:
-        UserError: it is empty, or leaves no room for a new token.
+        UserError: it is empty, or leaves no room for those.
     """
     if not prompt:
         raise UserError(f"{name} is empty; give it text")
-    if len(prompt) >= max_length:
+    if len(prompt) + new_tokens > max_length:
         raise UserError(f"{name} has {len(prompt):,} tokens; the model reads {max_length:,}; shorten it")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import torch
@@ -34,7 +34,8 @@ class _Running:
     launched: int = 0
     """New tokens that have been asked of the device."""
     finished: str | None = None
-    prompt_logprobs: tuple[float, ...] | None = None
+    first: Event | None = None
+    """What is known of the prompt, until it is told."""
 
 
 @dataclass
@@ -130,7 +131,7 @@ class Engine:
         """
         events = [Event(number, finished=CANCELLED) for number in self._cancelled]
         self._cancelled.clear()
-        self._admit()
+        events += self._admit()
         events += self._catch_up()
         self._close_gaps()
         if self._occupied:
@@ -151,33 +152,51 @@ class Engine:
         pending = [running for batch in self._pending for _, running in batch.running]
         return [*self._occupied.values(), *pending]
 
-    def _admit(self) -> None:
-        """Reads the prompts of waiting requests into free rows; their first tokens follow from that."""
+    def _admit(self) -> list[Event]:
+        """Reads the prompts of waiting requests into free rows; their first tokens follow from that.
+
+        Returns:
+            The end of requests that want no tokens, which are done when they are read.
+        """
         free = [slot for slot in range(self.slots) if slot not in self._occupied]
         admitted: list[_Running] = []
-        while self._waiting and len(admitted) < len(free):
+        ended: list[Event] = []
+        while self._waiting and len(admitted) + len(ended) < len(free):
             number, request = self._waiting.popleft()
-            admitted.append(_Running(number, request, free[len(admitted)]))
-        if not admitted:
-            return
+            if request.max_new_tokens:
+                admitted.append(_Running(number, request, free[len(admitted)]))
+            else:
+                ended.append(replace(self._of_prompt(number, request), finished=LENGTH))
+        if admitted:
+            self._read(admitted)
+        return ended
+
+    def _read(self, admitted: list[_Running]) -> None:
         prompts = [running.request.prompt for running in admitted]
         logits = self.decoder.read([running.slot for running in admitted], prompts)
         self._needs = None
         for running in admitted:
             self._occupied[running.slot] = running
             self.rows.set(running.slot, running.request)
-            if running.request.prompt_logprobs:
-                running.prompt_logprobs = self._prompt_logprobs(running.request.prompt)
+            running.first = self._of_prompt(running.number, running.request)
         slots = torch.tensor([running.slot for running in admitted], device=self.model.device)
         needs = self._joined_needs(admitted)
         chosen = choose(logits, self.rows, slots, needs, exact_shapes=self.stepper.exact_shapes)
         self.rows.advance(slots, chosen.ids, needs)
         self._launched(list(enumerate(admitted)), chosen)
 
-    def _prompt_logprobs(self, prompt: Sequence[int]) -> tuple[float, ...]:
-        tokens = torch.tensor([prompt], device=self.model.device)
+    def _of_prompt(self, number: int, request: Request) -> Event:
+        """What a request asks of its prompt's own tokens."""
+        if not request.prompt_logprobs:
+            return Event(number)
+        tokens = torch.tensor([request.prompt], device=self.model.device)
         logprobs = self.model.logits(tokens[:, :-1])[0].float().log_softmax(-1)
-        return tuple(logprobs.gather(1, tokens[0, 1:, None]).squeeze(1).tolist())
+        chosen = tuple(logprobs.gather(1, tokens[0, 1:, None]).squeeze(1).tolist())
+        top = None
+        if request.top_logprobs:
+            values, ids = (part.tolist() for part in logprobs.topk(request.top_logprobs))
+            top = tuple(tuple(zip(*both, strict=True)) for both in zip(ids, values, strict=True))
+        return Event(number, prompt_logprobs=chosen, prompt_top=top)
 
     def _close_gaps(self) -> None:
         """Moves the last rows into free ones before them, where that makes a step smaller."""
@@ -255,8 +274,9 @@ def _event(running: _Running, chosen: Chosen, row: int) -> Event:
         top = (tuple(zip(ids, values, strict=True)),)
     if request.full_logprob and chosen.full is not None:
         full = (chosen.full[row].cpu().clone(),)
-    prompt, running.prompt_logprobs = running.prompt_logprobs, None
-    return Event(running.number, (running.ids[-1],), logprobs, top, full, prompt, running.finished)
+    event = Event(running.number, (running.ids[-1],), logprobs, top, full, finished=running.finished)
+    first, running.first = running.first, None
+    return event if first is None else first.followed_by(event)
 
 
 def _joined(events: list[Event]) -> list[Event]:

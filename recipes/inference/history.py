@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import locale
 import os
 import sys
 from pathlib import Path
@@ -37,6 +38,7 @@ class History:
 
     def __init__(self, file: str | None) -> None:
         self._path: Path | None = None
+        _edit_characters()
         try:
             import readline
         except ImportError:  # Python can be built without it; then lines are read plainly.
@@ -59,6 +61,15 @@ class History:
         if self._length > before:
             with contextlib.suppress(OSError):  # The disk is full: the text matters more.
                 self._readline.append_history_file(self._length - before, self._path)
+
+
+def _edit_characters() -> None:
+    """Has readline take text for UTF-8, which all of this program does, whatever the locale says.
+
+    In the C locale it takes every byte beyond ASCII for a command: typed Hindi would disappear.
+    """
+    if locale.nl_langinfo(locale.CODESET).upper() not in ("UTF-8", "UTF8"):
+        os.environ["LC_ALL"] = "C.UTF-8"  # It looks there itself, whenever it reads a line.
 
 
 def history_file() -> Path:

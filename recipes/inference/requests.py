@@ -45,6 +45,7 @@ class Request:
     prompt: tuple[int, ...]
     """With BOS, if there is one; not empty."""
     max_new_tokens: int
+    """0: nothing is generated; prompt_logprobs are all there is."""
     min_new_tokens: int = 0
     """Before so many new tokens, end_ids are never chosen."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -60,7 +61,8 @@ class Request:
     full_logprob: bool = False
     """Also give the log-probabilities of the whole vocabulary at each place."""
     prompt_logprobs: bool = False
-    """Also give the log-probability of each token of the prompt after the first."""
+    """Also give the log-probability of each token of the prompt after the first, and with top_logprobs the
+    likeliest tokens there."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Event:
     """Tensors ``[vocabulary]`` on the CPU."""
     prompt_logprobs: tuple[float, ...] | None = None
     """With the request's first event."""
+    prompt_top: tuple[tuple[tuple[int, float], ...], ...] | None = None
+    """As ``top``, at the same places."""
     finished: str | None = None
     """Why nothing comes after this: STOP (end id or stop rule), LENGTH or CANCELLED; None: it goes on."""
 
@@ -89,6 +93,7 @@ class Event:
             _together(self.top, later.top),
             _together(self.full, later.full),
             self.prompt_logprobs if later.prompt_logprobs is None else later.prompt_logprobs,
+            self.prompt_top if later.prompt_top is None else later.prompt_top,
             later.finished,
         )
 

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO
 
 POLL_S = 0.1
 PATIENCE_S = 5.0
+_STARTED_HERE = "RECIPES_STARTED_HERE"
 _PR_SET_PDEATHSIG = 1
 """Of Linux's prctl: the signal that a process gets when the one that started it ends."""
 
@@ -30,11 +31,11 @@ def run_in_processes(count: int) -> int:
 
     Returns:
         Rank 0's exit code, or that of the first rank to fail; the others are then ended. Of one that a signal
-        has ended, what a shell says: 128 and the signal's number.
+        has ended, what a shell says: 128 and the signal's number, even if others have failed for want of it.
     """
     command = [sys.executable, *sys.orig_argv[1:]]
     shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
-    environment = os.environ | shared | {"MASTER_PORT": str(_free_port())}
+    environment = os.environ | shared | {"MASTER_PORT": str(_free_port()), _STARTED_HERE: "1"}
     handled = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Every process gets Ctrl-C itself.
     processes: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as files:
@@ -54,6 +55,20 @@ def run_in_processes(count: int) -> int:
                     process.terminate()
                 process.wait()
             signal.signal(signal.SIGINT, handled)
+
+
+@contextlib.contextmanager
+def named_first() -> Iterator[None]:
+    """In such a process: holds up what the sudden end of another one may have caused.
+
+    The other one is named meanwhile, and this one ended: a lost connection's traceback says less.
+    """
+    try:
+        yield
+    except RuntimeError:  # As torch.distributed's are.
+        if _STARTED_HERE in os.environ:
+            time.sleep(10 * POLL_S)
+        raise
 
 
 def _started(
@@ -96,6 +111,9 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
     """Until all have ended or one has failed; which one's end counts."""
     while True:
         codes = [process.poll() for process in processes]
+        killed = [rank for rank, code in enumerate(codes) if code is not None and code < -signal.SIGINT]
+        if killed:  # The others lose their connections to it, and say only that.
+            return killed[0]
         if codes[0] is not None and (codes[0] != 0 or all(code is not None for code in codes)):
             return next((rank for rank, code in enumerate(codes) if code), 0)
         failed = [rank for rank, code in enumerate(codes) if code]

@@ -48,7 +48,8 @@ class Served:
             field: what the request calls them.
         """
         if not prompt:
-            raise Refusal("a prompt is empty, and the model's documents begin with no token of their own")
+            can_begin = self.model.bos_id is not None
+            raise Refusal(f"a prompt is empty; give it text{', or add_BOS=true' if can_begin else ''}")
         if self.limits.max_completion_tokens is not None and new_tokens > self.limits.max_completion_tokens:
             raise Refusal(f"{field}: this server allows {self.limits.max_completion_tokens:,}", param=field)
         if len(prompt) + new_tokens > self.max_length:
@@ -115,5 +116,7 @@ class Asked:
     stop: tuple[str, ...] = ()
     echo: bool = False
     """The answer repeats the prompt."""
+    end_token: bool = False
+    """The answer's tokens include the one that ends it, though it has no text."""
     trim_start: bool = False
     """The answer begins with its first word: the white space before it belongs to the prompt's template."""

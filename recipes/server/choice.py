@@ -82,10 +82,10 @@ class Choice:
         return Part(text, [*tokens, *self._final(event)], event.token_ids, event.finished)
 
     def _final(self, event: Event) -> list[Token]:
-        """Tokens whose text is given out. Neither the end token nor a stop string's tokens are ever."""
+        """Tokens whose text is given out: no stop string's, and the end token only if it is asked for."""
         if event.finished is None or self._stream.stopped_by is not None:
             final = [token for token in self._waiting if token.offset < self._length]
-        elif event.finished == STOP:
+        elif event.finished == STOP and not self._asked.end_token:
             final = self._waiting[:-1]
         else:
             final = self._waiting
@@ -102,7 +102,8 @@ class Choice:
             assert event.prompt_logprobs is not None
             ids = list(self._asked.request.prompt)
             places = offsets(self._tokenizer, ids)
-            tokens = list(map(Token, ids, places, (None, *event.prompt_logprobs)))
+            tops = [entries[: self._asked.top] for entries in event.prompt_top or [()] * (len(ids) - 1)]
+            tokens = list(map(Token, ids, places, (None, *event.prompt_logprobs), ((), *tops)))
         return self._asked.prompt_text, tokens
 
 

@@ -98,6 +98,7 @@ class SamplingBody(Body):
         *,
         echo: bool = False,
         logprobs: int | None = None,
+        end_token: bool = False,
         ends: frozenset[int] | None = None,
     ) -> list[Asked]:
         """The completions of prompts, n of each after another.
@@ -108,6 +109,7 @@ class SamplingBody(Body):
             max_tokens: None: as many as fit.
             echo: answers repeat the prompt.
             logprobs: of how many of the likeliest tokens; 0: of the chosen ones alone.
+            end_token: answers' tokens include the one that ends them.
             ends: tokens that end a completion; None: the end of a document.
 
         Raises:
@@ -140,7 +142,7 @@ class SamplingBody(Body):
                     top_logprobs=computed,
                     prompt_logprobs=echo and logprobs is not None,
                 )
-                asked.append(Asked(request, text, top, self.stop, echo))
+                asked.append(Asked(request, text, top, self.stop, echo, end_token))
         return asked
 
     def _sampling(self, bias: dict[int, float], number: int) -> Sampling:
@@ -171,7 +173,8 @@ class CompletionBody(SamplingBody):
     """The body of ``POST /v1/completions``."""
 
     prompt: Any
-    max_tokens: Annotated[int, Field(ge=1)] | None = 16
+    max_tokens: Annotated[int, Field(ge=0)] | None = 16
+    """0: with echo and logprobs, a prompt is scored."""
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     add_BOS: bool | None = None
@@ -192,13 +195,6 @@ class CompletionBody(SamplingBody):
             raise ValueError("is not supported here: leave it out")
         return value
 
-    @field_validator("logprobs")
-    @classmethod
-    def _logprobs(cls, value: int | None, info: Any) -> int | None:
-        if value and info.data.get("echo"):
-            raise ValueError("with echo=true only 0 is supported: log-probabilities of the tokens themselves")
-        return value
-
     def asked(self, served: Served) -> list[Asked]:
         """The completions that it asks for.
 
@@ -206,8 +202,14 @@ class CompletionBody(SamplingBody):
             Refusal: something does not fit this model or this server.
         """
         served.check_name(self.model)
+        # Programs that score texts drop the entry of the one token that they let be generated.
         return self.requests(
-            served, self._prompts(served), self.max_tokens, echo=bool(self.echo), logprobs=self.logprobs
+            served,
+            self._prompts(served),
+            self.max_tokens,
+            echo=bool(self.echo),
+            logprobs=self.logprobs,
+            end_token=True,
         )
 
     def _prompts(self, served: Served) -> list[tuple[str, list[int]]]:

@@ -56,11 +56,11 @@ class NemoBody(Body):
         settings = self._settings()
         rows = [prompt_ids(served.model, sentence, settings) for sentence in self.sentences]
         for row in rows:
-            served.check_length(row, 1, "tokens_to_generate")
+            served.check_length(row, 0 if self.compute_logprob else 1, "tokens_to_generate")
         if self.compute_logprob:
             if min(map(len, rows)) < 2:
                 raise Refusal("a sentence of one token has nothing to score; give it more text")
-            scored = [Request(tuple(row), 1, logprobs=True, prompt_logprobs=True) for row in rows]
+            scored = [Request(tuple(row), 0, logprobs=True, prompt_logprobs=True) for row in rows]
             return [Asked(one, text, echo=True) for one, text in zip(scored, self.sentences, strict=True)]
         if self.tokens_to_generate == 0:
             raise Refusal(
@@ -89,10 +89,7 @@ def nemo_answer(
     logprobs: list[list[float | None]] | None = None
     if body.compute_logprob:
         token_ids = [list(one.request.prompt) for one in asked]
-        logprobs = [
-            [token.logprob for token in part.tokens[1 : len(ids)]]
-            for ids, part in zip(token_ids, parts, strict=True)
-        ]
+        logprobs = [[token.logprob for token in part.tokens[1:]] for part in parts]
     else:
         token_ids = [[*one.request.prompt, *part.ids] for one, part in zip(asked, parts, strict=True)]
     tokens = [[tokenizer.id_to_piece(token) for token in ids] for ids in token_ids]

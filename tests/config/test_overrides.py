@@ -113,6 +113,37 @@ def test_a_prompt_needs_no_list(prompt: str) -> None:
     assert compose("generate", ["gpt_model_file=x", f"prompts={prompt}"]).prompts == [prompt]
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("'Asha lives'", ["Asha lives"]),
+        ('"a, ${b}"', ["a, ${b}"]),
+        ("'a', 'b'", ["'a', 'b'"]),
+        ('"Yes," she said, "no."', ['"Yes," she said, "no."']),
+        ("[007, 1e3, true, 2024_01, 1.50, 'x, y', \\[z\\], -1]", None),
+        ('["true", 1]', ["true", "1"]),
+    ],
+)
+def test_texts_are_those_that_were_written(written: str, meant: list[str] | None) -> None:
+    """Quotes around the whole are Hydra's, in lists and without; numbers keep their digits."""
+    meant = meant or ["007", "1e3", "true", "2024_01", "1.50", "x, y", "[z]", "-1"]
+    config = compose(
+        "generate", ["gpt_model_file=x", f"prompts={written}", f"inference.end_strings={written}"]
+    )
+    assert (config.prompts, config.inference.end_strings) == (meant, meant)
+
+
+def test_words_in_quotes() -> None:
+    assert compose("evaluate", ["gpt_model_file=x", "tasks='arc_easy, mmlu'"]).tasks == ["arc_easy", "mmlu"]
+
+
+@pytest.mark.parametrize("value", ["[null]", "[a,null]", "[{a: b}]", "[[a,b],c]"])
+@pytest.mark.parametrize(("job", "key"), [("generate", "prompts"), ("evaluate", "tasks")])
+def test_what_is_no_text_is_refused(job: str, key: str, value: str) -> None:
+    with pytest.raises(UserError, match=f"^{key}=.* is no text; put text in quotes within the quotes$"):
+        compose(job, ["gpt_model_file=x", f"{key}={value}"])
+
+
 def test_words_of_a_sweep_are_a_list_for_each_run() -> None:
     (_, tasks) = quote_text(["-m", "tasks=a,b"], SCHEMAS["evaluate"])
     assert tasks == "tasks=['a'],['b']"

@@ -63,6 +63,17 @@ def test_nemos_own_command_line() -> None:
         *("inference.tokens_to_generate=20", "inference.all_probs=False", "inference.compute_logprob=False"),
         *("inference.repetition_penalty=1.2", "inference.min_tokens_to_generate=0", "prompts=[A, B]"),
         "inference.end_strings=['<|endoftext|>']",
+        *("micro_batch_size=-1", "expert_model_parallel_size=-1", "pipeline_model_parallel_split_rank=-1"),
+        *("web_server=False", "share=False", "username=test", "password=test2", "web_port=9889"),
+        *("chatbot_config.value=False", "chatbot_config.user=User", "trainer.use_distributed_sampler=False"),
+        *("trainer.logger=False", "megatron_amp_O2=False", "checkpoint_name=null", "chat=False"),
+        *(
+            "server=False",
+            "port=5555",
+            "inference.top_k=0",
+            "inference.top_p=0.9",
+            "inference.temperature=1.0",
+        ),
     ]
     config = composed(*written)
     assert config.prompts == ["A", "B"] and config.precision == "bf16"  # type: ignore[attr-defined]
@@ -92,6 +103,8 @@ def test_nemos_own_command_line() -> None:
         ("expert_model_parallel_size=2", "here it is tensor_model_parallel_size: its processes share the"),
         ("max_new_tokens=2", "here it is inference.tokens_to_generate: New tokens, see count_from; to compl"),
         ("checkpoint_dir=/a", "gpt_model_file"),
+        ("trainer.precision=16", "trainer.precision=16: completion computes in bf16 or fp32; write one"),
+        ("username=me", "username: there is no such key"),
         ("--temperature=0.5", "settings are written without dashes: inference.temperature=0.5"),
         ("--batch-size", "--batch-size: settings are written without dashes: batch_size=..."),
         ("--gredy", "--gredy: settings are key=value, without dashes; gredy: there is no such key"),

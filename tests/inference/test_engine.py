@@ -16,7 +16,7 @@ from recipes.inference.requests import Event, Request, Sampling
 from recipes.inference.text_model import GPTTextModel
 from tests.support.decode_cases import text_model, tiny_model
 from tests.support.engine import process_groups
-from tests.support.engine_cases import assert_batches_change_nothing, results, varied_requests
+from tests.support.engine_cases import LENGTH, assert_batches_change_nothing, results, varied_requests
 from tests.support.huggingface_models import CASES, LLAMA
 
 GREEDY = Sampling(greedy=True)
@@ -79,10 +79,24 @@ def test_logprobs_are_the_models_own(model: GPTTextModel) -> None:
     everything = torch.tensor([*event.prompt_logprobs, *event.logprobs])
     torch.testing.assert_close(everything, chosen, rtol=0, atol=2e-5)
     torch.testing.assert_close(torch.stack(event.full), expected[3:], rtol=0, atol=2e-5)
-    for top, row in zip(event.top, expected[3:], strict=True):
+    assert event.prompt_top and other.prompt_top is None
+    for top, row in zip(event.prompt_top + event.top, expected, strict=True):
         values, ids = row.topk(3)
         assert [token for token, _ in top] == ids.tolist()
         assert [value for _, value in top] == pytest.approx(values.tolist(), abs=2e-5)
+
+
+def test_prompts_alone(model: GPTTextModel) -> None:
+    """They wait for places and change nothing for others; one may have all tokens that are read."""
+    scored = Request(tuple(range(LENGTH)), 0, prompt_logprobs=True, top_logprobs=2)
+    requests = [Request((5, 6), 4, sampling=GREEDY), scored, scored, Request((7,), 4, sampling=GREEDY)]
+    generated, first, second, last = results(model, requests, 1)
+    for event, request in ((generated, requests[0]), (last, requests[3])):
+        assert event.token_ids == results(model, [request], 1)[0].token_ids
+    for event in (first, second):
+        assert (event.token_ids, event.finished) == ((), "length")
+        assert event.prompt_logprobs and len(event.prompt_logprobs) == LENGTH - 1
+        assert event.prompt_top and [len(top) for top in event.prompt_top] == [2] * (LENGTH - 1)
 
 
 def test_a_stop_rule_ends_its_request_alone(model: GPTTextModel) -> None:
@@ -172,7 +186,7 @@ def test_weights_may_change_between_engines(model: GPTTextModel) -> None:
         (Request((), 1), "a prompt is empty"),
         (Request((5,) * 40, 1), "a prompt has 40 tokens; the model reads 40"),
         (Request((5,) * 30, 11), "ask for at most 10"),
-        (Request((5,), 0), "max_new_tokens=0"),
+        (Request((5,), -1), "max_new_tokens=-1"),
         (Request((5,), 1, end_ids=frozenset(range(9))), "9 end tokens"),
         (Request((5,), 1, top_logprobs=251), "top_logprobs=251"),
         (Request((5,), 1, sampling=Sampling(temperature=0.0)), "temperature=0.0"),

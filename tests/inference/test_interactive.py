@@ -189,6 +189,18 @@ def test_ctrl_c_ends_the_completion_not_the_session(tmp_path: Path) -> None:
     assert terminal.end() == 0
 
 
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_hindi_is_edited_by_characters(locale: str, tmp_path: Path) -> None:
+    """Whatever the locale: back over a letter and one with a virama, and into the middle of the line."""
+    kept = tmp_path / "history"
+    terminal = Terminal(SHORT, f"history_file={kept}", LC_ALL=locale)
+    terminal.wait_for("> ")
+    terminal.type("अनीताक्ष" + "\x7f" * 2 + " है" + "\x02" * 2 + " कहाँ\n")
+    terminal.wait_for("\n> ")
+    assert terminal.end() == 0
+    assert kept.read_text("utf-8") == "अनीता कहाँ है\n"
+
+
 def test_where_history_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/x")
     for state in ("", "relative"):

@@ -18,21 +18,27 @@ from tests.support.run_cases import environment, heed_hang_ups
 
 PROGRAM = """
 import os, pathlib, sys, time
-from recipes.parallel.local_processes import run_in_processes
+from recipes.parallel.local_processes import named_first, run_in_processes
 place = pathlib.Path(sys.argv[1])
 if "RANK" not in os.environ:
     sys.exit(run_in_processes(2))
 new = place / (os.environ["RANK"] + ".new")
 new.write_text(str(os.getpid()))
 new.rename(place / os.environ["RANK"])
-time.sleep(600)
+with (place / "connection").open("wb" if os.environ["RANK"] == "1" else "rb") as connection:
+    if os.environ["RANK"] == "1":
+        time.sleep(600)
+    connection.read()
+with named_first():
+    raise RuntimeError("rank 1 has gone")
 """
 WAIT_S = 60
 
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Both of its processes have started, and wait."""
+    """Both of its processes have started, and wait; rank 0 fails if rank 1 goes."""
+    os.mkfifo(tmp_path / "connection")
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(tmp_path)],
         cwd=ROOT,
@@ -87,7 +93,7 @@ def test_they_end_with_the_command(
 def test_a_process_that_is_killed_is_named(
     killed: int, launcher: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    """As by the kernel, for lack of memory; the other one, which would wait for ever, ends too."""
+    """As by the kernel, for lack of memory; not the other one, which waits or loses its connection to it."""
     os.kill(rank(killed, tmp_path), signal.SIGKILL)
     out, err = launcher.communicate(timeout=WAIT_S)
     assert (launcher.returncode, out) == (128 + signal.SIGKILL, "")

@@ -93,6 +93,7 @@ def chunks(client: OpenAI, **options: Any) -> list[Any]:
         {"seed": 4, "prompt": PROMPTS[:3], "echo": True, "logprobs": 0},
         {"seed": 4, "logprobs": 1, "stop": ["c", "हि", "!;"], "max_tokens": 300},
         {"seed": 5, "echo": True},
+        {"logprobs": 2, "echo": True, "logit_bias": {"2": 100}, "extra_body": {"min_tokens": 3}, "seed": 6},
     ],
 )
 def test_streaming_equals_non_streaming(client: OpenAI, options: dict[str, Any]) -> None:
@@ -146,6 +147,40 @@ def test_echo(client: OpenAI) -> None:
     ]
 
 
+def test_the_likeliest_tokens_of_a_prompt(client: OpenAI) -> None:
+    """At each place what the model would have gone on with: the end of this one is what it did go on with."""
+    ids = json.loads((MAIN / "nemo_generate.json").read_text())["greedy"]["output"]["token_ids"][0]
+    found = create(client, ids, temperature=0, logprobs=3, echo=True, max_tokens=1).choices[0].logprobs
+    assert found.token_logprobs[0] is None and found.top_logprobs[0] is None
+    for token, logprob, top in zip(
+        found.tokens[1:], found.token_logprobs[1:], found.top_logprobs[1:], strict=True
+    ):
+        assert top[token] == logprob and len(top) in (3, 4)
+    greedy = [
+        logprob == max(top.values())
+        for logprob, top in zip(found.token_logprobs[1:], found.top_logprobs[1:], strict=True)
+    ]
+    assert len(greedy) == len(ids) and all(greedy[-17:]) and not all(greedy)
+
+
+def test_a_prompt_is_scored_without_a_token(server: Server, client: OpenAI) -> None:
+    """max_tokens 0, up to the model's last place, and beside texts that are generated."""
+    scored = create(client, PROMPTS[:3], echo=True, logprobs=2, max_tokens=0, n=2)
+    longer = create(client, PROMPTS[:3], echo=True, logprobs=2, max_tokens=1, n=2)
+    assert scored.usage.completion_tokens == 0
+    for one, other, prompt in zip(
+        scored.choices, longer.choices, [text for text in PROMPTS[:3] for _ in range(2)], strict=True
+    ):
+        assert (one.text, one.finish_reason) == (prompt, "length")
+        for name in ("tokens", "token_logprobs", "text_offset", "top_logprobs"):
+            assert getattr(one.logprobs, name) == getattr(other.logprobs, name)[:-1]
+    streamed = list(create(client, echo=True, logprobs=2, max_tokens=0, stream=True))
+    assert [part.choices[0].logprobs for part in streamed] == [scored.choices[0].logprobs]
+    assert create(client, max_tokens=0).choices[0].text == ""
+    assert create(client, [5] * LENGTH, max_tokens=0).usage.prompt_tokens == LENGTH
+    server.wait_until_free()
+
+
 def test_stop(client: OpenAI) -> None:
     whole = create(client, temperature=0, max_tokens=100).choices[0].text
     for stop in (whole[20:23], whole[7], [whole[30:34], whole[40:42]]):
@@ -157,12 +192,15 @@ def test_stop(client: OpenAI) -> None:
 
 
 def test_end_of_text_stops(client: OpenAI) -> None:
+    """The end token has no text, but a log-probability: who drops the last one drops no other."""
     ended = create(client, logit_bias={"2": 100}, temperature=0, logprobs=0).choices[0]
-    assert (ended.text, ended.finish_reason, ended.logprobs.tokens) == ("", "stop", [])
+    assert (ended.text, ended.finish_reason, ended.logprobs.tokens) == ("", "stop", ["</s>"])
     later = create(
-        client, logit_bias={"2": 100}, temperature=0, logprobs=0, extra_body={"min_tokens": 5}
+        client, logit_bias={"2": 100}, temperature=0, logprobs=2, extra_body={"min_tokens": 5}
     ).choices[0]
-    assert later.finish_reason == "stop" and len(later.logprobs.tokens) == 5
+    assert later.finish_reason == "stop" and len(later.logprobs.tokens) == 6
+    assert later.logprobs.tokens[-1] == "</s>" and later.logprobs.text_offset[-1] == len(later.text)
+    assert later.logprobs.top_logprobs[-1]["</s>"] == later.logprobs.token_logprobs[-1]
 
 
 def test_logit_bias_and_extensions(client: OpenAI) -> None:
@@ -188,6 +226,7 @@ def test_logit_bias_and_extensions(client: OpenAI) -> None:
 REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"prompt": []}, "prompt: must be a text, token ids, or a list of either", "prompt"),
     ({"prompt": [1, "x"]}, "prompt: must be", "prompt"),
+    ({"prompt": "", "add_BOS": False}, "a prompt is empty; give it text, or add_BOS=true", None),
     ({"prompt": {"a": 1}}, "prompt: must be", "prompt"),
     ({"prompt": [True]}, "prompt: must be", "prompt"),
     ({"prompt": [448]}, "prompt: token ids run from 0 to 447", "prompt"),
@@ -195,8 +234,9 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"prompt": ["x"] * 129}, "asks for 129 completions; this server's limit is 128 per request", None),
     ({"prompt": ["x"] * 10, "n": 13}, "asks for 130 completions", None),
     ({"prompt": [5] * LENGTH}, f"a prompt has {LENGTH:,} tokens and max_tokens is 1;", "prompt"),
+    ({"prompt": [5] * (LENGTH + 1), "max_tokens": 0}, "tokens and max_tokens is 0;", "prompt"),
     ({"max_tokens": LENGTH}, "this server's limit for both together is 4,096", "max_tokens"),
-    ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1", "max_tokens"),
+    ({"max_tokens": -1}, "max_tokens: Input should be greater than or equal to 0", "max_tokens"),
     ({"max_tokens": "5"}, "max_tokens: Input should be a valid integer", "max_tokens"),
     ({"min_tokens": 6}, "min_tokens: must not be above max_tokens, 1", "min_tokens"),
     ({"temperature": -1}, "temperature: Input should be greater than or equal to 0", "temperature"),
@@ -215,7 +255,6 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"stop": ["a"] * 17}, "stop: at most 16 texts", "stop"),
     ({"stop": 5}, "stop: must be", "stop"),
     ({"logprobs": 21}, "logprobs: Input should be less than or equal to 20", "logprobs"),
-    ({"logprobs": 1, "echo": True}, "logprobs: with echo=true only 0", "logprobs"),
     ({"logit_bias": {"x": 1}}, "logit_bias: its keys must be token ids", "logit_bias"),
     ({"logit_bias": {"448": 1}}, "logit_bias: token ids run from 0 to 447", "logit_bias"),
     ({"logit_bias": {"5": 101}}, "logit_bias.5: Input should be less than or equal to 100", "logit_bias.5"),
