@@ -78,6 +78,40 @@ def test_everything_differs(tmp_path: Path) -> None:
     assert [step for step, _ in found["curves"]["loss"]["differences"]] == list(range(7, 41))
 
 
+def test_what_guards_did_is_named(tmp_path: Path) -> None:
+    """Or figures would begin to differ with the same settings, code and data. Only of common steps."""
+    spikes = [{"spike_step": 21, "samples": [160, 1175]}, {"spike_step": 35, "samples": [1300, 1310]}]
+    lines: list[object] = [training_line(step) for step in range(1, 41)]
+    skipped = [
+        *lines[:2],
+        {"event": "skipped_step", "step": 3},
+        *lines[3:],
+        {"event": "loss_scale", "step": 41},
+    ]
+    first = make_run(tmp_path / "a", skipped, config_yaml=CONFIG, rollbacks_json=spikes)
+    second = make_run(tmp_path / "b", lines[:30], config_yaml=CONFIG)
+    code, out, _ = compare(first, second)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if "|" in line]
+    assert code == 1 and "guards:" in out.splitlines()
+    assert rows[2:] == [["skipped steps", "3", "–"], ["samples left out", "160 to 1,175 (step 21)", "–"]]
+    code, out, _ = compare(first, second, "--json")
+    found = json.loads(out)
+    assert (
+        code == 1
+        and found["same"] is False
+        and found["guards"][0]
+        == {
+            "key": "skipped steps",
+            "first": "3",
+            "second": None,
+        }
+    )
+    (second / "rollbacks.json").write_text("{")
+    assert compare(first, second)[0] == 1
+    same = make_run(tmp_path / "c", skipped[:30], config_yaml=CONFIG, rollbacks_json=spikes)
+    assert compare(first, same)[0] == 0
+
+
 def test_runs_of_earlier_versions_and_without_common_steps(tmp_path: Path) -> None:
     first = make_run(tmp_path / "a", [training_line(1), training_line(2)])
     second = make_run(tmp_path / "b", [training_line(3)])
