@@ -90,11 +90,18 @@ def compare_runs(first: Path, second: Path) -> RunDifferences:
     return RunDifferences(
         settings=_changes(_flat(settings_a), _flat(settings_b)),
         code=_changes(about_a.get("code", {}), about_b.get("code", {})),
-        data=_changes(about_a.get("data", {}), about_b.get("data", {})),
+        data=_changes(about_a.get("data", {}), about_b.get("data", {})) + _held_out_changes(about_a, about_b),
         guards=_changes(*(_until(min(last), about["guards"]) for about in (about_a, about_b))),
         curves=curves,
         steps=last,
     )
+
+
+def _held_out_changes(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Change]:
+    """Of the sets that both runs name: earlier versions named none, and settings say which there are."""
+    sets = [about.get("held_out", {}) for about in (first, second)]
+    both = sets[0].keys() & sets[1].keys()
+    return _changes(*({f"valid.{name}": each[name] for name in sorted(both)} for each in sets))
 
 
 Figures = dict[str, dict[int, float]]
@@ -118,7 +125,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], Figures]:
     guards = {SKIPPED: {}, LEFT_OUT: _rollbacks(directory.rollbacks_file)}
     for record in read_metrics(directory.metrics_file):
         if record.get("event") == "first_step":
-            parts = {key: record.get(key) for key in ("code", "data")}
+            parts = {key: record.get(key) for key in ("code", "data", "held_out")}
             about = about or {key: part for key, part in parts.items() if isinstance(part, dict)}
         elif record.get("event") in ("skipped_step", "loss_scale"):
             guards[SKIPPED][record["step"]] = f"{record['step']:,}"

@@ -50,13 +50,15 @@ def test_the_same_run_twice(tmp_path: Path) -> None:
 
 
 def test_everything_differs(tmp_path: Path) -> None:
-    first = run_of(tmp_path / "a", losses())
+    held_out = {"en": {"content": "babe" * 8, "tokens": 5_000}, "hi": {"content": "f00d" * 8, "tokens": 1}}
+    first = run_of(tmp_path / "a", losses(), held_out=held_out)
     second = run_of(
         tmp_path / "b",
         losses(other_from=7),
         CONFIG.replace("lr: 0.001", "lr: 0.002"),
         code=CODE | {"torch": "2.11.0"},
         data={"hi": {"content": "beef" * 8, "tokens": 999_999}},
+        held_out={"en": {"content": "cafe" * 8, "tokens": 5_000}},
     )
     code, out, err = compare(first, second)
     assert (code, err) == (1, "")
@@ -64,6 +66,8 @@ def test_everything_differs(tmp_path: Path) -> None:
     assert ["optim.lr", "0.001", "0.002"] in rows
     assert ["torch", "2.13.0", "2.11.0"] in rows and not any(row[0] == "commit" for row in rows)
     assert ["hi", "f00df00df00d, 1,000,000 tokens", "beefbeefbeef, 999,999 tokens"] in rows
+    assert ["valid.en", "babebabebabe, 5,000 tokens", "cafecafecafe, 5,000 tokens"] in rows
+    assert not any(row[0] == "valid.hi" for row in rows)
     assert ["loss", "7", "+7e-06", "+4e-05", "40"] in rows
     assert ["grad_norm", "the same", "", "", ""] in rows
     course = rows[next(place for place, row in enumerate(rows) if row[0] == "step") + 2 :]
