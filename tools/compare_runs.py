@@ -55,14 +55,17 @@ def _deciding(change: Change) -> bool:
 def _same(found: RunDifferences) -> bool:
     differ = any(curve.begins is not None for curve in found.curves)
     settings = [change for change in found.settings if _deciding(change)]
-    return not (differ or settings or found.code or found.data)
+    return not (differ or settings or found.code or found.data or found.guards)
 
 
 def _as_text(found: RunDifferences, names: list[str]) -> list[str]:
     lines = []
     settings = [change for change in found.settings if _deciding(change)]
     free = [change.key for change in found.settings if not _deciding(change)]
-    for title, changes in (("settings", settings), ("code", found.code), ("data", found.data)):
+    parts = [("settings", settings), ("code", found.code), ("data", found.data)]
+    if found.guards:
+        parts.append(("guards", found.guards))
+    for title, changes in parts:
         lines.append(f"{title}:" if changes else f"{title}: the same")
         if changes:
             rows = [[change.key, _shown(change.first), _shown(change.second)] for change in changes]
@@ -134,6 +137,7 @@ def _as_json(found: RunDifferences) -> str:
             ],
             "code": [dataclasses.asdict(entry) for entry in found.code],
             "data": [dataclasses.asdict(entry) for entry in found.data],
+            "guards": [dataclasses.asdict(entry) for entry in found.guards],
             "curves": {curve.key: _course_of(curve) for curve in found.curves},
             "last_steps": found.steps,
         },

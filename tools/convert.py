@@ -54,7 +54,7 @@ def main() -> None:
 
     started = time.monotonic()
     with Progress() as progress:
-        convert(
+        read = convert(
             options.source,
             options.target,
             options.to,
@@ -68,7 +68,7 @@ def main() -> None:
         quiet_libraries()  # Before megatron-core is imported: it warns as it loads.
         from recipes.inference.verify_conversion import compare_logits
 
-        found = compare_logits(options.source, options.target)
+        found = compare_logits(read, options.target, options.weights)
         allowed = found.bound * found.largest
         print(
             f"verify largest difference of logits {found.difference:.3g} (largest logit {found.largest:.3g}, "

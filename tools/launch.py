@@ -136,6 +136,7 @@ def _here(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str]) 
 
 def _submit(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str], run: Path) -> None:
     from recipes.launch.check_job import not_here
+    from recipes.launch.preemption import preemption_of
     from recipes.launch.slurm import submission
     from recipes.launch.submit import submit
     from recipes.plan.saves import expected_save
@@ -145,6 +146,9 @@ def _submit(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str]
         warn(text)
     save = expected_save(config, cluster, cluster.nodes * cluster.gpus_per_node)
     if text := too_short(cluster.launch.stop_before_limit_s, save.held + save.written_after):
+        warn(text)
+    preemption = preemption_of(cluster.launch.partition)
+    if preemption is not None and (text := preemption.too_short(save.held + save.written_after)):
         warn(text)
     command = submission(cluster, run, overrides)
     if config.dry_run:

@@ -114,8 +114,10 @@ def convert(
     progress: Progress | None = None,
     layout: str | None = None,
     weights: str = "trained",
-) -> None:
+) -> Path:
     """Writes the model at ``path`` to ``target``, which must not exist and appears only once complete.
+
+    Returns what was read: of a run, the checkpoint, which need not be the newest any more.
 
     Args:
         path: anything that :func:`~recipes.checkpoint.open.open_stored_model` reads.
@@ -149,6 +151,7 @@ def convert(
             f"{min(not_finite)}{more} of {path} held numbers that are not finite, and {target} does now "
             "(tools.inspect --check counts them)"
         )
+    return source.path
 
 
 def _write_tensors(conversion: Conversion, stream: BinaryIO, prefix: str) -> TorchDistWriter:

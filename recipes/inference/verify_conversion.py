@@ -66,26 +66,31 @@ class Comparison:
         return self.sides_agree and self.readings_agree
 
 
-def compare_logits(source: Path, target: Path) -> Comparison:
+def compare_logits(source: Path, target: Path, weights: str = "trained") -> Comparison:
     """The logits of both sides of a conversion; see :func:`compare_forms`."""
-    (comparison,) = compare_forms(source, [target])
+    (comparison,) = compare_forms(source, [target], weights)
     return comparison
 
 
-def compare_forms(source: Path, targets: Sequence[Path]) -> list[Comparison]:
+def compare_forms(source: Path, targets: Sequence[Path], weights: str = "trained") -> list[Comparison]:
     """The logits of fixed English and Hindi prompts, from a stored model and from others made of it.
 
     In fp32, with one model in memory at a time. transformers runs a Hugging Face target, this project's model
     everything else. The source is run a second time by what reads its configuration independently.
+
+    Args:
+        source: what the others were made of; of a run, the checkpoint: it may have a newer one by now.
+        targets: what was made of it.
+        weights: ema: they were made of the average in a training checkpoint instead of its weights.
 
     Raises:
         UserError: a model cannot be loaded.
     """
     quiet_libraries()
     tokens = _tokens(source)
-    before = _recipes_logits(source, tokens)
+    before = _recipes_logits(source, tokens, weights)
     gc.collect()
-    with open_stored_model(source, verify=False) as stored:
+    with open_stored_model(source, verify=False, weights=weights) as stored:
         second = second_reading(stored, tokens)
     gc.collect()
     found = []
@@ -97,7 +102,7 @@ def compare_forms(source: Path, targets: Sequence[Path]) -> list[Comparison]:
             Comparison(
                 _difference(before, after),
                 before.abs().max().item(),
-                BOUND_NARROWED if _narrowed(source, target) else BOUND,
+                BOUND_NARROWED if _narrowed(source, target, weights) else BOUND,
                 None if second is None else second.reader,
                 0.0 if second is None else _difference(before, second.logits),
             )
@@ -111,9 +116,12 @@ def _difference(first: Tensor, second: Tensor) -> float:
     return (first[..., :vocabulary] - second[..., :vocabulary]).abs().max().item()
 
 
-def _narrowed(source: Path, target: Path) -> bool:
+def _narrowed(source: Path, target: Path, weights: str) -> bool:
     """Whether the target stores some tensor with fewer digits than the source."""
-    with open_stored_model(source, verify=False) as before, open_stored_model(target, verify=False) as after:
+    with (
+        open_stored_model(source, verify=False, weights=weights) as before,
+        open_stored_model(target, verify=False) as after,
+    ):
         return any(
             torch.finfo(tensor.dtype).eps > torch.finfo(before.tensors[name].dtype).eps
             for name, tensor in after.tensors.items()
@@ -134,10 +142,10 @@ def _tokens(path: Path) -> Tensor:
 
 
 @torch.inference_mode()
-def _recipes_logits(path: Path, tokens: Tensor) -> Tensor:
+def _recipes_logits(path: Path, tokens: Tensor, weights: str = "trained") -> Tensor:
 
     # Not load_text_model: torch_dist weights have no tokenizer.
-    with open_stored_model(path, verify=False) as source:
+    with open_stored_model(path, verify=False, weights=weights) as source:
         gpt = build_for_inference(source.model, precision="fp32").eval()
         load_weights(source, gpt)
     tokens = tokens.to(next(gpt.parameters()).device)

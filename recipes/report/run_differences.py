@@ -1,8 +1,10 @@
-"""Where two runs begin to differ: settings, code, data and figures, from what their directories hold."""
+"""Where two runs begin to differ: settings, code, data, guards, figures; from what their directories hold."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from recipes.errors import UserError
 from recipes.report.run_data import number
 from recipes.run_directory import RunDirectory, read_metrics
 
+SKIPPED, LEFT_OUT = "skipped steps", "samples left out"
 #: Figures that depend on the machine and its load.
 OF_TIMES = (
     "tokens_per_second",
@@ -60,6 +63,8 @@ class RunDifferences:
     settings: list[Change]
     code: list[Change]
     data: list[Change]
+    guards: list[Change]
+    """What they did to the steps that both have: SKIPPED, LEFT_OUT."""
     curves: list[CurveDifference]
     """Of all figures that both have, the same or not; the loss first."""
     steps: tuple[int, int]
@@ -81,20 +86,31 @@ def compare_runs(first: Path, second: Path) -> RunDifferences:
         if steps:
             a, b = ([figures[key][step] for step in steps] for figures in (figures_a, figures_b))
             curves.append(CurveDifference(key, steps, a, b))
+    last = (_last(figures_a), _last(figures_b))
     return RunDifferences(
         settings=_changes(_flat(settings_a), _flat(settings_b)),
         code=_changes(about_a.get("code", {}), about_b.get("code", {})),
-        data=_changes(about_a.get("data", {}), about_b.get("data", {})),
+        data=_changes(about_a.get("data", {}), about_b.get("data", {})) + _held_out_changes(about_a, about_b),
+        guards=_changes(*(_until(min(last), about["guards"]) for about in (about_a, about_b))),
         curves=curves,
-        steps=(_last(figures_a), _last(figures_b)),
+        steps=last,
     )
+
+
+def _held_out_changes(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Change]:
+    """Of the sets that both runs name: earlier versions named none, and settings say which there are."""
+    sets = [about.get("held_out", {}) for about in (first, second)]
+    both = sets[0].keys() & sets[1].keys()
+    return _changes(*({f"valid.{name}": each[name] for name in sorted(both)} for each in sets))
 
 
 Figures = dict[str, dict[int, float]]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], Figures]:
-    """Settings; code and data of the first process whose steps count; figures by key and step."""
+    """Settings; what the guards did, and code and data of the first process whose steps count; figures by key
+    and step.
+    """
     directory = RunDirectory(path)
     if not directory.metrics_file.is_file():
         raise UserError(f"{path}: no metrics.jsonl here; name the directory of a run")
@@ -106,15 +122,40 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], Figures]:
             raise UserError(f"{directory.config_file}: is not plain YAML") from error
     figures: Figures = {}
     about: dict[str, Any] = {}
+    guards = {SKIPPED: {}, LEFT_OUT: _rollbacks(directory.rollbacks_file)}
     for record in read_metrics(directory.metrics_file):
         if record.get("event") == "first_step":
-            parts = {key: record.get(key) for key in ("code", "data")}
+            parts = {key: record.get(key) for key in ("code", "data", "held_out")}
             about = about or {key: part for key, part in parts.items() if isinstance(part, dict)}
+        elif record.get("event") in ("skipped_step", "loss_scale"):
+            guards[SKIPPED][record["step"]] = f"{record['step']:,}"
         elif "event" not in record:
             for key, value in record.items():
                 if key not in (*OF_TIMES, "step") and (figure := number(value)) is not None:
                     figures.setdefault(key, {})[record["step"]] = figure
-    return (settings if isinstance(settings, dict) else {}), about, figures
+    return (settings if isinstance(settings, dict) else {}), about | {"guards": guards}, figures
+
+
+Guards = dict[str, dict[int, str]]
+"""What was done, in words, by kind and step."""
+
+
+def _rollbacks(path: Path) -> dict[int, str]:
+    """The samples that a run leaves out, by the step of the loss spike; what is no such list says nothing."""
+    found = {}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        for each in json.loads(path.read_text(encoding="utf-8")):
+            first, last = each["samples"]
+            found[int(each["spike_step"])] = f"{first:,} to {last:,} (step {each['spike_step']:,})"
+    return found
+
+
+def _until(last: int, guards: Guards) -> dict[str, str | None]:
+    """Of the steps up to ``last``."""
+    return {
+        kind: ", ".join(words for step, words in sorted(done.items()) if step <= last) or None
+        for kind, done in guards.items()
+    }
 
 
 def _last(figures: Figures) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -110,7 +111,7 @@ def _differences(schema: Any, used: Any, asked: Any, prefix: str) -> list[Differ
     if _is_list_of_settings(schema) and isinstance(used, list) and isinstance(asked, list):
         return _differences_of_entries(schema, used, asked, prefix)
     if not (isinstance(used, Mapping) and isinstance(asked, Mapping)):
-        return [] if used == asked else [Difference(prefix[:-1], used, asked)]
+        return [] if used == asked or _same_path(used, asked) else [Difference(prefix[:-1], used, asked)]
     found = []
     typed = dataclasses.is_dataclass(schema)
     for key in asked if typed else dict.fromkeys([*used, *asked]):
@@ -119,6 +120,12 @@ def _differences(schema: Any, used: Any, asked: Any, prefix: str) -> list[Differ
         part = getattr(schema, key) if typed else schema.get(key)
         found += _differences(part, used.get(key), asked.get(key), f"{prefix}{key}.")
     return found
+
+
+def _same_path(used: Any, asked: Any) -> bool:
+    """Two spellings of one place: relative and absolute, or by a link."""
+    texts = isinstance(used, str) and isinstance(asked, str)
+    return texts and os.path.realpath(used) == os.path.realpath(asked)
 
 
 def _is_list_of_settings(schema: Any) -> bool:

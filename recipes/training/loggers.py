@@ -144,9 +144,9 @@ class WandbFeed:
         import wandb
 
         id_file = directory.path / "logs" / "wandb_id"
-        known = resumed_from is not None and id_file.exists()
+        known = resumed_from is not None and _is_of(config.name, id_file)
         if not known:
-            id_file.write_text(secrets.token_hex(4) + "\n")
+            id_file.write_text(f"{secrets.token_hex(4)} {config.name}\n")
         self.sent = Sent()
         if known:
             self.sent.read(directory)
@@ -163,7 +163,7 @@ class WandbFeed:
                 project=config.wandb.project,
                 entity=config.wandb.entity,
                 name=config.name,
-                id=id_file.read_text().strip(),
+                id=id_file.read_text().split()[0],
                 dir=directory.path,
                 mode="offline" if config.wandb.offline else None,
                 resume="allow",
@@ -187,6 +187,16 @@ class WandbFeed:
     def close(self, exit_code: int) -> None:
         """As :meth:`TensorBoardFeed.close`."""
         self.run.finish(exit_code=exit_code)
+
+
+def _is_of(name: str, id_file: Path) -> bool:
+    """Whether the id is this run's: a copied run directory has that of the run that it was copied from, and
+    would go on with its curves on the server. Earlier versions wrote no name.
+    """
+    if not id_file.exists():
+        return False
+    _, _, known = id_file.read_text().strip().partition(" ")
+    return known in ("", name)
 
 
 Feed = TensorBoardFeed | WandbFeed

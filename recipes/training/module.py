@@ -48,7 +48,7 @@ from recipes.training.held_out import AVERAGES, HeldOutFigures, validates_averag
 from recipes.training.loss_spikes import SpikeDetector
 from recipes.training.norms import Norms
 from recipes.training.optimizer_view import LightningOptimizerView
-from recipes.training.resume import changed_sources, data_record, sizes_until
+from recipes.training.resume import changed_sources, data_record, held_out_record, sizes_until
 from recipes.training.start import load_start_weights
 from recipes.training.start_up import StartUp
 from recipes.training.step import Step, forward_backward, reduce_losses
@@ -95,7 +95,7 @@ class ParamGPT(ModelPT):
             self.spikes = SpikeDetector(guards.loss_spike_zscore, guards.loss_spike_window)
         self.saved_blend: BlendState | None = None
         self.blend: RunBlend | None = None
-        self._data_record = data_record(run)
+        self._data_record, self._held_out_record = data_record(run), held_out_record(run)
         self._entered: tuple[int, int, int] | None = None
         self.losses: Tensor | None = None
         self.valid_metrics: dict[str, float] = {}
@@ -162,7 +162,7 @@ class ParamGPT(ModelPT):
     def about(self) -> dict[str, Any]:
         """What the figures depend on besides the settings: this process's code, and the data's content."""
         code = code_version() | {"python": platform.python_version(), **versions(PACKAGES)}
-        return {"code": code, "data": self._data_record}
+        return {"code": code, "data": self._data_record, "held_out": self._held_out_record}
 
     # Training
 
@@ -347,6 +347,7 @@ class ParamGPT(ModelPT):
             "seed": self.run.seed,
             "model": description_of(model_after(self.run, step)),
             "data": self._data_record,
+            "held_out": self._held_out_record,
             "blend": vars(self.blend.state_at(consumed)),
             "skip": [list(each) for each in self.skip.ranges],
             "recent_losses": [] if self.spikes is None else list(self.spikes.losses),

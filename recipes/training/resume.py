@@ -11,6 +11,7 @@ from recipes.config.phases import model_after, sources_in_use
 from recipes.config.schema import PretrainConfig
 from recipes.config.stored_options import stored_options
 from recipes.config.timeline import Timeline, timeline_of
+from recipes.console import warn
 from recipes.data.samples.skip import Skip
 from recipes.data.samples.source_files import open_source, shown_path
 from recipes.errors import UserError
@@ -44,6 +45,7 @@ def check_resume(config: PretrainConfig, checkpoint: Path, left_out: list[list[i
                 f"was saved ({before['tokens']:,} tokens then, {now['tokens']:,} now); restore it, or set "
                 f"data.train.{name}.restart=true to begin with its first sample again"
             )
+    _warn_of_other_held_out_text(config, saved.get("held_out", {}))
     return int(saved["consumed_tokens"])
 
 
@@ -108,6 +110,24 @@ def data_record(config: PretrainConfig) -> dict[str, dict[str, Any]]:
     """A checkpoint's record of the sources in use: a key of the content, and the number of tokens."""
     sources = {name: open_source(config.data.train[name].path) for name in sources_in_use(config)}
     return {name: {"content": source.content(), "tokens": source.tokens} for name, source in sources.items()}
+
+
+def held_out_record(config: PretrainConfig) -> dict[str, dict[str, Any]]:
+    """The same of the held-out sets."""
+    sets = {name: open_source(path) for name, path in config.data.valid.items()}
+    return {name: {"content": each.content(), "tokens": each.tokens} for name, each in sets.items()}
+
+
+def _warn_of_other_held_out_text(config: PretrainConfig, saved: dict[str, dict[str, Any]]) -> None:
+    """Training does not depend on it, but its curve would seem to be one, and keep_best goes by it."""
+    for name, now in held_out_record(config).items():
+        before = saved.get(name, now)
+        if before["content"] != now["content"]:
+            warn(
+                f"data.valid.{name}={config.data.valid[name]}: its content has changed since the run was "
+                f"saved ({before['tokens']:,} tokens then, {now['tokens']:,} now): its figures cannot be "
+                "compared with those before, by trainer.checkpoint.keep_best either"
+            )
 
 
 def changed_sources(config: PretrainConfig, saved: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from recipes.checkpoint.save.manifest import (
+    MANIFEST,
     finished_checkpoints,
     newest_whole_checkpoint,
     remove_partial,
@@ -25,7 +26,7 @@ from recipes.counts import counted
 from recipes.data.samples.inputs import chat_template_of, check_files, check_token_ids
 from recipes.errors import UserError
 from recipes.evaluation.tasks import check_training_tasks
-from recipes.files import atomic_write
+from recipes.files import atomic_write, check_writable
 from recipes.parallel.first_rank import close_process_group, decided_by_first_rank
 from recipes.parallel.interfaces import check_interfaces
 from recipes.plan.memory_check import check_memory
@@ -158,6 +159,8 @@ def _prepare(
     check_token_ids(config, directory.index_cache)
     check_training_tasks(config.trainer.evaluation)
     directory.create()
+    if done < steps:  # Its own file system, perhaps. The first save may be hours away.
+        check_writable(directory.checkpoints / MANIFEST)
     remove_partial(directory.checkpoints)
     if checkpoint is not None:
         set_aside_newer(directory.checkpoints, checkpoint)

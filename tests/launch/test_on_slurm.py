@@ -101,6 +101,7 @@ def test_a_preempted_job_that_slurm_cancels_is_requeued(outcomes: Mapping[str, A
     """Slurm shows when it was preempted, with or without a grace; scancel's jobs have no such time."""
     outcome = outcomes["cancelled_for_another"]
     assert min(outcome["of_each"]) >= 1 and "cancelled: not requeued" not in outcome["said"]
+    assert outcome["notices"] == [["main", 0, 60], ["main", 60, 60]]
 
 
 def test_a_rank_that_hangs_is_ended_by_the_watchdog(outcomes: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from recipes.launch.preemption import preemption_of
 from recipes.run_directory import read_metrics
 from tests.support.paths import ROOT
 
@@ -224,13 +225,15 @@ def preempted(lab: Lab) -> dict[str, Any]:
 
 def cancelled_for_another(lab: Lab) -> dict[str, Any]:
     """The same, where preempted jobs are not requeued by Slurm but cancelled, at once or after a grace."""
-    restarts = []
+    restarts, notices = [], []
     for grace in (0, 60):
         set_preemption(f"PreemptMode=CANCEL GraceTime={grace}")
+        found = preemption_of(None)
+        notices.append(None if found is None else [found.partition, found.grace, found.kill_wait])
         lab.write_to(lab.directory / f"grace_{grace}", lab.run.name)
         restarts.append(preempted(lab)["restarts"])
     set_preemption("PreemptMode=REQUEUE GraceTime=0")
-    return lab.outcome(of_each=restarts, said=lab.job_log())
+    return lab.outcome(of_each=restarts, said=lab.job_log(), notices=notices)
 
 
 def set_preemption(how: str) -> None:

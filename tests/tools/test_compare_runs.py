@@ -50,13 +50,15 @@ def test_the_same_run_twice(tmp_path: Path) -> None:
 
 
 def test_everything_differs(tmp_path: Path) -> None:
-    first = run_of(tmp_path / "a", losses())
+    held_out = {"en": {"content": "babe" * 8, "tokens": 5_000}, "hi": {"content": "f00d" * 8, "tokens": 1}}
+    first = run_of(tmp_path / "a", losses(), held_out=held_out)
     second = run_of(
         tmp_path / "b",
         losses(other_from=7),
         CONFIG.replace("lr: 0.001", "lr: 0.002"),
         code=CODE | {"torch": "2.11.0"},
         data={"hi": {"content": "beef" * 8, "tokens": 999_999}},
+        held_out={"en": {"content": "cafe" * 8, "tokens": 5_000}},
     )
     code, out, err = compare(first, second)
     assert (code, err) == (1, "")
@@ -64,6 +66,8 @@ def test_everything_differs(tmp_path: Path) -> None:
     assert ["optim.lr", "0.001", "0.002"] in rows
     assert ["torch", "2.13.0", "2.11.0"] in rows and not any(row[0] == "commit" for row in rows)
     assert ["hi", "f00df00df00d, 1,000,000 tokens", "beefbeefbeef, 999,999 tokens"] in rows
+    assert ["valid.en", "babebabebabe, 5,000 tokens", "cafecafecafe, 5,000 tokens"] in rows
+    assert not any(row[0] == "valid.hi" for row in rows)
     assert ["loss", "7", "+7e-06", "+4e-05", "40"] in rows
     assert ["grad_norm", "the same", "", "", ""] in rows
     course = rows[next(place for place, row in enumerate(rows) if row[0] == "step") + 2 :]
@@ -76,6 +80,40 @@ def test_everything_differs(tmp_path: Path) -> None:
     assert found["settings"] == [{"key": "optim.lr", "first": 0.001, "second": 0.002, "decides": True}]
     assert found["curves"]["loss"]["differs_from"] == 7 and found["curves"]["loss"]["largest_at"] == 40
     assert [step for step, _ in found["curves"]["loss"]["differences"]] == list(range(7, 41))
+
+
+def test_what_guards_did_is_named(tmp_path: Path) -> None:
+    """Or figures would begin to differ with the same settings, code and data. Only of common steps."""
+    spikes = [{"spike_step": 21, "samples": [160, 1175]}, {"spike_step": 35, "samples": [1300, 1310]}]
+    lines: list[object] = [training_line(step) for step in range(1, 41)]
+    skipped = [
+        *lines[:2],
+        {"event": "skipped_step", "step": 3},
+        *lines[3:],
+        {"event": "loss_scale", "step": 41},
+    ]
+    first = make_run(tmp_path / "a", skipped, config_yaml=CONFIG, rollbacks_json=spikes)
+    second = make_run(tmp_path / "b", lines[:30], config_yaml=CONFIG)
+    code, out, _ = compare(first, second)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if "|" in line]
+    assert code == 1 and "guards:" in out.splitlines()
+    assert rows[2:] == [["skipped steps", "3", "–"], ["samples left out", "160 to 1,175 (step 21)", "–"]]
+    code, out, _ = compare(first, second, "--json")
+    found = json.loads(out)
+    assert (
+        code == 1
+        and found["same"] is False
+        and found["guards"][0]
+        == {
+            "key": "skipped steps",
+            "first": "3",
+            "second": None,
+        }
+    )
+    (second / "rollbacks.json").write_text("{")
+    assert compare(first, second)[0] == 1
+    same = make_run(tmp_path / "c", skipped[:30], config_yaml=CONFIG, rollbacks_json=spikes)
+    assert compare(first, same)[0] == 0
 
 
 def test_runs_of_earlier_versions_and_without_common_steps(tmp_path: Path) -> None:

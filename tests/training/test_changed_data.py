@@ -81,6 +81,31 @@ def test_a_resume_on_changed_data(gloo_pool: GlooPool, tiny_data: TinyData, tmp_
     assert later.code == straight.code == 0 and sorted(later.losses) == list(range(1, 9))
 
 
+def test_a_resume_on_changed_held_out_text(gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path) -> None:
+    """Losses do not depend on it, but its curve would seem to be one."""
+    prefix = tmp_path / "data"
+    copy(tiny_data, "valid_hi", prefix)
+    before = check_prefix(prefix).tokens
+    train = Path(tiny_data.prefix("train_en"))
+
+    def command(steps: int) -> list[str]:
+        base = settings(tiny_data, tmp_path, train, steps)
+        return [f"data.valid={{hi:{prefix}}}" if each == "data.valid={}" else each for each in base]
+
+    assert run(gloo_pool, command(3)).code == 0
+    unchanged = run(gloo_pool, command(4))
+    assert unchanged.code == 0 and unchanged.stderr == ""
+    copy(tiny_data, "valid_en", prefix)
+    changed = run(gloo_pool, command(6))
+    assert changed.code == 0 and sorted(changed.losses) == [1, 2, 3, 4, 5, 6]
+    assert changed.stderr.startswith(
+        f"warning: data.valid.hi={prefix}: its content has changed since the run was saved "
+        f"({before:,} tokens then, {check_prefix(prefix).tokens:,} now): its figures cannot be compared"
+    )
+    again = run(gloo_pool, command(7))
+    assert again.code == 0 and again.stderr == ""
+
+
 def test_the_first_samples_come_again(tmp_path: Path) -> None:
     from recipes.data.samples.blend import BlendState, continue_blend, with_restarted
 

@@ -88,6 +88,20 @@ def test_what_the_result_does_not_depend_on_is_only_named(output_dir: Path, chan
     assert " -> " in unused and "name" not in unused
 
 
+def test_other_spellings_of_a_path(output_dir: Path) -> None:
+    """make quickstart gives absolute paths, a user who goes on with its run relative ones."""
+    config = asked(output_dir, "data.valid={en:data/valid_en}", "init_from=outputs/other")
+    run_directory_of(config).record(resolved_yaml(config))
+    (output_dir / "link").symlink_to(Path("data").resolve())
+    for valid in (Path("data/valid_en").resolve(), "./data//valid_en", output_dir / "link" / "valid_en"):
+        start = Path("outputs/other").resolve()
+        again = asked(output_dir, f"data.valid={{en:{valid}}}", f"init_from={start}")
+        assert refuse_another_run(again, run_directory_of(again), 20, 20) == ""
+    other = asked(output_dir, "data.valid={en:data/valid_hi}", "init_from=outputs/other")
+    with pytest.raises(UserError, match=r"data\.valid\.en data/valid_en -> data/valid_hi; set name"):
+        refuse_another_run(other, run_directory_of(other), 20, 20)
+
+
 def test_the_same_settings_and_those_of_another_version(output_dir: Path) -> None:
     config = asked(output_dir)
     directory = run_directory_of(config)

@@ -22,6 +22,7 @@ from recipes.errors import UserError
 from recipes.run_directory import read_metrics
 from tests.support.corpus import TinyData
 from tests.support.fault_cases import faulty_case
+from tests.support.forked import run_forked
 from tests.support.gathered_form import gathering_case
 from tests.support.layouts import LAYOUTS
 from tests.support.pool import GlooPool
@@ -245,7 +246,14 @@ def test_turned_on_late_and_converted(gloo_pool: GlooPool, tiny_data: TinyData, 
     expected = {name: torch.lerp(before[name], after[name], weight) for name in before}
     assert_equal(averages(checkpoints, 3), expected)
     convert(checkpoints.parent, tmp_path / "ema", "torch_dist", weights="ema")
-    convert(checkpoints.parent, tmp_path / "ema.nemo", "nemo", weights="ema")
+    # Compared with what was converted: the averages, and not of a newer checkpoint than that.
+    assert (
+        convert(checkpoints.parent, tmp_path / "ema.nemo", "nemo", weights="ema")
+        == checkpoints / "step_00000003"
+    )
+    source, target = checkpoints.parent, tmp_path / "verified"
+    done = run_forked("tools.convert", source, target, "--to", "torch_dist", "--weights", "ema", "--verify")
+    assert done.returncode == 0 and "verify largest difference of logits" in done.stdout, done.stderr
     with open_stored_model(tmp_path / "ema") as stored:
         assert_equal({name: tensor.load() for name, tensor in stored.tensors.items()}, expected)
     tokens = [[5, 6, 7, 8, 9, 10]]

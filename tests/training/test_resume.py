@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from recipes.run_directory import read_metrics
 from tests.support.corpus import TinyData
 from tests.support.forked import Forked
 from tests.support.pool import GlooPool
+from tests.support.privileges import run_bound
 from tests.support.run_cases import (
     Outcome,
     announce_validation,
@@ -370,6 +372,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_a_place_without_room_for_checkpoints_is_refused_at_once(tiny_data: TinyData, tmp_path: Path) -> None:
+    """Not by the first save, hours later."""
+    checkpoints = tmp_path / "tiny" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    checkpoints.chmod(0o500)
+    done = run_bound(sys.executable, "-m", "recipes.pretrain", *tiny_data.overrides(output_dir=str(tmp_path)))
+    assert done.returncode == 2 and "torch" not in done.stdout, done.stdout
+    assert done.stderr.startswith(f"error: cannot write {checkpoints / MANIFEST}: Permission denied")
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "tiny" / "config.yaml").exists()
 
 
 @pytest.mark.slow

@@ -69,6 +69,8 @@ class Checkpoints(Callback):
         ema = config.trainer.ema.decay is not None
         self.size = checkpoint_bytes(config.model, config.optim, bf16=bf16, ema=ema)
         self.saved_step = self.published_step = -1 if shared_step is None else shared_step
+        self.damaged: Path | None = None
+        """The last that was damaged as it was written, on rank 0."""
         self.validated_step, self.valid_loss = -1, 0.0
         self.waits_for_validation = False
         self.started = 0.0
@@ -120,10 +122,16 @@ class Checkpoints(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.waits_for_validation = False
         self.save(trainer)
-        if self.stop.stopped_by == NOT_STOPPED:
-            self._end_verification(trainer, wait=True)
-        else:  # A next start will compare the files, and a cluster does not wait for long.
+        if self.stop.stopped_by != NOT_STOPPED:
+            # A next start will compare the files, and a cluster does not wait for long.
             self.verification.abandon()
+        elif self.config.verify == "background":
+            self._end_verification(trainer, wait=True)
+            if decided_by_first_rank(self.damaged == step_directory(self.directory, trainer.global_step)):
+                # Its state is still here; the run would be called done and not have its last steps.
+                self.saved_step = -1
+                self.save(trainer)
+                self._end_verification(trainer, wait=True)
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         self.verification.abandon()
@@ -280,6 +288,7 @@ class Checkpoints(Callback):
         if verified is None:
             return
         if verified.damage:
+            self.damaged = verified.path
             aside = set_aside(verified.path)
             forget_missing_best(self.directory)
             warn(f"{verified.damage}; {verified.path.name} was damaged as it was written and is now {aside}")

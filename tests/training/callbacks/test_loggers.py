@@ -133,6 +133,23 @@ def test_one_of_several_ranks_logs(gloo_pool: GlooPool, tiny_data: TinyData, tmp
     assert outcome.stdout == "" or "logger" in outcome.stdout
 
 
+def test_a_copied_run_does_not_go_on_with_the_curves_of_the_other(
+    gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """What has been sent to Weights & Biases cannot be taken back."""
+    run, copy = tmp_path / "tiny", tmp_path / "copy"
+    (outcome,) = gloo_pool.run(1, run_case, settings(tiny_data, tmp_path, trainer__max_steps="2"))
+    assert outcome.code == 0
+    shutil.copytree(run, copy)
+    copied = settings(tiny_data, tmp_path, trainer__max_steps="4", name="copy")
+    (outcome,) = gloo_pool.run(1, run_case, copied)
+    assert outcome.code == 0
+    assert len(wandb_ids(copy)) == 2 and len(set(wandb_ids(copy))) == 2
+    (outcome,) = gloo_pool.run(1, run_case, settings(tiny_data, tmp_path, trainer__max_steps="4"))
+    assert outcome.code == 0
+    assert len(wandb_ids(run)) == 2 and len(set(wandb_ids(run))) == 1
+
+
 def test_a_run_that_starts_again_begins_its_curves_again(
     gloo_pool: GlooPool, tiny_data: TinyData, tmp_path: Path
 ) -> None:
