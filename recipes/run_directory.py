@@ -168,3 +168,30 @@ def _as_record(value: Any) -> dict[str, Any] | None:
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**63:
         return None
     return value | {"step": step}
+
+
+def read_rollbacks(path: Path) -> list[dict[str, Any]]:
+    """What a run has gone back from, in order; each has the ``samples`` that are left out since.
+
+    Raises:
+        UserError: the file is no such list.
+    """
+    try:
+        rollbacks: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        for each in rollbacks:
+            first, last = each["samples"]
+            if not 0 <= first <= last:
+                raise ValueError(first)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: cannot be read: {error}; it says which samples the run leaves out: restore it"
+        ) from None
+    return rollbacks
+
+
+def write_rollbacks(path: Path, rollbacks: list[dict[str, Any]]) -> None:
+    """Replaces the file, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(rollbacks, ensure_ascii=False, indent=1).encode())

@@ -145,10 +145,11 @@ def _submit(config: PretrainConfig, cluster: ClusterConfig, overrides: list[str]
     for text in not_here(config):
         warn(text)
     save = expected_save(config, cluster, cluster.nodes * cluster.gpus_per_node)
-    if text := too_short(cluster.launch.stop_before_limit_s, save.held + save.written_after):
+    save_s = save.held + save.written_after
+    if text := too_short(cluster.launch.stop_before_limit_s, save_s):
         warn(text)
     preemption = preemption_of(cluster.launch.partition)
-    if preemption is not None and (text := preemption.too_short(save.held + save.written_after)):
+    if preemption is not None and (text := preemption.too_short(save_s)):
         warn(text)
     command = submission(cluster, run, overrides)
     if config.dry_run:

@@ -37,18 +37,26 @@ class Command:
         except OSError as error:
             raise UserError(f"{self.words[0]}: cannot be started: {error.strerror}") from None
 
-    def output(self) -> str:
+    def output(self, within_s: float | None = None) -> str:
         """Runs it in the project directory and returns what it prints.
 
         Raises:
-            UserError: there is no such program, or it fails.
+            UserError: there is no such program, it fails, or it does not end in time.
         """
+        environment = os.environ | dict(self.env)
         try:
             done = subprocess.run(
-                list(self.words), cwd=PROJECT, env=os.environ | dict(self.env), capture_output=True, text=True
+                list(self.words),
+                cwd=PROJECT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=within_s,
             )
         except OSError as error:
             raise UserError(f"{self.words[0]}: cannot be started: {error.strerror}") from None
+        except subprocess.TimeoutExpired:
+            raise UserError(f"{self.words[0]} has not ended within {within_s} s") from None
         if done.returncode:
             said = " ".join((done.stderr or done.stdout).split())
             raise UserError(f"{self.words[0]} ended with {done.returncode}: {said}")

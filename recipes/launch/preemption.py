@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass
 
+from recipes.errors import UserError
+from recipes.launch.command import Command
 from recipes.plan.stop_notice import AT_LEAST
 
 ANSWERS_WITHIN_S = 10
@@ -40,7 +41,8 @@ def preemption_of(partition: str | None) -> Preemption | None:
 
     Or where nobody says so: with qualities of service (preempt/qos), GraceTime is theirs, and not looked up.
     """
-    config, partitions = _scontrol("config"), _scontrol("partition", "--oneliner")
+    config = _answer("scontrol", "show", "config")
+    partitions = _answer("scontrol", "--oneliner", "show", "partition")
     nodes = _answer("sinfo", "--noheader", "--Node", "--format=%R %N")
     return read_preemption(config, partitions, nodes, partition)
 
@@ -71,14 +73,9 @@ def _fields(line: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
 
-def _scontrol(what: str, *options: str) -> str:
-    return _answer("scontrol", *options, "show", what)
-
-
-def _answer(*command: str) -> str:
+def _answer(*words: str) -> str:
     """What it prints; nothing where it is not there, fails, or hangs: only a warning depends on it."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWERS_WITHIN_S)
-    except (OSError, subprocess.TimeoutExpired):
+        return Command(words, {}).output(ANSWERS_WITHIN_S)
+    except UserError:
         return ""
-    return done.stdout if done.returncode == 0 else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import yaml
 
 from recipes.errors import UserError
 from recipes.report.run_data import number
-from recipes.run_directory import RunDirectory, read_metrics
+from recipes.run_directory import RunDirectory, read_metrics, read_rollbacks
 
 SKIPPED, LEFT_OUT = "skipped steps", "samples left out"
 #: Figures that depend on the machine and its load.
@@ -143,8 +142,8 @@ Guards = dict[str, dict[int, str]]
 def _rollbacks(path: Path) -> dict[int, str]:
     """The samples that a run leaves out, by the step of the loss spike; what is no such list says nothing."""
     found = {}
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        for each in json.loads(path.read_text(encoding="utf-8")):
+    with suppress(UserError, ValueError, KeyError, TypeError):
+        for each in read_rollbacks(path):
             first, last = each["samples"]
             found[int(each["spike_step"])] = f"{first:,} to {last:,} (step {each['spike_step']:,})"
     return found

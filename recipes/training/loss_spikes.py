@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from recipes.errors import UserError
-from recipes.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -54,33 +49,6 @@ class SpikeDetector:
         if math.isfinite(loss):
             self.losses.append(loss)
         return None
-
-
-def read_rollbacks(path: Path) -> list[dict[str, Any]]:
-    """What a run has gone back from, in order; each has the ``samples`` that are left out since.
-
-    Raises:
-        UserError: the file is no such list.
-    """
-    try:
-        rollbacks: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        for each in rollbacks:
-            first, last = each["samples"]
-            if not 0 <= first <= last:
-                raise ValueError(first)
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: cannot be read: {error}; it says which samples the run leaves out: restore it"
-        ) from None
-    return rollbacks
-
-
-def write_rollbacks(path: Path, rollbacks: list[dict[str, Any]]) -> None:
-    """Replaces the file, whole or not at all."""
-    with atomic_write(path) as file:
-        file.write(json.dumps(rollbacks, ensure_ascii=False, indent=1).encode())
 
 
 def samples_left_out(by_hand: list[list[int]], rollbacks: list[dict[str, Any]]) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,33 +109,38 @@ def _refuse_other_past(saved: dict[str, Any], left_out: list[list[int]]) -> None
 
 def data_record(config: PretrainConfig) -> dict[str, dict[str, Any]]:
     """A checkpoint's record of the sources in use: a key of the content, and the number of tokens."""
-    sources = {name: open_source(config.data.train[name].path) for name in sources_in_use(config)}
-    return {name: {"content": source.content(), "tokens": source.tokens} for name, source in sources.items()}
+    return _records({name: config.data.train[name].path for name in sources_in_use(config)})
 
 
 def held_out_record(config: PretrainConfig) -> dict[str, dict[str, Any]]:
     """The same of the held-out sets."""
-    sets = {name: open_source(path) for name, path in config.data.valid.items()}
-    return {name: {"content": each.content(), "tokens": each.tokens} for name, each in sets.items()}
+    return _records(config.data.valid)
+
+
+def _records(paths: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    sources = {name: open_source(path) for name, path in paths.items()}
+    return {name: {"content": source.content(), "tokens": source.tokens} for name, source in sources.items()}
 
 
 def _warn_of_other_held_out_text(config: PretrainConfig, saved: dict[str, dict[str, Any]]) -> None:
     """Training does not depend on it, but its curve would seem to be one, and keep_best goes by it."""
-    for name, now in held_out_record(config).items():
-        before = saved.get(name, now)
-        if before["content"] != now["content"]:
-            warn(
-                f"data.valid.{name}={config.data.valid[name]}: its content has changed since the run was "
-                f"saved ({before['tokens']:,} tokens then, {now['tokens']:,} now): its figures cannot be "
-                "compared with those before, by trainer.checkpoint.keep_best either"
-            )
+    for name, now in _changed(held_out_record(config), saved).items():
+        warn(
+            f"data.valid.{name}={config.data.valid[name]}: its content has changed since the run was "
+            f"saved ({saved[name]['tokens']:,} tokens then, {now['tokens']:,} now): its figures cannot be "
+            "compared with those before, by trainer.checkpoint.keep_best either"
+        )
 
 
 def changed_sources(config: PretrainConfig, saved: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Current records of those sources in the checkpoint whose content has changed."""
+    return _changed(data_record(config), saved)
+
+
+def _changed(records: dict[str, Any], saved: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         name: now
-        for name, now in data_record(config).items()
+        for name, now in records.items()
         if name in saved and now["content"] != saved[name]["content"]
     }
 

@@ -14,9 +14,10 @@ from recipes.checkpoint.save.manifest import finished_checkpoints, set_aside_new
 from recipes.checkpoint.save.retention import forget_missing_best
 from recipes.console import warn
 from recipes.errors import UserError
+from recipes.run_directory import read_rollbacks, write_rollbacks
 from recipes.training.lacking import validated
 from recipes.training.local_start import new_id
-from recipes.training.loss_spikes import Spike, read_rollbacks, samples_left_out, write_rollbacks
+from recipes.training.loss_spikes import Spike, samples_left_out
 from recipes.training.module import ParamGPT
 from recipes.training.skipped_steps import GuardError, samples_of
 from recipes.training.start import Start

@@ -32,11 +32,11 @@ from recipes.parallel.interfaces import check_interfaces
 from recipes.plan.memory_check import check_memory
 from recipes.plan.opening import opening
 from recipes.report import write_report
-from recipes.run_directory import RunDirectory
+from recipes.run_directory import RunDirectory, read_rollbacks
 from recipes.training.changed_settings import announce_changes, refuse_another_run
 from recipes.training.faults import parse_faults, refuse_those_that_never_come
 from recipes.training.lacking import REPORT, lacking, validated
-from recipes.training.loss_spikes import read_rollbacks, samples_left_out
+from recipes.training.loss_spikes import samples_left_out
 from recipes.training.resume import check_resume, step_of
 from recipes.training.run_lock import RunLock
 from recipes.training.start import Start, find_start

@@ -75,8 +75,8 @@ def test_products_start_early(outer: int, inner: int, gate: int) -> None:
 
 @pytest.mark.parametrize("parts", [0, 4])
 def test_norms_start_early(parts: int) -> None:
+    from recipes.inference.decode.norm import Norm
     from recipes.inference.decode.norm_kernel import add_and_norm
-    from recipes.inference.decode.weights import Norm
 
     hidden, gain = torch.randn(3, 72), torch.randn(72)
     added = torch.randn(parts, 3, 72) if parts else None

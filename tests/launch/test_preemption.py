@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+from recipes.launch import preemption
 from recipes.launch.preemption import Preemption, preemption_of, read_preemption
 
 CONFIG = """\
@@ -68,4 +72,15 @@ def test_saves_must_end_in_both_times() -> None:
 
 def test_without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
+    assert preemption_of(None) is None
+
+
+def test_slurm_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch goes on without the warning."""
+    for name in ("scontrol", "sinfo"):
+        (tmp_path / name).write_text(f"#!/bin/sh\nexec cat {tmp_path / 'never'}\n")
+        (tmp_path / name).chmod(0o700)
+    os.mkfifo(tmp_path / "never")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(preemption, "ANSWERS_WITHIN_S", 0.2)
     assert preemption_of(None) is None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, rms_norm, silu
 
-from recipes.inference.decode.weights import Norm
+from recipes.inference.decode.norm import Norm
 from tests.support import attention_kernel_cases, expert_kernel_cases
 from tests.support.attention_kernel_cases import attention_error
 from tests.support.expert_kernel_cases import mixture_error

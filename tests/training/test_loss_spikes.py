@@ -11,7 +11,8 @@ import pytest
 
 from recipes.checkpoint.save.manifest import finished_checkpoints
 from recipes.errors import UserError
-from recipes.training.loss_spikes import SpikeDetector, read_rollbacks, samples_left_out
+from recipes.run_directory import read_rollbacks
+from recipes.training.loss_spikes import SpikeDetector, samples_left_out
 from tests.support.background_cases import NEVER, held_until_case
 from tests.support.corpus import TinyData
 from tests.support.fault_cases import ends, faulty_case, start_ranks

@@ -32,10 +32,8 @@ def step_product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     near = rows.shape[0] <= FEW and rows.dtype == torch.float32 and rows.nbytes <= NEAR
     if not (near and rows.device.type == "cpu" and _is_read_faster_alone(weight)):
         return product(rows, weight, bias)
-    if rows.shape[0] == 1:
-        out = torch.from_numpy(np.vecdot(weight.numpy(), rows[0].numpy())).unsqueeze(0)
-    else:  # A row of the weight is taken once, for all rows.
-        out = torch.from_numpy(np.vecdot(weight.numpy()[:, None], rows.numpy())).t().contiguous()
+    # In this order a row of the weight is taken once, for all rows.
+    out = torch.from_numpy(np.vecdot(weight.numpy()[:, None], rows.numpy())).t().contiguous()
     return out if bias is None else out.add_(bias)
 
 

@@ -18,9 +18,10 @@ from recipes.inference.decode.cache import Cache, Writes
 from recipes.inference.decode.experts import mixture
 from recipes.inference.decode.few_rows import step_product
 from recipes.inference.decode.fused import FusedStep, can_fuse
+from recipes.inference.decode.norm import Norm
 from recipes.inference.decode.prompts import prompt_attention, prompt_batches
 from recipes.inference.decode.rotary import RotaryTables, rotate
-from recipes.inference.decode.weights import Experts, Layer, Norm, Weights
+from recipes.inference.decode.weights import Experts, Layer, Weights
 from recipes.parallel.last_stage import from_last_stage
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]

@@ -14,8 +14,9 @@ from torch.nn.functional import silu
 from recipes.inference.decode.cache import Cache
 from recipes.inference.decode.experts import with_shared
 from recipes.inference.decode.has_triton import has_triton
+from recipes.inference.decode.norm import Norm
 from recipes.inference.decode.rotary import RotaryTables
-from recipes.inference.decode.weights import MLP, Experts, Layer, Linear, Norm, Weights
+from recipes.inference.decode.weights import MLP, Experts, Layer, Linear, Weights
 from recipes.model.products import product
 
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from recipes.inference.decode.early_start import starts_early, wait_for_earlier
-from recipes.inference.decode.weights import Norm
+from recipes.inference.decode.norm import Norm
 
 
 def add_and_norm(
